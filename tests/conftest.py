@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that every test may use: the folder of golden numbers, and a thread limit that keeps runs repeatable."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of the numbers recorded from upstream; tests/data/README.md says where they come from."""
+    folder = Path(__file__).parent / "data" / "golden"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"golden data not found at {folder}: the clone is incomplete, run `git checkout tests/data`")
+    return folder
