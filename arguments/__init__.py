@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a run: upstream's five groups, CoGradParams and the top level, as frozen dataclasses.
+
+Keys, defaults and types are LucidDreamer's (its leading underscores are dropped; YAML accepts both
+spellings). Numbers that upstream writes as whole but uses as real (angles, rates) are floats here.
+`arguments.load.load_config` is the only way in for user input; it checks what is declared here.
+Keys marked `unread` exist so that upstream's files load; nothing reads them, upstream included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from arguments.declare import key
+
+FRACTION = {"lo": 0.0, "hi": 1.0}
+DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
+INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe")
+PI = 3.141592653589793
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelParams:
+    """The Gaussian model, where a run is written, and the augmentations of render()."""
+
+    sh_degree: int = key(0, "highest degree of the spherical harmonics", lo=0, hi=3)
+    source_path: str = key("", "data set folder of plain 3DGS", unread=True, aliases=("-s",))
+    model_path: str = key("", "output folder; empty: output/<workspace>", aliases=("-m",))
+    pretrained_model_path: str | None = key(None, "folder of an earlier model", unread=True)
+    images: str = key("images", "image folder of plain 3DGS", unread=True, aliases=("-i",))
+    workspace: str = key("debug", "name of the run, a folder below output/")
+    batch: int = key(10, "training cameras drawn at a time", unit="cameras", lo=1)
+    resolution: int = key(-1, "image resolution of plain 3DGS", unread=True, aliases=("-r",))
+    white_background: bool = key(True, "white background instead of black", aliases=("-w",))
+    data_device: str = key("auto", DEVICE_HELP, device=True)
+    eval: bool = key(False, "train/test split of plain 3DGS", unread=True)
+    opt_path: str | None = key(None, "path of the YAML file as upstream stores it", unread=True)
+    sh_deg_aug_ratio: float = key(0.1, "probability of rendering a view with SH degree 0", **FRACTION)
+    bg_aug_ratio: float = key(0.5, "probability of a black or random background", **FRACTION)
+    shs_aug_ratio: float = key(0.0, "probability of noise on the colours", **FRACTION)
+    scale_aug_ratio: float = key(1.0, "probability of noise on the scales", **FRACTION)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationParams:
+    """Length of the run, learning rates, loss weights, densification and widening of the camera ranges."""
+
+    iterations: int = key(5000, "training iterations", unit="iterations", lo=1, hi=10_000_000)
+    position_lr_init: float = key(1.6e-4, "first learning rate of positions, times the scene's extent", lo=0.0)
+    position_lr_final: float = key(1.6e-6, "last learning rate of positions, times the scene's extent", lo=0.0)
+    position_lr_delay_mult: float = key(0.01, "warm-up factor of the position schedule", lo=0.0)
+    position_lr_max_steps: int = key(30_000, "length of plain 3DGS's schedule", unit="iterations", lo=1, unread=True)
+    feature_lr: float = key(5e-3, "first learning rate of colours", lo=0.0)
+    feature_lr_final: float = key(3e-3, "last learning rate of colours", lo=0.0)
+    opacity_lr: float = key(0.05, "learning rate of opacity logits", lo=0.0)
+    scaling_lr: float = key(5e-3, "first learning rate of log scales", lo=0.0)
+    rotation_lr: float = key(1e-3, "first learning rate of rotations", lo=0.0)
+    geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", unit="iterations", lo=0)
+    as_latent_ratio: float = key(0.2, "probability of encoding the disparity instead of the colour", **FRACTION)
+    resnet_lr: float = key(1e-4, "learning rate of a network that is not there", lo=0.0, unread=True)
+    resnet_lr_init: float = key(2e-3, "learning rate of a network that is not there", lo=0.0, unread=True)
+    resnet_lr_final: float = key(5e-5, "learning rate of a network that is not there", lo=0.0, unread=True)
+    scaling_lr_final: float = key(1e-3, "last learning rate of log scales", lo=0.0)
+    rotation_lr_final: float = key(2e-4, "last learning rate of rotations", lo=0.0)
+    percent_dense: float = key(0.003, "clone below, split above this share of the scene's extent", lo=0.0)
+    densify_grad_threshold: float = key(7.5e-4, "screen-space gradient from which a Gaussian is densified", lo=0.0)
+    lambda_tv: float = key(1.0, "weight of total variation of colour and disparity", lo=0.0)
+    lambda_bin: float = key(10.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
+    lambda_scale: float = key(1.0, "weight of the mean scale", lo=0.0)
+    lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
+    lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
+    densification_interval: int = key(100, "iterations between densifications", unit="iterations", lo=1)
+    opacity_reset_interval: int = key(300, "iterations between opacity resets", unit="iterations", lo=1)
+    densify_from_iter: int = key(100, "first iteration of densification", unit="iterations", lo=0)
+    densify_until_iter: int = key(3000, "densification stops before this iteration", unit="iterations", lo=0)
+    use_control_net_iter: int = key(10_000_000, "ControlNet is used after this iteration", unit="iterations", lo=0)
+    warmup_iter: int = key(1500, "length of the guidance's warm-up; 1: none", unit="iterations", lo=1)
+    use_progressive: bool = key(False, "false (upstream's meaning): camera ranges ARE widened")
+    save_process: bool = key(True, "write a video of the training process")
+    pro_frames_num: int = key(600, "frames of the process video", unit="frames", lo=1)
+    pro_render_45: bool = key(False, "process video from 45 degrees above too")
+    progressive_view_iter: int = key(500, "first iteration at which ranges are widened", unit="iterations", lo=0)
+    progressive_view_init_ratio: float = key(0.2, "first share of the ranges", **FRACTION, unread=True)
+    scale_up_cameras_iter: int = key(500, "iterations between widenings", unit="iterations", lo=1)
+    scale_up_factor: float = key(0.95, "factor on both ends of radius_range at a widening", above=0.0)
+    fovy_scale_up_factor: tuple[float, float] = key((0.75, 1.1), "factors on the ends of fovy_range", above=0.0)
+    phi_scale_up_factor: float = key(1.5, "factor on theta_range and phi_range at a widening", above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineParams:
+    """Switches of the rasterization pipeline."""
+
+    convert_SHs_python: bool = key(False, "evaluate spherical harmonics in Python")
+    compute_cov3D_python: bool = key(False, "compute 3D covariances in Python")
+    debug: bool = key(False, "rasterizer checks and reports more")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateCamParams:
+    """Camera ranges, image size, jitter and the initial points. Angles in degrees, fields of view in radians."""
+
+    init_shape: str = key("sphere", "shape of the initial point cloud", choices=INIT_SHAPES)
+    init_prompt: str = key("", "prompt of Point-E for init_shape pointe")
+    use_pointe_rgb: bool = key(False, "keep Point-E's colours")
+    radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", above=0.0, ordered=True)
+    max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", above=0.0, ordered=True)
+    default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", above=0.0)
+    theta_range: tuple[float, float] = key(
+        (45.0, 105.0), "polar angle from +z", unit="deg", lo=0.0, hi=180.0, ordered=True
+    )
+    max_theta_range: tuple[float, float] = key(
+        (45.0, 105.0), "limits when widening", unit="deg", lo=0.0, hi=180.0, ordered=True
+    )
+    phi_range: tuple[float, float] = key(
+        (-180.0, 180.0), "azimuth; 0 is the front", unit="deg", lo=-360.0, hi=360.0, ordered=True
+    )
+    max_phi_range: tuple[float, float] = key(
+        (-180.0, 180.0), "limits when widening", unit="deg", lo=-360.0, hi=360.0, ordered=True
+    )
+    fovy_range: tuple[float, float] = key(
+        (0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True
+    )
+    max_fovy_range: tuple[float, float] = key(
+        (0.16, 0.6), "limits when widening", unit="rad", above=0.0, below=PI, ordered=True
+    )
+    rand_cam_gamma: float = key(1.0, "exponent of the angle sampling; above 1: closer to the middle", above=0.0)
+    angle_overhead: float = key(30.0, "overhead angle of older view words", unit="deg", unread=True)
+    angle_front: float = key(60.0, "front angle of older view words", unit="deg", unread=True)
+    render_45: bool = key(True, "test views from 2/3 of default_polar too")
+    uniform_sphere_rate: float = key(0.0, "probability of a direction uniform on the sphere", **FRACTION)
+    image_w: int = key(512, "width of training images", unit="px", lo=8, hi=8192)
+    image_h: int = key(512, "height of training images", unit="px", lo=8, hi=8192)
+    SSAA: int = key(1, "supersampling factor of training images", lo=1, hi=8)
+    init_num_pts: int = key(100_000, "initial number of points", unit="points", lo=1, hi=50_000_000)
+    default_polar: float = key(90.0, "polar angle of test views", unit="deg", lo=0.0, hi=180.0)
+    default_azimuth: float = key(0.0, "azimuth of the front", unit="deg", lo=-360.0, hi=360.0)
+    default_fovy: float = key(0.55, "field of view of test views", unit="rad", above=0.0, below=PI)
+    jitter_pose: bool = key(True, "noise on centre, target and up vector of training cameras")
+    jitter_center: float = key(0.05, "full width of the noise on the centre", lo=0.0)
+    jitter_target: float = key(0.05, "deviation of the noise on the target", lo=0.0)
+    jitter_up: float = key(0.01, "deviation of the noise on the up vector", lo=0.0)
+    device: str = key("auto", DEVICE_HELP, device=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceParams:
+    """The prior, the prompt, and how the prior's opinion becomes a gradient."""
+
+    guidance: str = key("SD", "prior: Stable Diffusion's shape, or the closed-form one", choices=("SD", "ideal"))
+    g_device: str = key("auto", DEVICE_HELP, device=True)
+    model_key: str | None = key(None, "hub id, folder or file of the diffusion model")
+    is_safe_tensor: bool = key(False, "model_key is a single .safetensors file")
+    base_model_key: str | None = key(None, "hub id or folder that completes a single file")
+    controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet")
+    perpneg: bool = key(True, "Perp-Neg: push away from the other sides' texts")
+    negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides")
+    front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", lo=0.0)
+    side_decay_factor: float = key(10.0, "Perp-Neg: decay of the side's weight", lo=0.0)
+    vram_O: bool = key(False, "save GPU memory at the cost of time")
+    fp16: bool = key(True, "half precision on a GPU; a CPU always uses float32")
+    hf_key: str | None = key(None, "older spelling of model_key", unread=True)
+    t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", ordered=True, **FRACTION)
+    max_t_range: float = key(0.98, "upper end of t_range at the start of the warm-up", **FRACTION)
+    scheduler_type: str = key("DDIM", "noise scheduler", choices=("DDIM",))
+    num_train_timesteps: int | None = key(None, "timesteps used of the model's; none: all", unit="timesteps", lo=1)
+    sds: bool = key(False, "score distillation (SDS) instead of interval score matching (ISM)")
+    fix_noise: bool = key(False, "keep the first noise")
+    noise_seed: int = key(0, "seed of the noise generator", lo=0, hi=2**63 - 1)
+    ddim_inv: bool = key(False, "accepted for upstream's files; ISM is chosen by sds", unread=True)
+    delta_t: int = key(80, "ISM: interval after the warm-up", unit="timesteps", lo=1, hi=1000)
+    delta_t_start: int = key(100, "ISM: interval at the start of the warm-up", unit="timesteps", lo=1, hi=1000)
+    annealing_intervals: bool = key(True, "ISM: go from delta_t_start to delta_t over the warm-up")
+    text: str = key("", "the prompt")
+    inverse_text: str = key("", "ISM: prompt used while inverting")
+    textual_inversion_path: str | None = key(None, "file of a textual inversion")
+    LoRA_path: str | None = key(None, "file of a LoRA")
+    controlnet_ratio: float = key(0.5, "probability of using ControlNet", **FRACTION)
+    negative: str = key("", "negative prompt")
+    guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
+    denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
+    lambda_guidance: float = key(1.0, "weight of the guidance", lo=0.0)
+    xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
+    xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)
+    xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
+    C_batch_size: int = key(1, "views per iteration", unit="views", lo=1, hi=1024)
+    vis_interval: int = key(100, "iterations between panels in train_process/", unit="iterations", lo=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoGradParams:
+    """CoGrad3D: regions, timesteps and gradient fusion. Off: the baseline."""
+
+    enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: the top level of a YAML file, and one instance of each group."""
+
+    model: ModelParams = dataclasses.field(default_factory=ModelParams)
+    optimization: OptimizationParams = dataclasses.field(default_factory=OptimizationParams)
+    pipeline: PipelineParams = dataclasses.field(default_factory=PipelineParams)
+    cameras: GenerateCamParams = dataclasses.field(default_factory=GenerateCamParams)
+    guidance: GuidanceParams = dataclasses.field(default_factory=GuidanceParams)
+    cograd: CoGradParams = dataclasses.field(default_factory=CoGradParams)
+
+    port: int = key(6009, "port of the remote viewer; 0: any free one", lo=0, hi=65535)
+    ip: str = key("127.0.0.1", "address the remote viewer's socket is bound to")
+    sibr_viewer: bool = key(False, "open the SIBR remote viewer's socket; --ip or --port on the command line do too")
+    save_video: bool = key(True, "write turntable videos")
+    seed: int = key(0, "seed of every random stream but the guidance's noise", lo=0, hi=2**32 - 1)
+    device: str = key("auto", "auto, cpu, cuda or cuda:N", device=True)
+    test_ratio: int = key(5, "test views this many times over the run", lo=1)
+    save_ratio: int = key(2, "the model is saved this many times over the run", lo=1)
+    debug_from: int = key(-1, "rasterizer's debug from this iteration on; -1: never", unit="iterations", lo=-1)
+    detect_anomaly: bool = key(False, "autograd names the operation that made a NaN; slow")
+    quiet: bool = key(False, "print warnings and errors only")
+    checkpoint_iterations: tuple[int, ...] = key((), "write a checkpoint at these", unit="iterations", lo=1)
+    start_checkpoint: str | None = key(None, "continue from this checkpoint")
+    opt: str | None = key(None, "YAML file with settings", transient=True)
+    dry_run: bool = key(False, "print the resolved settings and stop", transient=True)
+
+    @property
+    def output_dir(self) -> Path:
+        """The run folder: model_path where given, else output/<workspace>."""
+        return Path(self.model.model_path) if self.model.model_path else Path("output") / self.model.workspace
+
+
+GROUPS: dict[str, tuple[str, type]] = {
+    "ModelParams": ("model", ModelParams),
+    "OptimizationParams": ("optimization", OptimizationParams),
+    "PipelineParams": ("pipeline", PipelineParams),
+    "GenerateCamParams": ("cameras", GenerateCamParams),
+    "GuidanceParams": ("guidance", GuidanceParams),
+    "CoGradParams": ("cograd", CoGradParams),
+}
+"""Name of a group in YAML and on the command line -> (attribute of Config, dataclass)."""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a configuration key is declared: default, unit, bounds, choices and help stand in one place.
+
+`key(...)` makes a dataclass field that carries a `KeySpec`; YAML, the command line, `--help` and the
+documentation all read that one declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class KeySpec:
+    """What a key accepts beyond its type. Bounds hold for every element of a pair.
+
+    lo, hi: inclusive bounds; above, below: exclusive bounds; ordered: a range, lo <= hi;
+    device: a device name; transient: about this call only, so never written to a file;
+    unread: accepted for upstream's files, nothing reads it; aliases: short command-line flags.
+    """
+
+    help: str
+    unit: str = ""
+    lo: float | None = None
+    hi: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    ordered: bool = False
+    device: bool = False
+    transient: bool = False
+    unread: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def bounds(self) -> str:
+        """The bounds in words, e.g. ">= 0 and <= 3"; empty when there are none."""
+        limits = ((">=", self.lo), (">", self.above), ("<=", self.hi), ("<", self.below))
+        return " and ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
+
+    def allows(self, number: float) -> bool:
+        """Whether one finite number lies within the bounds."""
+        return (
+            (self.lo is None or number >= self.lo)
+            and (self.hi is None or number <= self.hi)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+
+def key(default: Any, help: str, **spec: Any) -> Any:
+    """A dataclass field with `default` and a KeySpec made of `help` and the other arguments."""
+    transient = spec.get("transient", False)
+    return dataclasses.field(default=default, compare=not transient, metadata={"spec": KeySpec(help, **spec)})
+
+
+@functools.cache
+def keys_of(group: type) -> dict[str, tuple[Any, KeySpec, Any]]:
+    """All declared keys of a dataclass: name -> (type, KeySpec, default), in order of declaration."""
+    hints = typing.get_type_hints(group)
+    return {
+        field.name: (hints[field.name], field.metadata["spec"], field.default)
+        for field in dataclasses.fields(group)
+        if "spec" in field.metadata
+    }
