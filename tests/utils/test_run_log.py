@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.run_log import PhaseTimer, RunLog
+
+
+def test_every_number_reaches_jsonl_and_tensorboard(tmp_path) -> None:
+    log = RunLog(tmp_path, iterations=2, quiet=True)
+    for iteration in (1, 2):
+        log.step({"iteration": iteration, "loss": 0.5 * iteration, "points": 7, "t": [100, 300], "phase_ms": {"render": 1.5}})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [0.5, 1.0] and lines[0]["t"] == [100, 300]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.value for event in board.Scalars("loss")] == [0.5, 1.0]
+    assert [event.value for event in board.Scalars("t")] == [200.0, 200.0]
+    assert [event.step for event in board.Scalars("phase_ms/render")] == [1, 2]
+
+
+def test_a_step_without_loss_is_logged_too(tmp_path) -> None:
+    log = RunLog(tmp_path, iterations=1, quiet=True)
+    log.step({"iteration": 1, "loss": None, "points": 7, "fault": "guidance is not finite"})
+    log.close()
+    assert "not finite" in (tmp_path / "log.jsonl").read_text()
+
+
+def test_phases_add_up() -> None:
+    timer = PhaseTimer()
+    for _ in range(2):
+        with timer("render"):
+            pass
+    with timer("backward"):
+        pass
+    assert list(timer.ms) == ["render", "backward"] and timer.ms["render"] > 0

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells while it works: progress bar, TensorBoard, one JSON line a step, and the time of each phase."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+class PhaseTimer:
+    """Wall-clock milliseconds by phase name of one step; phases of the same name add up.
+
+    On a GPU the work is asynchronous: a phase then shows the time to launch, not to finish, its kernels.
+    """
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[phase] = self.ms.get(phase, 0.0) + 1e3 * (time.perf_counter() - start)
+
+
+class RunLog:
+    """Progress bar, `log.jsonl` and TensorBoard scalars of one run folder.
+
+    Remembers: the exponential moving average of the loss that the bar shows.
+    """
+
+    def __init__(self, folder: Path, iterations: int, first_iteration: int = 0, quiet: bool = False) -> None:
+        self._jsonl = (folder / "log.jsonl").open("a", buffering=1)
+        self._board = SummaryWriter(str(folder))
+        self._bar = tqdm(total=iterations, initial=first_iteration, desc="Training", disable=quiet, smoothing=0.05)
+        self._ema_loss: float | None = None
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Logs one step: a flat record of numbers, lists and one level of mappings, with `iteration`, `loss`, `points`."""
+        self._jsonl.write(json.dumps(record) + "\n")
+        for name, value in _scalars(record):
+            self._board.add_scalar(name, value, record["iteration"])
+        if record["loss"] is not None:
+            old = record["loss"] if self._ema_loss is None else self._ema_loss
+            self._ema_loss = 0.6 * old + 0.4 * record["loss"]
+        self._bar.update()
+        if self._ema_loss is not None:
+            self._bar.set_postfix_str(f"loss={self._ema_loss:.4g}, points={record['points']}", refresh=False)
+
+    def note(self, message: str) -> None:
+        """Prints a line without tearing the progress bar."""
+        self._bar.write(message)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._board.close()
+        self._jsonl.close()
+
+
+def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value):
+            yield f"{prefix}{name}", sum(value) / len(value)
+        elif isinstance(value, (int, float)) and name != "iteration":
+            yield f"{prefix}{name}", float(value)
