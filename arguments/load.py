@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defaults < YAML < command line -> one checked, frozen Config. Every configuration error is born here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import warnings
+from typing import Any
+
+import yaml
+
+from arguments import GROUPS, Config
+from arguments.checks import contradictions, named_devices
+from arguments.coerce import Unexpected, coerce, show
+from arguments.command_line import CommandLineError, owners, read_words, value_of
+from arguments.declare import keys_of
+from arguments.yaml_file import read_yaml
+
+COMMAND_LINE = "command line"
+IGNORED_KEYS = {("GuidanceParams", "accum")}
+"""Keys of upstream's YAML files that neither upstream nor this program reads."""
+
+
+class ConfigError(ValueError):
+    """Settings with which no run can start. `problems` holds one sentence for each; the message holds all."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        plural = "" if len(problems) == 1 else "s"
+        super().__init__(f"{len(problems)} problem{plural} in the settings:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+class ConfigWarning(UserWarning):
+    """A setting that is accepted but has no effect."""
+
+
+def load_config(argv: list[str]) -> Config:
+    """The settings of a run from the words of a command line, `--opt FILE` included.
+
+    Raises ConfigError that lists every problem found; warns (ConfigWarning) of keys that are ignored.
+    """
+    collector = _Collector()
+    usable = collector.read(argv)
+    config = collector.config()
+    if usable:
+        collector.check(config)
+    if collector.problems:
+        raise ConfigError(collector.problems)
+    return _with_one_device(config)
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting as YAML; fed back through --opt it gives an equal Config."""
+    tree: dict[str, Any] = {
+        name: _plain(getattr(config, name)) for name, (_, spec, _) in keys_of(Config).items() if not spec.transient
+    }
+    for group, (attribute, declared) in GROUPS.items():
+        params = getattr(config, attribute)
+        tree[group] = {name: _plain(getattr(params, name)) for name in keys_of(declared)}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def nearest_key(group: str, name: str) -> str | None:
+    """The known key, as written in messages, closest to an unknown one; its own group is preferred."""
+    best, best_score = None, 0.6
+    for known, groups in owners().items():
+        score = difflib.SequenceMatcher(None, name[:80].lower().lstrip("_"), known.lower()).ratio()
+        for owner in groups:
+            preferred = score + (0.05 if owner == group else 0.0)
+            if preferred > best_score:
+                best, best_score = _label(owner, known), preferred
+    return best
+
+
+class _Collector:
+    """Remembers the typed values by (group, key), where each came from, and the problems met on the way."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], Any] = {}
+        self.sources: dict[str, str] = {}
+        self.rejected: set[str] = set()
+        self.problems: list[str] = []
+
+    def read(self, argv: list[str]) -> bool:
+        """Takes the YAML file, then the command line. False when a source could not be read at all."""
+        try:
+            words = read_words(argv)
+        except CommandLineError as error:
+            self.problems.append(f"{COMMAND_LINE}: {error}")
+            return False
+        path = next((given for group, name, given in words.settings if (group, name) == ("", "opt")), None)
+        usable = True
+        if path and len(path) == 1:
+            tree, problems = read_yaml(path[0])
+            usable = bool(tree) or not problems
+            self.problems += problems
+            self._take_file(path[0], tree)
+        for group, name, given in words.settings:
+            self._take_words(group, name, given)
+        for assignment in words.assignments:
+            self._take_assignment(assignment)
+        self._refuse_strangers(words.strangers)
+        if {"ip", "port"} & {name for group, name, _ in words.settings if not group}:
+            self.values.setdefault(("", "gui"), True)
+        return usable
+
+    def config(self) -> Config:
+        """The Config of all values taken; a rejected value leaves the default in place."""
+        parts: dict[str, Any] = {name: value for (group, name), value in self.values.items() if not group}
+        for group, (attribute, declared) in GROUPS.items():
+            mine = {name: value for (owner, name), value in self.values.items() if owner == group}
+            parts[attribute] = declared(**mine)
+        return Config(**parts)
+
+    def check(self, config: Config) -> None:
+        """Adds the contradictions of keys that have no problem of their own."""
+        for label, value, expected in contradictions(config):
+            if label not in self.rejected:
+                self._problem(self.sources.get(label, "defaults"), label, value, f"expected {expected}")
+
+    def _take_file(self, path: str, tree: dict[Any, Any]) -> None:
+        for key, value in tree.items():
+            if key not in GROUPS:
+                self._take(path, "", key, value)
+            elif isinstance(value, dict):
+                for name, item in value.items():
+                    self._take(path, key, name, item)
+                    bare = str(name).lstrip("_")
+                    if bare != name and bare in value:
+                        self.problems.append(f"{path}: {key}.{bare} is given twice, also as {name}: expected once")
+            elif value is not None:
+                self._problem(path, key, show(value), "expected keys with values below it")
+
+    def _take_words(self, group: str, name: str, words: list[str]) -> None:
+        kind = keys_of(_declared(group))[name][0]
+        try:
+            value = value_of(words, kind)
+        except ValueError as error:
+            self._reject(COMMAND_LINE, _label(group, name), " ".join(words), f"expected {error}")
+            return
+        self._take(COMMAND_LINE, group, name, value)
+
+    def _take_assignment(self, assignment: str) -> None:
+        label, equals, text = assignment.partition("=")
+        group, _, name = label.strip().rpartition(".")
+        if not equals or not name:
+            self._problem(COMMAND_LINE, "--set", show(assignment), "expected Group.key=value")
+            return
+        name = name.lstrip("_")
+        if not group and len(owners().get(name, [])) == 1:
+            group = owners()[name][0]
+        if group in ("", *GROUPS) and name in keys_of(_declared(group)):
+            self._take_words(group, name, [text])
+        else:
+            self._unknown(COMMAND_LINE, group, name, text)
+
+    def _take(self, source: str, group: str, name: object, value: object) -> None:
+        """One value of one key from one source."""
+        if (group, name) in IGNORED_KEYS:
+            warnings.warn(f"{source}: {group}.{name} is ignored: nothing reads it", ConfigWarning, stacklevel=5)
+            return
+        bare = name.lstrip("_") if isinstance(name, str) and group else name
+        known = keys_of(_declared(group))
+        if bare not in known or (known[bare][1].transient and source != COMMAND_LINE):
+            self._unknown(source, group, name, value)
+            return
+        kind, spec, _ = known[bare]
+        try:
+            self.values[group, bare] = coerce(value, kind, spec)
+            self.sources[_label(group, bare)] = source
+        except Unexpected as error:
+            close = difflib.get_close_matches(value, spec.choices, 1) if isinstance(value, str) else []
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            self._reject(source, _label(group, bare), show(value), f"expected {error}{hint}")
+
+    def _unknown(self, source: str, group: str, name: object, value: object) -> None:
+        shown = name if isinstance(name, str) and name.isidentifier() else show(name)
+        close = _nearest(group, name)
+        hint = f" (did you mean {close}?)" if close else " (--help lists them)"
+        kind = "group" if isinstance(value, dict) or (group and group not in GROUPS) else "key"
+        self._problem(source, _label(group, str(shown)), show(value), f"expected a known {kind}{hint}")
+
+    def _refuse_strangers(self, words: list[str]) -> None:
+        """Flags nobody declared; words that follow such a flag belong to it and are not told separately."""
+        after_flag = False
+        for word in words:
+            if word.startswith("-") and len(word) > 1:
+                flag, _, value = word.partition("=")
+                self._stranger(flag, value)
+                after_flag = True
+            elif not after_flag:
+                self.problems.append(f"{COMMAND_LINE}: {show(word)}: expected a flag such as --opt FILE")
+
+    def _stranger(self, flag: str, value: str) -> None:
+        group, _, name = flag.lstrip("-").replace("-", "_").rpartition(".")
+        sharing = owners().get(name, []) if not group else []
+        if sharing:
+            hint = f"ambiguous, expected one of {', '.join(f'--{owner}.{name}' for owner in sharing)}"
+        else:
+            close = _nearest(group, name)
+            hint = f"expected a known flag ({f'did you mean {_as_flag(close)}?' if close else '--help lists them'})"
+        self._problem(COMMAND_LINE, show(flag)[1:-1], show(value) if value else "", hint)
+
+    def _reject(self, source: str, label: str, value: str, text: str) -> None:
+        self.rejected.add(label)
+        self._problem(source, label, value, text)
+
+    def _problem(self, source: str, label: str, value: str, text: str) -> None:
+        self.problems.append(f"{source}: {label}" + (f" = {value}" if value else "") + f": {text}")
+
+
+def _nearest(group: str, name: object) -> str | None:
+    """The nearest group name or key for anything that stood where a key belongs."""
+    if not isinstance(name, str) or not name:
+        return None
+    known_group = group in ("", *GROUPS)
+    groups = {word.lower(): word for word in GROUPS}
+    wanted = name if known_group and not group else group
+    close = difflib.get_close_matches(wanted[:80].lower(), groups, 1, 0.7) if not group or not known_group else []
+    if not close:
+        return nearest_key(group, name)
+    return groups[close[0]] if not group else f"{groups[close[0]]}.{name}"
+
+
+def _as_flag(label: str) -> str:
+    group, _, name = label.rpartition(".")
+    return f"--{name}" if len(owners().get(name, [])) == 1 or not group else f"--{label}"
+
+
+def _label(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
+
+
+def _declared(group: str) -> type:
+    return GROUPS[group][1] if group else Config
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _with_one_device(config: Config) -> Config:
+    """The one device that any device key names becomes the top-level device."""
+    named = set(named_devices(config).values())
+    return dataclasses.replace(config, device=named.pop()) if named else config
