@@ -38,8 +38,8 @@ class KeySpec:
     def bounds(self) -> str:
         """The bounds in words, e.g. ">= 0 and <= 3"; empty when there are none."""
         limits = ((">=", self.lo), (">", self.above), ("<=", self.hi), ("<", self.below))
-        given = ((sign, f"{limit:g}" if isinstance(limit, float) else limit) for sign, limit in limits if limit is not None)
-        return " and ".join(f"{sign} {limit}" for sign, limit in given)
+        given = [(sign, limit) for sign, limit in limits if limit is not None]
+        return " and ".join(f"{sign} {n if isinstance(n, int) else format(n, 'g')}" for sign, n in given)
 
     def allows(self, number: float) -> bool:
         """Whether one finite number lies within the bounds."""

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
+
+VENV ?= .venv
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
+EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
+	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
+CHECKED := $(wildcard train.py arguments cograd gaussian_renderer guidance scene tools utils)
+
+.PHONY: setup setup-dev demo smoke test lint bench clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.extensions
+
+setup-dev: $(VENV)/.requirements-dev $(VENV)/.extensions
+
+# torch first: with it in place nothing below can pull in another build of it.
+$(VENV)/.torch: requirements.txt
+	@test -n "$(PYTHON)" || { echo "python3 not found: install Python 3.11 or pass PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$$(grep '^torch==' requirements.txt)"
+	touch $@
+
+$(VENV)/.requirements: requirements.txt $(VENV)/.torch
+	$(PIP) install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt $(VENV)/.requirements
+	$(PIP) install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
+	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall $(addprefix ./,$(EXTENSIONS))
+	touch $@
+
+demo: setup
+	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart $(DEMO_ARGS)
+	@echo "Look at the turntable: $$(ls -t output/quickstart/videos/*/video_rgb_*.mp4 | head -n 1)"
+
+# The demo's shape in a few steps: every output file must be there in the end.
+smoke: setup
+	rm -rf output/smoke
+	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace smoke --iterations 20
+	@for file in config.yaml cfg_args cameras.json point_cloud/iteration_20/point_cloud.ply \
+		videos/20_iteration/video_rgb_20.mp4; do \
+		test -s output/smoke/$$file || { echo "smoke: output/smoke/$$file is missing or empty"; exit 1; }; \
+	done
+	@echo "smoke: every output file is there"
+
+test: setup-dev
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: setup-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy $(CHECKED)
+
+bench: setup
+	@for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(addsuffix /build,$(EXTENSIONS)) output/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis
