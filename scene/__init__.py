@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scene: initial points, training cameras and test cameras of one run, and where its clouds are saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scene.cameras import RCamera
+from scene.dataset_readers import CameraRanges, circle_cameras, load_or_sample_points, random_cameras
+from scene.gaussian_model import GaussianModel
+from utils.camera_utils import camera_to_JSON
+from utils.general_utils import atomic_path
+from utils.random_streams import RandomStreams
+
+if TYPE_CHECKING:
+    from arguments import Config
+
+TEST_VIEWS = 8
+
+
+class CameraStack:
+    """Remembers the training cameras that were drawn and not used yet; draws the next batch when none is left."""
+
+    def __init__(self, draw_batch: Callable[[RandomStreams], list[RCamera]], device: str | torch.device) -> None:
+        self._draw_batch = draw_batch
+        self._device = device
+        self._cameras: list[RCamera] = []
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    def pop(self, streams: RandomStreams) -> RCamera:
+        """Take a random camera out (Python stream), after drawing a batch if the stack is empty."""
+        if not self._cameras:
+            self._cameras = list(self._draw_batch(streams))
+        return self._cameras.pop(streams.python.randint(0, len(self._cameras) - 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cameras left, field by field: lists of numbers, or tensors stacked over the cameras."""
+        names = [field.name for field in dataclasses.fields(RCamera)] if self._cameras else []
+        return {name: _stacked([getattr(camera, name) for camera in self._cameras]) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back the cameras of `state_dict`."""
+        count = len(state["uid"]) if state else 0
+        self._cameras = [RCamera(**{name: self._field(name, x[k]) for name, x in state.items()}) for k in range(count)]
+
+    def _field(self, name: str, value: Any) -> Any:
+        if not torch.is_tensor(value):
+            return value
+        return value.cpu().numpy() if name in ("R", "T") else value.to(self._device)
+
+
+class Scene:
+    """Remembers the camera ranges (replace `ranges` to widen them), the stack of training cameras, the Gaussians."""
+
+    def __init__(
+        self, config: Config, gaussians: GaussianModel, streams: RandomStreams, device: str | torch.device
+    ) -> None:
+        """Read `init_points3d.ply` of the output folder, or sample and write it; start `gaussians` from it.
+
+        Raises ValueError for an initial shape that is unknown or not available, and for a cloud that cannot be read.
+        """
+        self.config = config
+        self.gaussians = gaussians
+        self.device = device
+        self.model_path: Path = config.output_dir
+        self.cameras_extent: float = config.cameras.default_radius
+        self.ranges = CameraRanges.from_params(config.cameras)
+        self.camera_stack = CameraStack(self.getRandTrainCameras, device)
+        self._test_cameras = circle_cameras(config.cameras, TEST_VIEWS, device, config.cameras.render_45)
+        cloud = load_or_sample_points(self.model_path / "init_points3d.ply", config.cameras, streams)
+        gaussians.create_from_pcd(cloud, self.cameras_extent)
+        self._write_cameras_json()
+
+    def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
+        """A fresh batch of ModelParams.batch training cameras from the present ranges."""
+        return random_cameras(self.config.cameras, self.ranges, self.config.model.batch, streams, self.device)
+
+    def getPresetTestCameras(self) -> list[RCamera]:
+        """The eight test views, and eight more from above with render_45."""
+        return self._test_cameras
+
+    def getCircleVideoCameras(self, batch_size: int = 120, render45: bool = False) -> list[RCamera]:
+        """Turntable of `batch_size` views, and as many from above with render45."""
+        return circle_cameras(self.config.cameras, batch_size, self.device, render45)
+
+    def save(self, iteration: int) -> Path:
+        """Write the Gaussians to point_cloud/iteration_K/point_cloud.ply; returns that path."""
+        path = self.model_path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+        self.gaussians.save_ply(path)
+        return path
+
+    def _write_cameras_json(self) -> None:
+        records = [camera_to_JSON(ind, camera) for ind, camera in enumerate(self._test_cameras)]
+        with atomic_path(self.model_path / "cameras.json") as temporary:
+            temporary.write_text(json.dumps(records))
+
+
+def _stacked(values: list[Any]) -> Any:
+    """One field of several cameras: a tensor [B, ...] for arrays and tensors, a list for numbers."""
+    if isinstance(values[0], int | float):
+        return values
+    return torch.stack([torch.as_tensor(value).cpu() for value in values])

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where training looks from and what it starts with: pose laws, circle cameras, initial point clouds.
+
+The order in which randomness is consumed is upstream's, so that equal seeds give equal cameras and points. Poses are
+drawn on the device of the streams and computed on the CPU; B poses, N points.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scene.cameras import Lens, Poses, RCamera, cameras_from_poses, centre_on_sphere
+from scene.ply import PlyError, read_vertices, write_vertices
+from utils.graphics_utils import BasicPointCloud
+from utils.random_streams import RandomStreams
+from utils.sh_utils import SH2RGB
+
+if TYPE_CHECKING:
+    from arguments import GenerateCamParams, OptimizationParams
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CameraRanges:
+    """Ranges that random training poses are drawn from."""
+
+    radius: Range
+    theta_deg: Range
+    phi_deg: Range
+    fovy_rad: Range
+
+    @classmethod
+    def from_params(cls, cam_params: "GenerateCamParams") -> "CameraRanges":
+        """The ranges that the config starts with."""
+        p = cam_params
+        return cls(p.radius_range, p.theta_range, p.phi_range, p.fovy_range)
+
+    def widened(self, optimization_params: "OptimizationParams", cam_params: "GenerateCamParams") -> "CameraRanges":
+        """One progressive change: closer, wider lens, larger angles, each held by its max_* range.
+
+        The radius shrinks, so its max_radius_range is a pair of lower limits, one for each end.
+        """
+        closer = optimization_params.scale_up_factor
+        fov_lo, fov_hi = optimization_params.fovy_scale_up_factor
+        turn = optimization_params.phi_scale_up_factor
+        (near, far), p = self.radius, cam_params
+        return CameraRanges(
+            radius=(max(near * closer, p.max_radius_range[0]), max(far * closer, p.max_radius_range[1])),
+            theta_deg=_within(self.theta_deg[0] * (1 / turn), self.theta_deg[1] * turn, p.max_theta_range),
+            phi_deg=_within(self.phi_deg[0] * turn, self.phi_deg[1] * turn, p.max_phi_range),
+            fovy_rad=_within(self.fovy_rad[0] * fov_lo, self.fovy_rad[1] * fov_hi, p.max_fovy_range),
+        )
+
+
+@dataclass(frozen=True)
+class PoseJitter:
+    """Random offsets of B poses: camera centre, looked-at point, up vector; each [B, 3] on the CPU."""
+
+    centre: torch.Tensor
+    target: torch.Tensor
+    up: torch.Tensor
+
+    @classmethod
+    def none(cls, size: int) -> "PoseJitter":
+        """No offset."""
+        return cls(*(torch.zeros(size, 3) for _ in range(3)))
+
+    @classmethod
+    def draw(cls, cam_params: "GenerateCamParams", size: int, streams: RandomStreams) -> "PoseJitter":
+        """Offsets as upstream draws them; with jitter_pose off nothing is drawn."""
+        if not cam_params.jitter_pose:
+            return cls.none(size)
+        centre = streams.rand(size, 3).cpu() * cam_params.jitter_center - cam_params.jitter_center / 2.0
+        target = streams.randn(size, 3).cpu() * cam_params.jitter_target
+        return cls(centre, target, streams.randn(size, 3).cpu() * cam_params.jitter_up)
+
+
+def random_cameras(
+    cam_params: "GenerateCamParams",
+    ranges: CameraRanges,
+    size: int,
+    streams: RandomStreams,
+    device: str | torch.device,
+    ssaa: bool = True,
+    swap_fov: bool = False,
+) -> list[RCamera]:
+    """`size` random training cameras with one field of view; `ssaa` multiplies the picture's sides by SSAA."""
+    radius, theta_deg, phi_deg, centre = _random_centres(cam_params, ranges, size, streams)
+    jitter = PoseJitter.draw(cam_params, size, streams)
+    fov_rad = ranges.fovy_rad[0] + (ranges.fovy_rad[1] - ranges.fovy_rad[0]) * streams.python.random()
+    factor = cam_params.SSAA if ssaa else 1
+    lens = Lens(fov_rad, cam_params.image_w * factor, cam_params.image_h * factor, swap_fov)
+    poses = Poses(radius, theta_deg, phi_deg, centre + jitter.centre, jitter.target, jitter.up)
+    return cameras_from_poses(poses, lens, _default_pose(cam_params), device)
+
+
+def circle_cameras(
+    cam_params: "GenerateCamParams",
+    size: int,
+    device: str | torch.device,
+    render_45: bool = False,
+    swap_fov: bool = False,
+) -> list[RCamera]:
+    """`size` cameras around the object at the default radius and polar angle; `render_45` adds as many from above."""
+    rings = [cam_params.default_polar] + ([cam_params.default_polar * 2 // 3] if render_45 else [])
+    theta_deg = torch.tensor([float(polar) for polar in rings for _ in range(size)])
+    phi_deg = torch.tensor([ind / size * 360 for _ in rings for ind in range(size)])
+    radius = torch.full_like(theta_deg, cam_params.default_radius)
+    lens = Lens(cam_params.default_fovy, cam_params.image_w, cam_params.image_h, swap_fov)
+    jitter = PoseJitter.none(len(radius))
+    centre = centre_on_sphere(radius, theta_deg / 180 * math.pi, phi_deg / 180 * math.pi)
+    poses = Poses(radius, theta_deg, phi_deg, centre, jitter.target, jitter.up)
+    return cameras_from_poses(poses, lens, _default_pose(cam_params), device)
+
+
+def camera_at(
+    radius: float,
+    theta_deg: float,
+    phi_deg: float,
+    fov_rad: float,
+    width_px: int,
+    height_px: int,
+    device: str | torch.device = "cpu",
+    *,
+    default_pose: tuple[float, float, float] = (90.0, 0.0, 3.5),
+    jitter: PoseJitter | None = None,
+) -> RCamera:
+    """One camera at a chosen place, by the law of the random ones. `default_pose`: polar deg, azimuth deg, radius.
+
+    `jitter` is a batch of one (PoseJitter.draw(cam_params, 1, streams)). `fov_rad` is vertical.
+    """
+    jitter = jitter or PoseJitter.none(1)
+    r, theta, phi = (torch.tensor([float(value)]) for value in (radius, theta_deg, phi_deg % 360))
+    centre = centre_on_sphere(r, torch.deg2rad(theta), torch.deg2rad(phi)) + jitter.centre
+    lens = Lens(fov_rad, width_px, height_px)
+    return cameras_from_poses(Poses(r, theta, phi, centre, jitter.target, jitter.up), lens, default_pose, device)[0]
+
+
+XYZ, NORMAL, RGB = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
+INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene")
+
+
+def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
+    """`init_num_pts` points of `init_shape` with almost grey colours, drawn from the NumPy stream.
+
+    Raises ValueError for an unknown shape (with the list and the nearest) and for `pointe`, which is not available.
+    """
+    shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
+    if shape == "sphere":
+        points = _ball(n, rng, lambda u: 0.5 * u)
+    elif shape == "scene":
+        points = _ball(n, rng, lambda u: u + 3 * cam_params.radius_range[-1])
+    elif shape == "box":
+        points = rng.random_sample((n, 3)) - 0.5
+    elif shape in ("rectangle_x", "rectangle_z"):
+        sides = np.array([0.6, 1.2, 0.5] if shape == "rectangle_x" else [0.8, 0.6, 1.2])
+        points = rng.random_sample((n, 3)) * sides - sides / 2
+    else:
+        raise ValueError(_shape_message(shape))
+    return BasicPointCloud(points, SH2RGB(rng.random_sample((n, 3)) / 255.0), np.zeros((n, 3)))
+
+
+def write_initial_ply(path: str | PathLike[str], cloud: BasicPointCloud) -> None:
+    """Write x y z nx ny nz (f4) red green blue (u1, truncated to /255), atomically."""
+    names = [(name, "f4") for name in (*XYZ, *NORMAL)] + [(name, "u1") for name in RGB]
+    vertices = np.empty(len(cloud.points), dtype=names)
+    columns = np.concatenate([cloud.points, cloud.normals, np.clip(cloud.colors * 255, 0, 255)], axis=1)
+    for (name, _), column in zip(names, columns.T, strict=True):
+        vertices[name] = column
+    write_vertices(path, vertices)
+
+
+def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
+    """Read x y z and red green blue (u1); normals are zero where the file has none. Raises PlyError (a ValueError)."""
+    vertices = read_vertices(path, (*XYZ, *RGB))
+    if any(vertices.dtype[name] != np.uint8 for name in RGB):
+        raise PlyError(f"{path} stores colours as {vertices.dtype['red']}; expected uchar red, green, blue in 0..255")
+    points = np.stack([vertices[name] for name in XYZ], axis=1)
+    colors = np.stack([vertices[name] for name in RGB], axis=1) / 255.0
+    has_normals = vertices.dtype.fields and set(NORMAL) <= set(vertices.dtype.fields)
+    normals = np.stack([vertices[name] for name in NORMAL], axis=1) if has_normals else np.zeros_like(points)
+    return BasicPointCloud(points, colors, normals)
+
+
+def load_or_sample_points(path: Path, cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
+    """The cloud at `path` if there is one, else a sampled one, written there and read back (colours become /255)."""
+    if not path.exists():
+        write_initial_ply(path, initial_points(cam_params, streams))
+    return read_point_cloud(path)
+
+
+def _within(low: float, high: float, limits: Range) -> Range:
+    return max(low, limits[0]), min(high, limits[1])
+
+
+def _default_pose(cam_params: "GenerateCamParams") -> tuple[float, float, float]:
+    return cam_params.default_polar, cam_params.default_azimuth, cam_params.default_radius
+
+
+def _sample_range(limits: Range, gamma: float, size: int, streams: RandomStreams) -> torch.Tensor:
+    """mid + half * s * u^gamma with u uniform and s a random sign: [size] on the CPU."""
+    u = streams.rand(size).cpu()
+    sign = torch.where(streams.rand(size).cpu() > 0.5, -1.0, 1.0)
+    return (limits[0] + limits[1]) / 2 + (limits[1] - limits[0]) / 2 * sign * u**gamma
+
+
+def _random_centres(
+    cam_params: "GenerateCamParams", ranges: CameraRanges, size: int, streams: RandomStreams
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Radius, theta_deg, phi_deg in [0, 360) [B] and centre [B, 3] without jitter."""
+    radius = _sample_range(ranges.radius, 1.0, size, streams)
+    if streams.python.random() < cam_params.uniform_sphere_rate:
+        return radius, *_uniform_directions(radius, streams)
+    theta, phi = (
+        _sample_range((math.radians(limits[0]), math.radians(limits[1])), cam_params.rand_cam_gamma, size, streams)
+        for limits in (ranges.theta_deg, ranges.phi_deg)
+    )
+    phi = torch.where(phi < 0, phi + 2 * math.pi, phi)
+    return radius, theta / math.pi * 180, phi / math.pi * 180, centre_on_sphere(radius, theta, phi)
+
+
+def _uniform_directions(
+    radius: torch.Tensor, streams: RandomStreams
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Upstream's half-sphere y > 0. Its angles are read as if y were up, unlike in the rest of its world: kept."""
+    x, y, z = (streams.randn(len(radius)).cpu() for _ in range(3))
+    direction = torch.nn.functional.normalize(torch.stack([x, y.abs(), z], dim=-1), dim=-1)
+    theta = torch.acos(direction[:, 1])
+    phi = torch.atan2(direction[:, 0], direction[:, 2])
+    phi = torch.where(phi < 0, phi + 2 * math.pi, phi)
+    return theta / math.pi * 180, phi / math.pi * 180, direction * radius[:, None]
+
+
+def _ball(n: int, rng: np.random.RandomState, radius_of) -> np.ndarray:
+    """Points [n, 3] from uniform polar angle, azimuth and radius, drawn in that order (denser at centre and poles)."""
+    theta, phi, radius = rng.rand(n) * math.pi, rng.rand(n) * 2 * math.pi, radius_of(rng.rand(n))
+    in_plane = radius * np.sin(theta)
+    return np.stack([in_plane * np.sin(phi), in_plane * np.cos(phi), radius * np.cos(theta)], axis=1)
+
+
+def _shape_message(shape: str) -> str:
+    known = ", ".join(INIT_SHAPES)
+    if shape == "pointe":
+        return (
+            "GenerateCamParams.init_shape is 'pointe', and Point-E is not supported yet; set init_shape: sphere "
+            "(or put a cloud of your own at <output folder>/init_points3d.ply, which is read instead of sampling)"
+        )
+    near = difflib.get_close_matches(str(shape), (*INIT_SHAPES, "pointe"), n=1, cutoff=0.0)[0]
+    return f"GenerateCamParams.init_shape is {shape!r}; known shapes are {known}; did you mean {near!r}?"

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Gaussians: raw parameters, activations, optimizer groups, learning rates, PLY.
+
+N Gaussians, K = (degree + 1)^2 SH coefficients a channel. Raw parameters are unbounded: log scale, opacity logit,
+quaternion (w, x, y, z) of any length. Method and property names are upstream's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scene import densify
+from scene.densify import IndexMap
+from scene.ply import PlyError, read_vertices, write_vertices
+from simple_knn._C import distCUDA2
+from utils.general_utils import atomic_path, build_covariance, get_expon_lr_func, inverse_sigmoid
+from utils.graphics_utils import BasicPointCloud
+from utils.random_streams import RandomStreams
+from utils.sh_utils import RGB2SH, SH2RGB
+
+if TYPE_CHECKING:
+    from arguments import OptimizationParams
+
+INITIAL_OPACITY = 0.1
+MIN_SQUARED_DISTANCE = 1e-7
+SH_REST_LR_SHARE = 1 / 20
+PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
+
+
+class GaussianModel:
+    """Remembers the seven parameters, the active SH degree, the optimizer with its schedules, and the statistics since
+    the last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1]."""
+
+    def __init__(self, sh_degree: int, device: str | torch.device = "cpu") -> None:
+        self.active_sh_degree = 0
+        self.max_sh_degree = sh_degree
+        self.device = torch.device(device)
+        self.spatial_lr_scale = 1.0
+        self.percent_dense = 0.0
+        self.optimizer: torch.optim.Optimizer | None = None
+        shapes = ((3,), (1, 3), ((sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))
+        self._set_parameters({name: torch.zeros(0, *shape) for name, shape in zip(PER_GAUSSIAN, shapes)})
+
+    def parameters_in_order(self) -> dict[str, nn.Parameter]:
+        """Raw parameters by the name of their optimizer group, in the groups' order."""
+        return dict(self._parameters)
+
+    @property
+    def get_xyz(self) -> torch.Tensor:
+        """Positions [N, 3]."""
+        return self._parameters["xyz"]
+
+    @property
+    def get_features(self) -> torch.Tensor:
+        """SH coefficients [N, K, 3]."""
+        if self.max_sh_degree == 0:
+            return self._parameters["f_dc"]
+        return torch.cat((self._parameters["f_dc"], self._parameters["f_rest"]), dim=1)
+
+    @property
+    def get_opacity(self) -> torch.Tensor:
+        """Opacities in (0, 1) [N, 1]."""
+        return torch.sigmoid(self._parameters["opacity"])
+
+    @property
+    def get_scaling(self) -> torch.Tensor:
+        """Standard deviations along the axes [N, 3], world units."""
+        return torch.exp(self._parameters["scaling"])
+
+    @property
+    def get_rotation(self) -> torch.Tensor:
+        """Unit quaternions (w, x, y, z) [N, 4]."""
+        return nn.functional.normalize(self._parameters["rotation"])
+
+    @property
+    def get_raw_rotation(self) -> torch.Tensor:
+        """Quaternions as they are optimised, of any length [N, 4]."""
+        return self._parameters["rotation"]
+
+    @property
+    def get_background(self) -> torch.Tensor:
+        """[3, 1, 1] in (0, 1). Kept from upstream: a parameter that nothing renders, so it never moves."""
+        return torch.sigmoid(self._parameters["background"])
+
+    def get_covariance(self, scaling_modifier: float = 1.0) -> torch.Tensor:
+        """World covariances [N, 6]: xx, xy, xz, yy, yz, zz."""
+        return build_covariance(scaling_modifier * self.get_scaling, self.get_raw_rotation)
+
+    def oneupSHdegree(self) -> None:
+        """Raise the active SH degree by one, up to the maximum."""
+        self.active_sh_degree = min(self.active_sh_degree + 1, self.max_sh_degree)
+
+    def create_from_pcd(self, cloud: BasicPointCloud, spatial_lr_scale: float) -> None:
+        """Start from a point cloud: isotropic scale from the 3 nearest neighbours, opacity 0.1, the points' colours."""
+        self.spatial_lr_scale = spatial_lr_scale
+        xyz = torch.tensor(np.asarray(cloud.points), dtype=torch.float32, device=self.device)
+        n, rest = len(xyz), (self.max_sh_degree + 1) ** 2 - 1
+        colour = torch.from_numpy(RGB2SH(np.asarray(cloud.colors, dtype=np.float64)))  # rounded to float32 only once
+        squared = torch.clamp_min(distCUDA2(xyz), MIN_SQUARED_DISTANCE)
+        rotation = torch.zeros(n, 4)
+        rotation[:, 0] = 1
+        self._set_parameters(
+            {
+                "xyz": xyz,
+                "f_dc": colour[:, None, :],
+                "f_rest": torch.zeros(n, rest, 3),
+                "opacity": inverse_sigmoid(torch.full((n, 1), INITIAL_OPACITY)),
+                "scaling": torch.log(torch.sqrt(squared))[:, None].repeat(1, 3),
+                "rotation": rotation,
+            }
+        )
+
+    def training_setup(
+        self,
+        opt: OptimizationParams,
+        optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        **options: Any,
+    ) -> None:
+        """Make the optimizer (learning rate 0, eps 1e-15, one named group a parameter) and the four schedules."""
+        self.percent_dense = opt.percent_dense
+        rates = {
+            "xyz": opt.position_lr_init * self.spatial_lr_scale,
+            "f_dc": opt.feature_lr,
+            "f_rest": opt.feature_lr * SH_REST_LR_SHARE,
+            "opacity": opt.opacity_lr,
+            "scaling": opt.scaling_lr,
+            "rotation": opt.rotation_lr,
+            "background": opt.feature_lr,
+        }
+        groups = [{"params": [p], "lr": rates[name], "name": name} for name, p in self._parameters.items()]
+        self.optimizer = optimizer_class(groups, **{"lr": 0.0, "eps": 1e-15, **options})
+        last, scale, steps = opt.position_lr_final, self.spatial_lr_scale, opt.iterations
+        self._schedules = {
+            "xyz": get_expon_lr_func(opt.position_lr_init * scale, last * scale, steps),
+            "f_dc": get_expon_lr_func(opt.feature_lr, opt.feature_lr_final, steps),
+            "rotation": get_expon_lr_func(opt.rotation_lr, opt.rotation_lr_final, steps),
+            "scaling": get_expon_lr_func(opt.scaling_lr, opt.scaling_lr_final, steps),
+        }
+        self.reset_statistics()
+
+    def update_learning_rate(self, iteration: int) -> float:
+        """Set and return the positions' rate."""
+        return self._update_rate("xyz", iteration)
+
+    def update_feature_learning_rate(self, iteration: int) -> float:
+        """Set and return the base colours' rate; f_rest keeps its own."""
+        return self._update_rate("f_dc", iteration)
+
+    def update_rotation_learning_rate(self, iteration: int) -> float:
+        """Set and return the rotations' rate."""
+        return self._update_rate("rotation", iteration)
+
+    def update_scaling_learning_rate(self, iteration: int) -> float:
+        """Set and return the scales' rate."""
+        return self._update_rate("scaling", iteration)
+
+    def _update_rate(self, name: str, iteration: int) -> float:
+        rate = self._schedules[name](iteration)
+        self._group(name)["lr"] = rate
+        return rate
+
+    def add_densification_stats(self, viewspace_grad: torch.Tensor, update_filter: torch.Tensor) -> None:
+        """Add the norm of the NDC gradient (first two of [N, 3]) where `update_filter` [N] bool holds."""
+        seen = update_filter.unsqueeze(1)
+        norm = torch.linalg.vector_norm(viewspace_grad[:, :2], dim=-1, keepdim=True)
+        self.xyz_gradient_accum += torch.where(seen, norm, 0.0)
+        self.denom += seen
+
+    def reset_statistics(self) -> None:
+        """Forget what was gathered since the last densification."""
+        n = len(self.get_xyz)
+        self.max_radii2D = torch.zeros(n, device=self.device)
+        self.xyz_gradient_accum = torch.zeros(n, 1, device=self.device)
+        self.denom = torch.zeros(n, 1, device=self.device)
+
+    @torch.no_grad()
+    def densify_and_prune(
+        self, max_grad: float, min_opacity: float, extent: float, max_screen_size: float | None, streams: RandomStreams
+    ) -> IndexMap:
+        """Clone, split and prune (scene/densify.py). Parameters are replaced, so their gradients are gone."""
+        return densify.densify_and_prune(self, max_grad, min_opacity, extent, max_screen_size, streams)
+
+    @torch.no_grad()
+    def reset_opacity(self) -> IndexMap:
+        """Lower every opacity to at most 0.01 and zero its optimizer state."""
+        return densify.reset_opacity(self)
+
+    @torch.no_grad()
+    def prune_points(self, mask: torch.Tensor) -> IndexMap:
+        """Remove the Gaussians where `mask` [N] bool holds."""
+        return densify.prune(self, mask)
+
+    @torch.no_grad()
+    def apply_index_map(self, index_map: IndexMap, new_values: dict[str, torch.Tensor] | None = None) -> None:
+        """Move parameters, optimizer state and statistics by one map.
+
+        New rows take their parent's values, or those of `new_values` (parameter name -> [number of new rows, ...]).
+        """
+        for name in PER_GAUSSIAN:
+            values = index_map.inherit(self._parameters[name])
+            if new_values and name in new_values:
+                values[index_map.is_new] = new_values[name]
+            self._replace(name, values, index_map)
+        self.max_radii2D = index_map.carry(self.max_radii2D)
+        self.xyz_gradient_accum = index_map.carry(self.xyz_gradient_accum)
+        self.denom = index_map.carry(self.denom)
+
+    def replace_parameter(self, name: str, values: torch.Tensor) -> None:
+        """New values [N, ...] for one parameter; its optimizer state becomes zero, its step count stays."""
+        new = torch.ones(len(values), dtype=torch.bool, device=self.device)
+        self._replace(name, values, IndexMap(torch.arange(len(values), device=self.device), new))
+
+    def _replace(self, name: str, values: torch.Tensor, index_map: IndexMap) -> None:
+        """New leaf in place of a parameter; optimizer state by Gaussian follows the map, the rest (step) stays."""
+        old = self._parameters[name]
+        new = nn.Parameter(values.detach().contiguous())
+        self._parameters[name] = new
+        if self.optimizer is None:
+            return
+        self._group(name)["params"][0] = new
+        state = self.optimizer.state.pop(old, None)
+        if state:
+            moments = {key: x for key, x in state.items() if torch.is_tensor(x) and x.shape == old.shape}
+            self.optimizer.state[new] = {**state, **{key: index_map.carry(x) for key, x in moments.items()}}
+
+    def _group(self, name: str) -> dict[str, Any]:
+        if self.optimizer is None:
+            raise ValueError("the Gaussian model has no optimizer yet; call training_setup(opt) first")
+        return next(group for group in self.optimizer.param_groups if group["name"] == name)
+
+    def _set_parameters(self, values: dict[str, torch.Tensor]) -> None:
+        """Take new raw parameters, all Gaussians at once; the optimizer is dropped, statistics start anew."""
+        values = {**values, "background": torch.zeros(3, 1, 1)}
+        self._parameters = {
+            name: nn.Parameter(x.detach().to(self.device, torch.float32).contiguous()) for name, x in values.items()
+        }
+        self.optimizer = None
+        self.reset_statistics()
+
+    def save_ply(self, path: str | os.PathLike[str]) -> None:
+        """Write raw parameters as PLY, and `point_cloud_rgb.txt` (xyz and base colour) beside it; both atomically."""
+        flat = {name: self._parameters[name].detach().cpu() for name in PER_GAUSSIAN}
+        columns = [flat["xyz"], torch.zeros_like(flat["xyz"])]
+        # channel-major: all coefficients of red first
+        columns += [flat[name].transpose(1, 2).flatten(1) for name in ("f_dc", "f_rest")]
+        columns += [flat[name] for name in ("opacity", "scaling", "rotation")]
+        table = np.ascontiguousarray(torch.cat(columns, dim=1).numpy())  # [N, fields]
+        write_vertices(path, table.view([(name, "f4") for name in _ply_fields(self.max_sh_degree)]).reshape(-1))
+        rgb = SH2RGB(flat["f_dc"].flatten(1))
+        with atomic_path(Path(path).parent / "point_cloud_rgb.txt") as temporary:
+            np.savetxt(temporary, torch.cat([flat["xyz"], rgb], dim=1).numpy())
+
+    def load_ply(self, path: str | os.PathLike[str]) -> None:
+        """Read what save_ply wrote, with every SH degree active. PlyError (ValueError) where the file does not fit."""
+        degree = self.max_sh_degree
+        vertices = read_vertices(path, [name for name in _ply_fields(degree) if not name.startswith("n")])
+        names = vertices.dtype.names or ()
+        stored = sum(name.startswith("f_rest_") for name in names)
+        if stored != 3 * ((degree + 1) ** 2 - 1):
+            raise PlyError(f"{path} holds {stored} f_rest fields, too many for SH degree {degree}; raise sh_degree")
+        table = {name: torch.from_numpy(vertices[name].astype(np.float32)) for name in names}
+        self._set_parameters(_parameters_from_columns(table, degree))
+        self.active_sh_degree = degree
+
+
+def _ply_fields(sh_degree: int) -> list[str]:
+    """Field names in the order in which upstream writes them."""
+    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    numbered = (("f_dc", 3), ("f_rest", rest), ("opacity", 0), ("scale", 3), ("rot", 4))
+    fields = ["x", "y", "z", "nx", "ny", "nz"]
+    for name, count in numbered:
+        fields += [f"{name}_{k}" for k in range(count)] if name != "opacity" else [name]
+    return fields
+
+
+def _parameters_from_columns(table: dict[str, torch.Tensor], sh_degree: int) -> dict[str, torch.Tensor]:
+    """Raw parameters from PLY columns [N]."""
+
+    def stacked(prefix: str, count: int) -> torch.Tensor:
+        columns = [table[f"{prefix}_{k}"] for k in range(count)]
+        return torch.stack(columns, dim=1) if columns else torch.zeros(len(table["x"]), 0)
+
+    rest = (sh_degree + 1) ** 2 - 1
+    return {
+        "xyz": torch.stack([table["x"], table["y"], table["z"]], dim=1),
+        "f_dc": stacked("f_dc", 3)[:, None, :],
+        "f_rest": stacked("f_rest", 3 * rest).unflatten(1, (3, rest)).transpose(1, 2),
+        "opacity": table["opacity"][:, None],
+        "scaling": stacked("scale", 3),
+        "rotation": stacked("rot", 4),
+    }

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small tools of the Gaussian model: logit, rotations, covariances, learning-rate schedules, atomic files."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+def inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """Logit of x in (0, 1)."""
+    return torch.log(x / (1 - x))
+
+
+def get_expon_lr_func(lr_init: float, lr_final: float, max_steps: int) -> Callable[[int], float]:
+    """Log-linear schedule: lr_init at step 0, lr_final from max_steps on; 0 for negative steps or two zero rates."""
+
+    def rate(step: int) -> float:
+        if step < 0 or (lr_init == 0.0 and lr_final == 0.0):
+            return 0.0
+        s = min(max(step / max_steps, 0.0), 1.0)
+        return math.exp(math.log(lr_init) * (1 - s) + math.log(lr_final) * s)
+
+    return rate
+
+
+def build_rotation(quaternions: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices of quaternions (w, x, y, z) [N, 4], normalised here -> [N, 3, 3]."""
+    length = torch.sqrt((quaternions * quaternions).sum(dim=-1, keepdim=True))
+    w, x, y, z = (quaternions / length).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+def build_covariance(scales: torch.Tensor, quaternions: torch.Tensor) -> torch.Tensor:
+    """Upper triangle (xx, xy, xz, yy, yz, zz) of R S S R^T. scales [N, 3], quaternions [N, 4] wxyz -> [N, 6]."""
+    factor = build_rotation(quaternions) * scales.unsqueeze(1)  # [N, 3, 3]
+    covariance = factor @ factor.transpose(1, 2)
+    row, column = torch.triu_indices(3, 3)
+    return covariance[:, row, column]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.
+
+    A reader therefore sees the old file or the whole new one, never a half.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs are meant to be handed on
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

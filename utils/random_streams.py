@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All randomness of a run in one object that is passed around and can be saved.
+
+Upstream draws from three global streams (Python, NumPy, torch) and one generator of its guidance. Seeding the explicit
+streams below with the same numbers gives the same draws, so the baseline can be compared draw by draw.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+State = dict[str, Any]  # tensors, lists of numbers, ints, strings: fit for JSON beside safetensors
+
+
+class RandomStreams:
+    """Remembers four streams: `python`, `numpy`, `torch` (seed `seed`) and `noise` (the guidance's, seed `noise_seed`).
+
+    `torch` and `noise` live on `device`; tensors drawn with `rand` and `randn` come out there.
+    """
+
+    def __init__(self, seed: int, noise_seed: int = 0, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.python = random.Random(seed)
+        self.numpy = np.random.RandomState(seed)
+        self.torch = torch.Generator(self.device).manual_seed(seed)
+        self.noise = torch.Generator(self.device).manual_seed(noise_seed)
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        """Uniform [0, 1) float32 tensor from the torch stream."""
+        return torch.rand(shape, generator=self.torch, device=self.device)
+
+    def randn(self, *shape: int) -> torch.Tensor:
+        """Standard normal float32 tensor from the torch stream."""
+        return torch.randn(shape, generator=self.torch, device=self.device)
+
+    def state_dict(self) -> State:
+        """Everything that decides the next draws, as plain lists, ints, strings and tensors."""
+        version, words, gauss = self.python.getstate()
+        numpy_state: Any = self.numpy.get_state(legacy=True)
+        return {
+            "device_type": self.device.type,
+            "python_version": version,
+            "python_words": list(words),
+            "python_gauss": [] if gauss is None else [gauss],
+            "numpy_words": [int(word) for word in numpy_state[1]],
+            "numpy_position": int(numpy_state[2]),
+            "numpy_gauss": [int(numpy_state[3]), float(numpy_state[4])],
+            "torch": self.torch.get_state(),
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state_dict` was taken. ValueError for another device type, whose generator differs."""
+        if state["device_type"] != self.device.type:
+            raise ValueError(
+                f"random state was saved on {state['device_type']!r} and cannot continue on {self.device.type!r}; "
+                f"resume with device: {state['device_type']}"
+            )
+        gauss = state["python_gauss"]
+        self.python.setstate((state["python_version"], tuple(state["python_words"]), gauss[0] if gauss else None))
+        words = np.array(state["numpy_words"], dtype=np.uint32)
+        self.numpy.set_state(("MT19937", words, state["numpy_position"], *state["numpy_gauss"]))
+        self.torch.set_state(torch.as_tensor(state["torch"], dtype=torch.uint8).cpu())
+        self.noise.set_state(torch.as_tensor(state["noise"], dtype=torch.uint8).cpu())
