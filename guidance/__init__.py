@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance: what a 2D diffusion prior says about rendered images.
+
+`load_prior` picks the prior by `GuidanceParams.guidance`; everything else works on the `Prior` protocol of score.py.
+"""
+
+import torch
+
+from arguments import GuidanceParams
+from guidance.score import Prior
+
+KINDS = ("SD", "ideal")
+
+
+def load_prior(guidance_params: GuidanceParams, device: torch.device | str, resolution_px: int) -> Prior:
+    """The prior named by `guidance_params.guidance`, ready on `device`.
+
+    resolution_px is the side of the training images (the ideal prior renders its images at that size).
+    Raises ValueError for an unknown kind, ModelUnavailable (a ValueError) when weights cannot be had.
+    """
+    if guidance_params.guidance == "SD":
+        from guidance.sd_utils import StableDiffusion  # imported late: diffusers takes seconds to import
+
+        return StableDiffusion(guidance_params, device)
+    if guidance_params.guidance == "ideal":
+        from guidance.ideal import IdealPrior
+
+        return IdealPrior(guidance_params, device, resolution_px)
+    raise ValueError(
+        f"GuidanceParams.guidance is {guidance_params.guidance!r}; expected one of {', '.join(KINDS)}: "
+        "SD for any Stable Diffusion weights, ideal for the built-in closed-form prior"
+    )

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a prompt to what each view is conditioned on, by azimuth.
+
+Letters of shapes: B views, K prompts, L tokens, D width of a token's embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arguments import GuidanceParams
+from guidance.perpneg_utils import view_weights
+from guidance.score import Conditioning, Prior
+
+VIEWS = ("front", "side", "back")
+
+
+@dataclass(frozen=True)
+class PromptTexts:
+    """The six texts of a run, as they are encoded."""
+
+    default: str
+    uncond: str
+    front: str
+    side: str
+    back: str
+    inverse: str
+
+    @classmethod
+    def from_params(cls, params: GuidanceParams) -> "PromptTexts":
+        """Upstream's wording: "<text>, <view> view"; the negative prompt stands for the unconditional one."""
+        if not params.text.strip():
+            raise ValueError('GuidanceParams.text is empty; give a prompt, for example --text "a photo of a bagel"')
+        views = {view: f"{params.text}, {view} view" for view in VIEWS}
+        return cls(default=params.text, uncond=params.negative, inverse=params.inverse_text, **views)
+
+
+class PromptBook:
+    """Embeddings of the run's six texts; remembers nothing else.
+
+    The prior's text encoder is called once, here.
+    """
+
+    def __init__(self, prior: Prior, guidance_params: GuidanceParams):
+        self.params = guidance_params
+        self.texts = PromptTexts.from_params(guidance_params)
+        names = tuple(vars(self.texts))
+        encoded = prior.get_text_embeds([getattr(self.texts, name) for name in names])  # [6,L,D]
+        self.embeddings: dict[str, Tensor] = {name: encoded[k] for k, name in enumerate(names)}  # each [L,D]
+
+    def conditioning(self, azimuth_deg: Sequence[float] | Tensor) -> Conditioning:
+        """Embeddings for views at these azimuths [B] (0 = front, either sign, any turn)."""
+        angles = [float(angle) for angle in azimuth_deg]
+        params = self.params
+        decay = (params.negative_w, params.front_decay_factor, params.side_decay_factor)
+        weighted = [view_weights(angle, *decay) for angle in angles]
+        return Conditioning(
+            uncond=self._repeated("uncond", len(angles)),
+            positive=torch.stack([self._blend(position) for position, _ in weighted]),
+            inverse=self._repeated("inverse", len(angles)),
+            negatives=self._negatives([negatives for _, negatives in weighted]) if params.perpneg else (),
+        )
+
+    def _repeated(self, name: str, count: int) -> Tensor:
+        return self.embeddings[name].expand(count, -1, -1)  # [B,L,D]
+
+    def _blend(self, position: float) -> Tensor:
+        """Embedding at a position between front (0), side (1) and back (2), linear between neighbours: [L,D].
+
+        Kept from upstream: text follows azimuth alone; a view from above is still a front, side or back view.
+        """
+        near, far = ("front", "side") if position <= 1 else ("side", "back")
+        share = position if position <= 1 else position - 1
+        return (1 - share) * self.embeddings[near] + share * self.embeddings[far]
+
+    def _negatives(self, rows: list[tuple[tuple[int, float], ...]]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Turn each view's (view, weight) pairs into ([B,L,D], weights [B]) per negative."""
+        result = []
+        for pairs in zip(*rows, strict=True):
+            texts = torch.stack([self.embeddings[VIEWS[view]] for view, _ in pairs])
+            result.append((texts, torch.tensor([weight for _, weight in pairs], device=texts.device)))
+        return tuple(result)
