@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One nested dictionary of tensors and plain values in one safetensors file: JSON for the shape of it, no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from utils.general_utils import atomic_path
+
+SCHEMA = "1"
+MARK = "$tensor"
+
+
+def save_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Writes dicts (string keys), lists, tuples (as lists), numbers, strings, None and tensors; atomically."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_detach(tree, "", tensors))
+    with atomic_path(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"schema": SCHEMA, "tree": text})
+
+
+def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads what save_tree wrote; ValueError for a file that is missing, damaged or of another kind."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not there; expected a checkpoint file such as chkpnt1000.safetensors")
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.get("schema") != SCHEMA:
+            raise ValueError(f"schema {metadata.get('schema')!r}")
+        return _attach(json.loads(metadata["tree"]), tensors)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint of this program ({error}); use an earlier one") from error
+
+
+def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, torch.Tensor):
+        tensors[name] = node.detach().contiguous().clone()
+        return {MARK: name}
+    if isinstance(node, dict):
+        return {key: _detach(value, f"{name}/{key}", tensors) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_detach(value, f"{name}/{ind}", tensors) for ind, value in enumerate(node)]
+    return node
+
+
+def _attach(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, dict):
+        return tensors[node[MARK]] if MARK in node else {key: _attach(value, tensors) for key, value in node.items()}
+    return [_attach(value, tensors) for value in node] if isinstance(node, list) else node
