@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ideal prior: a diffusion model without weights, exact for a finite set of pictures (the limit of perfect training).
+"""The ideal prior: a diffusion model without weights, exact for a finite set of pictures: perfect training's limit.
 
 `predict_noise` is Bayes' rule (guidance/toy/posterior.py) on pictures of the prompt's object that are rendered when the
 prior is made. An embedding is a row of weights over named sets of pictures, [1, S]: "any", "front", "side", "back" and
@@ -112,9 +112,9 @@ class IdealPrior:
     def encode_imgs(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B,3,H,W] in [0,1] -> latents of the same shape; differentiable, nothing is drawn from `generator`."""
         if tuple(images.shape[-2:]) != (self.resolution_px,) * 2:
-            size = self.resolution_px
+            size, (height, width) = self.resolution_px, images.shape[-2:]
             raise ValueError(
-                f"The ideal prior knows pictures of {size} x {size} px but got {images.shape[-1]} x {images.shape[-2]}; "
+                f"The ideal prior knows pictures of {size} x {size} px but got {width} x {height}; "
                 "set image_w and image_h (times SSAA) to the size it was made for."
             )
         return (2 * images - 1) * self.scale

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language of the toy world: which prompts it knows, what they mean, and which are held out.
 
-    "a <colour A> <class>"  or  "a <colour A> <class> with <colour B> <part>",  then  ", front view" (side, back) or nothing
+    "a <colour A> <class>"  or  "a <colour A> <class> with <colour B> <part>",
+    then  ", front view" (side, back) or nothing
 
 Articles, "DSLR photo of" and a full stop are tolerated; synonyms are mapped. Captions are written without an article
 before the part, prompts may have one.

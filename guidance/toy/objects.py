@@ -2,8 +2,8 @@
 """The objects of the toy world, built from analytic primitives.
 
 Every object is mirror-symmetric about the plane x = 0 (guidance flips images at random), faces +y (azimuth 0) and fits
-a ball of radius 0.62 about the origin. Slot A is the colour named before the class, slot B the colour of its named part.
-Objects in ONE_SIDED carry a face or a front that is seen from one side only: they are what shows the Janus problem.
+a ball of radius 0.62 about the origin. Slot A is the colour named before the class, slot B the colour of its named
+part. Objects in ONE_SIDED carry a face or a front that is seen from one side only: they are what shows the Janus problem.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ Pictures come as half sets: picture i stands for itself and its mirror image, ea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -109,36 +110,38 @@ def _normalised(logits: Tensor, batch: int) -> Tensor:
 
 
 def _evidences(x: Tensor, level: NoiseLevel, table: PictureTable) -> list[_Evidence]:
-    """One entry per kind of background, for x [2B, 3, P]; terms that all pictures and backgrounds share are left out."""
+    """One entry per kind of background, for x [2B, 3, P]; terms common to all pictures and backgrounds are left out."""
     x_f = x.flatten(1) @ table.foreground.T  # [2B, n]
     x_m = torch.einsum("bcp,np->bnc", x, table.mask)
     x_1 = x.sum(2)[:, None]  # [2B, 1, 3]
     a, v = level.a.view(-1, 1), level.v.view(-1, 1)
-    pixels = x.shape[2]
-    ratio = (v / (level.sigma.view(-1, 1) * max(level.offset_std, 1e-8)) ** 2).clamp(
-        max=1e12
-    )  # v / variance of the offset
+    offset_variance = (level.sigma.view(-1, 1) * level.offset_std) ** 2
+    p = (x.shape[2] + (v / offset_variance.clamp(min=1e-12)))[..., None]  # [2B, 1, 1]
     result = []
     for _, probability, mean, variance in BACKGROUNDS:
-        cross = x_f + mean * x_m.sum(2)
         square = table.ff + 2 * mean * table.fm.sum(1) + 3 * mean**2 * table.mm
         r_1 = x_1 - a[..., None] * (table.f1 + mean * table.m1[:, None])  # [2B, n, 3]
-        p = (pixels + ratio)[..., None]  # [2B, 1, 1]
-        log_likelihood = (a * cross - a**2 * square / 2) / v + torch.log(torch.tensor(probability))
-        if variance == 0:
-            offset, background = r_1 / p, torch.full_like(r_1, mean)
-            gain = (r_1 * offset).sum(2)
-        else:
-            r_m = x_m - a[..., None] * (table.fm + mean * table.mm[:, None])
-            q = table.mm[:, None] + (v / (a**2 * variance))[..., None]  # [2B, n, 1]
-            m_1 = table.m1[:, None]
-            determinant = p * q - m_1**2
-            offset = (q * r_1 - m_1 * r_m) / determinant
-            shift = (p * r_m - m_1 * r_1) / determinant
-            background = mean + shift / a[..., None]
-            gain = (r_1 * offset + r_m * shift).sum(2)
-            log_likelihood = (
-                log_likelihood - 1.5 * torch.log(determinant / p * a[..., None] ** 2 * variance / v[..., None])[..., 0]
-            )
-        result.append(_Evidence(log_likelihood + gain / (2 * v), offset, background))
+        r_m = x_m - a[..., None] * (table.fm + mean * table.mm[:, None])
+        offset, shift, gain = _solve_unknowns(r_1, r_m, p, table, a**2 * variance, v)
+        log_likelihood = (a * (x_f + mean * x_m.sum(2)) - a**2 * square / 2) / v + gain + math.log(probability)
+        result.append(_Evidence(log_likelihood, offset, mean + shift / a[..., None]))
     return result
+
+
+def _solve_unknowns(
+    r_1: Tensor, r_m: Tensor, p: Tensor, table: PictureTable, variance: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Integrates out the offset and the background's deviation from its mean (variance [2B, 1], times a^2; 0: none).
+
+    r_1, r_m [2B, n, 3] are the residual's products with 1 and M; p [2B, 1, 1] = pixels + v / variance of the offset.
+    Returns the posterior means of both (the background's times a) [2B, n, 3] and their gain in log evidence [2B, n].
+    """
+    if not bool(variance.any()):
+        return r_1 / p, torch.zeros_like(r_1), (r_1.square() / p).sum(2) / (2 * v)
+    q = table.mm[:, None] + (v / variance)[..., None]  # [2B, n, 1]
+    m_1 = table.m1[:, None]
+    determinant = p * q - m_1**2
+    offset = (q * r_1 - m_1 * r_m) / determinant
+    shift = (p * r_m - m_1 * r_1) / determinant
+    volume = 1.5 * torch.log(determinant / p * (variance / v)[..., None])[..., 0]  # three channels
+    return offset, shift, (r_1 * offset + r_m * shift).sum(2) / (2 * v) - volume
