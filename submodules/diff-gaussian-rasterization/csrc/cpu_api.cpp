@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU entry points of the C ABI: stages in order, threads, a pool of frames, errors as codes.
+#include <omp.h>
+#include <string.h>
+
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace dgr {
+namespace {
+
+constexpr int64_t kGaussiansPerChunk = 512, kGaussiansPerThread = 2048;
+constexpr int64_t kPairsPerThread = 256;
+constexpr size_t kPooledFrames = 8;
+
+thread_local std::string last_error;
+
+// ---------------------------------------------------------------------------------------------- instruction sets
+
+template <void (*project)(KernelTable*), void (*blend)(KernelTable*)>
+KernelTable table_of(const char* isa) {
+    KernelTable t = {};
+    t.isa = isa;
+    project(&t);
+    blend(&t);
+    return t;
+}
+
+// The tables that this machine can run, best first.
+const std::vector<KernelTable>& tables() {
+    static const std::vector<KernelTable> all = [] {
+        std::vector<KernelTable> v;
+#ifdef DGR_X86_LEVELS
+        __builtin_cpu_init();
+        const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+        const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512cd");
+        if (has_v4) v.push_back(table_of<v4::add_project_kernels, v4::add_blend_kernels>("x86-64-v4"));
+        if (has_v3) v.push_back(table_of<v3::add_project_kernels, v3::add_blend_kernels>("x86-64-v3"));
+#endif
+        v.push_back(table_of<base::add_project_kernels, base::add_blend_kernels>("base"));
+        return v;
+    }();
+    return all;
+}
+
+const KernelTable*& current_table() {
+    static const KernelTable* t = &tables().front();
+    return t;
+}
+
+// ---------------------------------------------------------------------------------------------- frames
+
+// Frames are reused: fresh memory of this size costs more in page faults than the arithmetic on it.
+std::mutex pool_lock;
+std::vector<std::unique_ptr<Frame>> pool;
+
+std::unique_ptr<Frame> take_frame() {
+    std::lock_guard<std::mutex> guard(pool_lock);
+    if (pool.empty()) return std::make_unique<Frame>();
+    std::unique_ptr<Frame> f = std::move(pool.back());
+    pool.pop_back();
+    return f;
+}
+
+void give_frame(std::unique_ptr<Frame> f) {
+    std::lock_guard<std::mutex> guard(pool_lock);
+    if (pool.size() < kPooledFrames) pool.push_back(std::move(f));
+}
+
+// Threads worth starting for this much work.
+int threads_for(int64_t work, int64_t per_thread, int wanted) {
+    const int64_t n = work / per_thread;
+    return n < 1 ? 1 : n < wanted ? (int)n : wanted < 1 ? 1 : wanted;
+}
+
+void start_frame(Frame& f, const DgrScene& in) {
+    gm::Camera& c = f.cam;
+    memcpy(c.view, in.viewmatrix, sizeof c.view);
+    memcpy(c.proj, in.projmatrix, sizeof c.proj);
+    memcpy(c.position, in.campos, sizeof c.position);
+    memcpy(f.background, in.background, sizeof f.background);
+    c.tan_fov_x = in.tan_fov_x;
+    c.tan_fov_y = in.tan_fov_y;
+    c.width_px = in.width_px;
+    c.height_px = in.height_px;
+    c.focal_x_px = (float)in.width_px / (2.0f * in.tan_fov_x);
+    c.focal_y_px = (float)in.height_px / (2.0f * in.tan_fov_y);
+    c.scale_modifier = in.scale_modifier;
+    c.sh_degree = in.sh_degree;
+    f.n = in.n_gaussians;
+    f.tiles_x = (in.width_px + gm::kTile_px - 1) / gm::kTile_px;
+    f.tiles_y = (in.height_px + gm::kTile_px - 1) / gm::kTile_px;
+    if (f.tiles_x > 0xffff || f.tiles_y > 0xffff || (int64_t)f.tiles_x * f.tiles_y > (1 << 24))
+        throw std::length_error("image of more than 2^24 tiles");
+    const size_t n_pixels = (size_t)f.tiles_x * f.tiles_y * gm::kTile_px * gm::kTile_px;
+    f.splats.resize((size_t)f.n);
+    f.spans.resize((size_t)f.n);
+    f.final_t.resize(n_pixels);
+    f.stop.resize(n_pixels);
+}
+
+int64_t project_all(const DgrScene& in, Frame& f, const KernelTable& k, int32_t* radii) {
+    const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
+    int64_t dropped = 0;
+#pragma omp parallel for num_threads(threads_for(f.n, kGaussiansPerThread, in.n_threads)) schedule(dynamic, 1) \
+    reduction(+ : dropped) if (f.n >= 2 * kGaussiansPerThread)
+    for (int64_t c = 0; c < n_chunks; ++c) {
+        const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
+        dropped += k.project(in, f, radii, begin, end < f.n ? end : f.n);
+    }
+    return dropped;
+}
+
+void forward(const DgrScene& in, DgrImages& out, Frame& f) {
+    const KernelTable& k = *current_table();
+    start_frame(f, in);
+    out.n_dropped = project_all(in, f, k, out.radii);
+    bin_gaussians(f, k, in.n_threads);
+    const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
+    for (int t = 0; t < n_tiles; ++t) k.blend(f, t, out.color, out.depth_alpha);
+    out.n_pairs = f.n_pairs;
+    out.state_bytes = f.bytes();
+}
+
+void backward(const DgrScene& in, Frame& f, const DgrGradients& g) {
+    const KernelTable& k = *current_table();
+    f.partials.resize(f.n_pairs);
+    const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
+    const auto blend = k.blend_backward[(in.flags & DGR_DEPTH_Z_GRADIENT) ? 1 : 0];
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
+    for (int t = 0; t < n_tiles; ++t) blend(f, t, g.color, g.depth_alpha);
+    const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
+#pragma omp parallel for num_threads(threads_for(f.n, kGaussiansPerThread, in.n_threads)) schedule(dynamic, 1) \
+    if (f.n >= 2 * kGaussiansPerThread)
+    for (int64_t c = 0; c < n_chunks; ++c) {
+        const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
+        k.project_backward(in, f, g, begin, end < f.n ? end : f.n);
+    }
+}
+
+// Runs fn and turns what it throws into a code and a message.
+template <class Fn>
+int guarded(Fn fn) {
+    try {
+        fn();
+        return DGR_OK;
+    } catch (const std::length_error& e) {
+        last_error = e.what();
+        return DGR_TOO_LARGE;
+    } catch (const std::bad_alloc&) {
+        last_error = "out of memory";
+        return DGR_OUT_OF_MEMORY;
+    }
+}
+
+}  // namespace
+}  // namespace dgr
+
+using namespace dgr;
+
+extern "C" {
+
+int dgr_abi(void) { return DGR_ABI; }
+const char* dgr_isa(void) { return current_table()->isa; }
+const char* dgr_last_error(void) { return last_error.c_str(); }
+
+int dgr_force_isa(const char* name) {
+    for (const KernelTable& t : tables()) {
+        if (strcmp(t.isa, name)) continue;
+        current_table() = &t;
+        return 0;
+    }
+    return 1;
+}
+
+int dgr_cpu_forward(const DgrScene* scene, DgrImages* images, void** state) {
+    *state = nullptr;
+    return guarded([&] {
+        std::unique_ptr<Frame> f = take_frame();
+        forward(*scene, *images, *f);
+        *state = f.release();
+    });
+}
+
+int dgr_cpu_backward(const DgrScene* scene, void* state, const DgrGradients* gradients) {
+    return guarded([&] { backward(*scene, *static_cast<Frame*>(state), *gradients); });
+}
+
+void dgr_cpu_release(void* state) { give_frame(std::unique_ptr<Frame>(static_cast<Frame*>(state))); }
+
+void dgr_cpu_mark_visible(int64_t n, const float* means, const float* view, uint8_t* visible) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float* p = means + 3 * i;
+        visible[i] = view[2] * p[0] + view[6] * p[1] + view[10] * p[2] + view[14] > gm::kNearPlane;
+    }
+}
+}
