@@ -6,16 +6,22 @@
 
 import torch
 
-from arguments import GuidanceParams
+from arguments import GenerateCamParams, GuidanceParams
 from guidance.score import Prior
 
 KINDS = ("SD", "ideal")
 
 
-def load_prior(guidance_params: GuidanceParams, device: torch.device | str, resolution_px: int) -> Prior:
+def load_prior(
+    guidance_params: GuidanceParams,
+    device: torch.device | str,
+    resolution_px: int,
+    cam_params: GenerateCamParams | None = None,
+) -> Prior:
     """The prior named by `guidance_params.guidance`, ready on `device`.
 
-    resolution_px is the side of the training images (the ideal prior renders its images at that size).
+    resolution_px is the side of the training images and cam_params the run's cameras: the ideal prior renders its own
+    pictures for both.
     Raises ValueError for an unknown kind, ModelUnavailable (a ValueError) when weights cannot be had.
     """
     if guidance_params.guidance == "SD":
@@ -25,7 +31,7 @@ def load_prior(guidance_params: GuidanceParams, device: torch.device | str, reso
     if guidance_params.guidance == "ideal":
         from guidance.ideal import IdealPrior
 
-        return IdealPrior(guidance_params, device, resolution_px)
+        return IdealPrior(guidance_params, device, resolution_px, cam_params)
     raise ValueError(
         f"GuidanceParams.guidance is {guidance_params.guidance!r}; expected one of {', '.join(KINDS)}: "
         "SD for any Stable Diffusion weights, ideal for the built-in closed-form prior"

@@ -24,6 +24,14 @@ def per_view(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, 1, 1, 1)
 
 
+def scaled_linear_alphas(
+    num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> Tensor:
+    """alphas_cumprod [T] of Stable Diffusion's schedule, in float64."""
+    roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64)
+    return torch.cumprod(1 - roots.square(), dim=0)
+
+
 def timesteps_of_indices(ind_t: Tensor, num_inference: int, num_train: int, steps_offset: int) -> Tensor:
     """Timesteps of schedule indices: ind_t * (num_train // num_inference) + steps_offset, at most num_train - 1."""
     return (ind_t * (num_train // num_inference) + steps_offset).clamp(0, num_train - 1)

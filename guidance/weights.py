@@ -320,5 +320,5 @@ def _add_textual_inversion(components: Components, path: str) -> None:
         pipe.load_textual_inversion(path)
     except Exception as error:  # wrong keys, wrong width, unreadable file: each its own class
         raise ModelUnavailable(
-            f"textual inversion {path!r} does not fit ({_first_line(error)}); use one made for this model's text encoder"
+            f"textual inversion {path!r} does not fit ({_first_line(error)}); use one made for this text encoder"
         ) from error
