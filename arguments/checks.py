@@ -19,6 +19,8 @@ def contradictions(config: Config) -> Iterator[Problem]:
     """Every problem of a config whose single values are all allowed."""
     yield from _prompt(config)
     yield from _folders(config)
+    if config.cograd.enabled:
+        yield "CoGradParams.enabled", "True", "false: this version has the baseline only"
     guidance = config.guidance
     if guidance.t_range[0] == guidance.t_range[1]:
         yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi, there is no timestep between them"

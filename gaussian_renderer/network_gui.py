@@ -13,6 +13,7 @@ training goes on: the connection is dropped and the next one is waited for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import json
 import logging
@@ -20,10 +21,18 @@ import math
 import socket
 import struct
 import time
+import typing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+import gaussian_renderer
+
+if typing.TYPE_CHECKING:
+    from arguments import PipelineParams
+    from scene.cameras import RCamera
+    from scene.gaussian_model import GaussianModel
 
 LOG = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
@@ -75,7 +84,7 @@ class NetworkGui:
         self._received = bytearray()
         self._last_heard_s = 0.0
         self._message_began_s = 0.0
-        self._asked: MiniCam | None = None
+        self._asked: ViewRequest | None = None
 
     def listen(self) -> int:
         """Binds and listens; returns the port (the one found when 0 was given). ValueError when that cannot be done."""
@@ -120,6 +129,12 @@ class NetworkGui:
         """Whether a viewer is connected, as far as is known."""
         return self._viewer is not None
 
+    def wants_to_hold(self, finished: bool) -> bool:
+        """Whether a viewer heard of within timeout_s wants the training to wait, or the finished program to stay."""
+        if self._viewer is None or self._asked is None or time.monotonic() - self._last_heard_s > self.timeout_s:
+            return False
+        return self._asked.keep_alive if finished else not self._asked.train
+
     def poll(self, device: torch.device | str = "cpu") -> ViewRequest | None:
         """The next complete request, its matrices on `device`; None while there is none. No viewer makes it raise."""
         self._receive()
@@ -134,7 +149,7 @@ class NetworkGui:
             self._drop(f"sent what is no request ({error})")
             return None
         if request is not None:
-            self._asked = request.camera
+            self._asked = request
         elif self._received and time.monotonic() - self._message_began_s > self.timeout_s:
             self._drop(f"took longer than {self.timeout_s:g} s for one message")
         return request
@@ -146,7 +161,8 @@ class NetworkGui:
         the viewer could not notice.
         """
         picture = b"" if image is None else rgb_bytes(image)
-        asked = 0 if self._asked is None else 3 * self._asked.image_width * self._asked.image_height
+        camera = self._asked.camera if self._asked is not None else None
+        asked = 0 if camera is None else 3 * camera.image_width * camera.image_height
         if image is not None and len(picture) != asked:
             raise ValueError(f"image of shape {tuple(image.shape)} given: expected the size asked for, {asked} values")
         if self._viewer is None:
@@ -219,6 +235,41 @@ class NetworkGui:
                 self._viewer.close()
         self._viewer, self._asked = None, None
         self._received.clear()
+
+
+def serve(
+    gui: NetworkGui,
+    gaussians: GaussianModel,
+    pipe: PipelineParams,
+    background: torch.Tensor,
+    verify: str,
+    finished: bool = False,
+) -> None:
+    """Answers the viewer's pending request, if any; call it once an iteration. background [3]; verify: the text sent.
+
+    Blocks while a viewer that is still talking has paused the training, or, once `finished`, wants to go on looking.
+    """
+    while True:
+        request = gui.poll(background.device)
+        if request is not None:
+            image = None if request.camera is None else _picture(request, gaussians, pipe, background)
+            gui.reply(image, verify)
+        if not gui.wants_to_hold(finished):
+            return
+        if request is None:
+            time.sleep(0.005)
+
+
+@torch.no_grad()
+def _picture(
+    request: ViewRequest, gaussians: GaussianModel, pipe: PipelineParams, background: torch.Tensor
+) -> torch.Tensor:
+    pipe = dataclasses.replace(
+        pipe, convert_SHs_python=request.shs_python, compute_cov3D_python=request.rot_scale_python
+    )
+    # render() reads of a camera what MiniCam has
+    camera = typing.cast("RCamera", request.camera)
+    return gaussian_renderer.render(camera, gaussians, pipe, background, request.scaling_modifier)["render"]
 
 
 def rgb_bytes(image: torch.Tensor) -> bytes:

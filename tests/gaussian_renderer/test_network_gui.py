@@ -13,7 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaussian_renderer.network_gui import MAX_MESSAGE_BYTES, NetworkGui, parse_request, rgb_bytes
+import gaussian_renderer
+from arguments import PipelineParams
+from gaussian_renderer.network_gui import MAX_MESSAGE_BYTES, NetworkGui, parse_request, rgb_bytes, serve
 
 EYE = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 REQUEST = {
@@ -234,6 +236,39 @@ def test_any_bytes_are_a_request_or_a_value_error(message):
     except ValueError:
         return
     assert request.camera is None or torch.isfinite(request.camera.camera_center).all()
+
+
+def test_serve_renders_what_was_asked_and_holds_the_training_while_paused(gui, viewer, monkeypatch):
+    asked = []
+
+    def render(camera, gaussians, pipe, background, scaling_modifier):
+        asked.append((camera.image_width, gaussians, pipe.convert_SHs_python, background.tolist(), scaling_modifier))
+        viewer.sendall(packed(REQUEST | {"resolution_x": 0, "train": 0}))
+        return {"render": torch.ones(3, 4, 6)}
+
+    monkeypatch.setattr(gaussian_renderer, "render", render)
+    viewer.sendall(packed(REQUEST | {"train": 0, "shs_python": True, "scaling_modifier": 0.5}))
+    time.sleep(0.05)
+    start = time.monotonic()
+    serve(gui, "the gaussians", PipelineParams(), torch.zeros(3), "v")
+    # the viewer stayed paused and fell silent: the training went on after timeout_s
+    assert 0.2 <= time.monotonic() - start < 2.0
+    assert asked == [(6, "the gaussians", True, [0.0, 0.0, 0.0], 0.5)]
+    assert read_exactly(viewer, 72) == b"\xff" * 72
+
+
+def test_serve_returns_at_once_without_a_viewer_and_stays_for_one_that_keeps_alive(gui, viewer):
+    with NetworkGui(port=0) as other:
+        start = time.monotonic()
+        serve(other, None, PipelineParams(), torch.zeros(3), "v", finished=True)
+        assert time.monotonic() - start < 0.1
+    for keep_alive, least in ((False, 0.0), (True, 0.2)):
+        viewer.sendall(packed(REQUEST | {"resolution_x": 0, "keep_alive": keep_alive}))
+        time.sleep(0.05)
+        start = time.monotonic()
+        serve(gui, None, PipelineParams(), torch.zeros(3), "v", finished=True)
+        assert least <= time.monotonic() - start < least + 1.0
+        assert read_exactly(viewer, 5) == b"\1\0\0\0v"
 
 
 def test_any_bytes_on_the_wire_leave_the_server_alive(gui):
