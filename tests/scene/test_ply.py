@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PLY files: what is written is read back; each kind of broken file gives one sentence."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scene.ply import PlyError, read_vertices, write_vertices
+
+DTYPE = [("x", "f4"), ("y", "f4"), ("red", "u1")]
+
+
+@pytest.fixture
+def good(tmp_path) -> Path:
+    vertices = np.array([(0, 1, 2), (3, 4, 5), (6, 7, 8)], dtype=DTYPE)
+    write_vertices(tmp_path / "good.ply", vertices)
+    return tmp_path / "good.ply"
+
+
+def _damaged(good: Path, change) -> Path:
+    path = good.with_name("damaged.ply")
+    path.write_bytes(change(good.read_bytes()))
+    return path
+
+
+def _message(path: Path, required=("x", "y", "red")) -> str:
+    with pytest.raises(PlyError) as caught:
+        read_vertices(path, required)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(*[st.floats(width=32, allow_nan=False, allow_infinity=False)] * 2, st.integers(0, 255)), min_size=1))
+def test_round_trip(tmp_path_factory, rows) -> None:
+    path = tmp_path_factory.mktemp("ply") / "a" / "cloud.ply"
+    vertices = np.array(rows, dtype=DTYPE)
+    write_vertices(path, vertices)
+    assert np.array_equal(read_vertices(path, ("x", "y", "red")), vertices)
+    assert [entry.name for entry in path.parent.iterdir()] == ["cloud.ply"]  # no temporary file is left
+
+
+def test_a_failed_write_keeps_the_old_file(good) -> None:
+    before = good.read_bytes()
+    with pytest.raises(ValueError):
+        write_vertices(good, np.zeros((2, 2), dtype=DTYPE))  # not one row a vertex
+    assert good.read_bytes() == before
+    assert [entry.name for entry in good.parent.iterdir()] == ["good.ply"]
+
+
+def test_a_missing_file(tmp_path) -> None:
+    assert "is not a file; expected a PLY point cloud" in _message(tmp_path / "none.ply")
+
+
+def test_no_ply(good) -> None:
+    assert "is no PLY file" in _message(_damaged(good, lambda data: b"PK\x03\x04" + data))
+    assert "is no PLY file" in _message(_damaged(good, lambda data: b""))
+
+
+def test_a_truncated_file_names_what_is_missing(good) -> None:
+    message = _message(_damaged(good, lambda data: data[:-1]))
+    assert "is truncated: its header promises 3 vertices of at least 9 bytes, 26 bytes follow" in message
+
+
+def test_a_huge_promise_costs_nothing(good) -> None:
+    assert "is truncated" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex 999999999999")))
+    assert "no 'vertex' element" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex " + b"9" * 5000)))
+
+
+def test_missing_fields_are_named(good) -> None:
+    assert "lacks the vertex fields z, blue; it has x, y, red" in _message(good, ("x", "z", "blue"))
+
+
+def test_zero_vertices(good) -> None:
+    assert "holds 0 vertices" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex 0")))
+
+
+def test_no_vertex_element(good) -> None:
+    assert "has no 'vertex' element" in _message(_damaged(good, lambda data: data.replace(b"element vertex", b"element points")))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_values_name_the_field(tmp_path, bad) -> None:
+    write_vertices(tmp_path / "bad.ply", np.array([(0, 1, 2), (3, bad, 5)], dtype=DTYPE))
+    assert "has 1 non-finite values (NaN, infinity) in 'y'" in _message(tmp_path / "bad.ply")
+
+
+def test_a_list_where_a_number_belongs(good) -> None:
+    damaged = _damaged(good, lambda data: data.replace(b"property uchar red", b"property list uchar int red"))
+    assert "declares the vertex field red as 'list'" in _message(damaged)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_no_damage_escapes_as_another_error(tmp_path_factory, data) -> None:
+    """Any few bytes changed or cut: an array or a PlyError, nothing else."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_vertices(folder / "a.ply", np.array([(0, 1, 2), (3, 4, 5)], dtype=DTYPE))
+    content = bytearray((folder / "a.ply").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "a.ply").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        assert len(read_vertices(folder / "a.ply", ("x", "y", "red"))) >= 1
+    except PlyError as error:
+        assert str(folder) in str(error)
+
+
+def test_plyfile_is_imported_in_one_module_only() -> None:
+    """It is GPL-3.0-or-later: README says that it can be replaced at one place."""
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("arguments", "cograd", "gaussian_renderer", "guidance", "scene", "tools", "utils", "train.py")
+    paths = [path for room in rooms for path in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))]
+    users = [path.relative_to(root).as_posix() for path in paths if path.is_file() and _imports_plyfile(path)]
+    assert users == ["scene/ply.py"]
+
+
+def _imports_plyfile(path: Path) -> bool:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return "plyfile" in modules
