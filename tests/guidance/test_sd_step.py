@@ -2,6 +2,7 @@
 """The schedule: indices and timesteps, DDIM steps, intervals, and the paths of the inversion."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -109,4 +110,4 @@ def test_rounds_hold_every_step_of_every_view_once():
     assert len(rounds) == max(len(path) for path in paths) - 1
     for row, path in enumerate(paths):
         taken = [(r.ind_from[r.rows.index(row)], r.ind_to[r.rows.index(row)]) for r in rounds if row in r.rows]
-        assert taken == list(zip(path[:-1], path[1:], strict=True))
+        assert taken == list(pairwise(path))
