@@ -17,12 +17,14 @@ def inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def get_expon_lr_func(lr_init: float, lr_final: float, max_steps: int) -> Callable[[int], float]:
-    """Log-linear schedule: lr_init at step 0, lr_final from max_steps on; 0 for negative steps or two zero rates."""
+    """Log-linear schedule: lr_init at step 0, lr_final from max_steps on, 0 before; between them 0 if an end is 0."""
 
     def rate(step: int) -> float:
-        if step < 0 or (lr_init == 0.0 and lr_final == 0.0):
+        if step < 0:
             return 0.0
-        s = min(max(step / max_steps, 0.0), 1.0)
+        s = min(step / max_steps, 1.0)
+        if lr_init == 0.0 or lr_final == 0.0:
+            return {0.0: lr_init, 1.0: lr_final}.get(s, 0.0)
         return math.exp(math.log(lr_init) * (1 - s) + math.log(lr_final) * s)
 
     return rate

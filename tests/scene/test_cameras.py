@@ -40,7 +40,7 @@ def test_the_centre_is_where_the_angles_say(theta_deg, phi_deg, radius) -> None:
     theta, phi = math.radians(theta_deg), math.radians(phi_deg)
     wanted = [math.sin(theta) * math.sin(phi), math.sin(theta) * math.cos(phi), math.cos(theta)]
     assert camera.camera_center.tolist() == pytest.approx([radius * x for x in wanted], abs=2e-5 * radius)
-    assert camera.R.T @ camera.R == pytest.approx(np.eye(3), abs=1e-5)
+    np.testing.assert_allclose(camera.R.T @ camera.R, np.eye(3), atol=1e-5)
     assert np.linalg.det(camera.R) == pytest.approx(1, abs=1e-5)
 
 

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of densification: one index map moves everything; empty and total selections are defined."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arguments import OptimizationParams
+from scene.densify import IndexMap
+from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
+from utils.random_streams import RandomStreams
+
+EXTENT, PERCENT_DENSE, THRESHOLD = 1.0, 0.1, 0.5
+SMALL, LARGE = 0.05, 0.15  # scales on either side of percent_dense * extent
+
+
+def _model(scales: list[float], gradients: list[float], opacities: list[float] | None = None) -> GaussianModel:
+    """One Gaussian an entry, with distinct values everywhere, after one optimizer step."""
+    n, generator = len(scales), torch.Generator().manual_seed(1)
+    model = GaussianModel(1)
+    values = {name: torch.randn((n, *p.shape[1:]), generator=generator) for name, p in model.parameters_in_order().items()}
+    opacity = torch.tensor(opacities or [0.5] * n)[:, None]
+    values |= {"scaling": torch.log(torch.tensor(scales))[:, None].repeat(1, 3), "opacity": torch.logit(opacity)}
+    model._set_parameters({name: values[name] for name in PER_GAUSSIAN})
+    opt = OptimizationParams(percent_dense=PERCENT_DENSE)
+    model.training_setup(opt)
+    rates = {group["name"]: group["lr"] for group in model.optimizer.param_groups}
+    for group in model.optimizer.param_groups:
+        group["lr"] = 0.0  # makes moments and leaves the values
+    for parameter in model.parameters_in_order().values():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    model.optimizer.step()
+    for group in model.optimizer.param_groups:
+        group["lr"] = rates[group["name"]]
+    model.xyz_gradient_accum = torch.tensor(gradients)[:, None] * 2
+    model.denom = torch.full((n, 1), 2.0)
+    return model
+
+
+def _snapshot(model: GaussianModel) -> tuple[dict, dict]:
+    values = {name: p.detach().clone() for name, p in model.parameters_in_order().items()}
+    moments = {name: model.optimizer.state[p]["exp_avg"].clone() for name, p in model.parameters_in_order().items()}
+    return values, moments
+
+
+def _densify(model: GaussianModel, min_opacity: float = 0.005, max_screen: float | None = None) -> IndexMap:
+    return model.densify_and_prune(THRESHOLD, min_opacity, EXTENT, max_screen, RandomStreams(0))
+
+
+maps = st.integers(0, 6).flatmap(
+    lambda n: st.lists(st.tuples(st.integers(0, max(n - 1, 0)), st.booleans()), max_size=8 if n else 0).map(
+        lambda rows: (n, rows)
+    )
+)
+
+
+def _index_map(rows) -> IndexMap:
+    return IndexMap(torch.tensor([r[0] for r in rows], dtype=torch.long), torch.tensor([r[1] for r in rows], dtype=torch.bool))
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps, st.data())
+def test_then_is_one_carry_after_the_other(case, data) -> None:
+    n, rows = case
+    first, x = _index_map(rows), torch.randn(n, 2, generator=torch.Generator().manual_seed(n))
+    again = st.lists(st.tuples(st.integers(0, max(len(rows) - 1, 0)), st.booleans()), max_size=8 if rows else 0)
+    second = _index_map(data.draw(again))
+    assert torch.equal(first.then(second).carry(x), second.carry(first.carry(x)))
+    assert torch.equal(first.then(second).inherit(x), second.inherit(first.inherit(x)))
+    assert torch.equal(first.then(IndexMap.identity(len(first))).carry(x), first.carry(x))
+    assert torch.equal(IndexMap.identity(n).then(first).source, first.source)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=9), st.booleans())
+def test_everything_follows_the_one_map(flags, by_size) -> None:
+    """Survivors keep values and moments, clones copy their source, new rows have no history; counts follow the rules."""
+    scales = [LARGE if large else SMALL for large, _, _ in flags]
+    gradients = [1.0 if high else 0.0 for _, high, _ in flags]
+    opacities = [0.001 if faint else 0.5 for _, _, faint in flags]
+    model = _model(scales, gradients, opacities)
+    values, moments = _snapshot(model)
+    index_map = _densify(model, max_screen=20 if by_size else None)
+    too_large = [by_size and large and not high for large, high, _ in flags]  # LARGE > 0.1; children are smaller
+    kept = [(2 if high else 1) * (not faint and not big) for (_, high, faint), big in zip(flags, too_large, strict=True)]
+    assert torch.bincount(index_map.source, minlength=len(flags)).tolist() == kept
+    for name, parameter in model.parameters_in_order().items():
+        if name == "background":
+            assert torch.equal(parameter, values[name])
+            continue
+        if name not in ("xyz", "scaling"):
+            assert torch.equal(parameter, values[name][index_map.source])
+        assert torch.equal(parameter[~index_map.is_new], index_map.inherit(values[name])[~index_map.is_new])
+        state = model.optimizer.state[parameter]
+        assert torch.equal(state["exp_avg"], index_map.carry(moments[name]))
+        assert not state["exp_avg"][index_map.is_new].any() and int(state["step"]) == 1
+        assert parameter.grad is None and parameter.is_leaf and parameter.requires_grad
+    assert len(model.optimizer.state) == 7  # the replaced parameters' state is gone
+    for statistic in (model.max_radii2D, model.xyz_gradient_accum, model.denom):
+        assert len(statistic) == len(index_map) and not statistic.any()
+
+
+def test_clones_lie_on_their_source_and_split_children_around_their_parent() -> None:
+    model = _model([SMALL, LARGE, SMALL], [1.0, 1.0, 0.0])
+    values, _ = _snapshot(model)
+    index_map = _densify(model)
+    assert index_map.source.tolist() == [0, 2, 0, 1, 1]  # old ones left, the clone, two children
+    assert index_map.is_new.tolist() == [False, False, True, True, True]
+    assert torch.equal(model.get_xyz[2], values["xyz"][0])
+    children = model.get_scaling[3:].detach()
+    assert children.numpy() == pytest.approx(torch.full((2, 3), LARGE / 1.6).numpy())
+    distance = (model.get_xyz[3:] - values["xyz"][1]).norm(dim=1)
+    assert (distance > 0).all() and (distance < 6 * LARGE).all()
+
+
+def test_split_children_follow_the_gaussian() -> None:
+    """10000 children of one shape: mean and deviations along the turned axes are the parent's."""
+    n = 5000
+    model = _model([LARGE] * n, [1.0] * n)
+    with torch.no_grad():
+        model.get_xyz.zero_()
+        model.get_raw_rotation.copy_(torch.tensor([1.0, 0.0, 0.0, 1.0]).expand(n, 4))  # x -> y
+        model.parameters_in_order()["scaling"].copy_(torch.log(torch.tensor([0.4, 0.2, 0.1])).expand(n, 3))
+    _densify(model)
+    assert len(model.get_xyz) == 2 * n
+    assert model.get_xyz.mean(dim=0).tolist() == pytest.approx([0, 0, 0], abs=0.02)
+    assert model.get_xyz.std(dim=0).tolist() == pytest.approx([0.2, 0.4, 0.1], rel=0.03)
+
+
+def test_nothing_selected_changes_nothing_but_statistics() -> None:
+    model = _model([SMALL, LARGE], [0.0, 0.1])
+    values, moments = _snapshot(model)
+    index_map = _densify(model)
+    assert index_map.source.tolist() == [0, 1] and not index_map.is_new.any()
+    for name, parameter in model.parameters_in_order().items():
+        assert torch.equal(parameter, values[name])
+        assert torch.equal(model.optimizer.state[parameter]["exp_avg"], moments[name])
+
+
+def test_gaussians_never_seen_are_not_densified() -> None:
+    model = _model([SMALL], [0.0])
+    model.denom.zero_()  # 0 / 0
+    assert len(_densify(model)) == 1
+
+
+def test_everything_pruned_leaves_a_model_that_still_works() -> None:
+    model = _model([SMALL, LARGE], [1.0, 1.0])
+    assert len(_densify(model, min_opacity=1.1)) == 0
+    assert model.get_xyz.shape == (0, 3) and model.get_features.shape == (0, 4, 3)
+    assert model.get_covariance().shape == (0, 6) and model.get_rotation.shape == (0, 4)
+    model.optimizer.step()
+    assert len(_densify(model)) == 0  # again, from nothing
+    assert len(model.reset_opacity()) == 0
+
+
+def test_densification_before_the_first_step_and_without_an_optimizer() -> None:
+    model = _model([SMALL, LARGE], [1.0, 1.0])
+    model.training_setup(OptimizationParams(percent_dense=PERCENT_DENSE))
+    model.xyz_gradient_accum, model.denom = torch.ones(2, 1), torch.ones(2, 1)
+    assert len(_densify(model)) == 4 and len(model.optimizer.state) == 0
+    model.optimizer = None
+    assert len(model.prune_points(torch.tensor([True, False, False, False]))) == 3
+
+
+def test_screen_radius_prunes_nothing_in_densification() -> None:
+    """Kept from upstream: cloning clears the radii first. prune_points itself carries them."""
+    model = _model([SMALL, SMALL], [0.0, 0.0])
+    model.max_radii2D = torch.tensor([100.0, 1.0])
+    assert len(_densify(model, max_screen=20)) == 2
+    model.max_radii2D = torch.tensor([100.0, 1.0])
+    model.prune_points(torch.tensor([True, False]))
+    assert model.max_radii2D.tolist() == [1.0]
+
+
+def test_reset_lowers_opacity_and_forgets_its_moments_only() -> None:
+    model = _model([SMALL, SMALL], [0.0, 0.0], opacities=[0.5, 0.002])
+    _, moments = _snapshot(model)
+    index_map = model.reset_opacity()
+    assert index_map.source.tolist() == [0, 1] and not index_map.is_new.any()
+    assert model.get_opacity[:, 0].tolist() == pytest.approx([0.01, 0.002], rel=1e-5)
+    for name, parameter in model.parameters_in_order().items():
+        state = model.optimizer.state[parameter]
+        assert torch.equal(state["exp_avg"], torch.zeros_like(parameter) if name == "opacity" else moments[name])
+        assert int(state["step"]) == 1
+
+
+def test_equal_seeds_split_equally() -> None:
+    first, second = (_model([LARGE] * 4, [1.0] * 4) for _ in range(2))
+    _densify(first), _densify(second)
+    assert torch.equal(first.get_xyz, second.get_xyz)
+    assert first.get_xyz.isfinite().all()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Gaussian model against upstream's recorded numbers: start, optimizer step, densification, reset, files, rates."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from arguments import OptimizationParams
+from scene.gaussian_model import GaussianModel
+from scene.ply import PlyError
+from utils.graphics_utils import BasicPointCloud
+from utils.random_streams import RandomStreams
+
+RECORDED = {"xyz": "_xyz", "f_dc": "_features_dc", "f_rest": "_features_rest"}
+RECORDED |= {"opacity": "_opacity", "scaling": "_scaling", "rotation": "_rotation"}
+STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
+EXTENT = 3.5
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    return np.load(golden_dir / "gaussian_model.npz")
+
+
+def _fresh(degree: int) -> GaussianModel:
+    rng = np.random.RandomState(5)
+    cloud = BasicPointCloud(rng.randn(300, 3) * 0.3, rng.rand(300, 3), np.zeros((300, 3)))
+    model = GaussianModel(degree)
+    model.create_from_pcd(cloud, EXTENT)
+    model.training_setup(OptimizationParams())
+    return model
+
+
+def _stepped(degree: int) -> GaussianModel:
+    model, generator = _fresh(degree), torch.Generator().manual_seed(9)
+    parameters = model.parameters_in_order()
+    for name in RECORDED:
+        parameters[name].grad = torch.randn(parameters[name].shape, generator=generator)
+    model.optimizer.step()
+    model.optimizer.zero_grad()
+    return model
+
+
+@pytest.fixture(params=[0, 2])
+def before_densify(request, golden) -> tuple[GaussianModel, str]:
+    """A model in the recorded state before densification, and the prefix of its records."""
+    model, prefix = _stepped(request.param), f"sh{request.param}"
+    with torch.no_grad():
+        for name, recorded in RECORDED.items():
+            model.parameters_in_order()[name].copy_(torch.from_numpy(golden[f"{prefix}/before_densify/{recorded}"]))
+    for name in STATISTICS:
+        setattr(model, name, torch.from_numpy(golden[f"{prefix}/before_densify/{name}"]))
+    return model, prefix
+
+
+def _assert_state(model: GaussianModel, golden, prefix: str) -> None:
+    """Parameters, moments and statistics, to the last bits of float32."""
+    for name, recorded in RECORDED.items():
+        parameter = model.parameters_in_order()[name]
+        _close(parameter, golden[f"{prefix}/{recorded}"], name)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if f"{prefix}/{moment}/{name}" in golden:
+                state = model.optimizer.state[parameter]
+                _close(state[moment], golden[f"{prefix}/{moment}/{name}"], f"{moment} of {name}")
+                assert int(state["step"]) == 1
+    for name in STATISTICS:
+        _close(getattr(model, name), golden[f"{prefix}/{name}"], name)
+
+
+def _close(ours: torch.Tensor, recorded: np.ndarray, what: str) -> None:
+    assert tuple(ours.shape) == recorded.shape, what
+    np.testing.assert_allclose(ours.detach().numpy(), recorded, rtol=2e-6, atol=2e-7, err_msg=what)
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+def test_start(golden, degree) -> None:
+    model = _fresh(degree)
+    _assert_state(model, golden, f"sh{degree}/init")
+    # upstream recorded covariances with scaling_modifier 1.3
+    _close(model.get_covariance(1.3), golden[f"sh{degree}/init/cov"], "covariance")
+    assert model.get_background.shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+def test_one_optimizer_step(golden, degree) -> None:
+    _assert_state(_stepped(degree), golden, f"sh{degree}/stepped")
+
+
+def test_densification_and_reset(golden, before_densify) -> None:
+    model, prefix = before_densify
+    index_map = model.densify_and_prune(0.00075, 0.005, EXTENT, 20, RandomStreams(11))
+    _assert_state(model, golden, f"{prefix}/after_densify")
+    assert len(index_map) == len(model.get_xyz)
+    assert len(model.reset_opacity()) == len(model.get_xyz)
+    _assert_state(model, golden, f"{prefix}/after_reset")
+
+
+def test_written_files_are_byte_for_byte_upstreams(golden, golden_dir, before_densify, tmp_path) -> None:
+    model, prefix = before_densify
+    with torch.no_grad():
+        model.densify_and_prune(0.00075, 0.005, EXTENT, 20, RandomStreams(11))
+        for name, recorded in RECORDED.items():
+            model.replace_parameter(name, torch.from_numpy(golden[f"{prefix}/after_reset/{recorded}"]))
+    model.save_ply(tmp_path / "point_cloud.ply")
+    for name in ("point_cloud.ply", "point_cloud_rgb.txt"):
+        assert (tmp_path / name).read_bytes() == (golden_dir / f"point_cloud_{prefix}" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_save_and_load_are_inverse(tmp_path, degree) -> None:
+    model = _fresh(degree)
+    with torch.no_grad():
+        for parameter in model.parameters_in_order().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+        model.parameters_in_order()["background"].zero_()  # not in the file: nothing renders it
+    model.save_ply(tmp_path / "cloud.ply")
+    loaded = GaussianModel(degree)
+    loaded.load_ply(tmp_path / "cloud.ply")
+    for name, parameter in model.parameters_in_order().items():
+        assert torch.equal(loaded.parameters_in_order()[name], parameter), name
+    assert loaded.active_sh_degree == degree
+
+
+def test_loading_another_degree_says_which_setting(tmp_path) -> None:
+    _fresh(1).save_ply(tmp_path / "cloud.ply")
+    with pytest.raises(PlyError, match="holds 9 f_rest fields, too many for SH degree 0; raise sh_degree"):
+        GaussianModel(0).load_ply(tmp_path / "cloud.ply")
+    with pytest.raises(PlyError, match="lacks the vertex fields f_rest_9, "):
+        GaussianModel(2).load_ply(tmp_path / "cloud.ply")
+
+
+def test_learning_rates_are_upstreams(golden_dir) -> None:
+    recorded = json.loads((golden_dir / "schedules.json").read_text())
+    recorded = recorded["learning_rates_default_optimization_params_extent_3.5"]
+    model = _fresh(1)
+    for iteration, rates in recorded.items():
+        model.update_learning_rate(int(iteration))
+        model.update_feature_learning_rate(int(iteration))
+        model.update_rotation_learning_rate(int(iteration))
+        model.update_scaling_learning_rate(int(iteration))
+        ours = {group["name"]: group["lr"] for group in model.optimizer.param_groups}
+        assert list(ours) == list(rates)
+        assert ours == {name: pytest.approx(rate, rel=1e-12) for name, rate in rates.items()}, iteration
+
+
+def test_optimizer_groups_hold_the_parameters_in_order() -> None:
+    model = _fresh(1)
+    assert all(group["eps"] == 1e-15 for group in model.optimizer.param_groups)
+    for group, (name, parameter) in zip(model.optimizer.param_groups, model.parameters_in_order().items(), strict=True):
+        assert group["name"] == name and group["params"][0] is parameter
+
+
+def test_another_optimizer_can_be_chosen() -> None:
+    model = _fresh(0)
+    model.training_setup(OptimizationParams(), torch.optim.AdamW, weight_decay=0.1)
+    assert isinstance(model.optimizer, torch.optim.AdamW)
+    assert {group["weight_decay"] for group in model.optimizer.param_groups} == {0.1}
+
+
+def test_rates_need_an_optimizer() -> None:
+    with pytest.raises(ValueError, match="call training_setup"):
+        GaussianModel(0)._group("xyz")
+
+
+def test_sh_degree_goes_up_to_the_maximum() -> None:
+    model = _fresh(2)
+    degrees = [model.active_sh_degree]
+    for _ in range(4):
+        model.oneupSHdegree()
+        degrees.append(model.active_sh_degree)
+    assert degrees == [0, 1, 2, 2, 2]
+
+
+def test_statistics_count_visible_gaussians_only() -> None:
+    model = _fresh(0)
+    gradient = torch.zeros(300, 3)
+    gradient[:3] = torch.tensor([3.0, 4.0, 100.0])  # the third component does not count
+    seen = torch.zeros(300, dtype=torch.bool)
+    seen[[0, 1, 5]] = True
+    for _ in range(2):
+        model.add_densification_stats(gradient, seen)
+    assert model.xyz_gradient_accum[:6, 0].tolist() == [10, 10, 0, 0, 0, 0]
+    assert model.denom[:6, 0].tolist() == [2, 2, 0, 0, 0, 2]
+
+
+def test_covariance_of_a_turned_gaussian() -> None:
+    """A quarter turn about z exchanges the variances of x and y."""
+    model = _fresh(0)
+    model._set_parameters(
+        {
+            **model.parameters_in_order(),
+            "scaling": torch.log(torch.tensor([[1.0, 2.0, 3.0]])).repeat(300, 1),
+            "rotation": torch.tensor([[1.0, 0.0, 0.0, 1.0]]).repeat(300, 1),  # not of unit length
+        }
+    )
+    assert model.get_covariance()[0].tolist() == pytest.approx([4, 0, 0, 1, 0, 9], abs=1e-5)
+    assert model.get_rotation.norm(dim=1).detach().numpy() == pytest.approx(np.ones(300))
