@@ -262,7 +262,7 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
 
     base = _local_base(base_model_key)
     try:
-        with _quiet():
+        with _quiet(), _missing_weights() as missing:
             pipe = StableDiffusionPipeline.from_single_file(str(path), config=base, dtype=dtype, safety_checker=None)
     except Exception as error:  # safetensors, pickle, hub and key errors share no base class
         reason = _first_line(list(_causes(error))[-1])
@@ -270,8 +270,34 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
             f"model file {path} cannot be loaded ({reason}); expected a whole Stable Diffusion 1.x or 2.x checkpoint; "
             "without network, GuidanceParams.base_model_key must name a local folder with its configs and tokenizer"
         ) from error
+    if missing:
+        raise ModelUnavailable(
+            f"model file {path} lacks {len(missing)} weights, e.g. {missing[0]}; fetch it again, "
+            "or correct GuidanceParams.base_model_key if that is another kind of model"
+        )
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return Components(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
+
+
+@contextlib.contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Collect the weights that modules do not find in what they load.
+
+    The single-file loader leaves them random and says nothing, so its calls of load_state_dict are watched.
+    """
+    missing: list[str] = []
+    original = nn.Module.load_state_dict
+
+    def watched(module: nn.Module, *args: Any, **options: Any) -> Any:
+        result = original(module, *args, **options)
+        missing.extend(key for key in result.missing_keys if not key.endswith("position_ids"))
+        return result
+
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]
 
 
 def _local_base(base_model_key: str | None) -> str | None:
