@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scene import densify
-from scene.densify import IndexMap
+from scene.densify import IndexMap, densify_and_prune, prune, reset_opacity
 from scene.ply import PlyError, read_vertices, write_vertices
 from simple_knn._C import distCUDA2
 from utils.general_utils import atomic_path, build_covariance, get_expon_lr_func, inverse_sigmoid
@@ -185,17 +184,17 @@ class GaussianModel:
         self, max_grad: float, min_opacity: float, extent: float, max_screen_size: float | None, streams: RandomStreams
     ) -> IndexMap:
         """Clone, split and prune (scene/densify.py). Parameters are replaced, so their gradients are gone."""
-        return densify.densify_and_prune(self, max_grad, min_opacity, extent, max_screen_size, streams)
+        return densify_and_prune(self, max_grad, min_opacity, extent, max_screen_size, streams)
 
     @torch.no_grad()
     def reset_opacity(self) -> IndexMap:
         """Lower every opacity to at most 0.01 and zero its optimizer state."""
-        return densify.reset_opacity(self)
+        return reset_opacity(self)
 
     @torch.no_grad()
     def prune_points(self, mask: torch.Tensor) -> IndexMap:
         """Remove the Gaussians where `mask` [N] bool holds."""
-        return densify.prune(self, mask)
+        return prune(self, mask)
 
     @torch.no_grad()
     def apply_index_map(self, index_map: IndexMap, new_values: dict[str, torch.Tensor] | None = None) -> None:
