@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from guidance import sd_step
+import guidance.sd_step as sd_step
 
 
 def mixture_eps(x_t: Tensor, alpha_bar: Tensor, means: Tensor, log_weights: Tensor, std: float) -> Tensor:

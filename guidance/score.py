@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+import guidance.sd_step as sd_step
 from arguments import GuidanceParams
-from guidance import sd_step
 from guidance.perpneg_utils import perp_neg_direction
 from utils.random_streams import RandomStreams
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+import guidance.sd_step as sd_step
 from arguments import GuidanceParams
-from guidance import sd_step
 from guidance.weights import Components, ModelUnavailable, load_components
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]

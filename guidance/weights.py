@@ -36,11 +36,11 @@ class ModelUnavailable(ValueError):
 
 @dataclass
 class Components:
-    """The parts of a text-to-image pipeline that distillation uses."""
+    """The parts of a text-to-image pipeline that distillation uses; typed Any, for their libraries give no types."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Any
+    vae: Any
+    text_encoder: Any
     tokenizer: Any
     scheduler: Any
 
@@ -201,7 +201,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     from transformers import AutoTokenizer, CLIPTextModel
 
     check_layout(folder)
-    fast = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
+    fast: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
     return Components(
         unet=_part(folder, "unet", UNet2DConditionModel.from_pretrained, **fast),
         vae=_part(folder, "vae", _vae_class(folder).from_pretrained, **fast),
@@ -293,7 +293,7 @@ def _missing_weights() -> Iterator[list[str]]:
         missing.extend(key for key in result.missing_keys if not key.endswith("position_ids"))
         return result
 
-    nn.Module.load_state_dict = watched  # type: ignore[method-assign]
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign, assignment]
     try:
         yield missing
     finally:
@@ -339,7 +339,7 @@ def _add_textual_inversion(components: Components, path: str) -> None:
         raise ModelUnavailable(
             f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
         )
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(
         **vars(components), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     try:
