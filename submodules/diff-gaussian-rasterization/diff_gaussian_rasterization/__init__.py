@@ -11,4 +11,4 @@ Letters: N Gaussians, M spherical-harmonics coefficients, H W image.
 from ._rasterizer import GaussianRasterizationSettings, GaussianRasterizer, backend
 
 __version__ = "1.0.0"
-__all__ = ["GaussianRasterizationSettings", "GaussianRasterizer", "backend", "__version__"]
+__all__ = ["GaussianRasterizationSettings", "GaussianRasterizer", "__version__", "backend"]

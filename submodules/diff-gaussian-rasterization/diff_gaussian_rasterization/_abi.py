@@ -48,7 +48,7 @@ def _load_library() -> ctypes.CDLL:
         raise ImportError(f"{path} is missing: build it with `pip install ./submodules/diff-gaussian-rasterization`")
     library = ctypes.CDLL(str(path))
     if library.dgr_abi() != ABI:
-        raise ImportError(f"{path} has ABI {library.dgr_abi()}, this Python code needs {ABI}: install the package again")
+        raise ImportError(f"{path} has ABI {library.dgr_abi()}, this Python code needs {ABI}: install it again")
     state_out = ctypes.POINTER(_POINTER)
     library.dgr_cpu_forward.argtypes = [ctypes.POINTER(Scene), ctypes.POINTER(Images), state_out]
     library.dgr_cpu_backward.argtypes = [ctypes.POINTER(Scene), _POINTER, ctypes.POINTER(Gradients)]

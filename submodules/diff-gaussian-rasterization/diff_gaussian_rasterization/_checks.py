@@ -5,20 +5,19 @@ N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
 MAX_SIDE_PX = 1 << 16
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _shape_text(shape: tuple[Any, ...]) -> str:
     return "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _fits(given: torch.Size, shape: tuple[Any, ...]) -> bool:
+    return len(given) == len(shape) and all(w.__class__ is str or g == w for g, w in zip(given, shape))
 
 
 def tensor(name: str, value: Any, shapes: tuple[tuple[Any, ...], ...], device: torch.device) -> torch.Tensor:
@@ -29,52 +28,50 @@ def tensor(name: str, value: Any, shapes: tuple[tuple[Any, ...], ...], device: t
     Raises:
         ValueError: naming the tensor, what it is and what it should be.
     """
-    _require(isinstance(value, torch.Tensor), f"{name} is a {type(value).__name__}, expected a torch.Tensor")
-    _require(value.dtype == torch.float32, f"{name} has dtype {value.dtype}, expected torch.float32: call {name}.float()")
-    _require(value.device == device, f"{name} is on {value.device}, means3D is on {device}: move it with {name}.to({str(device)!r})")
-    given = tuple(value.shape)
-    fits = any(len(given) == len(s) and all(isinstance(w, str) or g == w for g, w in zip(given, s)) for s in shapes)
-    _require(fits, f"{name} has shape {_shape_text(given)}, expected {' or '.join(map(_shape_text, shapes))}")
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+    if value.dtype != torch.float32:
+        raise ValueError(f"{name} has dtype {value.dtype}, expected torch.float32: call {name}.float()")
+    if value.device != device:
+        move = f"{name}.to({str(device)!r})"
+        raise ValueError(f"{name} is on {value.device}, means3D is on {device}: move it with {move}")
+    if not any(_fits(value.shape, shape) for shape in shapes):
+        expected = " or ".join(map(_shape_text, shapes))
+        raise ValueError(f"{name} has shape {_shape_text(value.shape)}, expected {expected}")
     return value.contiguous()
 
 
 def one_of(
-    shs: Optional[torch.Tensor], colors: Optional[torch.Tensor], scales: Optional[torch.Tensor],
-    rotations: Optional[torch.Tensor], cov3: Optional[torch.Tensor],
+    shs: torch.Tensor | None, colors: torch.Tensor | None, scales: torch.Tensor | None,
+    rotations: torch.Tensor | None, cov3: torch.Tensor | None,
 ) -> None:  # fmt: skip
     """Raises ValueError unless colour and shape of the Gaussians are each given in exactly one way."""
-    _require(
-        (shs is None) != (colors is None),
-        f"{'neither' if shs is None else 'both'} of shs and colors_precomp given: give exactly one of the two",
-    )
-    _require(
-        (scales is None) == (rotations is None),
-        f"{'rotations' if scales is None else 'scales'} given without {'scales' if scales is None else 'rotations'}: "
-        "give both or cov3D_precomp",
-    )
-    _require(
-        (scales is None) != (cov3 is None),
-        f"{'neither' if scales is None else 'both'} of (scales, rotations) and cov3D_precomp given: give exactly one of the two",
-    )
+    if (shs is None) == (colors is None):
+        given = "neither" if shs is None else "both"
+        raise ValueError(f"{given} of shs and colors_precomp given: give exactly one of the two")
+    if (scales is None) != (rotations is None):
+        given, missing = ("rotations", "scales") if scales is None else ("scales", "rotations")
+        raise ValueError(f"{given} given without {missing}: give both or cov3D_precomp")
+    if (scales is None) == (cov3 is None):
+        given = "neither" if scales is None else "both"
+        raise ValueError(f"{given} of (scales, rotations) and cov3D_precomp given: give exactly one of the two")
 
 
-def settings(s: Any, n_sh_coeffs: Optional[int]) -> None:
+def settings(s: Any, n_sh_coeffs: int | None) -> None:
     """Raises ValueError for an image size, field of view, scale modifier or SH degree that cannot be rendered."""
-    for name in ("image_height", "image_width"):
-        value = getattr(s, name)
-        _require(
-            isinstance(value, int) and 1 <= value <= MAX_SIDE_PX,
-            f"{name} is {value!r}, expected an int from 1 to {MAX_SIDE_PX}",
-        )
-    for name in ("tanfovx", "tanfovy"):
-        value = getattr(s, name)
-        _require(value > 0 and math.isfinite(value), f"{name} is {value}, expected a positive number: tan(fov/2)")
-    _require(math.isfinite(s.scale_modifier), f"scale_modifier is {s.scale_modifier}, expected a finite number")
+    for name, side in (("image_height", s.image_height), ("image_width", s.image_width)):
+        if not isinstance(side, int) or not 1 <= side <= MAX_SIDE_PX:
+            raise ValueError(f"{name} is {side!r}, expected an int from 1 to {MAX_SIDE_PX}")
+    for name, tangent in (("tanfovx", s.tanfovx), ("tanfovy", s.tanfovy)):
+        if not 0 < tangent < math.inf:
+            raise ValueError(f"{name} is {tangent}, expected a positive number: tan(fov/2)")
+    if not math.isfinite(s.scale_modifier):
+        raise ValueError(f"scale_modifier is {s.scale_modifier}, expected a finite number")
     if n_sh_coeffs is None:
         return
-    _require(isinstance(s.sh_degree, int) and 0 <= s.sh_degree <= 3, f"sh_degree is {s.sh_degree!r}, expected an int from 0 to 3")
+    if not isinstance(s.sh_degree, int) or not 0 <= s.sh_degree <= 3:
+        raise ValueError(f"sh_degree is {s.sh_degree!r}, expected an int from 0 to 3")
     needed = (s.sh_degree + 1) ** 2
-    _require(
-        n_sh_coeffs >= needed,
-        f"shs has {n_sh_coeffs} coefficients per Gaussian, sh_degree {s.sh_degree} needs {needed}: lower the degree or give more",
-    )
+    if n_sh_coeffs < needed:
+        given = f"shs has {n_sh_coeffs} coefficients per Gaussian"
+        raise ValueError(f"{given}, sh_degree {s.sh_degree} needs {needed}: lower the degree or give more")

@@ -5,7 +5,7 @@ Processes forked after the first call must not render: OpenMP's threads do not s
 """
 
 import ctypes
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -48,11 +48,11 @@ def _check_device(device: torch.device) -> None:
         raise ValueError(f"means3D is on {device}, but this build renders on the CPU only: move the tensors to the CPU")
 
 
-def _address(tensor: Optional[torch.Tensor]) -> Optional[int]:
+def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _scene(settings: GaussianRasterizationSettings, arrays: dict[str, Optional[torch.Tensor]]) -> _abi.Scene:
+def _scene(settings: GaussianRasterizationSettings, arrays: dict[str, torch.Tensor | None]) -> _abi.Scene:
     means, shs = arrays["means"], arrays["shs"]
     assert means is not None
     return _abi.Scene(
@@ -66,7 +66,7 @@ class _Rasterize(torch.autograd.Function):
     """Forward and backward of one view. `counts` receives n_dropped, n_pairs and state_bytes."""
 
     @staticmethod
-    def forward(ctx, means, means2d, shs, colors, opacities, scales, rotations, cov3, settings, counts):  # noqa: D102
+    def forward(ctx, means, means2d, shs, colors, opacities, scales, rotations, cov3, settings, counts):
         h, w, n = settings.image_height, settings.image_width, means.shape[0]
         tensors = (means, shs, colors, opacities, scales, rotations, cov3, settings.viewmatrix, settings.projmatrix,
                    settings.campos, settings.bg)  # fmt: skip
@@ -87,7 +87,7 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_color, _grad_radii, grad_depth_alpha):  # noqa: D102
+    def backward(ctx, grad_color, _grad_radii, grad_depth_alpha):
         arrays = dict(zip(_abi.SCENE_ARRAYS, ctx.saved_tensors))
         incoming = [None if g is None else g.contiguous() for g in (grad_color, grad_depth_alpha)]
         outgoing = {n: None if n == "means2d" or arrays[n] is None else torch.empty_like(arrays[n])
@@ -96,8 +96,7 @@ class _Rasterize(torch.autograd.Function):
         scene = _scene(ctx.settings, arrays)
         gradients = _abi.Gradients(*map(_address, incoming), *[_address(outgoing[n]) for n in _abi.GRADIENT_ARRAYS])
         _abi.check(_abi.LIBRARY.dgr_cpu_backward(ctypes.byref(scene), ctx.state.handle, ctypes.byref(gradients)))
-        return (*[outgoing[n] for n in ("means", "means2d", "shs", "colors", "opacities", "scales", "rotations", "cov3")],
-                None, None)  # fmt: skip
+        return *[outgoing[name] for name in _abi.GRADIENT_ARRAYS], None, None
 
 
 class GaussianRasterizer(nn.Module):
@@ -114,7 +113,7 @@ class GaussianRasterizer(nn.Module):
         return self.counts["n_dropped"]
 
     @torch.no_grad()
-    def markVisible(self, positions: torch.Tensor) -> torch.Tensor:  # noqa: N802 (upstream's name)
+    def markVisible(self, positions: torch.Tensor) -> torch.Tensor:
         """Bool mask [N] of the positions [N,3] in front of the near plane (view z > 0.2)."""
         device = positions.device
         _check_device(device)
@@ -126,14 +125,14 @@ class GaussianRasterizer(nn.Module):
 
     def forward(
         self,
-        means3D: torch.Tensor,  # noqa: N803 (upstream's names)
-        means2D: torch.Tensor,  # noqa: N803
+        means3D: torch.Tensor,
+        means2D: torch.Tensor,
         opacities: torch.Tensor,
-        shs: Optional[torch.Tensor] = None,
-        colors_precomp: Optional[torch.Tensor] = None,
-        scales: Optional[torch.Tensor] = None,
-        rotations: Optional[torch.Tensor] = None,
-        cov3D_precomp: Optional[torch.Tensor] = None,  # noqa: N803
+        shs: torch.Tensor | None = None,
+        colors_precomp: torch.Tensor | None = None,
+        scales: torch.Tensor | None = None,
+        rotations: torch.Tensor | None = None,
+        cov3D_precomp: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Renders the Gaussians.
 
@@ -153,7 +152,7 @@ class GaussianRasterizer(nn.Module):
         device = means3D.device
         _check_device(device)
 
-        def checked(name: str, value: Optional[torch.Tensor], *shapes: tuple[Any, ...]) -> Optional[torch.Tensor]:
+        def checked(name: str, value: torch.Tensor | None, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
             return None if value is None else _checks.tensor(name, value, shapes, device)
 
         means = _checks.tensor("means3D", means3D, (("N", 3),), device)

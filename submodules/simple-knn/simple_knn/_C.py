@@ -19,7 +19,7 @@ def _load_library() -> ctypes.CDLL:
 _LIBRARY = _load_library()
 
 
-def distCUDA2(points: torch.Tensor) -> torch.Tensor:  # noqa: N802 (upstream's name)
+def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     """Mean squared distance to the three nearest other points, exact.
 
     Args:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes for the rasterizer's tests: recorded ones, random ones, and how to render them by extension and reference.
+
+A scene is a dict of the rasterizer's arguments (means3D, opacities, ...) and a `View`; letters as in reference.py.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from reference import View, render
+from torch import Tensor
+
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
+
+REFERENCE_NAMES = {"means3D": "means", "cov3D_precomp": "cov3", "colors_precomp": "colors"}
+
+
+@dataclass
+class Scene:
+    """Inputs, view, and the weights of a linear loss on the five image channels [5,H,W] (rgb, depth, transmittance)."""
+
+    inputs: dict[str, Tensor]
+    view: View
+    weights: Tensor
+    expected: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """Images [5,H,W], radii [N] and the gradient of the loss with respect to every input, means2D included."""
+
+    images: Tensor
+    radii: Tensor
+    gradients: dict[str, Tensor]
+    n_dropped: int = 0
+    fragile: Tensor | None = None
+    radius_fragile: Tensor | None = None
+
+
+def load_golden(path: Path) -> Scene:
+    """One recorded case; `expected` holds its out_* and nodepthz_* arrays."""
+    data = np.load(path)
+
+    def tensor(key: str) -> Tensor:
+        return torch.from_numpy(np.array(data[key])).float()
+
+    view = View(
+        int(data["cam_H"]), int(data["cam_W"]), float(data["cam_tanfovx"]), float(data["cam_tanfovy"]),
+        tensor("cam_bg"), tensor("cam_viewmatrix"), tensor("cam_projmatrix"), tensor("cam_campos"),
+        int(data["cam_sh_degree"]), float(data["cam_scale_modifier"]),
+    )  # fmt: skip
+    inputs = {key.removeprefix("in_"): tensor(key) for key in data.files if key.startswith("in_")}
+    weights = torch.cat([tensor("w_rgb"), tensor("w_depth"), -tensor("w_alpha")])
+    return Scene(inputs, view, weights, {k: data[k] for k in data.files if k.startswith(("out_", "nodepthz_"))})
+
+
+def camera(generator: torch.Generator, height: int, width: int, sh_degree: int, distance: float = 3.0) -> View:
+    """A camera at a random place on a sphere around the origin, looking at it."""
+    position = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0) * distance
+    forward = torch.nn.functional.normalize(-position, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0])), dim=0)
+    world_to_view = torch.eye(4)
+    world_to_view[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward])
+    world_to_view[:3, 3] = -world_to_view[:3, :3] @ position
+    tanfovy = 0.3
+    tanfovx = tanfovy * width / height
+    near, far = 0.01, 100.0
+    proj = torch.zeros(4, 4)
+    proj[0, 0], proj[1, 1], proj[3, 2] = 1 / tanfovx, 1 / tanfovy, 1.0
+    proj[2, 2], proj[2, 3] = far / (far - near), -far * near / (far - near)
+    bg = torch.rand(3, generator=generator)
+    return View(height, width, tanfovx, tanfovy, bg, world_to_view.T, (proj @ world_to_view).T, position, sh_degree)
+
+
+def random_scene(
+    seed: int, n: int = 60, height: int = 37, width: int = 45, sh_degree: int = 0, *, spread: float = 0.5,
+    scale: float = 0.05, opacity: tuple[float, float] = (0.05, 1.0), precomputed: bool = False,
+    scale_modifier: float = 1.0,
+) -> Scene:  # fmt: skip
+    """Gaussians in a ball around the origin with log-uniform anisotropy, seen from a random side."""
+    g = torch.Generator().manual_seed(seed)
+    view = replace(camera(g, height, width, sh_degree), scale_modifier=scale_modifier)
+    inputs = {
+        "means3D": torch.randn(n, 3, generator=g) * spread,
+        "opacities": opacity[0] + (opacity[1] - opacity[0]) * torch.rand(n, 1, generator=g),
+    }
+    if precomputed:
+        m = torch.randn(n, 3, 3, generator=g) * scale
+        sigma = m @ m.transpose(1, 2)
+        inputs["cov3D_precomp"] = sigma.reshape(n, 9)[:, [0, 1, 2, 4, 5, 8]].contiguous()
+        inputs["colors_precomp"] = torch.rand(n, 3, generator=g)
+    else:
+        inputs["scales"] = scale * torch.exp(torch.randn(n, 3, generator=g) * math.log(2))
+        inputs["rotations"] = torch.nn.functional.normalize(torch.randn(n, 4, generator=g), dim=1)
+        inputs["shs"] = 0.5 * torch.randn(n, (sh_degree + 1) ** 2, 3, generator=g)
+    return Scene(inputs, view, torch.randn(5, height, width, generator=g))
+
+
+def settings_of(view: View, depth_z_gradient: bool = False) -> GaussianRasterizationSettings:
+    """The extension's settings for a view."""
+    return GaussianRasterizationSettings(
+        view.height, view.width, view.tanfovx, view.tanfovy, view.bg, view.scale_modifier, view.viewmatrix,
+        view.projmatrix, view.sh_degree, view.campos, False, False, depth_z_gradient,
+    )  # fmt: skip
+
+
+def run_extension(scene: Scene, depth_z_gradient: bool = False) -> Result:
+    """Forward and backward of the installed extension."""
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in scene.inputs.items()}
+    leaves["means2D"] = torch.zeros_like(leaves["means3D"], requires_grad=True)
+    rasterizer = GaussianRasterizer(settings_of(scene.view, depth_z_gradient))
+    color, radii, depth_alpha = rasterizer(**leaves)
+    images = torch.cat([color, depth_alpha])
+    (images * scene.weights).sum().backward()
+    return Result(images.detach(), radii, {k: v.grad for k, v in leaves.items()}, rasterizer.n_dropped)
+
+
+def run_reference(scene: Scene, depth_z_gradient: bool = False, true_gradient: bool = False) -> Result:
+    """Forward and backward of the float64 reference, on one thread: its tensors are small."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run_reference(scene, depth_z_gradient, true_gradient)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _run_reference(scene: Scene, depth_z_gradient: bool, true_gradient: bool) -> Result:
+    leaves = {k: v.double().requires_grad_() for k, v in scene.inputs.items()}
+    means2d = torch.zeros_like(leaves["means3D"], requires_grad=True)
+    v = scene.view
+    view = replace(v, **{k: getattr(v, k).double() for k in ("bg", "viewmatrix", "projmatrix", "campos")})
+    arguments = {REFERENCE_NAMES.get(k, k): x for k, x in leaves.items()}
+    out = render(view, means2d=means2d, depth_z_gradient=depth_z_gradient, true_gradient=true_gradient, **arguments)
+    images = torch.cat([out.color, out.depth_alpha])
+    (images * scene.weights).sum().backward()
+    leaves["means2D"] = means2d
+    gradients = {k: torch.zeros_like(x) if x.grad is None else x.grad for k, x in leaves.items()}
+    return Result(images.detach(), out.radii, gradients, 0, out.fragile, out.radius_fragile)
+
+
+def without_fragile(scene: Scene) -> Scene:
+    """The scene with no weight on the pixels where rounding may decide a cut."""
+    fragile = run_reference(scene).fragile
+    return replace(scene, weights=scene.weights * ~fragile)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The float64 reference against finite differences, and the extension against the reference on random scenes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from raster_scenes import REFERENCE_NAMES, Scene, random_scene, run_extension, run_reference, without_fragile
+from reference import render
+
+# Opacities above 0.99, SH colours below 0 and directions outside the frustum put the three clamps to work.
+CLAMPED = {"opacity": (0.3, 1.3), "spread": 0.8, "scale": 0.15}
+
+
+def reference_loss(scene: Scene, inputs: dict[str, torch.Tensor]) -> float:
+    """The scene's linear loss at other inputs (float64), depth's own z included."""
+    v = scene.view
+    view = replace(v, **{k: getattr(v, k).double() for k in ("bg", "viewmatrix", "projmatrix", "campos")})
+    out = render(view, **{REFERENCE_NAMES.get(k, k): x for k, x in inputs.items()})
+    return float((torch.cat([out.color, out.depth_alpha]) * scene.weights).sum())
+
+
+def directional_difference(scene: Scene, name: str, direction: torch.Tensor, step: float) -> float:
+    """Central difference of the loss along `direction` of one input, fourth order."""
+    base = {k: v.double() for k, v in scene.inputs.items()}
+
+    def at(s: float) -> float:
+        return reference_loss(scene, base | {name: base[name] + s * step * direction})
+
+    return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+
+
+@pytest.mark.parametrize("kind", ["plain", "clamped", "precomputed"])
+def test_reference_gradient_is_the_derivative(kind):
+    """Random directions for every input; 1e-6 of the gradient's norm is what a fourth-order difference leaves."""
+    options = {"plain": {}, "clamped": CLAMPED, "precomputed": {"precomputed": True}}[kind]
+    scene = random_scene(3, n=12, height=16, width=19, sh_degree=0 if kind == "precomputed" else 3, **options)
+    scene = without_fragile(scene)
+    gradients = run_reference(scene, depth_z_gradient=True, true_gradient=True).gradients
+    g = torch.Generator().manual_seed(0)
+    for name in scene.inputs:
+        direction = torch.randn(scene.inputs[name].shape, generator=g, dtype=torch.float64)
+        expected = directional_difference(scene, name, direction, 1e-6)
+        assert abs(float((gradients[name] * direction).sum()) - expected) < 1e-6 * gradients[name].norm(), name
+
+
+def assert_close_to_reference(scene: Scene, depth_z: bool, image_tolerance: float, gradient_tolerance: float) -> None:
+    """Element bound, relative norm, cosine and signed bias together."""
+    scene = without_fragile(scene)
+    expected, result = run_reference(scene, depth_z), run_extension(scene, depth_z)
+    solid = ~expected.fragile
+    assert (result.images - expected.images)[:, solid].abs().max() < image_tolerance
+    sure = ~expected.radius_fragile
+    assert torch.equal(result.radii[sure], expected.radii[sure])
+    for name, given in result.gradients.items():
+        want = expected.gradients[name]
+        difference = given - want
+        scale = want.abs().max() + 1e-12
+        assert difference.abs().max() < gradient_tolerance * scale, name
+        assert difference.norm() < gradient_tolerance * want.norm() + 1e-12, name
+        assert difference.mean().abs() < gradient_tolerance * want.abs().mean() + 1e-12, name
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["sh0", "sh3", "precomputed", "dense", "clamped", "wide"])
+def test_random_scenes_match_the_reference(kind, seed):
+    options = {
+        "sh0": {}, "sh3": {"sh_degree": 3, "scale_modifier": 1.7}, "precomputed": {"precomputed": True, "scale": 0.1},
+        "dense": {"n": 300, "height": 24, "width": 24, "spread": 0.25, "opacity": (0.3, 1.0)},
+        "clamped": {"sh_degree": 1, **CLAMPED}, "wide": {"height": 7, "width": 120, "spread": 1.5},
+    }[kind]  # fmt: skip
+    scene = random_scene(100 + seed, **options)
+    assert_close_to_reference(scene, seed % 2 == 1, image_tolerance=2e-5, gradient_tolerance=5e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (17, 15), (31, 33)])
+def test_any_image_size(size):
+    scene = random_scene(7, n=40, height=size[0], width=size[1], scale=0.1)
+    assert_close_to_reference(scene, False, image_tolerance=1e-5, gradient_tolerance=2e-5)
+
+
+def test_needles_keep_their_digits():
+    """Gaussians a thousand times longer than wide: the determinant is not left to cancellation."""
+    scene = random_scene(11, n=30)
+    scene.inputs["scales"] = scene.inputs["scales"] * torch.tensor([20.0, 0.02, 0.02])
+    assert_close_to_reference(scene, False, image_tolerance=5e-4, gradient_tolerance=2e-3)
