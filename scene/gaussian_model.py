@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7
 SH_REST_LR_SHARE = 1 / 20
+STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
@@ -242,6 +243,34 @@ class GaussianModel:
         }
         self.optimizer = None
         self.reset_statistics()
+
+    def capture(self) -> dict[str, Any]:
+        """All that training changes, by name: parameters, optimizer state, statistics, active SH degree."""
+        states = self.optimizer.state if self.optimizer else {}
+        return {
+            "active_sh_degree": self.active_sh_degree,
+            "parameters": dict(self._parameters),
+            "optimizer": {name: dict(states.get(p, {})) for name, p in self._parameters.items()},
+            "statistics": {name: getattr(self, name) for name in STATISTICS},
+        }
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        """Continue from what `capture` gave, with the optimizer and schedules of training_setup.
+
+        Raises ValueError when it is of another SH degree.
+        """
+        stored, own = (parameters["f_rest"].shape[1] for parameters in (captured["parameters"], self._parameters))
+        if self.optimizer is None or stored != own:
+            raise ValueError(f"the checkpoint has {stored} f_rest coefficients, this model {own}; keep ModelParams.sh_degree")
+        for name, values in captured["parameters"].items():
+            old, new = self._parameters[name], nn.Parameter(values.to(self.device))
+            self._parameters[name] = self._group(name)["params"][0] = new
+            self.optimizer.state.pop(old, None)
+            if captured["optimizer"][name]:
+                self.optimizer.state[new] = dict(captured["optimizer"][name])
+        for name in STATISTICS:
+            setattr(self, name, captured["statistics"][name].to(self.device))
+        self.active_sh_degree = captured["active_sh_degree"]
 
     def save_ply(self, path: str | os.PathLike[str]) -> None:
         """Write raw parameters as PLY, and `point_cloud_rgb.txt` (xyz and base colour) beside it; both atomically."""

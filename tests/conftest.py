@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tests run side by side; two threads each would wait for one another
 
 
 @pytest.fixture(scope="session")

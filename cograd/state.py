@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainState: all that a training run changes, and so all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arguments import Config
+from guidance.score import NoiseMemory
+from scene import Scene
+from scene.dataset_readers import CameraRanges
+from scene.gaussian_model import GaussianModel
+from utils.random_streams import RandomStreams
+from utils.tree_file import load_tree, save_tree
+
+
+@dataclass
+class TrainState:
+    """What one training step reads and changes.
+
+    Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of cameras
+    drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, the number of the last step
+    and of skipped ones.
+    """
+
+    gaussians: GaussianModel
+    scene: Scene
+    streams: RandomStreams
+    memory: NoiseMemory = field(default_factory=NoiseMemory)
+    iteration: int = 0
+    skipped_steps: int = 0
+
+    @classmethod
+    def start(cls, config: Config, device: Any) -> TrainState:
+        """Seeded streams, the initial points and their optimizer: a run before its first step.
+
+        Raises ValueError for initial points that cannot be had.
+        """
+        streams = RandomStreams(config.seed, config.guidance.noise_seed, device)
+        gaussians = GaussianModel(config.model.sh_degree, device)
+        scene = Scene(config, gaussians, streams, device)
+        gaussians.training_setup(config.optimization)
+        return cls(gaussians, scene, streams)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything above as nested dictionaries of tensors and plain values."""
+        return {
+            "iteration": self.iteration,
+            "skipped_steps": self.skipped_steps,
+            "gaussians": self.gaussians.capture(),
+            "ranges": dataclasses.asdict(self.scene.ranges),
+            "camera_stack": self.scene.camera_stack.state_dict(),
+            "streams": self.streams.state_dict(),
+            "memory": self.memory.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; raises ValueError when it belongs to another kind of run."""
+        self.gaussians.restore(state["gaussians"])
+        self.scene.ranges = CameraRanges(**{name: tuple(ends) for name, ends in state["ranges"].items()})
+        self.scene.camera_stack.load_state_dict(state["camera_stack"])
+        self.streams.load_state_dict(state["streams"])
+        self.memory.load_state_dict(state["memory"])
+        self.iteration, self.skipped_steps = state["iteration"], state["skipped_steps"]
+
+    def save_checkpoint(self, folder: Path) -> Path:
+        """Writes chkpntK.safetensors of iteration K into the run folder, atomically; returns its path."""
+        path = folder / f"chkpnt{self.iteration}.safetensors"
+        save_tree(path, self.state_dict())
+        return path
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Continues from a file of save_checkpoint; raises ValueError for a missing, damaged or foreign one."""
+        state = load_tree(path, self.gaussians.device)
+        try:
+            self.load_state_dict(state)
+        except KeyError as error:
+            raise ValueError(f"{path} is not a checkpoint of a training run: it has no {error}") from error

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training step, baseline and CoGrad alike: gradients first, outputs may be written, then the update.
+
+B views, N Gaussians, H x W pixels, C x h x w latents. Upstream's order is kept: cameras and augmentations are drawn view by
+view, then `as_latent`, then what the guidance draws; densification comes after backward and before the optimizer step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arguments import Config, OptimizationParams
+from cograd.state import TrainState
+from gaussian_renderer import Augmentation, draw_augmentation, render
+from guidance.prompts import PromptBook
+from guidance.score import Distillation, Prior, distill
+from scene.cameras import RCamera
+from utils.loss_utils import tv_loss
+from utils.run_log import PhaseTimer
+
+
+@dataclass
+class RenderedView:
+    """One view of a step, with the graph that leads back to the Gaussians."""
+
+    camera: RCamera
+    augmentation: Augmentation
+    image: Tensor  # [3, H, W] in [0, 1]
+    disparity: Tensor  # [1, H, W] normalised to [0, 1]; upstream calls it depth
+    transmittance: Tensor  # [1, H, W]; upstream calls it alpha
+    screen_points: Tensor  # [N, 3], whose gradient is the NDC gradient
+    visible: Tensor  # [N] bool
+    radii_px: Tensor  # [N]
+    scales: Tensor  # [N, 3] after augmentation
+
+
+@dataclass
+class StepReport:
+    """What one step did; everything the log, the outputs and the tests want to know of it."""
+
+    iteration: int
+    views: list[RenderedView]
+    distillation: Distillation
+    as_latent: bool
+    warm_up_rate: float
+    losses: dict[str, float]
+    fault: str | None = None
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+
+    def image_stacks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Detached images [B, 3, H, W], disparities [B, 1, H, W] and transmittances [B, 1, H, W] of all views."""
+        names = ("image", "disparity", "transmittance")
+        return tuple(torch.stack([getattr(view, name) for view in self.views]).detach() for name in names)  # type: ignore
+
+    def record(self, points: int) -> dict[str, Any]:
+        """The JSON line of this step: losses, timesteps, points, phase times in milliseconds."""
+        losses = {name: value if value == value and abs(value) != float("inf") else None for name, value in self.losses.items()}
+        return {
+            "iteration": self.iteration,
+            "loss": losses["total"],
+            "losses": losses,
+            "loss_per_view": self.distillation.loss_per_view.tolist() if self.fault is None else None,
+            "t": self.distillation.t.tolist(),
+            "unet_timesteps": self.distillation.unet_timesteps,
+            "as_latent": self.as_latent,
+            "warm_up_rate": self.warm_up_rate,
+            "azimuth_deg": [float(view.camera.delta_azimuth) for view in self.views],
+            "points": points,
+            "fault": self.fault,
+            "phase_ms": {name: round(ms, 3) for name, ms in self.timer.ms.items()},
+        }
+
+
+def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
+    """Runs the step state.iteration + 1 up to its parameter gradients, which are left in `.grad`.
+
+    A loss or gradient that is not finite leaves no gradient and is named in `StepReport.fault`.
+    """
+    state.iteration += 1
+    timer, opt = PhaseTimer(), config.optimization
+    prepare_schedules(state, config)
+    with timer("render"):
+        views = [_draw_view(state, config) for _ in range(config.guidance.C_batch_size)]
+    as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
+    warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0) if opt.warmup_iter > 0 else 0.0
+    images = torch.stack([view.image for view in views]).detach().requires_grad_()
+    disparities = torch.stack([view.disparity for view in views]).detach().requires_grad_()
+    transmittances = torch.stack([view.transmittance for view in views]).detach()
+    with timer("guidance"):
+        conditioning = prompts.conditioning([float(view.camera.delta_azimuth) for view in views])
+        distillation = distill(
+            prior,
+            images,
+            disparities,
+            transmittances,
+            conditioning,
+            config.guidance,
+            state.streams,
+            warm_up_rate=warm_up_rate,
+            as_latent=as_latent,
+            memory=state.memory,
+        )
+        distillation.backward()
+    losses = _regularise(images, disparities, views, opt)
+    losses["guidance"] = float(distillation.loss_per_view.mean())
+    losses["total"] = losses["guidance"] + opt.lambda_tv * (losses["tv_rgb"] + losses["tv_depth"]) + opt.lambda_scale * losses["scale"]
+    report = StepReport(state.iteration, views, distillation, as_latent, warm_up_rate, losses, timer=timer)
+    report.fault = _fault(report, images, disparities)
+    if report.fault is None:
+        with timer("backward"):
+            for view, g_image, g_disparity in zip(views, images.grad, disparities.grad, strict=True):
+                _view_backward(view, g_image, g_disparity, opt.lambda_scale / len(views))
+        report.fault = _parameter_fault(state)
+    if report.fault is not None:
+        state.gaussians.optimizer.zero_grad(set_to_none=True)
+    return report
+
+
+def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
+    """Densification, opacity reset and the optimizer step of a step whose gradients are ready.
+
+    Kept from upstream because they shaped published results: densification replaces the parameters, so the optimizer step of
+    such an iteration has no gradient; the last iteration makes no optimizer step at all.
+    """
+    opt, gaussians = config.optimization, state.gaussians
+    if report.fault is not None:
+        state.skipped_steps += 1
+        return
+    with report.timer("densify"), torch.no_grad():
+        if state.iteration < opt.densify_until_iter:
+            _densify(state, report.views[-1], config)
+    with report.timer("optimizer"):
+        if state.iteration < opt.iterations:
+            gaussians.optimizer.step()
+        gaussians.optimizer.zero_grad(set_to_none=True)
+
+
+def prepare_schedules(state: TrainState, config: Config) -> None:
+    """Learning rates, SH degree (one more every 500 iterations) and camera ranges of state.iteration."""
+    opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
+    gaussians.update_learning_rate(iteration)
+    gaussians.update_feature_learning_rate(iteration)
+    gaussians.update_rotation_learning_rate(iteration)
+    gaussians.update_scaling_learning_rate(iteration)
+    if iteration % 500 == 0:
+        gaussians.oneupSHdegree()
+    # Upstream's flag says the opposite of what it does: ranges are widened unless `use_progressive`.
+    widening = not opt.use_progressive and iteration >= opt.progressive_view_iter
+    if widening and iteration % opt.scale_up_cameras_iter == 0:
+        state.scene.ranges = state.scene.ranges.widened(opt, config.cameras)
+
+
+def _draw_view(state: TrainState, config: Config) -> RenderedView:
+    model, gaussians = config.model, state.gaussians
+    camera = state.scene.camera_stack.pop(state.streams)
+    background = torch.full((3,), float(model.white_background), device=gaussians.get_xyz.device)
+    augmentation = draw_augmentation(
+        state.streams,
+        gaussians,
+        background,
+        model.sh_deg_aug_ratio,
+        model.bg_aug_ratio,
+        model.shs_aug_ratio,
+        model.scale_aug_ratio,
+    )
+    out = render(camera, gaussians, config.pipeline, background, augmentation=augmentation)
+    return RenderedView(
+        camera,
+        augmentation,
+        out["render"],
+        out["depth"],
+        out["alpha"],
+        out["viewspace_points"],
+        out["visibility_filter"],
+        out["radii"],
+        out["scales"],
+    )
+
+
+def _regularise(images: Tensor, disparities: Tensor, views: list[RenderedView], opt: OptimizationParams) -> dict[str, float]:
+    """Adds the gradient of lambda_tv (tv(rgb) + tv(depth)) to the images' and returns every regulariser's value."""
+    tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
+    (opt.lambda_tv * (tv_rgb + tv_depth)).backward()
+    scale = torch.stack([view.scales.detach().mean() for view in views]).mean()
+    return {"tv_rgb": float(tv_rgb.detach()), "tv_depth": float(tv_depth.detach()), "scale": float(scale)}
+
+
+def _view_backward(view: RenderedView, g_image: Tensor, g_disparity: Tensor, scale_weight: float) -> None:
+    """Takes one view's gradient [3, H, W] and [1, H, W] back through the renderer, with scale_weight * mean(scales)."""
+    g_scale = torch.tensor(scale_weight, device=g_image.device)
+    torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [g_image, g_disparity, g_scale])
+
+
+def _densify(state: TrainState, view: RenderedView, config: Config) -> None:
+    """Statistics of one view (upstream: the last of the batch), then clone, split, prune and reset when due."""
+    opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
+    seen = view.visible
+    gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
+    gaussians.add_densification_stats(view.screen_points.grad, seen)
+    if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
+        max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
+        gaussians.densify_and_prune(opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams)
+    if iteration % opt.opacity_reset_interval == 0:
+        gaussians.reset_opacity()
+
+
+def _fault(report: StepReport, images: Tensor, disparities: Tensor) -> str | None:
+    """Names the first term that is not finite, with its views and timesteps; None when all are."""
+    finite = {name: value == value and abs(value) != float("inf") for name, value in report.losses.items()}
+    bad_term = next((name for name, ok in finite.items() if not ok), None)
+    if bad_term is None and not report.distillation.is_finite:
+        bad_term = "guidance gradient"
+    gradients = [g for g in (images.grad, disparities.grad) if g is not None]
+    bad_views = [v for v in range(len(report.views)) if not all(bool(g[v].isfinite().all()) for g in gradients)]
+    if bad_term is None and not bad_views:
+        return None
+    t = report.distillation.t.tolist()
+    return f"{bad_term or 'image gradient'} is not finite (views {bad_views or 'all'}, timesteps {t})"
+
+
+def _parameter_fault(state: TrainState) -> str | None:
+    for name, parameter in state.gaussians.parameters_in_order().items():
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return f"the gradient of {name} is not finite"
+    return None

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures and videos of a run, in upstream's folders and under upstream's names.
+
+Nothing here touches the random streams of the training: looking at a run does not change it. (Upstream's reports draw from the
+global streams; a run with other report intervals is another run there.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from arguments import Config
+from gaussian_renderer import render
+from utils.image_utils import colour_map, to_uint8, write_png
+from utils.video import VideoWriter
+
+if TYPE_CHECKING:
+    from scene import Scene
+    from scene.cameras import RCamera
+    from scene.gaussian_model import GaussianModel
+
+FPS = 30
+
+
+@torch.no_grad()
+def turntable(gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation."""
+    background = torch.full((3,), float(config.model.white_background), device=gaussians.get_xyz.device)
+    for camera in cameras:
+        out = render(camera, gaussians, config.pipeline, background)
+        yield to_uint8(out["render"]), colour_map(out["depth"])
+
+
+class RunOutputs:
+    """Writes test views, turntable videos, the process video and the guidance panels of one run folder."""
+
+    def __init__(self, folder: Path, scene: Scene, gaussians: GaussianModel, config: Config) -> None:
+        self.folder, self.scene, self.gaussians, self.config = folder, scene, gaussians, config
+        iterations, opt = config.optimization.iterations, config.optimization
+        self._process_frames = min(opt.pro_frames_num, iterations) if opt.save_process else 0
+        self._process_cameras = (
+            scene.getCircleVideoCameras(self._process_frames, render45=opt.pro_render_45) if self._process_frames else []
+        )
+        self._process = VideoWriter(folder / "process_videos" / "video_rgb.mp4", FPS)
+
+    def test_views(self, iteration: int) -> None:
+        """test_six_views/K_iteration/render_view_V.png and render_depth_V.png."""
+        folder = self.folder / "test_six_views" / f"{iteration}_iteration"
+        frames = turntable(self.gaussians, self.scene.getPresetTestCameras(), self.config)
+        for view, (rgb, depth) in enumerate(frames):
+            write_png(folder / f"render_view_{view}.png", rgb)
+            write_png(folder / f"render_depth_{view}.png", depth)
+
+    def videos(self, iteration: int) -> Path:
+        """videos/K_iteration/video_rgb_K.mp4 and video_depth_K.mp4; returns the path of the first."""
+        folder = self.folder / "videos" / f"{iteration}_iteration"
+        rgb_path = folder / f"video_rgb_{iteration}.mp4"
+        cameras = self.scene.getCircleVideoCameras()
+        with VideoWriter(rgb_path, FPS) as rgb_video, VideoWriter(folder / f"video_depth_{iteration}.mp4", FPS) as depth_video:
+            for rgb, depth in turntable(self.gaussians, cameras, self.config):
+                rgb_video.add(rgb)
+                depth_video.add(depth)
+        return rgb_path
+
+    def panel(self, iteration: int, image: torch.Tensor) -> None:
+        """train_process/iter_K.png: what the guidance saw and asked for, [3, H, W] in [0, 1]."""
+        write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image))
+
+    def process_frame(self, iteration: int) -> None:
+        """Adds this iteration's frame to process_videos/video_rgb.mp4 when one is due.
+
+        The run has min(pro_frames_num, iterations) frames, evenly spread, while the camera goes once round.
+        """
+        done = iteration * self._process_frames // self.config.optimization.iterations
+        if done > (iteration - 1) * self._process_frames // self.config.optimization.iterations:
+            (rgb, _), *_ = turntable(self.gaussians, [self._process_cameras[done - 1]], self.config)
+            self._process.add(rgb)
+
+    def close(self) -> None:
+        self._process.close()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run continued from a checkpoint is the unbroken run, bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arguments.load import load_config
+from cograd.state import TrainState
+from cograd.training_step import accumulate_gradients, apply_update
+from guidance.analytic import GaussianMixturePrior
+from guidance.prompts import PromptBook
+
+
+@pytest.fixture
+def prior() -> GaussianMixturePrior:
+    """Two means in the space of 16 x 16 images."""
+    return GaussianMixturePrior(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), std=0.3)
+
+
+def _config(folder: Path):
+    small = {
+        "iterations": 14, "densify_from_iter": 2, "densification_interval": 4, "opacity_reset_interval": 6, "densify_until_iter": 13,
+        "densify_grad_threshold": 1e-7, "scale_up_cameras_iter": 5, "progressive_view_iter": 5, "warmup_iter": 10,
+        "image_w": 16, "image_h": 16, "init_num_pts": 60, "sh_degree": 1, "C_batch_size": 2, "text": "a thing", "fix_noise": True,
+        "perpneg": False, "device": "cpu", "model_path": str(folder),
+    }  # fmt: skip
+    return load_config([word for name, value in small.items() for word in (f"--{name}", str(value))])
+
+
+def _run(state: TrainState, prior, config, until: int) -> TrainState:
+    prompts = PromptBook(prior, config.guidance)
+    while state.iteration < until:
+        apply_update(state, accumulate_gradients(state, prior, prompts, config), config)
+    return state
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 6, 9])
+def test_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut) -> None:
+    whole = _run(TrainState.start(_config(tmp_path / "whole"), "cpu"), prior, _config(tmp_path / "whole"), 14)
+    config = _config(tmp_path / "cut")
+    path = _run(TrainState.start(config, "cpu"), prior, config, cut).save_checkpoint(tmp_path)
+    resumed = TrainState.start(config, "cpu")
+    resumed.load_checkpoint(path)
+    _run(resumed, prior, config, 14)
+    assert len(whole.gaussians.get_xyz) > 60  # densification was in play
+    assert _equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_two_runs_from_one_seed_are_identical(tmp_path, prior) -> None:
+    configs = [_config(tmp_path / name) for name in ("first", "second")]
+    first, second = (_run(TrainState.start(config, "cpu"), prior, config, 9) for config in configs)
+    assert _equal(first.state_dict(), second.state_dict())
+
+
+def _equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
+    return a == b
+
+
+def test_checkpoint_of_another_sh_degree_is_refused(tmp_path, prior) -> None:
+    config = _config(tmp_path)
+    path = TrainState.start(config, "cpu").save_checkpoint(tmp_path)
+    other = TrainState.start(load_config(["--text", "x", "--sh_degree", "0", "--init_num_pts", "60", "--model_path", str(tmp_path)]), "cpu")
+    with pytest.raises(ValueError, match="keep ModelParams.sh_degree"):
+        other.load_checkpoint(path)

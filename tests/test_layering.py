@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point downwards only: train, tools -> cograd -> guidance, gaussian_renderer -> scene -> arguments -> utils."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYER = {"utils": 0, "arguments": 1, "scene": 2, "gaussian_renderer": 3, "guidance": 3, "cograd": 4, "tools": 5, "train": 6}
+# The method files of cograd are a library of their own: no renderer, no diffusion model.
+TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py"}
+
+
+def _imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules.update({name for name in below if (ROOT / (name.replace(".", "/") + ".py")).is_file()} or {node.module})
+        elif isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+    return modules
+
+
+def _sources() -> list[Path]:
+    return [path for room in LAYER for path in [ROOT / f"{room}.py", *sorted((ROOT / room).rglob("*.py"))] if path.is_file()]
+
+
+def _upward(path: Path) -> list[str]:
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    rooms = {module.split(".")[0] for module in _imported_modules(path)} & LAYER.keys() - {own}
+    return sorted(room for room in rooms if LAYER[room] >= LAYER[own])
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path: Path) -> None:
+    assert _upward(path) == []
+
+
+def test_every_room_was_seen() -> None:
+    seen = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in _sources()}
+    assert seen == LAYER.keys()
+
+
+def test_method_files_import_no_trainer() -> None:
+    for path in sorted((ROOT / "cograd").glob("*.py")):
+        if str(path.relative_to(ROOT)) not in TRAINER_FILES:
+            rooms = {module.split(".")[0] for module in _imported_modules(path)}
+            assert not rooms & {"gaussian_renderer", "guidance", "scene"}, path
+
+
+def test_no_import_cycle() -> None:
+    graph = {}
+    for path in _sources():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = _imported_modules(path)
+    state: dict[str, int] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert state.get(name) != 1, " -> ".join((*trail, name))
+        if state.get(name) == 2:
+            return
+        state[name] = 1
+        for target in graph[name] & graph.keys() - {name}:
+            visit(target, (*trail, name))
+        state[name] = 2
+
+    for name in graph:
+        visit(name, ())
