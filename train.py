@@ -6,12 +6,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
+
 from arguments import Config
 from arguments.load import ConfigError, load_config, to_yaml
 from arguments.run_folder import prepare_run_folder
 from cograd.state import TrainState
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
-from gaussian_renderer.outputs import RunOutputs
+from gaussian_renderer.network_gui import NetworkGui, serve
+from gaussian_renderer.outputs import RunOutputs, plain_background
 from guidance import load_prior
 from guidance.panel import guidance_panel
 from guidance.prompts import PromptBook
@@ -41,11 +44,14 @@ class Trainer:
         self.outputs = RunOutputs(self.folder, self.state.scene, self.state.gaussians, config)
         self.log = RunLog(self.folder, config.optimization.iterations, self.state.iteration, config.quiet)
         self.faults_in_a_row = 0
+        self.gui = NetworkGui(config.ip, config.port) if config.gui else None
 
     def train(self) -> Path | None:
         """Runs every iteration; returns the path of the last turntable video, None when videos are off."""
         video = None
         try:
+            if self.gui is not None:
+                self.log.note(f"remote viewer: listening on {self.config.ip}:{self.gui.listen()}")
             while self.state.iteration < self.config.optimization.iterations:
                 report = accumulate_gradients(self.state, self.prior, self.prompts, self.config)
                 video = self._write_outputs(report) or video
@@ -54,7 +60,10 @@ class Trainer:
                 self._heed(report)
                 if report.iteration in self.config.checkpoint_iterations:
                     self.state.save_checkpoint(self.folder)
+                self._serve_viewer()
         finally:
+            if self.gui is not None:
+                self.gui.close()
             self.outputs.close()
             self.log.close()
         return video
@@ -72,6 +81,12 @@ class Trainer:
             if iteration in config.save_iterations:
                 self.state.scene.save(iteration)
         return video
+
+    def _serve_viewer(self) -> None:
+        if self.gui is not None:
+            gaussians, finished = self.state.gaussians, self.state.iteration == self.config.optimization.iterations
+            background = plain_background(self.config, gaussians)
+            serve(self.gui, gaussians, self.config.pipeline, background, str(self.folder), finished)
 
     def _heed(self, report: StepReport) -> None:
         """Tells of a skipped step; stops after MAX_FAULTS_IN_A_ROW of them, with the last good scene saved."""
@@ -98,7 +113,8 @@ def main(argv: list[str]) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     try:
-        video = trainer.train()
+        with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+            video = trainer.train()
     except TrainingStopped as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

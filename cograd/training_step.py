@@ -7,6 +7,7 @@ view, then `as_latent`, then what the guidance draws; densification comes after 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from arguments import Config, OptimizationParams
 from cograd.state import TrainState
 from gaussian_renderer import Augmentation, draw_augmentation, render
+from gaussian_renderer.outputs import plain_background
 from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
@@ -157,7 +159,7 @@ def prepare_schedules(state: TrainState, config: Config) -> None:
 def _draw_view(state: TrainState, config: Config) -> RenderedView:
     model, gaussians = config.model, state.gaussians
     camera = state.scene.camera_stack.pop(state.streams)
-    background = torch.full((3,), float(model.white_background), device=gaussians.get_xyz.device)
+    background = plain_background(config, gaussians)
     augmentation = draw_augmentation(
         state.streams,
         gaussians,
@@ -167,7 +169,10 @@ def _draw_view(state: TrainState, config: Config) -> RenderedView:
         model.shs_aug_ratio,
         model.scale_aug_ratio,
     )
-    out = render(camera, gaussians, config.pipeline, background, augmentation=augmentation)
+    pipe = config.pipeline
+    if 0 <= config.debug_from < state.iteration:
+        pipe = dataclasses.replace(pipe, debug=True)
+    out = render(camera, gaussians, pipe, background, augmentation=augmentation)
     return RenderedView(
         camera,
         augmentation,

@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 FPS = 30
 
 
+def plain_background(config: Config, gaussians: GaussianModel) -> torch.Tensor:
+    """White or black, as the config says: [3] on the Gaussians' device."""
+    return torch.full((3,), float(config.model.white_background), device=gaussians.get_xyz.device)
+
+
 @torch.no_grad()
 def turntable(gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation."""
-    background = torch.full((3,), float(config.model.white_background), device=gaussians.get_xyz.device)
+    background = plain_background(config, gaussians)
     for camera in cameras:
         out = render(camera, gaussians, config.pipeline, background)
         yield to_uint8(out["render"]), colour_map(out["depth"])

@@ -15,9 +15,6 @@ LATER = {
     "use_control_net_iter": "depth ControlNet",
     "controlnet_ratio": "depth ControlNet",  # its model key is refused with a sentence
     "use_pointe_rgb": "Point-E",  # init_shape pointe is refused with a sentence
-    "gui": "remote viewer in the training loop",
-    "debug_from": "rasterizer debug",
-    "detect_anomaly": "autograd anomaly mode",
 }
 """Keys whose feature is not there yet, and which feature that is. Shrinks: a key that is read must leave it."""
 
