@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 from typing import Any, NoReturn
 
@@ -59,6 +60,7 @@ def owners() -> dict[str, list[str]]:
     return found
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
     """A parser with a flag for every declared key; a name that two groups share needs --Group.key."""
     parser = _Parser(

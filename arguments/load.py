@@ -58,7 +58,10 @@ def to_yaml(config: Config) -> str:
     for group, (attribute, declared) in GROUPS.items():
         params = getattr(config, attribute)
         tree[group] = {name: _plain(getattr(params, name)) for name in keys_of(declared)}
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    if yaml.safe_load(text) == tree:
+        return text
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=False, width=120)  # U+0085 and its like need escapes
 
 
 def nearest_key(group: str, name: str) -> str | None:
