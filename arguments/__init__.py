@@ -132,6 +132,7 @@ class GenerateCamParams:
     uniform_sphere_rate: float = key(0.0, "probability of a direction uniform on the sphere", **FRACTION)
     image_w: int = key(512, "width of training images", unit="px", lo=8, hi=8192)
     image_h: int = key(512, "height of training images", unit="px", lo=8, hi=8192)
+    view_px: int = key(0, "side of test views and videos; 0: image_w x image_h", unit="px", lo=0, hi=8192)
     SSAA: int = key(1, "supersampling factor of training images", lo=1, hi=8)
     init_num_pts: int = key(100_000, "initial number of points", unit="points", lo=1, hi=50_000_000)
     default_polar: float = key(90.0, "polar angle of test views", unit="deg", lo=0.0, hi=180.0)

@@ -108,12 +108,16 @@ def circle_cameras(
     render_45: bool = False,
     swap_fov: bool = False,
 ) -> list[RCamera]:
-    """`size` cameras around the object at the default radius and polar angle; `render_45` adds as many from above."""
+    """`size` cameras around the object at the default radius and polar angle; `render_45` adds as many from above.
+
+    They see view_px x view_px pixels, or the size of the training images where that is 0.
+    """
     rings = [cam_params.default_polar] + ([cam_params.default_polar * 2 // 3] if render_45 else [])
     theta_deg = torch.tensor([float(polar) for polar in rings for _ in range(size)])
     phi_deg = torch.tensor([ind / size * 360 for _ in rings for ind in range(size)])
     radius = torch.full_like(theta_deg, cam_params.default_radius)
-    lens = Lens(cam_params.default_fovy, cam_params.image_w, cam_params.image_h, swap_fov)
+    width_px, height_px = (cam_params.view_px or side for side in (cam_params.image_w, cam_params.image_h))
+    lens = Lens(cam_params.default_fovy, width_px, height_px, swap_fov)
     jitter = PoseJitter.none(len(radius))
     centre = centre_on_sphere(radius, theta_deg / 180 * math.pi, phi_deg / 180 * math.pi)
     poses = Poses(radius, theta_deg, phi_deg, centre, jitter.target, jitter.up)
