@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects of the toy world, built from analytic primitives.
 
-Every object is mirror-symmetric about the plane x = 0 (guidance flips images at random), faces +y (azimuth 0) and fits
-a ball of radius 0.62 about the origin. Slot A is the colour named before the class, slot B the colour of its named
-part. Objects in ONE_SIDED carry a face or a front that is seen from one side only: they are what shows the Janus problem.
+Every object is mirror-symmetric about the plane x = 0 (guidance flips images at random), faces +y (azimuth 0) and is
+seen whole from 3.5 units away with a field of view of 0.40 rad (a ball of radius 0.75 holds it). Slot A is the colour
+named before the class, slot B the colour of its named part. Objects in ONE_SIDED carry a face or a front on one side
+only: they are what shows the Janus problem.
 """
 
 from __future__ import annotations
@@ -66,14 +67,14 @@ def _sphere() -> Parts:
 
 
 def _cone() -> Parts:
-    low, high, radius = -0.42, 0.56, 0.36
+    low, high, radius = -0.42, 0.56, 0.31
     slope = radius / (high - low)
 
     def band(z_low: float, z_high: float) -> Primitive:
         r_low, r_high = ((high - z) * slope + 0.012 for z in (z_low, z_high))
         return rod((0, 0, z_low), (0, 0, z_high), r_low, r_high, B)
 
-    base = box((0, 0, -0.45), (0.4, 0.4, 0.04), shaded(A, 0.85))
+    base = box((0, 0, -0.45), (0.32, 0.32, 0.04), shaded(A, 0.85))
     return [rod((0, 0, low), (0, 0, high), radius, 0.0, A), base, band(-0.24, -0.04), band(0.14, 0.28)]
 
 
@@ -143,7 +144,7 @@ def _house() -> Parts:
     parts += [prism([(-0.31, -0.05), (0.31, -0.05), (0, 0.27)], half_length=0.385, paint=A)]
     parts += [
         box((0, -0.16, 0.32), (0.07, 0.07, 0.16), shaded(WOOD, 0.9)),
-        box((0, 0, -0.49), (0.38, 0.38, 0.02), GREY),
+        box((0, 0, -0.48), (0.34, 0.34, 0.02), GREY),
     ]
     parts += [box((0, 0.33, -0.32), (0.085, 0.025, 0.15), WOOD), ball((0.045, 0.36, -0.33), 0.02, YELLOW)]
     parts += [ball((-0.045, 0.36, -0.33), 0.02, YELLOW)]
