@@ -96,8 +96,9 @@ class Trainer:
         if self.faults_in_a_row == MAX_FAULTS_IN_A_ROW:
             self.state.scene.save(report.iteration)
             raise TrainingStopped(
-                f"{MAX_FAULTS_IN_A_ROW} steps in a row were not finite, the last one because {report.fault}; the scene before "
-                f"them is saved in {self.folder}. Lower the learning rates or the guidance scale, or set fp16: false"
+                f"{MAX_FAULTS_IN_A_ROW} steps in a row were not finite, the last one because {report.fault}; the scene "
+                f"before them is saved in {self.folder}. Lower the learning rates "
+                "or the guidance scale, or set fp16: false"
             )
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +17,16 @@ from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
 
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "diff_gaussian_rasterization", "simple_knn", "plyfile", "safetensors")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "diff_gaussian_rasterization",
+    "simple_knn",
+    "plyfile",
+    "safetensors",
+)
 
 
 def prepare_run_folder(folder: Path, config: Config, device: torch.device) -> None:
@@ -27,22 +36,26 @@ def prepare_run_folder(folder: Path, config: Config, device: torch.device) -> No
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(to_yaml(config))
+        (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         write_cfg_args(folder / "cfg_args", config)
         (folder / "run.json").write_text(json.dumps(provenance(config, device), indent=2) + "\n")
     except OSError as error:
-        raise ValueError(f"the run folder {folder} cannot be written ({error}); choose another with --model_path") from error
+        raise ValueError(
+            f"the run folder {folder} cannot be written ({error}); choose another with --model_path"
+        ) from error
 
 
 def provenance(config: Config, device: torch.device) -> dict[str, object]:
     """What made a run: code revision, versions, machine, device, seeds, command line."""
     return {
-        "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "revision": code_revision(),
         "seed": config.seed,
         "noise_seed": config.guidance.noise_seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arguments import Config
 from guidance.score import NoiseMemory
 from scene import Scene
@@ -21,9 +23,9 @@ from utils.tree_file import load_tree, save_tree
 class TrainState:
     """What one training step reads and changes.
 
-    Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of cameras
-    drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, the number of the last step
-    and of skipped ones.
+    Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of
+    cameras drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, the number of the
+    last step and of skipped ones.
     """
 
     gaussians: GaussianModel
@@ -44,6 +46,12 @@ class TrainState:
         scene = Scene(config, gaussians, streams, device)
         gaussians.training_setup(config.optimization)
         return cls(gaussians, scene, streams)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The Gaussians' optimizer, which `start` has made."""
+        assert self.gaussians.optimizer is not None
+        return self.gaussians.optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above as nested dictionaries of tensors and plain values."""

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step, baseline and CoGrad alike: gradients first, outputs may be written, then the update.
 
-B views, N Gaussians, H x W pixels, C x h x w latents. Upstream's order is kept: cameras and augmentations are drawn view by
-view, then `as_latent`, then what the guidance draws; densification comes after backward and before the optimizer step.
+B views, N Gaussians, H x W pixels, C x h x w latents. Upstream's order is kept: cameras and augmentations are drawn
+view by view, then `as_latent`, then what the guidance draws; densification comes after backward and before the
+optimizer step.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arguments import Config, OptimizationParams
+from arguments import Config
 from cograd.state import TrainState
 from gaussian_renderer import Augmentation, draw_augmentation, render
 from gaussian_renderer.outputs import plain_background
@@ -46,12 +48,12 @@ class StepReport:
 
     iteration: int
     views: list[RenderedView]
-    distillation: Distillation
     as_latent: bool
     warm_up_rate: float
-    losses: dict[str, float]
+    timer: PhaseTimer
+    distillation: Distillation = field(init=False)
+    losses: dict[str, float] = field(init=False)
     fault: str | None = None
-    timer: PhaseTimer = field(default_factory=PhaseTimer)
 
     def image_stacks(self) -> tuple[Tensor, Tensor, Tensor]:
         """Detached images [B, 3, H, W], disparities [B, 1, H, W] and transmittances [B, 1, H, W] of all views."""
@@ -60,7 +62,7 @@ class StepReport:
 
     def record(self, points: int) -> dict[str, Any]:
         """The JSON line of this step: losses, timesteps, points, phase times in milliseconds."""
-        losses = {name: value if value == value and abs(value) != float("inf") else None for name, value in self.losses.items()}
+        losses = {name: value if math.isfinite(value) else None for name, value in self.losses.items()}
         return {
             "iteration": self.iteration,
             "loss": losses["total"],
@@ -88,47 +90,28 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     with timer("render"):
         views = [_draw_view(state, config) for _ in range(config.guidance.C_batch_size)]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
-    warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0) if opt.warmup_iter > 0 else 0.0
-    images = torch.stack([view.image for view in views]).detach().requires_grad_()
-    disparities = torch.stack([view.disparity for view in views]).detach().requires_grad_()
-    transmittances = torch.stack([view.transmittance for view in views]).detach()
+    warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0)
+    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer)
     with timer("guidance"):
-        conditioning = prompts.conditioning([float(view.camera.delta_azimuth) for view in views])
-        distillation = distill(
-            prior,
-            images,
-            disparities,
-            transmittances,
-            conditioning,
-            config.guidance,
-            state.streams,
-            warm_up_rate=warm_up_rate,
-            as_latent=as_latent,
-            memory=state.memory,
-        )
-        distillation.backward()
-    losses = _regularise(images, disparities, views, opt)
-    losses["guidance"] = float(distillation.loss_per_view.mean())
-    losses["total"] = losses["guidance"] + opt.lambda_tv * (losses["tv_rgb"] + losses["tv_depth"]) + opt.lambda_scale * losses["scale"]
-    report = StepReport(state.iteration, views, distillation, as_latent, warm_up_rate, losses, timer=timer)
-    report.fault = _fault(report, images, disparities)
+        g_images = _ask_prior(report, state, prior, prompts, config)
+    report.fault = _fault(report, g_images)
     if report.fault is None:
         with timer("backward"):
-            for view, g_image, g_disparity in zip(views, images.grad, disparities.grad, strict=True):
-                _view_backward(view, g_image, g_disparity, opt.lambda_scale / len(views))
+            for v, view in enumerate(views):
+                _view_backward(view, [g[v] for g in g_images], opt.lambda_scale / len(views))
         report.fault = _parameter_fault(state)
     if report.fault is not None:
-        state.gaussians.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
     return report
 
 
 def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     """Densification, opacity reset and the optimizer step of a step whose gradients are ready.
 
-    Kept from upstream because they shaped published results: densification replaces the parameters, so the optimizer step of
-    such an iteration has no gradient; the last iteration makes no optimizer step at all.
+    Kept from upstream because they shaped published results: densification replaces the parameters, so the optimizer
+    step of such an iteration has no gradient; the last iteration makes no optimizer step at all.
     """
-    opt, gaussians = config.optimization, state.gaussians
+    opt = config.optimization
     if report.fault is not None:
         state.skipped_steps += 1
         return
@@ -137,8 +120,8 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
             _densify(state, report.views[-1], config)
     with report.timer("optimizer"):
         if state.iteration < opt.iterations:
-            gaussians.optimizer.step()
-        gaussians.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
 
 
 def prepare_schedules(state: TrainState, config: Config) -> None:
@@ -186,18 +169,43 @@ def _draw_view(state: TrainState, config: Config) -> RenderedView:
     )
 
 
-def _regularise(images: Tensor, disparities: Tensor, views: list[RenderedView], opt: OptimizationParams) -> dict[str, float]:
-    """Adds the gradient of lambda_tv (tv(rgb) + tv(depth)) to the images' and returns every regulariser's value."""
-    tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
+def _ask_prior(
+    report: StepReport, state: TrainState, prior: Prior, prompts: PromptBook, config: Config
+) -> list[Tensor]:
+    """The gradients of guidance and total variation on the images [B, 3, H, W] and the disparities [B, 1, H, W].
+
+    Leaves the distillation and every term of the loss in the report.
+    """
+    images, disparities, transmittances = report.image_stacks()
+    images.requires_grad_(), disparities.requires_grad_()
+    azimuth_deg = [float(view.camera.delta_azimuth) for view in report.views]
+    report.distillation = distill(
+        prior,
+        images,
+        disparities,
+        transmittances,
+        prompts.conditioning(azimuth_deg),
+        config.guidance,
+        state.streams,
+        warm_up_rate=report.warm_up_rate,
+        as_latent=report.as_latent,
+        memory=state.memory,
+    )
+    report.distillation.backward()
+    opt, tv_rgb, tv_depth = config.optimization, tv_loss(images), tv_loss(disparities)
     (opt.lambda_tv * (tv_rgb + tv_depth)).backward()
-    scale = torch.stack([view.scales.detach().mean() for view in views]).mean()
-    return {"tv_rgb": float(tv_rgb.detach()), "tv_depth": float(tv_depth.detach()), "scale": float(scale)}
+    scale = torch.stack([view.scales.detach().mean() for view in report.views]).mean()
+    guidance = report.distillation.loss_per_view.mean()
+    total = guidance + opt.lambda_tv * (tv_rgb + tv_depth) + opt.lambda_scale * scale
+    terms = {"guidance": guidance, "tv_rgb": tv_rgb, "tv_depth": tv_depth, "scale": scale, "total": total}
+    report.losses = {name: float(value.detach()) for name, value in terms.items()}
+    return [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
 
 
-def _view_backward(view: RenderedView, g_image: Tensor, g_disparity: Tensor, scale_weight: float) -> None:
-    """Takes one view's gradient [3, H, W] and [1, H, W] back through the renderer, with scale_weight * mean(scales)."""
-    g_scale = torch.tensor(scale_weight, device=g_image.device)
-    torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [g_image, g_disparity, g_scale])
+def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: float) -> None:
+    """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer."""
+    g_scale = torch.tensor(scale_weight, device=view.scales.device)
+    torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
 
 
 def _densify(state: TrainState, view: RenderedView, config: Config) -> None:
@@ -205,26 +213,26 @@ def _densify(state: TrainState, view: RenderedView, config: Config) -> None:
     opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
     seen = view.visible
     gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
+    assert view.screen_points.grad is not None, "densification comes after the backward pass"
     gaussians.add_densification_stats(view.screen_points.grad, seen)
     if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
         max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
-        gaussians.densify_and_prune(opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams)
+        gaussians.densify_and_prune(
+            opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams
+        )
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
 
 
-def _fault(report: StepReport, images: Tensor, disparities: Tensor) -> str | None:
+def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
     """Names the first term that is not finite, with its views and timesteps; None when all are."""
-    finite = {name: value == value and abs(value) != float("inf") for name, value in report.losses.items()}
-    bad_term = next((name for name, ok in finite.items() if not ok), None)
-    if bad_term is None and not report.distillation.is_finite:
-        bad_term = "guidance gradient"
-    gradients = [g for g in (images.grad, disparities.grad) if g is not None]
-    bad_views = [v for v in range(len(report.views)) if not all(bool(g[v].isfinite().all()) for g in gradients)]
-    if bad_term is None and not bad_views:
+    terms = [name for name, value in report.losses.items() if not math.isfinite(value)]
+    terms += [] if report.distillation.is_finite else ["guidance gradient"]
+    bad_views = [v for v in range(len(report.views)) if not all(bool(g[v].isfinite().all()) for g in g_images)]
+    if not terms and not bad_views:
         return None
     t = report.distillation.t.tolist()
-    return f"{bad_term or 'image gradient'} is not finite (views {bad_views or 'all'}, timesteps {t})"
+    return f"{(terms or ['image gradient'])[0]} is not finite (views {bad_views or 'all'}, timesteps {t})"
 
 
 def _parameter_fault(state: TrainState) -> str | None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures and videos of a run, in upstream's folders and under upstream's names.
 
-Nothing here touches the random streams of the training: looking at a run does not change it. (Upstream's reports draw from the
-global streams; a run with other report intervals is another run there.)
+Nothing here touches the random streams of the training: looking at a run does not change it. (Upstream's reports draw
+from the global streams; a run with other report intervals is another run there.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def plain_background(config: Config, gaussians: GaussianModel) -> torch.Tensor:
 
 
 @torch.no_grad()
-def turntable(gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def turntable(
+    gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation."""
     background = plain_background(config, gaussians)
     for camera in cameras:
@@ -49,7 +51,9 @@ class RunOutputs:
         iterations, opt = config.optimization.iterations, config.optimization
         self._process_frames = min(opt.pro_frames_num, iterations) if opt.save_process else 0
         self._process_cameras = (
-            scene.getCircleVideoCameras(self._process_frames, render45=opt.pro_render_45) if self._process_frames else []
+            scene.getCircleVideoCameras(self._process_frames, render45=opt.pro_render_45)
+            if self._process_frames
+            else []
         )
         self._process = VideoWriter(folder / "process_videos" / "video_rgb.mp4", FPS)
 
@@ -66,7 +70,10 @@ class RunOutputs:
         folder = self.folder / "videos" / f"{iteration}_iteration"
         rgb_path = folder / f"video_rgb_{iteration}.mp4"
         cameras = self.scene.getCircleVideoCameras()
-        with VideoWriter(rgb_path, FPS) as rgb_video, VideoWriter(folder / f"video_depth_{iteration}.mp4", FPS) as depth_video:
+        with (
+            VideoWriter(rgb_path, FPS) as rgb_video,
+            VideoWriter(folder / f"video_depth_{iteration}.mp4", FPS) as depth_video,
+        ):
             for rgb, depth in turntable(self.gaussians, cameras, self.config):
                 rgb_video.add(rgb)
                 depth_video.add(depth)

@@ -261,7 +261,9 @@ class GaussianModel:
         """
         stored, own = (parameters["f_rest"].shape[1] for parameters in (captured["parameters"], self._parameters))
         if self.optimizer is None or stored != own:
-            raise ValueError(f"the checkpoint has {stored} f_rest coefficients, this model {own}; keep ModelParams.sh_degree")
+            raise ValueError(
+                f"the checkpoint has {stored} f_rest coefficients, this model {own}; keep ModelParams.sh_degree"
+            )
         for name, values in captured["parameters"].items():
             old, new = self._parameters[name], nn.Parameter(values.to(self.device))
             self._parameters[name] = self._group(name)["params"][0] = new

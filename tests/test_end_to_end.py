@@ -22,7 +22,14 @@ from scene.ply import read_vertices
 
 SAVED = (1, 2, 5, 10, 30)
 LEARNING_RATE = {"xyz": 5.6e-4, "f_dc": 5e-3, "f_rest": 2.5e-4, "opacity": 0.05, "scale": 5e-3, "rot": 1e-3}
-COLUMNS = {"xyz": ("x", "y", "z"), "f_dc": ("f_dc",), "f_rest": ("f_rest",), "opacity": ("opacity",), "scale": ("scale",), "rot": ("rot",)}
+COLUMNS = {
+    "xyz": ("x", "y", "z"),
+    "f_dc": ("f_dc",),
+    "f_rest": ("f_rest",),
+    "opacity": ("opacity",),
+    "scale": ("scale",),
+    "rot": ("rot",),
+}
 
 
 @pytest.fixture(scope="module", params=["plain", "perpneg_sh1"])

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYER = {"utils": 0, "arguments": 1, "scene": 2, "gaussian_renderer": 3, "guidance": 3, "cograd": 4, "tools": 5, "train": 6}
+LAYER = {
+    "utils": 0,
+    "arguments": 1,
+    "scene": 2,
+    "gaussian_renderer": 3,
+    "guidance": 3,
+    "cograd": 4,
+    "tools": 5,
+    "train": 6,
+}
 # The method files of cograd are a library of their own: no renderer, no diffusion model.
 TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py"}
 
@@ -17,14 +26,18 @@ def _imported_modules(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             below = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules.update({name for name in below if (ROOT / (name.replace(".", "/") + ".py")).is_file()} or {node.module})
+            modules.update(
+                {name for name in below if (ROOT / (name.replace(".", "/") + ".py")).is_file()} or {node.module}
+            )
         elif isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
     return modules
 
 
 def _sources() -> list[Path]:
-    return [path for room in LAYER for path in [ROOT / f"{room}.py", *sorted((ROOT / room).rglob("*.py"))] if path.is_file()]
+    return [
+        path for room in LAYER for path in [ROOT / f"{room}.py", *sorted((ROOT / room).rglob("*.py"))] if path.is_file()
+    ]
 
 
 def _upward(path: Path) -> list[str]:

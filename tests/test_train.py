@@ -102,7 +102,9 @@ def test_bad_input_is_met_at_the_door(tmp_path, capsys, changes, message) -> Non
 
 
 def test_truncated_initial_cloud_is_told(tmp_path, capsys) -> None:
-    (tmp_path / "init_points3d.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nend_header\n")
+    (tmp_path / "init_points3d.ply").write_bytes(
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nend_header\n"
+    )
     assert train.main(_argv(tmp_path)) == 2
     assert "init_points3d.ply" in capsys.readouterr().err
 
@@ -132,7 +134,9 @@ def test_a_faulty_step_is_skipped_and_named(tmp_path, monkeypatch) -> None:
 def test_only_faults_stop_the_run_and_keep_the_scene(tmp_path, monkeypatch, capsys) -> None:
     from guidance.ideal import IdealPrior
 
-    monkeypatch.setattr(IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, float("inf")))
+    monkeypatch.setattr(
+        IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, float("inf"))
+    )
     assert train.main(_argv(tmp_path / "inf", iterations=30, save_video=False)) == 1
     assert "steps in a row were not finite" in capsys.readouterr().err
     assert (tmp_path / "inf" / "point_cloud" / "iteration_20" / "point_cloud.ply").is_file()

@@ -45,7 +45,7 @@ class RunLog:
         self._ema_loss: float | None = None
 
     def step(self, record: dict[str, Any]) -> None:
-        """Logs one step: a flat record of numbers, lists and one level of mappings, with `iteration`, `loss`, `points`."""
+        """Logs one step: numbers, lists and mappings by name, among them `iteration`, `loss` and `points`."""
         self._jsonl.write(json.dumps(record) + "\n")
         for name, value in _scalars(record):
             self._board.add_scalar(name, value, record["iteration"])

@@ -6,7 +6,9 @@ Frames are uint8 [H, W, 3] RGB. OpenCV's own writer is not used: its wheel canno
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -20,25 +22,30 @@ class VideoWriter:
 
     def __init__(self, path: Path, fps: int = 30) -> None:
         self.path, self.fps, self.frames = Path(path), fps, 0
-        self._pipe = None
+        self._pipe: Generator[None, Any, None] | None = None
 
     def add(self, frame: np.ndarray) -> None:
         """Appends one frame, uint8 [H, W, 3]."""
         frame = _even_sized(frame)
         if self._pipe is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._pipe = imageio_ffmpeg.write_frames(
-                str(self.path),
-                (frame.shape[1], frame.shape[0]),
-                fps=self.fps,
-                codec="libx264",
-                quality=None,
-                macro_block_size=1,
-                output_params=["-crf", "18", "-preset", "veryfast", "-movflags", "frag_keyframe+empty_moov"],
-            )
-            self._pipe.send(None)
+            self._pipe = self._open(frame.shape[1], frame.shape[0])
         self._pipe.send(np.ascontiguousarray(frame))
         self.frames += 1
+
+    def _open(self, width_px: int, height_px: int) -> Generator[None, Any, None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        options = ["-crf", "18", "-preset", "veryfast", "-movflags", "frag_keyframe+empty_moov"]
+        pipe = imageio_ffmpeg.write_frames(
+            str(self.path),
+            (width_px, height_px),
+            fps=self.fps,
+            codec="libx264",
+            quality=None,
+            macro_block_size=1,
+            output_params=options,
+        )
+        pipe.send(None)
+        return pipe
 
     def close(self) -> None:
         """Finishes the file; closing twice, or without a single frame, is allowed."""

@@ -67,6 +67,8 @@ def _equal(a, b) -> bool:
 def test_checkpoint_of_another_sh_degree_is_refused(tmp_path, prior) -> None:
     config = _config(tmp_path)
     path = TrainState.start(config, "cpu").save_checkpoint(tmp_path)
-    other = TrainState.start(load_config(["--text", "x", "--sh_degree", "0", "--init_num_pts", "60", "--model_path", str(tmp_path)]), "cpu")
-    with pytest.raises(ValueError, match="keep ModelParams.sh_degree"):
+    other = TrainState.start(
+        load_config(["--text", "x", "--sh_degree", "0", "--init_num_pts", "60", "--model_path", str(tmp_path)]), "cpu"
+    )
+    with pytest.raises(ValueError, match=r"keep ModelParams\.sh_degree"):
         other.load_checkpoint(path)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from tools.contact_sheet import main
+from utils.image_utils import read_png
+from utils.video import VideoWriter
+
+
+def test_frames_stand_side_by_side(tmp_path) -> None:
+    for name in ("a", "b"):
+        with VideoWriter(tmp_path / f"{name}.mp4") as video:
+            for level in (0, 80, 160, 240):
+                video.add(np.full((16, 16, 3), level, np.uint8))
+    assert main([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "2", "--out", str(tmp_path / "s.png")]) == 0
+    sheet = read_png(tmp_path / "s.png").astype(int)
+    assert sheet.shape == (32, 32, 3)
+    assert abs(sheet[:, :16].mean() - 0) < 4 and abs(sheet[:, 16:].mean() - 160) < 4
+
+
+def test_a_missing_video_is_named(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "gone.mp4"), "--out", "x.png"])
+    assert "gone.mp4" in capsys.readouterr().err
