@@ -44,7 +44,7 @@ def indices_of_timesteps(t: Tensor, num_inference: int, num_train: int, steps_of
 
 
 def add_noise(x_0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise; x_0, noise [B,C,h,w], alpha_bar [B]."""
+    """Eqs. (1), (4): x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise; x_0, noise [B,C,h,w], alpha_bar [B]."""
     return per_view(alpha_bar, x_0).sqrt() * x_0 + (1 - per_view(alpha_bar, x_0)).sqrt() * noise
 
 
@@ -79,7 +79,10 @@ def _step_variance(abar_from: Tensor, abar_to: Tensor, eta: float) -> Tensor:
 
 
 def interval_weight(alpha_bar: Tensor) -> Tensor:
-    """w(t) = sqrt((1 - abar)/abar), upstream's weight on the residual; alpha_bar [B] -> [B]."""
+    """w(t) = sqrt((1 - abar)/abar), the weight on the residual; alpha_bar [B] -> [B].
+
+    DECISION: the paper leaves w(t) of Eqs. (5), (9) open; LucidDreamer's, on whose code it builds, is taken.
+    """
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
@@ -104,15 +107,11 @@ def index_range(
 
 @dataclass(frozen=True)
 class InversionRound:
-    """One U-Net call of the DDIM inversion: views `rows` go from index ind_from[k] to ind_to[k].
-
-    `last` tells for each of them whether this is the step that ends at its ind_t.
-    """
+    """One U-Net call of the DDIM inversion: views `rows` go from index ind_from[k] to ind_to[k]."""
 
     rows: tuple[int, ...]
     ind_from: tuple[int, ...]
     ind_to: tuple[int, ...]
-    last: tuple[bool, ...]
 
 
 def inversion_path(ind_t: int, delta: int, xs_delta_t: int, xs_inv_steps: int) -> list[int]:
@@ -141,7 +140,6 @@ def inversion_rounds(paths: list[list[int]]) -> list[InversionRound]:
                 rows,
                 tuple(paths[row][step] for row in rows),
                 tuple(paths[row][step + 1] for row in rows),
-                tuple(step == len(paths[row]) - 2 for row in rows),
             )
         )
     return rounds
