@@ -58,7 +58,8 @@ def test_ties_in_depth_go_by_index():
 
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_thread_count_changes_no_bit(threads, n_threads):
-    scene = random_scene(2, n=9000, height=150, width=170, sh_degree=2, scale=0.03)
+    """Large enough that every stage starts three threads."""
+    scene = random_scene(2, n=50000, height=150, width=170, sh_degree=1, scale=0.008)
     threads(1)
     one = run_extension(scene)
     threads(n_threads)

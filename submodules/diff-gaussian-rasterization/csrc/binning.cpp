@@ -5,7 +5,6 @@
 
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
 #include "frame.h"
 
@@ -23,29 +22,30 @@ void number_slots(Frame& f) {
         f.slot_begin[i] = (uint32_t)total;
         total += f.spans[i].n_tiles;
     }
-    if (total > 0x7fffffffu) throw std::length_error("more than 2^31 (Gaussian, tile) pairs: use a smaller image or fewer, smaller Gaussians");
+    if (total > 0x7fffffffu)
+        throw std::length_error("more than 2^31 (Gaussian, tile) pairs: use a smaller image or smaller Gaussians");
     f.slot_begin[f.n] = f.n_pairs = (uint32_t)total;
 }
 
 // Gaussians with at least one tile as (depth bits << 32 | index); depths are positive, so their bits sort as numbers.
-size_t collect_keys(Frame& f) {
-    f.keys.resize((size_t)f.n);
-    f.keys_other.resize((size_t)f.n);
+size_t collect_keys(const Frame& f, Scratch& scratch) {
+    scratch.keys.resize((size_t)f.n);
+    scratch.keys_other.resize((size_t)f.n);
     size_t count = 0;
     for (int64_t i = 0; i < f.n; ++i) {
         if (!f.spans[i].n_tiles) continue;
         uint32_t bits;
         memcpy(&bits, &f.splats[i].z, sizeof bits);
-        f.keys[count++] = (uint64_t)bits << 32 | (uint32_t)i;
+        scratch.keys[count++] = (uint64_t)bits << 32 | (uint32_t)i;
     }
     return count;
 }
 
 // Stable radix sort by the upper 32 bits, digit by digit; a digit that is the same everywhere is skipped.
-const uint64_t* sort_keys(Frame& f, size_t count) {
+const uint64_t* sort_keys(Scratch& scratch, size_t count) {
     static_assert(3 * kDigitBits >= 32, "three digits cover a key");
     uint32_t histogram[3][kDigits] = {};
-    uint64_t *from = f.keys.data(), *to = f.keys_other.data();
+    uint64_t *from = scratch.keys.data(), *to = scratch.keys_other.data();
     for (size_t i = 0; i < count; ++i)
         for (int d = 0; d < 3; ++d) ++histogram[d][from[i] >> (32 + kDigitBits * d) & (kDigits - 1)];
     for (int d = 0; d < 3; ++d) {
@@ -60,10 +60,10 @@ const uint64_t* sort_keys(Frame& f, size_t count) {
     return from;
 }
 
-// Calls fn(tile, running number) for each tile of Gaussian i, in the order in which its slots are numbered.
+// Calls fn(tile, running number) for each tile of a Gaussian, in the order in which its slots are numbered.
 template <class Fn>
-void for_each_tile(const Frame& f, const KernelTable& kernels, uint32_t i, std::vector<uint32_t>& tiles, Fn fn) {
-    const TileSpan span = f.spans[i];
+void for_each_tile(const Frame& f, const KernelTable& kernels, const SortedSpan& s, uint32_t* tiles, Fn fn) {
+    const TileSpan& span = s.span;
     if (span.x1 - span.x0 <= 4 && span.y1 - span.y0 <= 4) {
         uint32_t j = 0;
         for (unsigned m = span.mask; m; m &= m - 1, ++j) {
@@ -72,56 +72,64 @@ void for_each_tile(const Frame& f, const KernelTable& kernels, uint32_t i, std::
         }
         return;
     }
-    if (tiles.size() < span.n_tiles) tiles.resize(span.n_tiles);
-    const uint32_t n = kernels.list_tiles(f, f.splats[i], span, tiles.data());
+    const uint32_t n = kernels.list_tiles(f, f.splats[s.gaussian], span, tiles);
     for (uint32_t j = 0; j < n; ++j) fn(tiles[j], j);
 }
 
 // cursors[chunk][tile]: from counts to the place of the chunk's first pair in the tile's list.
-void place_chunks(Frame& f, int n_chunks, int n_tiles) {
+void place_chunks(Frame& f, Scratch& scratch, int n_chunks, int n_tiles) {
     uint32_t sum = 0;
     for (int t = 0; t < n_tiles; ++t) {
         f.tile_begin[t] = sum;
-        for (int c = 0; c < n_chunks; ++c) sum += std::exchange(f.cursors[(size_t)c * n_tiles + t], sum);
+        for (int c = 0; c < n_chunks; ++c) sum += std::exchange(scratch.cursors[(size_t)c * n_tiles + t], sum);
     }
     f.tile_begin[n_tiles] = sum;
 }
 
-void scatter(Frame& f, const KernelTable& kernels, const uint64_t* order, size_t count, int n_chunks) {
+void scatter(Frame& f, Scratch& scratch, const KernelTable& kernels, const uint64_t* order, size_t count,
+             int n_chunks) {
     const int n_tiles = f.tiles_x * f.tiles_y;
     f.tile_begin.resize((size_t)n_tiles + 1);
-    f.cursors.resize((size_t)n_chunks * n_tiles);
+    scratch.cursors.resize((size_t)n_chunks * n_tiles);
+    scratch.tile_lists.resize((size_t)n_chunks * n_tiles);
+    scratch.sorted_spans.resize(count);
     f.entries.resize(f.n_pairs);
     f.block_masks.resize(f.n_pairs);
     auto run = [&](int chunk, bool place) {
-        std::vector<uint32_t> tiles;
-        uint32_t* cursor = &f.cursors[(size_t)chunk * n_tiles];
+        uint32_t* cursor = &scratch.cursors[(size_t)chunk * n_tiles];
+        uint32_t* tiles = &scratch.tile_lists[(size_t)chunk * n_tiles];
         if (!place) memset(cursor, 0, sizeof(uint32_t) * (size_t)n_tiles);
-        for (size_t k = count * chunk / n_chunks; k < count * (chunk + 1) / n_chunks; ++k) {
-            const uint32_t i = (uint32_t)order[k];
-            const uint32_t slot = f.slot_begin[i];
-            for_each_tile(f, kernels, i, tiles, [&](uint32_t tile, uint32_t j) {
+        const size_t begin = count * chunk / n_chunks, end = count * (chunk + 1) / n_chunks;
+        for (size_t k = begin; k < end; ++k) {
+            SortedSpan& s = scratch.sorted_spans[k];
+            if (!place) {
+                const uint32_t i = (uint32_t)order[k], ahead = (uint32_t)order[k + 16 < end ? k + 16 : k];
+                __builtin_prefetch(&f.spans[ahead]);
+                __builtin_prefetch(&f.slot_begin[ahead]);
+                s = {f.spans[i], i, f.slot_begin[i]};
+            }
+            for_each_tile(f, kernels, s, tiles, [&](uint32_t tile, uint32_t j) {
                 const uint32_t at = cursor[tile]++;
-                if (place) f.entries[at] = {i, slot + j};
+                if (place) f.entries[at] = {s.gaussian, s.slot + j};
             });
         }
     };
 #pragma omp parallel for num_threads(n_chunks) schedule(static, 1) if (n_chunks > 1)
     for (int c = 0; c < n_chunks; ++c) run(c, false);
-    place_chunks(f, n_chunks, n_tiles);
+    place_chunks(f, scratch, n_chunks, n_tiles);
 #pragma omp parallel for num_threads(n_chunks) schedule(static, 1) if (n_chunks > 1)
     for (int c = 0; c < n_chunks; ++c) run(c, true);
 }
 
 }  // namespace
 
-void bin_gaussians(Frame& f, const KernelTable& kernels, int n_threads) {
+void bin_gaussians(Frame& f, Scratch& scratch, const KernelTable& kernels, int n_threads) {
     number_slots(f);
-    const size_t count = collect_keys(f);
-    const uint64_t* order = sort_keys(f, count);
+    const size_t count = collect_keys(f, scratch);
+    const uint64_t* order = sort_keys(scratch, count);
     int64_t n_chunks = f.n_pairs / kPairsPerThread;
     n_chunks = n_chunks < 1 ? 1 : n_chunks > n_threads ? n_threads : n_chunks;
-    scatter(f, kernels, order, count, (int)n_chunks);
+    scatter(f, scratch, kernels, order, count, (int)n_chunks);
 }
 
 }  // namespace dgr

@@ -14,9 +14,10 @@
 namespace dgr {
 namespace {
 
-constexpr int64_t kGaussiansPerChunk = 512, kGaussiansPerThread = 2048;
-constexpr int64_t kPairsPerThread = 256;
-constexpr size_t kPooledFrames = 8;
+// About half a millisecond of work: a thread that must first be woken on a busy machine costs more than less than that.
+constexpr int64_t kGaussiansPerThread = 16384, kPairsPerThread = 8192;
+constexpr int64_t kGaussiansPerChunk = 512;
+constexpr size_t kPooledFrames = 4;
 
 thread_local std::string last_error;
 
@@ -37,7 +38,8 @@ const std::vector<KernelTable>& tables() {
         std::vector<KernelTable> v;
 #ifdef DGR_X86_LEVELS
         __builtin_cpu_init();
-        const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+        const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                            __builtin_cpu_supports("bmi2");
         const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512cd");
@@ -57,22 +59,32 @@ const KernelTable*& current_table() {
 
 // ---------------------------------------------------------------------------------------------- frames
 
-// Frames are reused: fresh memory of this size costs more in page faults than the arithmetic on it.
-std::mutex pool_lock;
-std::vector<std::unique_ptr<Frame>> pool;
+// Frames and scratch are reused: fresh memory of this size costs more in page faults than the arithmetic on it.
+template <class T>
+class Pool {
+  public:
+    explicit Pool(size_t limit) : limit_(limit) {}
+    std::unique_ptr<T> take() {
+        std::lock_guard<std::mutex> guard(lock_);
+        if (idle_.empty()) return std::make_unique<T>();
+        std::unique_ptr<T> item = std::move(idle_.back());
+        idle_.pop_back();
+        return item;
+    }
+    void give(std::unique_ptr<T> item) {
+        std::lock_guard<std::mutex> guard(lock_);
+        if (idle_.size() < limit_) idle_.push_back(std::move(item));
+    }
 
-std::unique_ptr<Frame> take_frame() {
-    std::lock_guard<std::mutex> guard(pool_lock);
-    if (pool.empty()) return std::make_unique<Frame>();
-    std::unique_ptr<Frame> f = std::move(pool.back());
-    pool.pop_back();
-    return f;
-}
+  private:
+    size_t limit_;
+    std::mutex lock_;
+    std::vector<std::unique_ptr<T>> idle_;
+};
 
-void give_frame(std::unique_ptr<Frame> f) {
-    std::lock_guard<std::mutex> guard(pool_lock);
-    if (pool.size() < kPooledFrames) pool.push_back(std::move(f));
-}
+// Never destroyed: a state may be given back while the process is shutting down.
+Pool<Frame>& frames = *new Pool<Frame>(kPooledFrames);
+Pool<Scratch>& scratches = *new Pool<Scratch>(1);
 
 // Threads worth starting for this much work.
 int threads_for(int64_t work, int64_t per_thread, int wanted) {
@@ -108,9 +120,9 @@ void start_frame(Frame& f, const DgrScene& in) {
 
 int64_t project_all(const DgrScene& in, Frame& f, const KernelTable& k, int32_t* radii) {
     const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
+    const int n_threads = threads_for(f.n, kGaussiansPerThread, in.n_threads);
     int64_t dropped = 0;
-#pragma omp parallel for num_threads(threads_for(f.n, kGaussiansPerThread, in.n_threads)) schedule(dynamic, 1) \
-    reduction(+ : dropped) if (f.n >= 2 * kGaussiansPerThread)
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) reduction(+ : dropped) if (n_threads > 1)
     for (int64_t c = 0; c < n_chunks; ++c) {
         const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
         dropped += k.project(in, f, radii, begin, end < f.n ? end : f.n);
@@ -118,11 +130,11 @@ int64_t project_all(const DgrScene& in, Frame& f, const KernelTable& k, int32_t*
     return dropped;
 }
 
-void forward(const DgrScene& in, DgrImages& out, Frame& f) {
+void forward(const DgrScene& in, DgrImages& out, Frame& f, Scratch& scratch) {
     const KernelTable& k = *current_table();
     start_frame(f, in);
     out.n_dropped = project_all(in, f, k, out.radii);
-    bin_gaussians(f, k, in.n_threads);
+    bin_gaussians(f, scratch, k, in.n_threads);
     const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
     for (int t = 0; t < n_tiles; ++t) k.blend(f, t, out.color, out.depth_alpha);
@@ -130,19 +142,20 @@ void forward(const DgrScene& in, DgrImages& out, Frame& f) {
     out.state_bytes = f.bytes();
 }
 
-void backward(const DgrScene& in, Frame& f, const DgrGradients& g) {
+void backward(const DgrScene& in, const Frame& f, const DgrGradients& g, Scratch& scratch) {
     const KernelTable& k = *current_table();
-    f.partials.resize(f.n_pairs);
+    scratch.partials.resize(f.n_pairs);
+    Partial* partials = scratch.partials.data();
     const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
     const auto blend = k.blend_backward[(in.flags & DGR_DEPTH_Z_GRADIENT) ? 1 : 0];
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
-    for (int t = 0; t < n_tiles; ++t) blend(f, t, g.color, g.depth_alpha);
+    for (int t = 0; t < n_tiles; ++t) blend(f, t, g.color, g.depth_alpha, partials);
     const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
-#pragma omp parallel for num_threads(threads_for(f.n, kGaussiansPerThread, in.n_threads)) schedule(dynamic, 1) \
-    if (f.n >= 2 * kGaussiansPerThread)
+    const int n_workers = threads_for(f.n, kGaussiansPerThread, in.n_threads);
+#pragma omp parallel for num_threads(n_workers) schedule(dynamic, 1) if (n_workers > 1)
     for (int64_t c = 0; c < n_chunks; ++c) {
         const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
-        k.project_backward(in, f, g, begin, end < f.n ? end : f.n);
+        k.project_backward(in, f, partials, g, begin, end < f.n ? end : f.n);
     }
 }
 
@@ -184,17 +197,23 @@ int dgr_force_isa(const char* name) {
 int dgr_cpu_forward(const DgrScene* scene, DgrImages* images, void** state) {
     *state = nullptr;
     return guarded([&] {
-        std::unique_ptr<Frame> f = take_frame();
-        forward(*scene, *images, *f);
+        std::unique_ptr<Frame> f = frames.take();
+        std::unique_ptr<Scratch> scratch = scratches.take();
+        forward(*scene, *images, *f, *scratch);
+        scratches.give(std::move(scratch));
         *state = f.release();
     });
 }
 
 int dgr_cpu_backward(const DgrScene* scene, void* state, const DgrGradients* gradients) {
-    return guarded([&] { backward(*scene, *static_cast<Frame*>(state), *gradients); });
+    return guarded([&] {
+        std::unique_ptr<Scratch> scratch = scratches.take();
+        backward(*scene, *static_cast<const Frame*>(state), *gradients, *scratch);
+        scratches.give(std::move(scratch));
+    });
 }
 
-void dgr_cpu_release(void* state) { give_frame(std::unique_ptr<Frame>(static_cast<Frame*>(state))); }
+void dgr_cpu_release(void* state) { frames.give(std::unique_ptr<Frame>(static_cast<Frame*>(state))); }
 
 void dgr_cpu_mark_visible(int64_t n, const float* means, const float* view, uint8_t* visible) {
     for (int64_t i = 0; i < n; ++i) {

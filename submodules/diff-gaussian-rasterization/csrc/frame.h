@@ -70,16 +70,23 @@ struct TileSpan {
     uint32_t n_tiles;
 };
 
-// One (Gaussian, tile) pair of a tile's list. slot numbers the pairs by Gaussian: where the backward pass puts the sums.
+// A span with its Gaussian and first slot, gathered front to back.
+struct SortedSpan {
+    TileSpan span;
+    uint32_t gaussian, slot;
+};
+
+// One (Gaussian, tile) pair of a tile's list. slot numbers the pairs by Gaussian, for the backward pass's sums.
 struct Entry {
     uint32_t gaussian, slot;
 };
 
 // What one tile contributes to the gradient of one Gaussian: moments of w = dL/dpower about the mean, colour, depth.
-struct alignas(16) Partial {
+// One cache line, so that the scattered stores touch one line each.
+struct alignas(64) Partial {
     float w, wx, wy, wxx;
     float wxy, wyy, r, g;
-    float b, z, unused[2];
+    float b, z, unused[6];
 };
 
 struct Frame {
@@ -96,14 +103,19 @@ struct Frame {
     Buffer<uint16_t> block_masks;  // [pairs], which 4x4 blocks of the tile the Gaussian reaches
     Buffer<float> final_t;         // [tiles,16,16] in block order
     Buffer<int32_t> stop;          // [tiles,16,16] list position at which the pixel stopped
-    Buffer<Partial> partials;      // [pairs] by slot; backward only
-    Buffer<uint64_t> keys, keys_other;
-    Buffer<uint32_t> cursors;
     int64_t bytes() const {
         return splats.bytes() + spans.bytes() + slot_begin.bytes() + tile_begin.bytes() + entries.bytes() +
-               block_masks.bytes() + final_t.bytes() + stop.bytes() + partials.bytes() + keys.bytes() +
-               keys_other.bytes() + cursors.bytes();
+               block_masks.bytes() + final_t.bytes() + stop.bytes();
     }
+};
+
+// Memory that one call needs and no later one reads.
+struct Scratch {
+    Buffer<uint64_t> keys, keys_other;  // forward
+    Buffer<SortedSpan> sorted_spans;
+    Buffer<uint32_t> cursors;           // [chunks,tiles]
+    Buffer<uint32_t> tile_lists;        // [chunks,tiles] tiles of one large Gaussian
+    Buffer<Partial> partials;           // [pairs] by slot; backward
 };
 
 struct KernelTable {
@@ -114,11 +126,13 @@ struct KernelTable {
     uint32_t (*list_tiles)(const Frame&, const Splat&, const TileSpan&, uint32_t* tiles);
     void (*blend)(Frame&, int tile, float* color, float* depth_alpha);
     // Index 1 also sums the gradient of depth with respect to z.
-    void (*blend_backward[2])(Frame&, int tile, const float* grad_color, const float* grad_depth_alpha);
+    void (*blend_backward[2])(const Frame&, int tile, const float* grad_color, const float* grad_depth_alpha,
+                              Partial*);
     // Sums the partials of Gaussians [begin, end) and goes on to the gradients of the inputs.
-    void (*project_backward)(const DgrScene&, const Frame&, const DgrGradients&, int64_t begin, int64_t end);
+    void (*project_backward)(const DgrScene&, const Frame&, const Partial*, const DgrGradients&, int64_t begin,
+                             int64_t end);
 };
 
-void bin_gaussians(Frame& frame, const KernelTable& kernels, int n_threads);
+void bin_gaussians(Frame& frame, Scratch& scratch, const KernelTable& kernels, int n_threads);
 
 }  // namespace dgr

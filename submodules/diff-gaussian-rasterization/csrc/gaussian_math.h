@@ -36,6 +36,8 @@ struct Ops;
 template <>
 struct Ops<float> {
     GM_FUNC float select(bool condition, float a, float b) { return condition ? a : b; }
+    GM_FUNC float min(float a, float b) { return a < b ? a : b; }
+    GM_FUNC float max(float a, float b) { return a > b ? a : b; }
     GM_FUNC float sqrt(float a) { return sqrtf(a); }
     GM_FUNC float ceil(float a) { return ceilf(a); }
 };
@@ -67,12 +69,12 @@ GM_FUNC Vec3<F> combine(F s, const Vec3<F>& a, F t, const Vec3<F>& b) {
 
 template <class F>
 GM_FUNC F smaller(F a, F b) {
-    return Ops<F>::select(a < b, a, b);
+    return Ops<F>::min(a, b);
 }
 
 template <class F>
 GM_FUNC F larger(F a, F b) {
-    return Ops<F>::select(a > b, a, b);
+    return Ops<F>::max(a, b);
 }
 
 // ---------------------------------------------------------------------------------------------- projection

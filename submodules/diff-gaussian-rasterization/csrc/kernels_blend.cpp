@@ -24,8 +24,18 @@ struct Tile {
     Tile(const Frame& f, int t)
         : x0_px(t % f.tiles_x * gm::kTile_px), y0_px(t / f.tiles_x * gm::kTile_px), begin(f.tile_begin[t]),
           end(f.tile_begin[t + 1]) {}
-    float block_x(int b) const { return (float)(x0_px + kBlock_px * (b & 3)); }
-    float block_y(int b) const { return (float)(y0_px + kBlock_px * (b >> 2)); }
+};
+
+// First pixel of each block, relative to the tile.
+constexpr float kBlockX[kBlocks] = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
+constexpr float kBlockY[kBlocks] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+
+// mean - pixel for the pixels of the tile's first block.
+struct Offset {
+    vf x, y;
+    GM_FUNC Offset of(const Splat& s, const Tile& tile) {
+        return {(s.x - (float)tile.x0_px) - lane_column(), (s.y - (float)tile.y0_px) - lane_row()};
+    }
 };
 
 // alpha before the 0.99 clamp where the Gaussian counts for the pixel, else 0; d = mean - pixel.
@@ -33,12 +43,11 @@ struct Coverage {
     vf dx, dy, raw;
 };
 
-GM_FUNC Coverage coverage(const Splat& s, float block_x, float block_y, vf alpha_min) {
-    const vf dx = (s.x - block_x) - lane_column(), dy = (s.y - block_y) - lane_row();
+GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vf alpha_min, vi takes) {
+    const vf dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
     const vf power = (s.ka * dx + s.kb * dy) * dx + s.kc * dy * dy;
-    const vf floor = simd::splat(-120.0f);
-    const vf raw = s.opacity * simd::exp2_nonpositive(power > floor ? power : floor);
-    return {dx, dy, ((power <= 0.0f) & (raw >= alpha_min)) ? raw : vf{}};
+    const vf raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
+    return {dx, dy, ((power <= 0.0f) & (raw >= alpha_min) & takes) ? raw : vf{}};
 }
 
 GM_FUNC vf clamp_alpha(vf raw) { return gm::smaller(raw, simd::splat(gm::kAlphaMax)); }
@@ -80,14 +89,14 @@ GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px, unsigned live_bl
         const Splat s = splats[entries[k].gaussian];
         unsigned mask = cells_reached(s, (float)tile.x0_px, (float)tile.y0_px, (float)kBlock_px) & live_blocks;
         f.block_masks[k] = (uint16_t)mask;
+        const Offset offset = Offset::of(s, tile);
         for (; mask; mask &= mask - 1) {
             const int b = __builtin_ctz(mask);
-            vf alpha = clamp_alpha(coverage(s, tile.block_x(b), tile.block_y(b), px.alpha_min[b]).raw);
+            vf alpha = clamp_alpha(coverage(s, offset, b, px.alpha_min[b], vi{} - 1).raw);
             const vf t = px.t[b];
             vf t_next = t * (1.0f - alpha);
-            const vi stopping = t_next < gm::kTransmittanceMin;
-            if (__builtin_expect(simd::lane_bits(stopping) != 0, 0)) {
-                alpha = stop_pixels(px, b, stopping, alpha, (int)(k - tile.begin), &live_blocks);
+            if (__builtin_expect(simd::bits_less(t_next, simd::splat(gm::kTransmittanceMin)), 0)) {
+                alpha = stop_pixels(px, b, t_next < gm::kTransmittanceMin, alpha, (int)(k - tile.begin), &live_blocks);
                 t_next = t * (1.0f - alpha);
             }
             const vf weight = alpha * t;
@@ -106,7 +115,8 @@ GM_FUNC unsigned start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
     unsigned live_blocks = 0;
     const float w = (float)f.cam.width_px, h = (float)f.cam.height_px;
     for (int b = 0; b < kBlocks; ++b) {
-        const vi inside = (lane_column() + tile.block_x(b) < w) & (lane_row() + tile.block_y(b) < h);
+        const vi inside = (lane_column() + kBlockX[b] + (float)tile.x0_px < w) &
+                          (lane_row() + kBlockY[b] + (float)tile.y0_px < h);
         px.t[b] = simd::splat(1.0f);
         px.r[b] = px.g[b] = px.b[b] = px.z[b] = vf{};
         px.alpha_min[b] = inside ? simd::splat(gm::kAlphaMin) : simd::splat(kNever);
@@ -119,7 +129,7 @@ GM_FUNC unsigned start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
 void blend(Frame& f, int t, float* color, float* depth_alpha) {
     const Tile tile(f, t);
     const int64_t plane = (int64_t)f.cam.width_px * f.cam.height_px;
-    const float *bg = f.background;
+    const float* bg = f.background;
     if (tile.begin == tile.end) {
         for_each_pixel(f, tile, [&](int, int64_t i) {
             color[i] = bg[0], color[plane + i] = bg[1], color[2 * plane + i] = bg[2];
@@ -169,7 +179,8 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
     for (int k = 0; k < kBlocks; ++k) {
         px.behind[k] = px.t[k] * (transmittance[k] + bg[0] * px.r[k] + bg[1] * px.g[k] + bg[2] * px.b[k]);
         px.last_stop[k] = 0;
-        for (int l = 0; l < kLanes; ++l) px.last_stop[k] = px.stop[k][l] > px.last_stop[k] ? px.stop[k][l] : px.last_stop[k];
+        for (int l = 0; l < kLanes; ++l)
+            if (px.stop[k][l] > px.last_stop[k]) px.last_stop[k] = px.stop[k][l];
     }
 }
 
@@ -178,9 +189,8 @@ struct Moments {
 };
 
 template <bool kDepthZ>
-GM_FUNC void block_backward(const Splat& s, const Tile& tile, int b, int position, PixelGradients& px, Moments& m) {
-    const vf alpha_min = (px.stop[b] > position) ? simd::splat(gm::kAlphaMin) : simd::splat(kNever);
-    const Coverage c = coverage(s, tile.block_x(b), tile.block_y(b), alpha_min);
+GM_FUNC void block_backward(const Splat& s, const Offset& offset, int b, int position, PixelGradients& px, Moments& m) {
+    const Coverage c = coverage(s, offset, b, simd::splat(gm::kAlphaMin), px.stop[b] > position);
     const vf alpha = clamp_alpha(c.raw), inv = 1.0f / (1.0f - alpha);
     const vf t = px.t[b] * inv, weight = alpha * t;
     const vf grad_weight = px.r[b] * s.r + px.g[b] * s.g + px.b[b] * s.b + px.z[b] * s.z;
@@ -207,35 +217,39 @@ GM_FUNC void store_partial(const Moments& m, Partial* out) {
 }
 
 template <bool kDepthZ>
-GM_FUNC void blend_list_backward(Frame& f, const Tile& tile, PixelGradients& px) {
+GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, Partial* partials) {
     const Splat* splats = f.splats.data();
     const Entry* entries = f.entries.data();
     for (uint32_t k = tile.end; k-- > tile.begin;) {
-        if (k >= tile.begin + 8) __builtin_prefetch(&splats[entries[k - 8].gaussian]);
+        if (k >= tile.begin + 8) {
+            __builtin_prefetch(&splats[entries[k - 8].gaussian]);
+            __builtin_prefetch(&partials[entries[k - 8].slot], 1);
+        }
         const int position = (int)(k - tile.begin);
-        Partial* out = &f.partials[entries[k].slot];
+        Partial* out = &partials[entries[k].slot];
         unsigned mask = f.block_masks[k];
         if (!mask) {
             memset(out, 0, sizeof *out);
             continue;
         }
         const Splat s = splats[entries[k].gaussian];
+        const Offset offset = Offset::of(s, tile);
         Moments m = {};
         for (; mask; mask &= mask - 1) {
             const int b = __builtin_ctz(mask);
-            if (px.last_stop[b] > position) block_backward<kDepthZ>(s, tile, b, position, px, m);
+            if (px.last_stop[b] > position) block_backward<kDepthZ>(s, offset, b, position, px, m);
         }
         store_partial(m, out);
     }
 }
 
 template <bool kDepthZ>
-void blend_backward(Frame& f, int t, const float* grad_color, const float* grad_depth_alpha) {
+void blend_backward(const Frame& f, int t, const float* grad_color, const float* grad_depth_alpha, Partial* partials) {
     const Tile tile(f, t);
     if (tile.begin == tile.end) return;
     PixelGradients px;
     load_gradients(f, t, tile, grad_color, grad_depth_alpha, px);
-    blend_list_backward<kDepthZ>(f, tile, px);
+    blend_list_backward<kDepthZ>(f, tile, px, partials);
 }
 
 }  // namespace

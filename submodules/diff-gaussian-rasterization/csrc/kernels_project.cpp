@@ -212,13 +212,13 @@ struct Sums {
     vi touched;
 };
 
-GM_FUNC void sum_partials(const Frame& f, const Lanes& lanes, Sums* s) {
+GM_FUNC void sum_partials(const Frame& f, const Partial* partials, const Lanes& lanes, Sums* s) {
     *s = Sums{};
     for (int l = 0; l < lanes.count; ++l) {
         const int64_t i = lanes.index[l];
         Partial t = {};
         for (uint32_t k = f.slot_begin[i]; k < f.slot_begin[i + 1]; ++k) {
-            const float* p = &f.partials[k].w;
+            const float* p = &partials[k].w;
             float* q = &t.w;
             for (int c = 0; c < 12; ++c) q[c] += p[c];
         }
@@ -275,11 +275,12 @@ GM_FUNC Vec3v shape_backward(const DgrScene& in, const gm::Camera& cam, const La
 
 GM_FUNC Vec3v plus(const Vec3v& a, const Vec3v& b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
 
-void project_backward_group(const DgrScene& in, const Frame& f, const DgrGradients& out, int64_t begin, int64_t end) {
+void project_backward_group(const DgrScene& in, const Frame& f, const Partial* partials, const DgrGradients& out,
+                            int64_t begin, int64_t end) {
     const gm::Camera& cam = f.cam;
     const Lanes lanes(begin, end);
     Sums s;
-    sum_partials(f, lanes, &s);
+    sum_partials(f, partials, lanes, &s);
     const Vec3v mean = load3(lanes, in.means), view = gm::to_view(cam, mean);
     const gm::Ndc<vf> ndc = gm::to_ndc(cam, mean);
     Shape shape;
@@ -289,7 +290,8 @@ void project_backward_group(const DgrScene& in, const Frame& f, const DgrGradien
     const vf grad_x_px = -(q.xx * s.wx + q.xy * s.wy), grad_y_px = -(q.xy * s.wx + q.yy * s.wy);
     const vf grad_x = grad_x_px * (0.5f * (float)cam.width_px), grad_y = grad_y_px * (0.5f * (float)cam.height_px);
     Vec3v grad_mean = gm::ndc_backward(cam, ndc, grad_x, grad_y);
-    grad_mean = plus(grad_mean, shape_backward(in, cam, lanes, shape, gm::conic_backward(q, grad_conic), s.touched, out));
+    const gm::Sym2<vf> grad_cov2 = gm::conic_backward(q, grad_conic);
+    grad_mean = plus(grad_mean, shape_backward(in, cam, lanes, shape, grad_cov2, s.touched, out));
     const Vec3v grad_color = {s.r, s.g, s.b};
     if (in.colors) {
         store3(lanes, out.colors, masked(s.touched, grad_color));
@@ -302,8 +304,9 @@ void project_backward_group(const DgrScene& in, const Frame& f, const DgrGradien
     store(lanes, out.opacities, 1, 0, masked(s.touched, s.w / load(lanes, in.opacities, 1, 0)));
 }
 
-void project_backward(const DgrScene& in, const Frame& f, const DgrGradients& out, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += kLanes) project_backward_group(in, f, out, i, end);
+void project_backward(const DgrScene& in, const Frame& f, const Partial* partials, const DgrGradients& out,
+                      int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kLanes) project_backward_group(in, f, partials, out, i, end);
 }
 
 }  // namespace

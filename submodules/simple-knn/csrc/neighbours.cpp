@@ -21,6 +21,9 @@
 #define KNN_CLONES
 #endif
 
+// Into the clones: a function that is not inlined there is compiled for the base instruction set.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace {
 
 constexpr int kLeaf = 16;
@@ -54,7 +57,7 @@ struct Tree {
 // The three smallest squared distances so far, ascending.
 struct Best {
     float d[3] = {kInfinity, kInfinity, kInfinity};
-    void insert(float x) {
+    ALWAYS_INLINE void insert(float x) {
         if (x >= d[2]) return;
         d[2] = x;
         if (d[2] < d[1]) std::swap(d[2], d[1]);
@@ -115,7 +118,7 @@ Tree build_tree(const float* points, int64_t n, int n_threads) {
     return tree;
 }
 
-inline float box_distance(const Node& b, const float* q) {
+ALWAYS_INLINE float box_distance(const Node& b, const float* q) {
     const float dx = std::max(std::max(b.lo[0] - q[0], q[0] - b.hi[0]), 0.0f);
     const float dy = std::max(std::max(b.lo[1] - q[1], q[1] - b.hi[1]), 0.0f);
     const float dz = std::max(std::max(b.lo[2] - q[2], q[2] - b.hi[2]), 0.0f);
@@ -123,7 +126,7 @@ inline float box_distance(const Node& b, const float* q) {
 }
 
 // `skip` is the place of the query itself in the leaf, or -1.
-inline void scan_leaf(const Leaf& leaf, const float* q, int skip, Best& best) {
+ALWAYS_INLINE void scan_leaf(const Leaf& leaf, const float* q, int skip, Best& best) {
     float d[kLeaf];
     for (int i = 0; i < kLeaf; ++i) {
         const float dx = leaf.x[i] - q[0], dy = leaf.y[i] - q[1], dz = leaf.z[i] - q[2];
@@ -133,7 +136,7 @@ inline void scan_leaf(const Leaf& leaf, const float* q, int skip, Best& best) {
         if (i != skip) best.insert(d[i]);
 }
 
-float query(const Tree& tree, int64_t own_leaf, int place, int64_t n) {
+ALWAYS_INLINE float query(const Tree& tree, int64_t own_leaf, int place, int64_t n) {
     const Leaf& own = tree.leaves[own_leaf];
     const float q[3] = {own.x[place], own.y[place], own.z[place]};
     const int64_t first_leaf = ((int64_t)1 << tree.depth) - 1;
