@@ -146,8 +146,9 @@ def distill(
     memory: NoiseMemory,
     ind_t: Tensor | None = None,
 ) -> Distillation:
-    """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer: pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
+    """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
+    pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
