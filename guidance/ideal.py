@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 REFERENCE_PX = 32
 KERNEL_STD = 0.15
-PICTURES = 240
+PICTURES = 480
 OFFSET_STD = 0.1
 SET_NAMES: tuple[str, ...] = ("any", *VIEW_WORDS, "uncond")
 
@@ -82,9 +82,7 @@ class IdealPrior:
         self.specs = specs_of_prompt(self.text)
         per_spec = max(pictures // len(self.specs), 8)
         rendered = render_set(self.specs, pose_ranges(cam_params), resolution_px, per_spec, min(4, os.cpu_count() or 1))
-        self._table = PictureTable.build(
-            torch.from_numpy(rendered.foreground).to(self.device), torch.from_numpy(rendered.mask).to(self.device)
-        )
+        self._table = PictureTable.build(torch.from_numpy(rendered.pictures).to(self.device))
         self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each picture
         self._members = _membership(rendered).to(self.device)  # [S, n]
 

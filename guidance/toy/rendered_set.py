@@ -2,12 +2,8 @@
 """The finite set of pictures that the ideal prior knows: views of an object, their poses and view words.
 
 Only azimuths 0..180 degrees are rendered: objects are mirror-symmetric about x = 0, so the view from -phi is the mirror
-image of the view from phi, and whoever uses the set takes every picture twice, as it is and flipped.
-
-| symbol | name | shape |
-|---|---|---|
-| F | foreground: picture minus background, premultiplied, in [-1, 1] units (2 rgb - alpha) | [n, 3, H, W] |
-| M | mask: 1 - coverage, so that picture = F + background M with the background in [-1, 1] | [n, 1, H, W] |
+image of the view from phi, and whoever uses the set takes every picture twice, as it is and flipped. The background is
+white: with random backgrounds in the set, haze of any colour around an object counted as background and stayed.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guidance.toy.captions import Spec
+from guidance.toy.compose import compose
 from guidance.toy.raycast import View, render_gbuffers
 
 AZIMUTHS_OF_WORD_DEG: dict[str, tuple[float, float]] = {
@@ -39,10 +36,9 @@ class PoseRanges:
 
 @dataclass(frozen=True)
 class RenderedSet:
-    """Foregrounds and masks of n pictures (see the table above), float32, with |azimuth| in degrees of each."""
+    """n pictures [n, 3, H, W] float32 in [-1, 1] on white, and |azimuth| in degrees of each."""
 
-    foreground: np.ndarray
-    mask: np.ndarray
+    pictures: np.ndarray
     azimuth_deg: np.ndarray
 
     def members(self, view_word: str | None) -> np.ndarray:
@@ -71,15 +67,11 @@ def spread_views(ranges: PoseRanges, count: int, offset: int = 0) -> list[View]:
 def render_set(
     specs: Sequence[Spec], ranges: PoseRanges, size_px: int, views_per_spec: int, workers: int = 2
 ) -> RenderedSet:
-    """Renders `views_per_spec` pictures of every spec."""
-    foregrounds, masks, azimuths = [], [], []
+    """Renders `views_per_spec` pictures of every spec, on `workers` threads."""
+    pictures, azimuths = [], []
     for number, spec in enumerate(specs):
         views = spread_views(ranges, views_per_spec, offset=number * views_per_spec)
-        planes = render_gbuffers(spec.class_name, views, size_px, workers=workers).astype(np.float32) / 255
-        a, b = (np.asarray(rgb, np.float32).reshape(3, 1, 1) for rgb in (spec.rgb_a(), spec.rgb_b()))
-        rgb = np.clip(planes[:, 0:3] + a * planes[:, 3:4] + b * planes[:, 4:5], 0, 1)
-        coverage = planes[:, 5:6]
-        foregrounds.append(2 * rgb - coverage)
-        masks.append(1 - coverage)
+        gbuffers = render_gbuffers(spec.class_name, views, size_px, workers=workers)
+        pictures.append(2 * compose(gbuffers, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1)
         azimuths += [view.phi_deg for view in views]
-    return RenderedSet(np.concatenate(foregrounds), np.concatenate(masks), np.asarray(azimuths))
+    return RenderedSet(np.concatenate(pictures), np.asarray(azimuths))
