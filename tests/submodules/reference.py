@@ -159,7 +159,7 @@ def blend(
     pixel = torch.stack([xs, ys], -1).reshape(-1, 2).to(center_px.dtype)
     d = center_px[:, None] - pixel  # [N,P,2]
     power = -0.5 * torch.einsum("npi,nij,npj->np", d, conic, d)
-    raw = opacity[:, None] * power.exp()
+    raw = opacity[:, None] * torch.where(power > 0, torch.full_like(power, -1e3), power).exp()  # exp(power > 0) may overflow
     alpha = raw.clamp_max(0.99) if true_gradient else raw + (raw.clamp_max(0.99) - raw).detach()
     tile = torch.div(pixel, TILE_PX, rounding_mode="floor")
     in_tiles = ((tile >= tiles[0][:, None]) & (tile < tiles[1][:, None])).all(-1)
@@ -172,14 +172,14 @@ def blend(
     summed = values.T @ (alpha * before[:-1])  # [4,P]
     transmittance = before[-1:]
     images = torch.cat([summed[:3] + view.bg[:, None] * transmittance, summed[3:], transmittance])
-    fragile = fragile_pixels(raw, alpha, radius_fragile, in_tiles)
+    fragile = fragile_pixels(power.abs(), raw, radius_fragile, in_tiles)
     return images.reshape(5, view.height, view.width), fragile.reshape(view.height, view.width)
 
 
-def fragile_pixels(raw: Tensor, alpha: Tensor, radius_fragile: Tensor, in_tiles: Tensor) -> Tensor:
-    """Pixels [P] where a Gaussian is within rounding of the 1/255, 0.99, T or tile cut."""
+def fragile_pixels(power: Tensor, raw: Tensor, radius_fragile: Tensor, in_tiles: Tensor) -> Tensor:
+    """Pixels [P] where a Gaussian is within rounding of the 1/255, 0.99, T, power or tile cut."""
     with torch.no_grad():
-        near_cut = ((raw * 255 - 1).abs() < 2e-4) | ((raw / 0.99 - 1).abs() < 1e-5)
+        near_cut = (power < 1e-5) | ((raw * 255 - 1).abs() < 2e-4) | ((raw / 0.99 - 1).abs() < 1e-5)
         passing = torch.where((raw >= 1 / 255) & in_tiles, raw.clamp_max(0.99), torch.zeros_like(raw))
         near_stop = (torch.cumprod(1 - passing, 0) / 1e-4 - 1).abs() < 1e-3
         tile_cut = radius_fragile[:, None] & (raw > 0.9 / 255)

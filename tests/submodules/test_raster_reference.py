@@ -79,6 +79,18 @@ def test_any_image_size(size):
     assert_close_to_reference(scene, False, image_tolerance=1e-5, gradient_tolerance=2e-5)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_covariances_that_are_not_positive(seed):
+    """cov3D_precomp may be any symmetric matrix: where the form is positive (power > 0) nothing is drawn.
+
+    Negative definite ones have no radius and are dropped; they are left out here.
+    """
+    scene = random_scene(20 + seed, n=40, precomputed=True)
+    sigma = scene.inputs["cov3D_precomp"]
+    sigma[::2, [0, 3, 5]] = torch.tensor([0.03, -0.01, 0.02])
+    assert_close_to_reference(scene, False, image_tolerance=2e-5, gradient_tolerance=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(11, 15))
 def test_needles_keep_their_digits(seed):
     """Gaussians 160 times longer than wide, where xx*yy - xy*xy would lose all digits.

@@ -185,14 +185,16 @@ int project_group(const DgrScene& in, Frame& f, int32_t* radii, int64_t begin, i
     s.slope_x = -0.5f * s.kb / s.ka;
     s.slope_y = -0.5f * s.kb / s.kc;
     s.opacity = load(lanes, in.opacities, 1, 0);
+    // An indefinite Sigma2 (only cov3D_precomp can give one) has no ellipse to cut at: it keeps its whole rectangle.
     s.cull = s.opacity > 0.0f ? log2_of(s.opacity * 255.0f) + kCullSlack : vf{} - 1.0f;
+    s.cull = shape.cov2.det > 0.0f ? s.cull : vf{} + INFINITY;
     s.radius = gm::screen_radius_px(shape.cov2);
     s.color = in.colors ? load3(lanes, in.colors) : clamp_at_zero(sh_color(in, cam, lanes, mean));
     const vi finite_input = finite(mean) & finite(s.opacity) & shape.finite_input;
     const vi in_front = view.z > gm::kNearPlane;
     const vi finite_screen = finite(s.x) & finite(s.y) & finite(view) & finite(conic.xx) & finite(conic.xy) &
                              finite(conic.yy) & finite(s.radius) & finite(s.color);
-    s.visible = finite_input & in_front & finite_screen & (shape.cov2.det > 0.0f);
+    s.visible = finite_input & in_front & finite_screen & (shape.cov2.det != 0.0f);
     deal_out(f, s, lanes, &f.splats[begin], &f.spans[begin], radii + begin);
     const unsigned dropped = simd::lane_bits(~finite_input | (in_front & ~finite_screen));
     return __builtin_popcount(dropped & ((1u << lanes.count) - 1u));
