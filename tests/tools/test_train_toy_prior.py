@@ -68,6 +68,13 @@ def test_held_out_colour_pairs_are_never_drawn(rendered):
     assert len(drawn) == len(COLOURS) * (len(COLOURS) - 1) - len(HELD_OUT_COLOUR_PAIRS)
 
 
+def test_objects_with_a_front_are_drawn_twice_as_often(rendered):
+    drawn = data.draw_picks(rendered, 6000, torch.Generator().manual_seed(0)).class_index
+    counts = torch.bincount(drawn, minlength=len(data.CLASSES)).float()
+    fronted = torch.tensor([name in data.ONE_SIDED for name in data.CLASSES])
+    assert (counts[fronted].mean() / counts[~fronted].mean()).item() == pytest.approx(2, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("azimuth_deg", "blend"),
     [(0, ("front", "side", 0)), (-45, ("front", "side", 0.5)), (135, ("side", "back", 0.5)), (540, ("side", "back", 1))],
