@@ -196,9 +196,71 @@ class GuidanceParams:
 
 @dataclasses.dataclass(frozen=True)
 class CoGradParams:
-    """CoGrad3D: regions, timesteps and gradient fusion. Off: the baseline."""
+    """CoGrad3D: regions, timesteps and gradient fusion, with the paper's numbers (A.3). Off: the baseline.
+
+    Whatever the paper leaves open is a key as well; docs/equations.md lists those decisions. Timesteps are the
+    diffusion model's, 0..T - 1.
+    """
 
     enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
+
+    use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
+    elevation_levels: int = key(3, "levels of elevation", lo=1, hi=180)
+    azimuth_levels: int = key(30, "sectors of azimuth, over 360 degrees", lo=1, hi=720)
+    distance_levels: int = key(2, "levels of camera distance", lo=1, hi=64)
+    elevation_range: tuple[float, float] = key(
+        (-30.0, 60.0), "elevation above the horizon", unit="deg", lo=-90.0, hi=90.0, ordered=True
+    )
+    distance_range: tuple[float, float] = key((1.5, 2.0), "camera distance", above=0.0, ordered=True)
+    neighbour_distance: int = key(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
+    eps_stab: float = key(1e-6, "Eq. 6: added to the denominator", above=0.0)
+    tau: float = key(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
+    min_visit_share: float = key(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
+
+    loss_signal: str = key(
+        "residual",
+        "loss that Eqs. 6 and 8 read: as it is, times w(t), or divided by the running mean of its timestep bin",
+        choices=("residual", "weighted", "t_normalised"),
+    )
+    loss_signal_bins: int = key(40, "timestep bins of loss_signal t_normalised", unit="bins", lo=1, hi=1000)
+
+    timestep_mode: str = key(
+        "full",
+        "timesteps: the paper's; only the global schedule; or uniform (ablation w/o B)",
+        choices=("full", "schedule", "random"),
+    )
+    prog_range: tuple[float, float] = key(
+        (0.2, 0.8), "the progress that prog_reading is about", ordered=True, **FRACTION
+    )
+    prog_reading: str = key(
+        "interval",
+        "a run covers the part prog_range of the schedule, or covers all of it while its progress is in prog_range",
+        choices=("interval", "clamp"),
+    )
+    c1: float = key(0.5, "Eq. 8: weight of the loss's first difference")
+    c2: float = key(0.3, "Eq. 8: weight of the loss's second difference")
+    c3: float = key(0.2, "Eq. 8: weight of the loss's deviation from its moving average")
+    u_max: float = key(0.05, "Eq. 8: largest change of a local state in one update, as a share of T", **FRACTION)
+    momentum: float = key(0.9, "Eq. 8: m, what a local state keeps at an update", lo=0.0, below=1.0)
+    ema_factor: float = key(0.9, "what the moving average of a region's losses keeps at an update", lo=0.0, below=1.0)
+    c_local: float = key(0.2, "weight of the neighbourhood's local states", lo=0.0)
+    t_base_range: tuple[int, int] = key((100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True)
+    t_jitter: int = key(100, "largest distance of t from t_base", unit="timesteps", lo=0)
+
+    use_fusion: bool = key(True, "fuse gradients by Eq. 10; false: ablation w/o C")
+    fusion_range: tuple[float, float] = key(
+        (0.2, 0.75), "part of the run that fuses gradients", ordered=True, **FRACTION
+    )
+    max_step_share: float = key(0.1, "a stored gradient is younger than this share of the current step", **FRACTION)
+    max_t_difference: int = key(50, "a stored gradient's timestep is nearer than this", unit="timesteps", lo=0)
+    own_region_is_candidate: bool = key(True, "a region's own last gradient is fused too")
+    delta: float = key(1e-8, "Eq. 10: added to the denominator", lo=0.0)
+    projection: str = key(
+        "vector", "Eq. 10 on all parameters as one vector, or on each group alone", choices=("vector", "group")
+    )
+    bank_precision: str = key("float16", "how gradients are stored", choices=("float16", "float32"))
+    bank_limit_mb: int = key(1400, "stored gradients take at most this; the oldest go first", unit="MB", lo=1)
+    bank_on_cpu: bool = key(False, "store gradients in main memory")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
     yield from _folders(config)
     if config.cograd.enabled:
         yield "CoGradParams.enabled", "True", "false: this version has the baseline only"
+        yield from _regions(config)
     guidance = config.guidance
     if guidance.t_range[0] == guidance.t_range[1]:
         yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi, there is no timestep between them"
@@ -49,6 +50,19 @@ def _prompt(config: Config) -> Iterator[Problem]:
     if config.cameras.init_shape == "pointe" and not config.cameras.init_prompt.strip():
         hint = "a prompt for Point-E, since GenerateCamParams.init_shape is pointe; or another init_shape"
         yield "GenerateCamParams.init_prompt", show(config.cameras.init_prompt), hint
+
+
+def _regions(config: Config) -> Iterator[Problem]:
+    """Grids in which no camera can be put, and more views a step than there are regions."""
+    p, views = config.cograd, config.guidance.C_batch_size
+    for name, levels in (("elevation", p.elevation_levels), ("distance", p.distance_levels)):
+        low, high = limits = getattr(p, f"{name}_range")
+        if low == high and levels > 1:
+            expected = f"lo < hi, or 1 in CoGradParams.{name}_levels, which is {levels}"
+            yield f"CoGradParams.{name}_range", show(list(limits)), expected
+    regions = p.elevation_levels * p.azimuth_levels * p.distance_levels
+    if views > regions:
+        yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"
 
 
 def _folders(config: Config) -> Iterator[Problem]:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CoGrad3D for any trainer: which regions to look at, at which timesteps, and what to make of the gradients.
+
+A step k = 1..total_steps of a trainer, in this order:
+
+    plan = cograd.plan(k, views, streams)                        # regions, timesteps
+    poses = cograd.grid.sample_poses(plan.regions, streams)      # a pose in each region's cell
+    ...                                                          # render, distil: a loss and a gradient g_main a view
+    fused = [cograd.fuse(k, region, t, g_main).g_fused ...]      # what the optimizer gets, summed over the views
+    cograd.observe(k, plan.regions, plan.t, losses, gradients)   # the gradients are g_main, never g_fused
+    cograd.follow(index_map)                                     # where the parameters' rows have moved, afterwards
+
+Letters of shapes: B views, N Gaussians (rows of the parameters).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arguments import CoGradParams
+from cograd.fusion import FusionResult, Gradient, fuse
+from cograd.gradient_bank import GradientBank, IndexMap
+from cograd.regions import RegionGrid, RegionSampler
+from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
+from utils.random_streams import RandomStreams
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where B views look from and at which timesteps, with the parts of each timestep."""
+
+    step: int
+    regions: Tensor  # [B] int64, all different
+    t: Tensor  # [B] int64, timesteps of the diffusion model
+    t_global: float
+    t_local: Tensor  # [B] timesteps added by the neighbourhood's local states
+    t_base: Tensor  # [B]
+    probabilities: Tensor  # [N regions], P of this draw
+
+
+class CoGrad:
+    """Remembers what its four parts do: region histories, local timestep states, the loss signal's means, the bank.
+
+    What a step did is kept for `record` until the next `plan`; it is no part of the state.
+    """
+
+    def __init__(
+        self,
+        params: CoGradParams,
+        alphas_cumprod: Tensor,
+        total_steps: int,
+        t_valid: tuple[int, int] | None = None,
+        fixed_names: Sequence[str] = ("background",),
+    ) -> None:
+        """alphas_cumprod [T] of the diffusion model; t_valid: its first and last timestep, by default 1..T - 1.
+
+        fixed_names: parameters whose rows are no Gaussians. Raises ValueError for a schedule or a grid that is none.
+        """
+        if total_steps < 1:
+            raise ValueError(f"total_steps is {total_steps}; expected the number of steps of the run, 1 or more")
+        self.params, self.total_steps = params, total_steps
+        self.grid = RegionGrid.from_params(params)
+        self.sampler = RegionSampler(len(self.grid), params)
+        self.controller = TimestepController(self.grid, alphas_cumprod, params, t_valid)
+        self.signal = LossSignal(alphas_cumprod, params)
+        self.bank = GradientBank(self.grid, params, total_steps, frozenset(fixed_names))
+        self._record: dict[str, Any] = {}
+
+    def plan(self, step: int, batch: int, streams: RandomStreams) -> Plan:
+        """Regions and timesteps of `batch` views; draws `batch` uniform numbers for each from the torch stream."""
+        probabilities = self.sampler.log_probabilities().exp()
+        regions = self.sampler.draw(batch, streams)
+        times = self.controller.plan(regions, step / self.total_steps, streams)
+        self._record = {
+            "regions": regions.tolist(),
+            "probability": probabilities[regions].tolist(),
+            "largest_probability": float(probabilities.max()),
+            "t_global": times.t_global,
+            "t_local": times.t_local.tolist(),
+            "t_base": times.t_base.tolist(),
+            "t": times.t.tolist(),
+            "fusion": [],
+        }
+        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, probabilities)
+
+    def fuse(self, step: int, region: int, t: int, g_main: Gradient) -> FusionResult:
+        """g_fused of one view, from the gradients that the bank holds of earlier steps."""
+        candidates = self.bank.candidates(step, int(region), int(t), g_main)
+        params = self.params
+        result = fuse(g_main, [(c.w, c.g_hist) for c in candidates], params.delta, params.projection)
+        self._record.setdefault("fusion", []).append(
+            {
+                "region": int(region),
+                "main_norm": result.main_norm,
+                "fused_norm": result.fused_norm,
+                "main_squares": result.main_squares,
+                "cosines": list(result.cosines),
+                "distances": [c.d for c in candidates],
+            }
+        )
+        return result
+
+    def observe(
+        self, step: int, regions: Tensor, t: Tensor, losses: Tensor, main_gradients: Sequence[Gradient | None]
+    ) -> None:
+        """Records the losses [B], moves the local states, stores the main gradients (None: there is none to keep).
+
+        A view whose loss is not finite is only counted.
+        """
+        signals = self.signal(losses, t).tolist()
+        updates: list[LocalUpdate | None] = []
+        for region, t_view, signal, g_main in zip(regions.tolist(), t.tolist(), signals, main_gradients, strict=True):
+            if not self.sampler.observe(region, signal):
+                updates.append(None)
+                continue
+            updates.append(self.controller.observe(region, signal))
+            if g_main is not None:
+                self.bank.store(step, region, t_view, g_main)
+        self.bank.drop_expired(step)
+        self._record["signal"] = [signal if math.isfinite(signal) else None for signal in signals]
+        self._record["u"] = [update.u if update else None for update in updates]
+        self._record["u_raw"] = [update.raw if update else None for update in updates]
+
+    def follow(self, index_map: IndexMap) -> None:
+        """Moves the stored gradients with their Gaussians."""
+        self.bank.follow(index_map)
+
+    def record(self) -> dict[str, Any]:
+        """What the last step did, for a line of JSON; `fusion` has an entry a view, in the order of the calls."""
+        regions = torch.tensor(self._record.get("regions", []), dtype=torch.int64)
+        return {
+            **self._record,
+            "visits": self.sampler.n[regions].tolist(),
+            "starved_share": self.sampler.starved_share(),
+            "refused_losses": self.sampler.refused,
+            "bank_entries": len(self.bank),
+            "bank_bytes": self.bank.nbytes(),
+            "bank_evicted": self.bank.evicted,
+            "bank_refused": self.bank.refused,
+        }
+
+    def maps(self) -> dict[str, Tensor]:
+        """Visits, convergence indicator, probability and local timestep offset of all regions, each [E, A, D]."""
+        everywhere = {
+            "visits": self.sampler.n,
+            "indicator": self.sampler.indicators(),
+            "probability": self.sampler.log_probabilities().exp(),
+            "t_local": self.controller.t_local * self.controller.T,
+        }
+        return {name: x.view(self.grid.levels).clone() for name, x in everywhere.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides later steps, as nested dictionaries of tensors and plain values."""
+        return {name: getattr(self, name).state_dict() for name in ("sampler", "controller", "signal", "bank")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; ValueError when it belongs to another grid or signal."""
+        for name in ("sampler", "controller", "signal", "bank"):
+            getattr(self, name).load_state_dict(state[name])

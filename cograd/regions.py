@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view space in regions, and which region is looked at next: Eqs. (6), (7).
+
+| symbol | name | shape | unit |
+|---|---|---|---|
+| d_ij | L1 distance between regions: level steps of elevation, azimuth (wraps around) and distance | [N, K] | steps |
+| n | visits of a region | [N] | - |
+| L | last loss of a region | [N] | loss |
+| L_bar | mean of the first n - 1 losses of a region | [N] | loss |
+| r | relative convergence indicator | [N] | - |
+| P | probability of a region | [N] | - |
+
+Letters of shapes: N regions, B views, K the most neighbours that a region has. Tables and histories live on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arguments import CoGradParams
+from utils.random_streams import RandomStreams
+
+Range = tuple[float, float]
+STARVED_BELOW = 5  # visits; what the log calls a starved region
+LARGEST_R = 1e300  # r of a loss that exploded; its quotient by tau is still finite
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Bounds of one region, in the angles of the cameras: polar angle from +z, azimuth in 0..360."""
+
+    theta_deg: Range
+    phi_deg: Range
+    radius: Range
+
+
+@dataclass(frozen=True)
+class RegionPoses:
+    """One pose a view, each [B] float64; arguments of scene.dataset_readers.camera_at."""
+
+    radius: Tensor
+    theta_deg: Tensor
+    phi_deg: Tensor
+
+
+class RegionGrid:
+    """Elevation x azimuth x distance in N cells; remembers nothing but its geometry.
+
+    Region (e, a, d) has the index (e * A + a) * D + d; level 0 is the lowest elevation, the sector that starts at
+    azimuth 0, the smallest distance. `neighbour` [N, K] int64 and `neighbour_distance` [N, K] float64 list each
+    region's neighbourhood, itself first; unused places have distance inf, so that 2^-d is 0 there.
+    """
+
+    def __init__(
+        self,
+        levels: tuple[int, int, int] = (3, 30, 2),
+        elevation_range_deg: Range = (-30.0, 60.0),
+        distance_range: Range = (1.5, 2.0),
+        neighbour_distance: int = 2,
+    ) -> None:
+        """Raises ValueError for no levels, and for several levels of an empty range."""
+        self.levels = levels
+        self.low = torch.tensor([elevation_range_deg[0], 0.0, distance_range[0]], dtype=torch.float64)
+        high = torch.tensor([elevation_range_deg[1], 360.0, distance_range[1]], dtype=torch.float64)
+        self.step = (high - self.low) / torch.tensor(levels)  # [3] deg, deg, world units
+        for name, count, step in zip(("elevation", "azimuth", "distance"), levels, self.step.tolist()):
+            if count < 1 or step < 0 or (step == 0 and count > 1):
+                raise ValueError(f"{count} levels of {name}, {step:g} wide; expected 1 or more levels of some width")
+        self.neighbour, self.neighbour_distance = self._neighbourhoods(neighbour_distance)
+
+    @classmethod
+    def from_params(cls, params: CoGradParams) -> RegionGrid:
+        """The grid that a config describes."""
+        levels = (params.elevation_levels, params.azimuth_levels, params.distance_levels)
+        return cls(levels, params.elevation_range, params.distance_range, params.neighbour_distance)
+
+    def __len__(self) -> int:
+        return self.levels[0] * self.levels[1] * self.levels[2]
+
+    def coordinates(self, regions: Tensor) -> Tensor:
+        """Levels (e, a, d) [..., 3] of region indices [...]."""
+        _, sectors, distances = self.levels
+        e, a, d = regions // (sectors * distances), regions // distances % sectors, regions % distances
+        return torch.stack([e, a, d], dim=-1)
+
+    def index(self, coordinates: Tensor) -> Tensor:
+        """Region indices [...] of levels (e, a, d) [..., 3]."""
+        e, a, d = coordinates.unbind(-1)
+        return (e * self.levels[1] + a) * self.levels[2] + d
+
+    def distance(self, i: Tensor, j: Tensor) -> Tensor:
+        """d_ij of region indices that broadcast: L1 in level steps, azimuth the shorter way round."""
+        steps = (self.coordinates(i) - self.coordinates(j)).abs()
+        steps[..., 1] = torch.minimum(steps[..., 1], self.levels[1] - steps[..., 1])
+        return steps.sum(dim=-1)
+
+    def neighbours_of(self, region: int) -> list[tuple[int, int]]:
+        """(region, d) of N(i) = { j : d_ij < neighbour_distance }, the nearest first."""
+        pairs = zip(self.neighbour[region].tolist(), self.neighbour_distance[region].tolist())
+        return [(j, int(d)) for j, d in pairs if d != float("inf")]
+
+    def cell(self, region: int) -> Cell:
+        """Bounds of a region. Elevation is counted from the horizon, theta_deg from the zenith."""
+        low = self.low + self.coordinates(torch.tensor(region)) * self.step
+        (e_lo, a_lo, d_lo), (e_hi, a_hi, d_hi) = low.tolist(), (low + self.step).tolist()
+        return Cell((90 - e_hi, 90 - e_lo), (a_lo, a_hi), (d_lo, d_hi))
+
+    def sample_poses(self, regions: Tensor, streams: RandomStreams) -> RegionPoses:
+        """A pose in the cell of each of `regions` [B], from the torch stream.
+
+        DECISION: the paper samples "a camera pose for the chosen region" by no named law; elevation, azimuth and
+        distance are uniform within the cell.
+        """
+        u = streams.rand(len(regions), 3).cpu().double() + 2.0**-25  # half a step of float32: never on a cell's border
+        elevation, azimuth, distance = (self.low + (self.coordinates(regions) + u) * self.step).unbind(-1)
+        return RegionPoses(distance, 90 - elevation, azimuth)
+
+    def region_of(self, theta_deg: float, phi_deg: float, radius: float) -> int:
+        """The region that a pose lies in; any azimuth will do. Raises ValueError for a pose outside of all."""
+        place = torch.tensor([90 - theta_deg, phi_deg % 360, radius], dtype=torch.float64)
+        offset = place - self.low
+        inside = (offset >= 0) & (offset <= self.step * torch.tensor(self.levels))
+        if not bool(inside.all()):
+            low, high = self.low.tolist(), (self.low + self.step * torch.tensor(self.levels)).tolist()
+            raise ValueError(
+                f"no region holds elevation {90 - theta_deg:g} deg at distance {radius:g}; the grid spans elevations "
+                f"{low[0]:g}..{high[0]:g} deg and distances {low[2]:g}..{high[2]:g}"
+            )
+        level = torch.where(self.step > 0, offset / self.step, 0.0).long()  # [3]
+        return int(self.index(torch.minimum(level, torch.tensor(self.levels) - 1)))
+
+    def _neighbourhoods(self, limit: int) -> tuple[Tensor, Tensor]:
+        """The tables: one column for each offset (e, a, d) shorter than `limit` steps, nearest first."""
+        elevations, sectors, distances = self.levels
+        ranges = [range(1 - min(limit, count), min(limit, count)) for count in (elevations, distances)]
+        around = [(a, min(a, sectors - a)) for a in range(sectors) if min(a, sectors - a) < limit]
+        moves = [(abs(e) + steps + abs(d), e, a, d) for e, (a, steps), d in product(ranges[0], around, ranges[1])]
+        moves = sorted(move for move in moves if move[0] < limit)
+        length, offset = torch.tensor([m[0] for m in moves]).double(), torch.tensor([m[1:] for m in moves])
+        place = self.coordinates(torch.arange(len(self)))[:, None] + offset  # [N, K, 3]
+        place[..., 1] %= sectors
+        inside = ((place >= 0) & (place < torch.tensor(self.levels))).all(dim=-1)
+        order = torch.sort(torch.where(inside, length, torch.inf), dim=1, stable=True)
+        return self.index(place).where(inside, 0).gather(1, order.indices), order.values
+
+
+def convergence_indicator(n: Tensor, L_bar: Tensor, L: Tensor, eps_stab: float) -> Tensor:
+    """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1; all [N], float64.
+
+    Numerator and denominator are divided by the larger loss first, so that no finite loss overflows.
+    """
+    scale = torch.maximum(L_bar, L).clamp(min=1.0)
+    r = (L_bar / scale * (n - 1) + L / scale) / (L_bar / scale * n + eps_stab / scale)
+    return torch.where(n >= 2, r.clamp(max=LARGEST_R), 1.0)
+
+
+def log_probabilities(r: Tensor, tau: float) -> Tensor:
+    """Eq. (7): log P(i) of P(i) = exp(r_i / tau) / sum_j exp(r_j / tau); [N] -> [N].
+
+    The maximum is subtracted. In logarithms regions far behind keep their odds among each other.
+    """
+    z = (r - r.max()) / tau
+    return z - z.exp().sum().log()
+
+
+def with_visit_floor(log_p: Tensor, share: float) -> Tensor:
+    """log of P <- (1 - s) P + s / N; s = 0 is the paper's P."""
+    if share == 0:
+        return log_p
+    return ((1 - share) * log_p.exp() + share / len(log_p)).log()
+
+
+def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
+    """`size` different regions [B], one after the other from what P leaves; one uniform number each."""
+    log_p, chosen = log_p.clone(), []
+    for u in streams.rand(size).cpu().double():
+        cumulative = torch.softmax(log_p, dim=0).cumsum(dim=0)
+        chosen.append(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
+        log_p[chosen[-1]] = -torch.inf
+    return torch.stack(chosen)
+
+
+class RegionSampler:
+    """Remembers of each region: visits n, last loss L, mean L_bar of the losses before it; and the losses refused.
+
+    Losses are whatever the caller calls one, not negative. With use_regions off it draws uniformly and still counts.
+    """
+
+    def __init__(self, count: int, params: CoGradParams) -> None:
+        self.params = params
+        self.n = torch.zeros(count, dtype=torch.int64)
+        self.L_bar = torch.zeros(count, dtype=torch.float64)
+        self.L = torch.zeros(count, dtype=torch.float64)
+        self.refused = 0  # losses that were not finite
+
+    def indicators(self) -> Tensor:
+        """r [N]."""
+        return convergence_indicator(self.n, self.L_bar, self.L, self.params.eps_stab)
+
+    def log_probabilities(self) -> Tensor:
+        """log P [N] of the next draw."""
+        if not self.params.use_regions:
+            return torch.full_like(self.L, 1 / len(self.L)).log()
+        return with_visit_floor(log_probabilities(self.indicators(), self.params.tau), self.params.min_visit_share)
+
+    def draw(self, size: int, streams: RandomStreams) -> Tensor:
+        """`size` different regions [B] int64. Raises ValueError when there are fewer.
+
+        DECISION: the paper draws one region a step; with B views a step, B different ones are drawn from P.
+        """
+        count = len(self.n)
+        if not 1 <= size <= count:
+            raise ValueError(f"{size} views a step from {count} regions; expected 1..{count}, all different")
+        return draw_without_replacement(self.log_probabilities(), size, streams)
+
+    def observe(self, region: int, loss: float) -> bool:
+        """Records one loss; one that is not finite is only counted, and False returned. ValueError below 0."""
+        if not math.isfinite(loss):
+            self.refused += 1
+            return False
+        if loss < 0:
+            raise ValueError(f"the loss of region {region} is {loss:g}; Eq. (6) compares losses of 0 or more")
+        if self.n[region] > 0:
+            self.L_bar[region] += (self.L[region] - self.L_bar[region]) / self.n[region]
+        self.L[region] = loss
+        self.n[region] += 1
+        return True
+
+    def starved_share(self) -> float:
+        """Share of the regions with fewer than five visits."""
+        return float((self.n < STARVED_BELOW).double().mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All histories."""
+        return {"n": self.n.clone(), "L_bar": self.L_bar.clone(), "L": self.L.clone(), "refused": self.refused}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; ValueError for another number of regions."""
+        if len(state["n"]) != len(self.n):
+            raise ValueError(f"saved histories are of {len(state['n'])} regions, the grid has {len(self.n)}; keep it")
+        self.n, self.L_bar, self.L = (state[name].cpu().clone() for name in ("n", "L_bar", "L"))
+        self.refused = state["refused"]

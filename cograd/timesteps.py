@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which timestep a view is distilled at: a global schedule, Eq. (8)'s local states, their neighbourhoods, jitter.
+
+| symbol | name | shape | unit |
+|---|---|---|---|
+| T | length of the diffusion schedule | int | timesteps |
+| prog, s | progress of the run, and of the logSNR schedule | float | 0..1 |
+| logSNR | log(abar / (1 - abar)) | [T] | - |
+| t_global | timestep of the schedule | float | timesteps |
+| grad_L, grad2_L | first and second difference of a region's losses | float | loss |
+| dev_L | deviation of a region's loss from its moving average L_ema | float | loss |
+| u | update of a local state | float | share of T |
+| t_local | local state of a region | [N] | share of T |
+| t_base | clipped sum of global and local part | [B] | timesteps |
+| t | what is used: t_base with jitter, an integer of the valid range | [B] | timesteps |
+
+Letters of shapes: N regions, B views. Everything is kept on the CPU in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arguments import CoGradParams
+from cograd.regions import RegionGrid
+from utils.random_streams import RandomStreams
+
+
+@dataclass(frozen=True)
+class TimestepPlan:
+    """Timesteps of B views, with their parts for the log. In mode `random` there is no t_base but t itself."""
+
+    t: Tensor  # [B] int64
+    t_global: float
+    t_local: Tensor  # [B] timesteps: the neighbourhood's part
+    t_base: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """What Eq. (8) did to one region."""
+
+    u: float  # share of T, clipped
+    raw: float  # before clipping
+
+
+def log_snr(alphas_cumprod: Tensor) -> Tensor:
+    """log(abar / (1 - abar)) [T], float64. Raises ValueError unless it is finite and falls all the way."""
+    abar = alphas_cumprod.detach().cpu().double()
+    table = abar.log() - (1 - abar).log()
+    if len(table) < 2 or not bool(table.isfinite().all()) or not bool((table.diff() < 0).all()):
+        raise ValueError("alphas_cumprod does not fall strictly within 0..1; pass the table of a diffusion schedule")
+    return table
+
+
+def schedule_progress(prog: float, reading: str, prog_range: tuple[float, float]) -> float:
+    """s of the progress prog = step / steps.
+
+    DECISION: "as prog increases from 0.2 to 0.8" is read as s = 0.2 + 0.6 prog (`interval`): a run covers the middle
+    of the schedule. The other reading, s = clamp((prog - 0.2) / 0.6) (`clamp`), begins and ends with extreme timesteps.
+    """
+    low, high = prog_range
+    if reading == "interval":
+        return low + (high - low) * prog
+    if high == low:
+        return float(prog >= low)
+    return min(max((prog - low) / (high - low), 0.0), 1.0)
+
+
+def global_timestep(s: float, table: Tensor) -> float:
+    """t_global: the timestep whose logSNR is (1 - s) logSNR(1000) + s logSNR(1), by interpolation on the table [T].
+
+    DECISION: the paper's t runs over 1..1000, a table of T = 1000 entries over 0..999. A timestep indexes the table, as
+    in LucidDreamer, whose timesteps begin at 1; t = 1000 is its last entry.
+    """
+    last = len(table) - 1
+    wanted = (1 - s) * float(table[last]) + s * float(table[1])
+    return float(np.interp(-wanted, -table[1:].numpy(), np.arange(1, last + 1)))
+
+
+def local_update(
+    grad_L: float, grad2_L: float, dev_L: float, c: tuple[float, float, float], u_max: float
+) -> LocalUpdate:
+    """Eq. (8): u = clip(c1 grad_L + c2 grad2_L + c3 dev_L, -u_max, u_max); the paper's u_max is called Delta t there.
+
+    DECISION: the paper names no unit; a loss is taken as it is and u is a share of the T timesteps. A rising loss
+    raises t, back towards coarse structure.
+    """
+    raw = c[0] * grad_L + c[1] * grad2_L + c[2] * dev_L
+    return LocalUpdate(min(max(raw, -u_max), u_max), raw)
+
+
+def neighbourhood_part(t_local: Tensor, neighbour: Tensor, distance: Tensor, c_local: float) -> Tensor:
+    """sum over j in N(i) of c_local 2^-d_ij t_local^j; t_local [N], tables [B, K] -> [B] share of T.
+
+    DECISION: 3.3 speaks of a weighted average, A.3 gives the weights C_local = 0.2 x 2^-d; they are summed as given,
+    without dividing by their sum.
+    """
+    return (c_local * torch.exp2(-distance) * t_local[neighbour]).sum(dim=-1)
+
+
+def jittered(t_base: Tensor, u: Tensor, t_jitter: float, t_valid: tuple[int, int]) -> Tensor:
+    """t ~ U(t_base - t_jitter, t_base + t_jitter) from u [B] in [0, 1): integer, at last within t_valid."""
+    return (t_base + t_jitter * (2 * u - 1)).round().long().clamp(*t_valid)
+
+
+class TimestepController:
+    """Remembers of each region: local state, visits, the last two losses, their moving average.
+
+    t_valid: first and last timestep that the scheduler knows; by default 1..T - 1.
+    """
+
+    HISTORY = ("t_local", "n", "L", "L_before", "L_ema")
+
+    def __init__(
+        self,
+        grid: RegionGrid,
+        alphas_cumprod: Tensor,
+        params: CoGradParams,
+        t_valid: tuple[int, int] | None = None,
+    ) -> None:
+        """alphas_cumprod [T]. Raises ValueError for a table or a t_valid that is no schedule's."""
+        self.grid, self.params = grid, params
+        self.log_snr = log_snr(alphas_cumprod)
+        self.T = len(self.log_snr)
+        self.t_valid = t_valid or (1, self.T - 1)
+        if not 0 <= self.t_valid[0] <= self.t_valid[1] < self.T:
+            raise ValueError(f"t_valid is {self.t_valid}; expected first and last timestep within 0..{self.T - 1}")
+        self.t_local, self.L, self.L_before, self.L_ema = torch.zeros(4, len(grid), dtype=torch.float64).unbind()
+        self.n = torch.zeros(len(grid), dtype=torch.int64)
+
+    def plan(self, regions: Tensor, progress: float, streams: RandomStreams) -> TimestepPlan:
+        """Timesteps for views in `regions` [B] at `progress` 0..1; one uniform number a view."""
+        p = self.params
+        t_global = global_timestep(schedule_progress(progress, p.prog_reading, p.prog_range), self.log_snr)
+        u = streams.rand(len(regions)).cpu().double()
+        t_local = self.neighbourhood_timesteps(regions)
+        if p.timestep_mode == "random":
+            t = self._random(u)
+            return TimestepPlan(t, t_global, t_local, t.double())
+        t_base = (t_global + t_local).clamp(*p.t_base_range)
+        return TimestepPlan(jittered(t_base, u, p.t_jitter, self.t_valid), t_global, t_local, t_base)
+
+    def neighbourhood_timesteps(self, regions: Tensor) -> Tensor:
+        """T times the neighbourhood part [B]: 0 unless timestep_mode is full."""
+        neighbour, distance = self.grid.neighbour[regions], self.grid.neighbour_distance[regions]
+        return self.T * neighbourhood_part(self.t_local, neighbour, distance, self.params.c_local)
+
+    def observe(self, region: int, loss: float) -> LocalUpdate | None:
+        """Eq. (8) for one finite loss of a region; None (and nothing changed) where the local state is not in use.
+
+        Differences that need more history than there is are 0.
+
+        DECISION: the paper names no factor of the moving average; it keeps 0.9 of itself, starts at the first loss, and
+        a loss is compared with the average of those before it.
+        """
+        if self.params.timestep_mode != "full" or not math.isfinite(loss):
+            return None
+        n, last, before, ema = (float(x[region]) for x in (self.n, self.L, self.L_before, self.L_ema))
+        grad_L = loss - last if n >= 1 else 0.0
+        grad2_L = loss - 2 * last + before if n >= 2 else 0.0
+        dev_L = loss - ema if n >= 1 else 0.0
+        p = self.params
+        update = local_update(grad_L, grad2_L, dev_L, (p.c1, p.c2, p.c3), p.u_max)
+        self.t_local[region] = p.momentum * self.t_local[region] + update.u
+        self.L_ema[region] = p.ema_factor * ema + (1 - p.ema_factor) * loss if n >= 1 else loss
+        self.L_before[region], self.L[region] = last, loss
+        self.n[region] += 1
+        return update
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All histories."""
+        return {name: getattr(self, name).clone() for name in self.HISTORY}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continues where `state_dict` was taken; ValueError for another number of regions."""
+        if len(state["n"]) != len(self.n):
+            raise ValueError(f"the saved states are of {len(state['n'])} regions, the grid has {len(self.n)}; keep it")
+        for name in self.HISTORY:
+            setattr(self, name, state[name].cpu().clone())
+
+    def _random(self, u: Tensor) -> Tensor:
+        """DECISION: the paper's ablation "w/o B" uses "random timesteps" of no named law; they are uniform over the
+        limits of t_base, 100..900.
+        """
+        low, high = self.params.t_base_range
+        return (low + (u * (high - low + 1)).floor()).long().clamp(*self.t_valid)
+
+
+class LossSignal:
+    """The number that Eqs. (6) and (8) read as a view's loss; remembers count, mean and spread of each timestep bin.
+
+    DECISION: a distillation gradient has no natural scalar. `residual` is the mean square of eps_hat - target before
+    w(t); it falls by orders of magnitude with t, so that Eq. (8) mostly answers its own jitter. `weighted` is that
+    times w(t) = sqrt((1 - abar) / abar); `t_normalised` is that divided by its running mean at such timesteps.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor, params: CoGradParams) -> None:
+        """alphas_cumprod [T]."""
+        abar = alphas_cumprod.detach().cpu().double()
+        self.mode, self.T = params.loss_signal, len(abar)
+        self.w = ((1 - abar) / abar).sqrt()  # [T]
+        bins = params.loss_signal_bins
+        self.count = torch.zeros(bins, dtype=torch.int64)
+        self.mean, self.square = torch.zeros(2, bins, dtype=torch.float64).unbind()  # square: sum of (L - mean)^2
+
+    def __call__(self, losses: Tensor, t: Tensor) -> Tensor:
+        """Signals [B] of the views' residual losses [B] at timesteps t [B]; a loss that is not finite comes back."""
+        losses, t = losses.detach().cpu().double(), t.cpu().long()
+        if self.mode == "residual":
+            return losses
+        if self.mode == "weighted":
+            return losses * self.w[t]
+        bins = self.bin_of(t)
+        for b, loss in zip(bins.tolist(), losses.tolist()):
+            if math.isfinite(loss):
+                self._record(b, loss)
+        mean = self.mean[bins]
+        return torch.where(losses.isfinite() & (mean == 0), 1.0, losses / mean)
+
+    def _record(self, b: int, loss: float) -> None:
+        """Running mean and sum of squared deviations of bin b."""
+        self.count[b] += 1
+        off = loss - float(self.mean[b])
+        self.mean[b] += off / int(self.count[b])
+        self.square[b] += off * (loss - float(self.mean[b]))
+
+    def bin_of(self, t: Tensor) -> Tensor:
+        """Timestep bins of t."""
+        return t * len(self.count) // self.T
+
+    def spread(self) -> Tensor:
+        """Standard deviation over mean of each bin's losses [bins]; 0 where there are fewer than two."""
+        variance = self.square / (self.count - 1).clamp(min=1)
+        return torch.where(self.mean > 0, variance.sqrt() / self.mean.clamp(min=1e-300), 0.0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Count, mean and sum of squares of each bin."""
+        return {"count": self.count.clone(), "mean": self.mean.clone(), "square": self.square.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continues where `state_dict` was taken; ValueError for another number of bins."""
+        if len(state["count"]) != len(self.count):
+            given, own = len(state["count"]), len(self.count)
+            raise ValueError(f"the saved loss signal has {given} timestep bins, this one {own}; keep loss_signal_bins")
+        self.count, self.mean, self.square = (state[name].cpu().clone() for name in ("count", "mean", "square"))
