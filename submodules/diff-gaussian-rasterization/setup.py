@@ -17,10 +17,10 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
-         "-fvisibility=hidden", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi"]  # fmt: skip
+         "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]  # fmt: skip
 X86_LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 HOT_LOOPS = ["kernels_project", "kernels_blend"]
-PLAIN = ["binning", "cpu_api"]
+PLAIN = ["binning", "cpu_api", "workers"]
 
 
 def compile_jobs(source_dir: Path, build_dir: Path) -> list[tuple[list[str], Path]]:
@@ -52,7 +52,7 @@ class BuildLibrary(build_ext):
         jobs = compile_jobs(source_dir, build_dir)
         with ThreadPoolExecutor(os.cpu_count()) as workers:
             list(workers.map(lambda job: self.compiler_call([*job[0], "-o", str(job[1])]), jobs))
-        self.compiler_call(["-shared", "-fopenmp", "-o", str(target), *[str(output) for _, output in jobs]])
+        self.compiler_call(["-shared", "-pthread", "-o", str(target), *[str(output) for _, output in jobs]])
 
     def compiler_call(self, arguments: list[str]) -> None:
         command = [*shlex.split(os.environ.get("CXX", "g++")), *arguments]

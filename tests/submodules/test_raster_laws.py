@@ -26,14 +26,6 @@ def empty_image(scene: Scene) -> torch.Tensor:
     return pixel[:, None, None].expand(IMAGE_CHANNELS, scene.view.height, scene.view.width)
 
 
-@pytest.fixture
-def threads():
-    """Sets the thread count and puts it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_permutation_of_gaussians_changes_nothing():
     scene = random_scene(1, n=500, sh_degree=1)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
@@ -54,16 +46,6 @@ def test_ties_in_depth_go_by_index():
     image = run_extension(scene).images[:3] - scene.view.bg[:, None, None] * run_extension(scene).images[4]
     centre = image[:, scene.view.height // 2, scene.view.width // 2]
     assert centre[0] > 2 * centre[1]
-
-
-@pytest.mark.parametrize("n_threads", [2, 3])
-def test_thread_count_changes_no_bit(threads, n_threads):
-    """Large enough that every stage starts three threads."""
-    scene = random_scene(2, n=50000, height=150, width=170, sh_degree=1, scale=0.008)
-    threads(1)
-    one = run_extension(scene)
-    threads(n_threads)
-    assert_same_bits(one, run_extension(scene))
 
 
 def test_instruction_set_changes_no_bit():

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // From Gaussians with tile spans to one front-to-back list per tile: sort the N depth keys once, then scatter stably.
-#include <omp.h>
 #include <string.h>
 
 #include <stdexcept>
 #include <utility>
 
 #include "frame.h"
+#include "workers.h"
 
 namespace dgr {
 namespace {
@@ -95,7 +95,7 @@ void scatter(Frame& f, Scratch& scratch, const KernelTable& kernels, const uint6
     scratch.sorted_spans.resize(count);
     f.entries.resize(f.n_pairs);
     f.block_masks.resize(f.n_pairs);
-    auto run = [&](int chunk, bool place) {
+    auto run = [&](int64_t chunk, bool place) {
         uint32_t* cursor = &scratch.cursors[(size_t)chunk * n_tiles];
         uint32_t* tiles = &scratch.tile_lists[(size_t)chunk * n_tiles];
         if (!place) memset(cursor, 0, sizeof(uint32_t) * (size_t)n_tiles);
@@ -114,11 +114,9 @@ void scatter(Frame& f, Scratch& scratch, const KernelTable& kernels, const uint6
             });
         }
     };
-#pragma omp parallel for num_threads(n_chunks) schedule(static, 1) if (n_chunks > 1)
-    for (int c = 0; c < n_chunks; ++c) run(c, false);
+    run_chunks(n_chunks, n_chunks, [&](int64_t c) { run(c, false); });
     place_chunks(f, scratch, n_chunks, n_tiles);
-#pragma omp parallel for num_threads(n_chunks) schedule(static, 1) if (n_chunks > 1)
-    for (int c = 0; c < n_chunks; ++c) run(c, true);
+    run_chunks(n_chunks, n_chunks, [&](int64_t c) { run(c, true); });
 }
 
 }  // namespace

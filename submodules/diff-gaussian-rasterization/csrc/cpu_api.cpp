@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CPU entry points of the C ABI: stages in order, threads, a pool of frames, errors as codes.
-#include <omp.h>
 #include <string.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -10,13 +10,14 @@
 #include <vector>
 
 #include "kernels.h"
+#include "workers.h"
 
 namespace dgr {
 namespace {
 
 // About half a millisecond of work: a thread that must first be woken on a busy machine costs more than less than that.
 constexpr int64_t kGaussiansPerThread = 16384, kPairsPerThread = 8192;
-constexpr int64_t kGaussiansPerChunk = 512;
+constexpr int64_t kGaussiansPerChunk = 512, kTilesPerChunk = 4;
 constexpr size_t kPooledFrames = 4;
 
 thread_local std::string last_error;
@@ -118,26 +119,36 @@ void start_frame(Frame& f, const DgrScene& in) {
     f.stop.resize(n_pixels);
 }
 
-int64_t project_all(const DgrScene& in, Frame& f, const KernelTable& k, int32_t* radii) {
-    const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
-    const int n_threads = threads_for(f.n, kGaussiansPerThread, in.n_threads);
-    int64_t dropped = 0;
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) reduction(+ : dropped) if (n_threads > 1)
-    for (int64_t c = 0; c < n_chunks; ++c) {
+// fn(begin, end) over chunks of Gaussians.
+template <class Fn>
+void for_gaussians(int64_t n, int n_threads, Fn fn) {
+    const int64_t n_chunks = (n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
+    run_chunks(n_chunks, threads_for(n, kGaussiansPerThread, n_threads), [&](int64_t c) {
         const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
-        dropped += k.project(in, f, radii, begin, end < f.n ? end : f.n);
-    }
-    return dropped;
+        fn(begin, end < n ? end : n);
+    });
+}
+
+// fn(tile) over all tiles.
+template <class Fn>
+void for_tiles(const Frame& f, int n_threads, Fn fn) {
+    const int64_t n_tiles = (int64_t)f.tiles_x * f.tiles_y;
+    const int64_t n_chunks = (n_tiles + kTilesPerChunk - 1) / kTilesPerChunk;
+    run_chunks(n_chunks, threads_for(f.n_pairs, kPairsPerThread, n_threads), [&](int64_t c) {
+        for (int64_t t = c * kTilesPerChunk; t < n_tiles && t < (c + 1) * kTilesPerChunk; ++t) fn((int)t);
+    });
 }
 
 void forward(const DgrScene& in, DgrImages& out, Frame& f, Scratch& scratch) {
     const KernelTable& k = *current_table();
     start_frame(f, in);
-    out.n_dropped = project_all(in, f, k, out.radii);
+    std::atomic<int64_t> dropped{0};
+    for_gaussians(f.n, in.n_threads, [&](int64_t begin, int64_t end) {
+        dropped += k.project(in, f, out.radii, begin, end);
+    });
+    out.n_dropped = dropped;
     bin_gaussians(f, scratch, k, in.n_threads);
-    const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
-    for (int t = 0; t < n_tiles; ++t) k.blend(f, t, out.color, out.depth_alpha);
+    for_tiles(f, in.n_threads, [&](int t) { k.blend(f, t, out.color, out.depth_alpha); });
     out.n_pairs = f.n_pairs;
     out.state_bytes = f.bytes();
 }
@@ -146,17 +157,11 @@ void backward(const DgrScene& in, const Frame& f, const DgrGradients& g, Scratch
     const KernelTable& k = *current_table();
     scratch.partials.resize(f.n_pairs);
     Partial* partials = scratch.partials.data();
-    const int n_tiles = f.tiles_x * f.tiles_y, n_threads = threads_for(f.n_pairs, kPairsPerThread, in.n_threads);
     const auto blend = k.blend_backward[(in.flags & DGR_DEPTH_Z_GRADIENT) ? 1 : 0];
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1) if (n_threads > 1)
-    for (int t = 0; t < n_tiles; ++t) blend(f, t, g.color, g.depth_alpha, partials);
-    const int64_t n_chunks = (f.n + kGaussiansPerChunk - 1) / kGaussiansPerChunk;
-    const int n_workers = threads_for(f.n, kGaussiansPerThread, in.n_threads);
-#pragma omp parallel for num_threads(n_workers) schedule(dynamic, 1) if (n_workers > 1)
-    for (int64_t c = 0; c < n_chunks; ++c) {
-        const int64_t begin = c * kGaussiansPerChunk, end = begin + kGaussiansPerChunk;
-        k.project_backward(in, f, partials, g, begin, end < f.n ? end : f.n);
-    }
+    for_tiles(f, in.n_threads, [&](int t) { blend(f, t, g.color, g.depth_alpha, partials); });
+    for_gaussians(f.n, in.n_threads, [&](int64_t begin, int64_t end) {
+        k.project_backward(in, f, partials, g, begin, end);
+    });
 }
 
 // Runs fn and turns what it throws into a code and a message.

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings, module and autograd function; checks are in _checks, the C ABI in _abi.
-
-Processes forked after the first call must not render: OpenMP's threads do not survive a fork. Use "spawn".
-"""
+"""Settings, module and autograd function; checks are in _checks, the C ABI in _abi."""
 
 import ctypes
 from typing import Any, NamedTuple
