@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the orthogonal projection, Eq. (10), and of the fused gradient."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cograd.fusion import CHUNK, fuse, inner, norm, project_by_group, project_orthogonal
+
+SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
+
+
+def _gradient(seed: int, scale: float = 1.0, shapes=None) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: scale * torch.randn(shape, generator=generator) for name, shape in (shapes or SHAPES).items()}
+
+
+def _vector(g) -> torch.Tensor:
+    return torch.cat([x.reshape(-1).double() for x in g.values()])
+
+
+def _scaled(g, factor):
+    return {name: factor * x for name, x in g.items()}
+
+
+def test_projection_by_hand() -> None:
+    g_main, g_aux = {"x": torch.tensor([3.0, 0.0]), "y": torch.tensor([4.0])}, {"x": torch.tensor([1.0, 2.0]), "y": torch.tensor([-2.0])}
+    share = (3.0 - 8.0) / (25.0 + 1e-8)  # one vector of both tensors
+    g_proj = project_orthogonal(g_aux, g_main)
+    assert g_proj["x"].tolist() == pytest.approx([1 - 3 * share, 2.0]) and g_proj["y"].tolist() == pytest.approx([-2 - 4 * share])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(-3, 3), st.floats(-0.999, 0.999))
+def test_projection_is_orthogonal_to_1e_6_relative(seed, log_main, log_aux, mixed_in) -> None:
+    """delta = 1e-8 itself leaves delta / |g_main|^2, 1e-4 at |g_main| = .01: it is left out here, and checked next."""
+    g_main = _gradient(seed, 10**log_main)
+    own = _gradient(seed + 1, 10**log_aux)
+    g_aux = {name: own[name] + mixed_in * 10 ** (log_aux - log_main) * g_main[name] for name in own}
+    g_proj = project_orthogonal(g_aux, g_main, delta=0.0)
+    assert abs(float(_vector(g_proj) @ _vector(g_main))) < 1e-6 * norm(g_proj) * norm(g_main)
+
+
+def test_default_delta_is_orthogonal_where_gradients_are_not_tiny() -> None:
+    g_main, g_aux = _gradient(0), _gradient(1)
+    assert abs(inner(project_orthogonal(g_aux, g_main), g_main)) < 1e-6 * norm(g_aux) * norm(g_main)
+    tiny = _scaled(g_main, 1e-8)  # |g_main|^2 far below delta: the projection does nothing
+    assert torch.allclose(_vector(project_orthogonal(g_aux, tiny)), _vector(g_aux), atol=1e-6)
+
+
+def test_no_main_gradient_leaves_the_auxiliary_one() -> None:
+    g_aux, nothing = _gradient(0), _scaled(_gradient(0), 0.0)
+    for project in (project_orthogonal, project_by_group):
+        for delta in (0.0, 1e-8):
+            assert torch.equal(_vector(project(g_aux, nothing, delta)), _vector(g_aux))
+    result = fuse(nothing, [(1.0, g_aux)])
+    assert result.cosines == (0.0,) and torch.equal(_vector(result.g_fused), _vector(g_aux))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.floats(-4, 4))
+def test_scaling_the_history_scales_the_projection(seed, factor) -> None:
+    g_main, g_aux = _gradient(seed), _gradient(seed + 1)
+    one, other = project_orthogonal(g_aux, g_main), project_orthogonal(_scaled(g_aux, factor), g_main)
+    assert torch.allclose(_vector(other), factor * _vector(one), atol=1e-5)
+
+
+def test_without_candidates_fused_is_main_itself() -> None:
+    g_main = _gradient(0)
+    result = fuse(g_main, [])
+    assert result.g_fused is g_main and result.fused_norm == result.main_norm == pytest.approx(float(_vector(g_main).norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("projection", ["vector", "group"])
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.5, 0.5, 0.5)])
+def test_identical_gradients_fuse_to_main(projection, weights) -> None:
+    g_main = _gradient(3)
+    result = fuse(g_main, [(w, g_main) for w in weights], projection=projection)
+    assert (_vector(result.g_fused) - _vector(g_main)).norm() < 1e-6 * norm(g_main)
+    assert result.cosines == pytest.approx((1.0,) * len(weights), abs=1e-12)
+
+
+def test_fused_is_the_sum_and_the_numbers_are_right() -> None:
+    g_main, hists = _gradient(0), [_gradient(1), _gradient(2)]
+    m, result = _vector(g_main), fuse(g_main, [(1.0, hists[0]), (0.5, hists[1])])
+    expected, proj_norms = m.clone(), []
+    for w, g in zip((1.0, 0.5), hists):
+        a = w * _vector(g)
+        proj = a - (a @ m) / (m @ m + 1e-8) * m
+        expected += proj
+        proj_norms.append(float(proj.norm()))
+    assert (_vector(result.g_fused) - expected).norm() < 1e-6 * expected.norm()
+    assert result.fused_norm == pytest.approx(float(expected.norm()), rel=1e-6) and result.proj_norms == pytest.approx(proj_norms, rel=1e-6)
+    assert result.cosines == pytest.approx([float(_vector(g) @ m / (_vector(g).norm() * m.norm())) for g in hists], rel=1e-6)
+    assert result.aux_norms == pytest.approx([norm(hists[0]), 0.5 * norm(hists[1])], rel=1e-6)
+    assert result.main_squares["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-12)
+    assert result.main_norm == pytest.approx(float(m.norm()), rel=1e-12)
+
+
+def test_fusing_never_shrinks_main() -> None:
+    """Whatever is added is orthogonal: <g_fused, g_main> stays |g_main|^2."""
+    g_main = _gradient(0)
+    g_fused = fuse(g_main, [(1.0, _scaled(g_main, -5.0)), (0.5, _gradient(7, 10.0))]).g_fused
+    assert inner(g_fused, g_main) == pytest.approx(inner(g_main, g_main), rel=1e-5)
+
+
+def test_group_projection_is_orthogonal_in_each_group() -> None:
+    g_main, g_aux = _gradient(0), _gradient(1)
+    g_main["opacity"] *= 1e-5  # |opacity|^2 is below delta, and 1e-12 of the whole
+    g_proj = project_by_group(g_aux, g_main)
+    for name, g in g_proj.items():
+        if g.numel():
+            a, b = g.double().flatten(), g_main[name].double().flatten()
+            assert abs(float(a @ b)) < 1e-6 * float(g_aux[name].double().norm() * b.norm())
+    assert not torch.allclose(g_proj["opacity"], project_orthogonal(g_aux, g_main)["opacity"])
+
+
+def test_inputs_stay_as_they_are() -> None:
+    g_main, g_hist = _gradient(0), _gradient(1)
+    copies = _vector(g_main).clone(), _vector(g_hist).clone()
+    fuse(g_main, [(0.5, g_hist)])
+    assert torch.equal(_vector(g_main), copies[0]) and torch.equal(_vector(g_hist), copies[1])
+
+
+def test_inner_product_is_a_float64_sum_over_chunks() -> None:
+    """Numbers whose float32 sum would stall: 1 + many 1e-8."""
+    n = 2 * CHUNK + 5
+    ones, x = {"x": torch.ones(n)}, {"x": torch.full((n,), 1e-8)}
+    x["x"][0] = 1.0
+    assert inner(ones, x) == pytest.approx(1 + (n - 1) * float(torch.tensor(1e-8)), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_types_are_those_of_the_input(dtype) -> None:
+    g = {"x": torch.ones(4, dtype=dtype)}
+    assert fuse(g, [(0.5, {"x": torch.arange(4).to(dtype)})]).g_fused["x"].dtype == dtype
+
+
+def test_gradients_of_other_parameters_are_refused() -> None:
+    g = {"xyz": torch.ones(3, 2)}
+    for other in ({"xyz": torch.ones(2, 3)}, {"rgb": torch.ones(3, 2)}, {}):
+        with pytest.raises(ValueError, match="do not fit; pass the same parameters each time"):
+            fuse(g, [(1.0, other)])
+    assert math.isclose(inner({}, {}), 0.0)
