@@ -54,10 +54,20 @@ def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
-def eps_from_v(v: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Noise prediction of a network that was trained on v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def eps_of(output: Tensor, prediction_type: str, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Noise prediction from what a network [B,C,h,w] was trained on, by diffusers' names:
+
+    epsilon (the noise itself), v_prediction (v = sqrt(abar) eps - sqrt(1 - abar) x_0), sample (x_0).
+    """
     abar = per_view(alpha_bar, x_t)
-    return abar.sqrt() * v + (1 - abar).sqrt() * x_t
+    if prediction_type == "v_prediction":
+        return abar.sqrt() * output + (1 - abar).sqrt() * x_t
+    if prediction_type == "sample":
+        return (x_t - abar.sqrt() * output) / (1 - abar).sqrt()
+    return output
 
 
 def ddim_step(x: Tensor, eps: Tensor, abar_from: Tensor, abar_to: Tensor, eta: float = 0.0) -> Tensor:

@@ -91,6 +91,4 @@ class StableDiffusion:
         """Noise prediction [B,C,h,w] for x_t at timesteps t [B] under embeddings [B,L,D], in x_t's dtype."""
         embeddings = embeddings.to(self.dtype)
         output = self.unet(x_t.to(self.dtype), t, encoder_hidden_states=embeddings).sample.to(x_t.dtype)
-        if self.prediction_type == "v_prediction":
-            return sd_step.eps_from_v(output, x_t, self.alphas_cumprod[t])
-        return output
+        return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])

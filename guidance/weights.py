@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from arguments import GuidanceParams
+from guidance.sd_step import PREDICTION_TYPES
 
 logger = logging.getLogger(__name__)
 
@@ -325,9 +326,10 @@ def check_fit(components: Components, source: str) -> None:
             "the parts belong to different models, take all from one"
         )
     kind = components.scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
+    if kind not in PREDICTION_TYPES:
         raise ModelUnavailable(
-            f"{source}: scheduler prediction_type is {kind!r}; expected epsilon or v_prediction, use such a model"
+            f"{source}: scheduler prediction_type is {kind!r}; expected one of {', '.join(PREDICTION_TYPES)}, "
+            "use such a model"
         )
 
 

@@ -66,13 +66,15 @@ def test_only_the_mathematical_zero_by_zero_is_silenced():
     assert sd_step.ddim_step(x, eps * float("nan"), ALPHAS[[5]], ALPHAS[[9]]).isnan().all()
 
 
-def test_v_prediction_becomes_noise():
+def test_every_kind_of_prediction_becomes_noise():
     generator = torch.Generator().manual_seed(2)
     x_0, noise = torch.randn(2, 1, 4, 3, 3, generator=generator, dtype=torch.float64)
     abar = ALPHAS[[321]]
-    v = abar.sqrt() * noise - (1 - abar).sqrt() * x_0
-    eps = sd_step.eps_from_v(v, sd_step.add_noise(x_0, noise, abar), abar)
-    torch.testing.assert_close(eps, noise, rtol=0, atol=1e-12)
+    outputs = {"epsilon": noise, "v_prediction": abar.sqrt() * noise - (1 - abar).sqrt() * x_0, "sample": x_0}
+    assert outputs.keys() == set(sd_step.PREDICTION_TYPES)
+    for kind, output in outputs.items():
+        eps = sd_step.eps_of(output, kind, sd_step.add_noise(x_0, noise, abar), abar)
+        torch.testing.assert_close(eps, noise, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,8 @@ def test_parts_that_do_not_belong_together(folder):
 
 
 def test_prediction_type_that_is_no_noise(folder):
-    edit_json(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
-    with pytest.raises(ModelUnavailable, match=r"prediction_type is 'sample'; expected epsilon or v_prediction"):
+    edit_json(folder / "scheduler" / "scheduler_config.json", prediction_type="velocity")
+    with pytest.raises(ModelUnavailable, match=r"prediction_type is 'velocity'; expected one of epsilon, v_prediction, sample"):
         load(folder)
 
 
