@@ -243,4 +243,4 @@ def _stored(values: Tensor, scale: float, dtype: torch.dtype, device: Any) -> Te
 
 def _half_scale(top: float) -> float:
     """The power of two for a tensor whose largest number is `top`; the exponent stays within float32's."""
-    return 2.0 ** min(HALF_EXPONENT - math.frexp(top)[1], 100)
+    return 2.0 ** min(HALF_EXPONENT - math.frexp(top)[1], 126)
