@@ -47,7 +47,7 @@ GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vf al
     const vf dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
     const vf power = (s.ka * dx + s.kb * dy) * dx + s.kc * dy * dy;
     const vf raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
-    return {dx, dy, ((power <= 0.0f) & (raw >= alpha_min) & takes) ? raw : vf{}};
+    return {dx, dy, simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vf{})};
 }
 
 GM_FUNC vf clamp_alpha(vf raw) { return gm::smaller(raw, simd::splat(gm::kAlphaMax)); }
@@ -74,10 +74,10 @@ struct Pixels {
 
 // The pixels whose transmittance would fall below the limit take this Gaussian no more, nor any later one.
 GM_FUNC vf stop_pixels(Pixels& px, int block, vi stopping, vf alpha, int position, unsigned* live_blocks) {
-    px.alpha_min[block] = stopping ? simd::splat(kNever) : px.alpha_min[block];
-    px.stop[block] = stopping ? simd::splat(position) : px.stop[block];
+    px.alpha_min[block] = simd::select(stopping, simd::splat(kNever), px.alpha_min[block]);
+    px.stop[block] = simd::select(stopping, simd::splat(position), px.stop[block]);
     if (simd::lane_bits(px.alpha_min[block] == kNever) == 0xffffu) *live_blocks &= ~(1u << block);
-    return stopping ? vf{} : alpha;
+    return simd::select(stopping, vf{}, alpha);
 }
 
 GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px, unsigned live_blocks) {
@@ -119,7 +119,7 @@ GM_FUNC unsigned start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
                           (lane_row() + kBlockY[b] + (float)tile.y0_px < h);
         px.t[b] = simd::splat(1.0f);
         px.r[b] = px.g[b] = px.b[b] = px.z[b] = vf{};
-        px.alpha_min[b] = inside ? simd::splat(gm::kAlphaMin) : simd::splat(kNever);
+        px.alpha_min[b] = simd::select(inside, simd::splat(gm::kAlphaMin), simd::splat(kNever));
         px.stop[b] = simd::splat((int)(tile.end - tile.begin));
         if (simd::lane_bits(inside)) live_blocks |= 1u << b;
     }
@@ -180,7 +180,7 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
         px.behind[k] = px.t[k] * (transmittance[k] + bg[0] * px.r[k] + bg[1] * px.g[k] + bg[2] * px.b[k]);
         px.last_stop[k] = 0;
         for (int l = 0; l < kLanes; ++l)
-            if (px.stop[k][l] > px.last_stop[k]) px.last_stop[k] = px.stop[k][l];
+            if (simd::lane(px.stop[k], l) > px.last_stop[k]) px.last_stop[k] = simd::lane(px.stop[k], l);
     }
 }
 
@@ -211,7 +211,7 @@ GM_FUNC void block_backward(const Splat& s, const Offset& offset, int b, int pos
 }
 
 GM_FUNC void store_partial(const Moments& m, Partial* out) {
-    const simd::vf4 parts[3] = {simd::sum_lanes(m.w, m.wx, m.wy, m.wxx), simd::sum_lanes(m.wxy, m.wyy, m.r, m.g),
+    const simd::f32x4 parts[3] = {simd::sum_lanes(m.w, m.wx, m.wy, m.wxx), simd::sum_lanes(m.wxy, m.wyy, m.r, m.g),
                                 simd::sum_lanes(m.b, m.z, vf{}, vf{})};
     memcpy(out, parts, sizeof parts);
 }

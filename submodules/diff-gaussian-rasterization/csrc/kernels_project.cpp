@@ -11,6 +11,7 @@ namespace DGR_ISA {
 namespace {
 
 using simd::kLanes;
+using simd::lane;
 using simd::vf;
 using simd::vi;
 typedef gm::Vec3<vf> Vec3v;
@@ -28,13 +29,13 @@ struct Lanes {
 };
 
 GM_FUNC vf load(const Lanes& lanes, const float* p, int stride, int k) {
-    vf r;
+    alignas(64) float r[kLanes];
     for (int l = 0; l < kLanes; ++l) r[l] = p[lanes.index[l] * stride + k];
-    return r;
+    return simd::load16(r);
 }
 
 GM_FUNC void store(const Lanes& lanes, float* p, int stride, int k, vf v) {
-    for (int l = 0; l < lanes.count; ++l) p[lanes.index[l] * stride + k] = v[l];
+    for (int l = 0; l < lanes.count; ++l) p[lanes.index[l] * stride + k] = simd::lane(v, l);
 }
 
 GM_FUNC Vec3v load3(const Lanes& lanes, const float* p, int stride = 3, int k = 0) {
@@ -54,7 +55,7 @@ GM_FUNC vi finite(const Vec3v& a) { return finite(a.x) & finite(a.y) & finite(a.
 GM_FUNC vf log2_of(vf a) {
     const vi bits = simd::bits_of(a);
     const vf m = simd::float_of((bits & 0x007fffff) | 0x3f800000) - 1.0f;
-    const vf e = __builtin_convertvector((bits >> 23) - 127, vf);
+    const vf e = simd::to_float((bits >> 23) - 127);
     return e + m + m * (1.0f - m) * (0.4203f - 0.1545f * m);
 }
 
@@ -105,7 +106,8 @@ GM_FUNC Vec3v sh_color(const DgrScene& in, const gm::Camera& cam, const Lanes& l
 // A comparison with NaN is false, so a NaN colour stays NaN here and is found by finite().
 GM_FUNC Vec3v clamp_at_zero(const Vec3v& c) {
     const vf zero = vf{};
-    return {c.x < zero ? zero : c.x, c.y < zero ? zero : c.y, c.z < zero ? zero : c.z};
+    return {simd::select(c.x < zero, zero, c.x), simd::select(c.y < zero, zero, c.y),
+            simd::select(c.z < zero, zero, c.z)};
 }
 
 GM_FUNC void span_of(const Frame& f, const Splat& s, float radius_px, TileSpan* span) {
@@ -154,14 +156,16 @@ struct Screen {
 GM_FUNC void deal_out(const Frame& f, const Screen& s, const Lanes& lanes, Splat* splats, TileSpan* spans,
                       int32_t* radii) {
     for (int l = 0; l < lanes.count; ++l) {
-        splats[l] = {s.x[l],       s.y[l],       s.ka[l],      s.kb[l], s.kc[l],   s.opacity[l], s.color.x[l],
-                     s.color.y[l], s.color.z[l], s.z[l],       s.cull[l], s.slope_x[l], s.slope_y[l], {0, 0, 0}};
+        splats[l] = {lane(s.x, l), lane(s.y, l), lane(s.ka, l), lane(s.kb, l), lane(s.kc, l), lane(s.opacity, l),
+                     lane(s.color.x, l), lane(s.color.y, l), lane(s.color.z, l), lane(s.z, l), lane(s.cull, l),
+                     lane(s.slope_x, l), lane(s.slope_y, l), {0, 0, 0}};
         radii[l] = 0;
         spans[l] = {0, 0, 0, 0, 0, 0};
-        if (!s.visible[l]) continue;
-        span_of(f, splats[l], s.radius[l], &spans[l]);
+        if (!lane(s.visible, l)) continue;
+        const float radius_px = lane(s.radius, l);
+        span_of(f, splats[l], radius_px, &spans[l]);
         if (spans[l].x1 == spans[l].x0) continue;
-        radii[l] = s.radius[l] < 2e9f ? (int32_t)s.radius[l] : 2000000000;
+        radii[l] = radius_px < 2e9f ? (int32_t)radius_px : 2000000000;
         if (spans[l].x1 - spans[l].x0 > 4 || spans[l].y1 - spans[l].y0 > 4)
             spans[l].n_tiles = list_tiles(f, splats[l], spans[l], nullptr);
     }
@@ -186,8 +190,8 @@ int project_group(const DgrScene& in, Frame& f, int32_t* radii, int64_t begin, i
     s.slope_y = -0.5f * s.kb / s.kc;
     s.opacity = load(lanes, in.opacities, 1, 0);
     // An indefinite Sigma2 (only cov3D_precomp can give one) has no ellipse to cut at: it keeps its whole rectangle.
-    s.cull = s.opacity > 0.0f ? log2_of(s.opacity * 255.0f) + kCullSlack : vf{} - 1.0f;
-    s.cull = shape.cov2.det > 0.0f ? s.cull : vf{} + INFINITY;
+    s.cull = simd::select(s.opacity > 0.0f, log2_of(s.opacity * 255.0f) + kCullSlack, vf{} - 1.0f);
+    s.cull = simd::select(shape.cov2.det > 0.0f, s.cull, vf{} + INFINITY);
     s.radius = gm::screen_radius_px(shape.cov2);
     s.color = in.colors ? load3(lanes, in.colors) : clamp_at_zero(sh_color(in, cam, lanes, mean));
     const vi finite_input = finite(mean) & finite(s.opacity) & shape.finite_input;
@@ -208,29 +212,31 @@ int64_t project(const DgrScene& in, Frame& f, int32_t* radii, int64_t begin, int
 
 // ---------------------------------------------------------------------------------------------- backward
 
-// Summed partials of 16 Gaussians.
+// Summed partials of 16 Gaussians, in the order of Partial's fields.
 struct Sums {
     vf w, wx, wy, wxx, wxy, wyy, r, g, b, z;
     vi touched;
 };
 
+constexpr int kSummed = 10;
+
 GM_FUNC void sum_partials(const Frame& f, const Partial* partials, const Lanes& lanes, Sums* s) {
-    *s = Sums{};
+    alignas(64) float sums[kSummed][kLanes] = {};
+    alignas(64) int32_t touched[kLanes] = {};
     for (int l = 0; l < lanes.count; ++l) {
         const int64_t i = lanes.index[l];
-        Partial t = {};
-        for (uint32_t k = f.slot_begin[i]; k < f.slot_begin[i + 1]; ++k) {
-            const float* p = &partials[k].w;
-            float* q = &t.w;
-            for (int c = 0; c < 12; ++c) q[c] += p[c];
-        }
-        s->w[l] = t.w, s->wx[l] = t.wx, s->wy[l] = t.wy, s->wxx[l] = t.wxx, s->wxy[l] = t.wxy, s->wyy[l] = t.wyy;
-        s->r[l] = t.r, s->g[l] = t.g, s->b[l] = t.b, s->z[l] = t.z;
-        s->touched[l] = f.slot_begin[i + 1] > f.slot_begin[i] ? -1 : 0;
+        float t[16] = {};
+        for (uint32_t k = f.slot_begin[i]; k < f.slot_begin[i + 1]; ++k)
+            for (int c = 0; c < 12; ++c) t[c] += (&partials[k].w)[c];
+        for (int c = 0; c < kSummed; ++c) sums[c][l] = t[c];
+        touched[l] = f.slot_begin[i + 1] > f.slot_begin[i] ? -1 : 0;
     }
+    static_assert(sizeof(Sums) == sizeof sums + sizeof touched, "ten vectors of floats and a mask");
+    memcpy(s, sums, sizeof sums);
+    memcpy(&s->touched, touched, sizeof touched);
 }
 
-GM_FUNC vf masked(vi m, vf a) { return m ? a : vf{}; }
+GM_FUNC vf masked(vi m, vf a) { return simd::select(m, a, vf{}); }
 GM_FUNC Vec3v masked(vi m, const Vec3v& a) { return {masked(m, a.x), masked(m, a.y), masked(m, a.z)}; }
 
 // Writes dL/dshs and returns dL/dmean through the direction. Coefficients above the active degree get zeros.

@@ -10,8 +10,10 @@ namespace dgr {
 // Relative error allowed for in the quadratic form, and absolute slack of the threshold in Splat::cull.
 constexpr float kFormRounding = 4e-6f;
 
-GM_FUNC simd::vf lane_column() { return simd::vf{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3}; }
-GM_FUNC simd::vf lane_row() { return simd::vf{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}; }
+alignas(64) constexpr float kLaneColumn[simd::kLanes] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+alignas(64) constexpr float kLaneRow[simd::kLanes] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+GM_FUNC simd::vf lane_column() { return simd::load16(kLaneColumn); }
+GM_FUNC simd::vf lane_row() { return simd::load16(kLaneRow); }
 
 // Bit c + 4r: the cell of pixels [x0 + c*cell, +cell) x [y0 + r*cell, +cell). The minimum of the convex form over a box
 // lies on the line through the box at the dx nearest to 0 or at the dy nearest to 0, so two one-dimensional minima do.

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vector of 16 floats for the CPU backend, in the compiler's own vector extension.
 //
-// One 4x4 block of pixels, or 16 Gaussians, is one value. The compiler turns it into one AVX-512 register, two AVX2 or
-// four SSE/NEON registers by the flags of the translation unit; every operation is IEEE single precision and nothing
-// is contracted, so the results are the same on all of them.
+// One 4x4 block of pixels, or 16 Gaussians, is one value: one register of 16 lanes (AVX-512), a pair of 8 (AVX) or a
+// pair of pairs of 4 (SSE, NEON), by the flags of the translation unit. The compiler's vectors are only used at sizes
+// that the machine has; it takes wider ones apart lane by lane. Every operation is IEEE single precision and nothing is
+// contracted, so the results are the same on all of them.
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "gaussian_math.h"
 
-#if defined(__AVX2__) || defined(__SSE2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -19,102 +22,159 @@ namespace simd {
 
 constexpr int kLanes = 16;
 
-typedef float vf __attribute__((vector_size(64)));
-typedef int32_t vi __attribute__((vector_size(64)));
-typedef float vf8 __attribute__((vector_size(32)));
-typedef float vf4 __attribute__((vector_size(16)));
-typedef int32_t vi4 __attribute__((vector_size(16)));
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+
+template <class H>
+struct Pair {
+    H lo, hi;
+};
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+typedef f32x16 vf;
+typedef i32x16 vi;
+#elif defined(__AVX2__)
+typedef Pair<f32x8> vf;
+typedef Pair<i32x8> vi;
+#else
+typedef Pair<Pair<f32x4>> vf;
+typedef Pair<Pair<i32x4>> vi;
+#endif
+
+// ---------------------------------------------------------------------------------------------- pairs
+
+#define SIMD_OPERATOR(op)                                                                     \
+    template <class H>                                                                        \
+    GM_FUNC auto operator op(const Pair<H>& a, const Pair<H>& b)->Pair<decltype(a.lo op b.lo)> { \
+        return {a.lo op b.lo, a.hi op b.hi};                                                  \
+    }                                                                                         \
+    template <class H, class S, class = std::enable_if_t<std::is_arithmetic<S>::value>>       \
+    GM_FUNC auto operator op(const Pair<H>& a, S b)->Pair<decltype(a.lo op b)> {              \
+        return {a.lo op b, a.hi op b};                                                        \
+    }                                                                                         \
+    template <class H, class S, class = std::enable_if_t<std::is_arithmetic<S>::value>>       \
+    GM_FUNC auto operator op(S a, const Pair<H>& b)->Pair<decltype(a op b.lo)> {              \
+        return {a op b.lo, a op b.hi};                                                        \
+    }
+SIMD_OPERATOR(+)
+SIMD_OPERATOR(-)
+SIMD_OPERATOR(*)
+SIMD_OPERATOR(/)
+SIMD_OPERATOR(&)
+SIMD_OPERATOR(|)
+SIMD_OPERATOR(<<)
+SIMD_OPERATOR(>>)
+SIMD_OPERATOR(<)
+SIMD_OPERATOR(<=)
+SIMD_OPERATOR(>)
+SIMD_OPERATOR(>=)
+SIMD_OPERATOR(==)
+SIMD_OPERATOR(!=)
+#undef SIMD_OPERATOR
+
+template <class H>
+GM_FUNC Pair<H> operator-(const Pair<H>& a) { return {-a.lo, -a.hi}; }
+template <class H>
+GM_FUNC Pair<H> operator~(const Pair<H>& a) { return {~a.lo, ~a.hi}; }
+template <class H, class T>
+GM_FUNC Pair<H>& operator+=(Pair<H>& a, const T& b) { return a = a + b; }
+template <class H, class T>
+GM_FUNC Pair<H>& operator&=(Pair<H>& a, const T& b) { return a = a & b; }
+
+// ---------------------------------------------------------------------------------------------- registers
+
+GM_FUNC f32x4 select(i32x4 c, f32x4 a, f32x4 b) { return c ? a : b; }
+GM_FUNC f32x8 select(i32x8 c, f32x8 a, f32x8 b) { return c ? a : b; }
+GM_FUNC f32x16 select(i32x16 c, f32x16 a, f32x16 b) { return c ? a : b; }
+GM_FUNC i32x4 select(i32x4 c, i32x4 a, i32x4 b) { return c ? a : b; }
+GM_FUNC i32x8 select(i32x8 c, i32x8 a, i32x8 b) { return c ? a : b; }
+GM_FUNC i32x16 select(i32x16 c, i32x16 a, i32x16 b) { return c ? a : b; }
+
+GM_FUNC f32x4 to_float(i32x4 a) { return __builtin_convertvector(a, f32x4); }
+GM_FUNC f32x8 to_float(i32x8 a) { return __builtin_convertvector(a, f32x8); }
+GM_FUNC f32x16 to_float(i32x16 a) { return __builtin_convertvector(a, f32x16); }
+
+// a < b ? a : b and a > b ? a : b, which is what x86's min and max compute; the compiler does not see it by itself.
+// lane_bits: one bit per lane of a comparison result (0 or -1 per lane).
+#if defined(__SSE2__)
+GM_FUNC f32x4 vmin(f32x4 a, f32x4 b) { return (f32x4)_mm_min_ps((__m128)a, (__m128)b); }
+GM_FUNC f32x4 vmax(f32x4 a, f32x4 b) { return (f32x4)_mm_max_ps((__m128)a, (__m128)b); }
+GM_FUNC f32x4 vsqrt(f32x4 a) { return (f32x4)_mm_sqrt_ps((__m128)a); }
+GM_FUNC unsigned lane_bits(i32x4 m) { return (unsigned)_mm_movemask_ps((__m128)m); }
+#else
+GM_FUNC f32x4 vmin(f32x4 a, f32x4 b) { return a < b ? a : b; }
+GM_FUNC f32x4 vmax(f32x4 a, f32x4 b) { return a > b ? a : b; }
+GM_FUNC f32x4 vsqrt(f32x4 a) {
+    return f32x4{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+}
+GM_FUNC unsigned lane_bits(i32x4 m) {
+    return (unsigned)((m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8));
+}
+#endif
+GM_FUNC f32x4 vceil(f32x4 a) {
+    return f32x4{__builtin_ceilf(a[0]), __builtin_ceilf(a[1]), __builtin_ceilf(a[2]), __builtin_ceilf(a[3])};
+}
+
+#if defined(__AVX2__)
+GM_FUNC f32x8 vmin(f32x8 a, f32x8 b) { return (f32x8)_mm256_min_ps((__m256)a, (__m256)b); }
+GM_FUNC f32x8 vmax(f32x8 a, f32x8 b) { return (f32x8)_mm256_max_ps((__m256)a, (__m256)b); }
+GM_FUNC f32x8 vsqrt(f32x8 a) { return (f32x8)_mm256_sqrt_ps((__m256)a); }
+GM_FUNC f32x8 vceil(f32x8 a) { return (f32x8)_mm256_ceil_ps((__m256)a); }
+GM_FUNC unsigned lane_bits(i32x8 m) { return (unsigned)_mm256_movemask_ps((__m256)m); }
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+GM_FUNC f32x16 vmin(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
+GM_FUNC f32x16 vmax(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
+GM_FUNC f32x16 vsqrt(f32x16 a) { return (f32x16)_mm512_sqrt_ps((__m512)a); }
+GM_FUNC f32x16 vceil(f32x16 a) { return (f32x16)_mm512_ceil_ps((__m512)a); }
+GM_FUNC unsigned lane_bits(i32x16 m) { return _mm512_movepi32_mask((__m512i)m); }
+GM_FUNC unsigned bits_less(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
+#endif
+
+template <class C, class H>
+GM_FUNC Pair<H> select(const Pair<C>& c, const Pair<H>& a, const Pair<H>& b) {
+    return {select(c.lo, a.lo, b.lo), select(c.hi, a.hi, b.hi)};
+}
+template <class H>
+GM_FUNC auto to_float(const Pair<H>& a) -> Pair<decltype(to_float(a.lo))> { return {to_float(a.lo), to_float(a.hi)}; }
+template <class H>
+GM_FUNC Pair<H> vmin(const Pair<H>& a, const Pair<H>& b) { return {vmin(a.lo, b.lo), vmin(a.hi, b.hi)}; }
+template <class H>
+GM_FUNC Pair<H> vmax(const Pair<H>& a, const Pair<H>& b) { return {vmax(a.lo, b.lo), vmax(a.hi, b.hi)}; }
+template <class H>
+GM_FUNC Pair<H> vsqrt(const Pair<H>& a) { return {vsqrt(a.lo), vsqrt(a.hi)}; }
+template <class H>
+GM_FUNC Pair<H> vceil(const Pair<H>& a) { return {vceil(a.lo), vceil(a.hi)}; }
+template <class H>
+GM_FUNC unsigned lane_bits(const Pair<H>& m) { return lane_bits(m.lo) | lane_bits(m.hi) << (sizeof(H) / 4); }
+// One bit per lane where a < b.
+template <class H>
+GM_FUNC unsigned bits_less(const Pair<H>& a, const Pair<H>& b) { return lane_bits(a < b); }
+
+// ---------------------------------------------------------------------------------------------- sixteen lanes
 
 GM_FUNC vf splat(float a) { return vf{} + a; }
 GM_FUNC vi splat(int32_t a) { return vi{} + a; }
 
-GM_FUNC vi bits_of(vf a) {
-    vi r;
+template <class To, class From>
+GM_FUNC To bit_cast(const From& a) {
+    To r;
     memcpy(&r, &a, sizeof r);
     return r;
 }
 
-GM_FUNC vf float_of(vi a) {
-    vf r;
-    memcpy(&r, &a, sizeof r);
-    return r;
-}
-
-// One bit per lane from a comparison result (0 or -1 per lane).
-GM_FUNC unsigned lane_bits(vi mask) {
-#if defined(__AVX512DQ__)
-    return _mm512_movepi32_mask((__m512i)mask);
-#elif defined(__AVX2__)
-    __m256 h[2];
-    memcpy(h, &mask, sizeof h);
-    return (unsigned)_mm256_movemask_ps(h[0]) | (unsigned)_mm256_movemask_ps(h[1]) << 8;
-#elif defined(__SSE2__)
-    __m128 h[4];
-    memcpy(h, &mask, sizeof h);
-    return (unsigned)_mm_movemask_ps(h[0]) | (unsigned)_mm_movemask_ps(h[1]) << 4 |
-           (unsigned)_mm_movemask_ps(h[2]) << 8 | (unsigned)_mm_movemask_ps(h[3]) << 12;
-#else
-    unsigned r = 0;
-    for (int l = 0; l < kLanes; ++l) r |= (unsigned)(mask[l] & 1) << l;
-    return r;
-#endif
-}
-
-// One bit per lane where a < b.
-GM_FUNC unsigned bits_less(vf a, vf b) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
-#else
-    return lane_bits(a < b);
-#endif
-}
-
-// a < b ? a : b and a > b ? a : b, which is what x86's min and max compute; the compiler does not see it by itself.
-GM_FUNC vf vmin(vf a, vf b) {
-#if defined(__AVX512F__)
-    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-    __m256 p[2], q[2];
-    memcpy(p, &a, sizeof p);
-    memcpy(q, &b, sizeof q);
-    for (int i = 0; i < 2; ++i) p[i] = _mm256_min_ps(p[i], q[i]);
-    memcpy(&a, p, sizeof p);
-    return a;
-#else
-    return a < b ? a : b;
-#endif
-}
-
-GM_FUNC vf vmax(vf a, vf b) {
-#if defined(__AVX512F__)
-    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-    __m256 p[2], q[2];
-    memcpy(p, &a, sizeof p);
-    memcpy(q, &b, sizeof q);
-    for (int i = 0; i < 2; ++i) p[i] = _mm256_max_ps(p[i], q[i]);
-    memcpy(&a, p, sizeof p);
-    return a;
-#else
-    return a > b ? a : b;
-#endif
-}
-
-GM_FUNC vf vsqrt(vf a) {
-    vf r;
-    for (int l = 0; l < kLanes; ++l) r[l] = __builtin_sqrtf(a[l]);
-    return r;
-}
-
-GM_FUNC vf vceil(vf a) {
-    vf r;
-    for (int l = 0; l < kLanes; ++l) r[l] = __builtin_ceilf(a[l]);
-    return r;
-}
+GM_FUNC vi bits_of(const vf& a) { return bit_cast<vi>(a); }
+GM_FUNC vf float_of(const vi& a) { return bit_cast<vf>(a); }
+GM_FUNC vf load16(const float* p) { return bit_cast<vf>(*(const float(*)[kLanes])p); }
 
 // 2^x for x in [-120, 0]; relative error below 2e-7. Degree-5 minimax polynomial on [-1/2, 1/2]: the nearest
 // integer comes from adding 1.5 * 2^23, whose low bits then hold it ready to be moved into the exponent.
-GM_FUNC vf exp2_nonpositive(vf x) {
+GM_FUNC vf exp2_nonpositive(const vf& x) {
     const float magic = 12582912.0f;
     const vf shifted = x + magic;
     const vf f = x - (shifted - magic);
@@ -125,22 +185,32 @@ GM_FUNC vf exp2_nonpositive(vf x) {
     return float_of(bits_of(p) + (bits_of(shifted) << 23));
 }
 
-GM_FUNC vf4 fold_to_4(vf a) {
-    vf8 h[2];
-    memcpy(h, &a, sizeof h);
-    const vf8 s = h[0] + h[1];
-    vf4 q[2];
-    memcpy(q, &s, sizeof q);
-    return q[0] + q[1];
+// Sums of lanes l, l+4, l+8, l+12, halves first.
+GM_FUNC f32x4 fold_to_4(f32x4 a) { return a; }
+GM_FUNC f32x4 fold_to_4(f32x8 a) {
+    const Pair<f32x4> h = bit_cast<Pair<f32x4>>(a);
+    return h.lo + h.hi;
 }
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+GM_FUNC f32x4 fold_to_4(f32x16 a) {
+    const Pair<f32x8> h = bit_cast<Pair<f32x8>>(a);
+    return fold_to_4(h.lo + h.hi);
+}
+#endif
+template <class H>
+GM_FUNC f32x4 fold_to_4(const Pair<H>& a) { return fold_to_4(a.lo + a.hi); }
 
 // Horizontal sums of four vectors at once, in one fixed order.
-GM_FUNC vf4 sum_lanes(vf a, vf b, vf c, vf d) {
-    const vf4 fa = fold_to_4(a), fb = fold_to_4(b), fc = fold_to_4(c), fd = fold_to_4(d);
-    const vf4 ab = __builtin_shuffle(fa, fb, vi4{0, 4, 1, 5}) + __builtin_shuffle(fa, fb, vi4{2, 6, 3, 7});
-    const vf4 cd = __builtin_shuffle(fc, fd, vi4{0, 4, 1, 5}) + __builtin_shuffle(fc, fd, vi4{2, 6, 3, 7});
-    return __builtin_shuffle(ab, cd, vi4{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, vi4{2, 3, 6, 7});
+GM_FUNC f32x4 sum_lanes(const vf& a, const vf& b, const vf& c, const vf& d) {
+    const f32x4 fa = fold_to_4(a), fb = fold_to_4(b), fc = fold_to_4(c), fd = fold_to_4(d);
+    const f32x4 ab = __builtin_shuffle(fa, fb, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fa, fb, i32x4{2, 6, 3, 7});
+    const f32x4 cd = __builtin_shuffle(fc, fd, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fc, fd, i32x4{2, 6, 3, 7});
+    return __builtin_shuffle(ab, cd, i32x4{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, i32x4{2, 3, 6, 7});
 }
+
+// Lane l of a vector in memory.
+GM_FUNC float lane(const vf& a, int l) { return ((const float*)&a)[l]; }
+GM_FUNC int32_t lane(const vi& a, int l) { return ((const int32_t*)&a)[l]; }
 
 }  // namespace simd
 
@@ -148,11 +218,13 @@ namespace gm {
 
 template <>
 struct Ops<simd::vf> {
-    GM_FUNC simd::vf select(simd::vi condition, simd::vf a, simd::vf b) { return condition ? a : b; }
-    GM_FUNC simd::vf min(simd::vf a, simd::vf b) { return simd::vmin(a, b); }
-    GM_FUNC simd::vf max(simd::vf a, simd::vf b) { return simd::vmax(a, b); }
-    GM_FUNC simd::vf sqrt(simd::vf a) { return simd::vsqrt(a); }
-    GM_FUNC simd::vf ceil(simd::vf a) { return simd::vceil(a); }
+    GM_FUNC simd::vf select(const simd::vi& condition, const simd::vf& a, const simd::vf& b) {
+        return simd::select(condition, a, b);
+    }
+    GM_FUNC simd::vf min(const simd::vf& a, const simd::vf& b) { return simd::vmin(a, b); }
+    GM_FUNC simd::vf max(const simd::vf& a, const simd::vf& b) { return simd::vmax(a, b); }
+    GM_FUNC simd::vf sqrt(const simd::vf& a) { return simd::vsqrt(a); }
+    GM_FUNC simd::vf ceil(const simd::vf& a) { return simd::vceil(a); }
 };
 
 }  // namespace gm
