@@ -108,7 +108,7 @@ class StoredGradient:
                     f"the bank holds gradients of {self.count} Gaussians and names {sorted(self.scale)}, not of "
                     f"{name} {tuple(g.shape)}; call follow(index_map) after each densification and keep the names"
                 )
-            values = values.to(g.device, g.dtype) / self.scale[name]
+            values = values.to(g.device, g.dtype) * (1 / self.scale[name])  # a power of two
             if name in self.sparse:
                 values = torch.zeros_like(g).index_copy_(0, self.rows.to(g.device, torch.int64), values)
             gradient[name] = values

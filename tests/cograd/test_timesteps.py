@@ -2,6 +2,7 @@
 """The schedule against tables, Eq. (8) against histories worked out by hand, and where t may lie."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -66,7 +67,7 @@ def test_t_global_has_the_interpolated_log_snr(s) -> None:
 
 def test_t_global_falls_all_the_way() -> None:
     t = [global_timestep(k / 500, TABLE) for k in range(501)]
-    assert all(later < earlier for earlier, later in zip(t, t[1:]))
+    assert all(later < earlier for earlier, later in itertools.pairwise(t))
 
 
 @pytest.mark.parametrize("t", [1, 2, 250, 777, 998, 999])

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Eqs. (6), (7) spread their draws: python tools/region_starvation.py [--sigma .1 .5] [--min_visit_share 0 .1]
+
+Losses are independent log-normal numbers, the same law in every region, so a fair rule would visit all regions alike.
+Prints a Markdown table; one row a sigma and visit floor, mean over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from arguments import CoGradParams
+from cograd.regions import STARVED_BELOW, RegionSampler
+from utils.random_streams import RandomStreams
+
+HEADER = (
+    "sigma",
+    "min_visit_share",
+    "fewest visits",
+    "most visits",
+    f"regions below {STARVED_BELOW} visits",
+    "drawn twice running",
+    "largest P",
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What one simulated run came to."""
+
+    fewest: float
+    most: float
+    starved: float  # share of the regions
+    repeated: float  # share of the draws that are the draw before
+    largest_p: float  # over all draws
+
+
+def simulate(params: CoGradParams, regions: int, draws: int, sigma: float, seed: int) -> Spread:
+    """One view a draw, losses exp(sigma z) with z standard normal."""
+    sampler, streams = RegionSampler(regions, params), RandomStreams(seed)
+    losses = torch.exp(sigma * streams.randn(draws).double()).tolist()
+    last, repeated, largest_p = -1, 0, 0.0
+    for loss in losses:
+        largest_p = max(largest_p, math.exp(float(sampler.log_probabilities().max())))
+        region = int(sampler.draw(1, streams))
+        repeated += region == last
+        last = region
+        sampler.observe(region, loss)
+    n = sampler.n
+    return Spread(int(n.min()), int(n.max()), sampler.starved_share(), repeated / max(draws - 1, 1), largest_p)
+
+
+def row(params: CoGradParams, regions: int, draws: int, sigma: float, seeds: int) -> list[str]:
+    """A table row: means over `seeds` runs; of the starved share, its range too."""
+    runs = [simulate(params, regions, draws, sigma, seed) for seed in range(seeds)]
+
+    def mean(name: str) -> float:
+        return sum(getattr(run, name) for run in runs) / seeds
+
+    starved = [100 * run.starved for run in runs]
+    return [
+        f"{sigma:g}",
+        f"{params.min_visit_share:g}",
+        f"{mean('fewest'):.1f}",
+        f"{mean('most'):.1f}",
+        f"{sum(starved) / seeds:.1f} % ({min(starved):.1f}..{max(starved):.1f})",
+        f"{100 * mean('repeated'):.1f} %",
+        f"{mean('largest_p'):.2f}",
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the command line and prints the table."""
+    paper = CoGradParams()
+    count = paper.elevation_levels * paper.azimuth_levels * paper.distance_levels
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sigma", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.8], help="spread of log loss")
+    parser.add_argument("--min_visit_share", type=float, nargs="+", default=[0.0], help="visit floors to try")
+    parser.add_argument("--tau", type=float, default=paper.tau)
+    parser.add_argument("--regions", type=int, default=count)
+    parser.add_argument("--draws", type=int, default=6000)
+    parser.add_argument("--seeds", type=int, default=4, help="runs a row")
+    options = parser.parse_args(argv)
+    if min(options.regions, options.draws, options.seeds) < 1 or options.tau <= 0:
+        parser.error("--regions, --draws, --seeds are 1 or more and --tau is above 0")
+    if not all(0 <= share <= 1 for share in options.min_visit_share):
+        parser.error("--min_visit_share is a share of the draws, 0..1")
+    print(f"{options.draws} draws, {options.regions} regions, tau {options.tau:g}, {options.seeds} seeds\n")
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    for share in options.min_visit_share:
+        params = replace(paper, tau=options.tau, min_visit_share=share)
+        for sigma in options.sigma:
+            cells = row(params, options.regions, options.draws, sigma, options.seeds)
+            print("| " + " | ".join(cells) + " |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
