@@ -37,10 +37,11 @@ class Trainer:
         # Cheap things that can be wrong come before the weights of a diffusion model.
         prepare_run_folder(self.folder, config, device)
         self.state = TrainState.start(config, device)
-        if config.start_checkpoint:
-            self.state.load_checkpoint(Path(config.start_checkpoint))
         self.prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
         self.prompts = PromptBook(self.prior, config.guidance)
+        self.state.begin_cograd(config, self.prior.alphas_cumprod)
+        if config.start_checkpoint:
+            self.state.load_checkpoint(Path(config.start_checkpoint))
         self.outputs = RunOutputs(self.folder, self.state.scene, self.state.gaussians, config)
         self.log = RunLog(self.folder, config.optimization.iterations, self.state.iteration, config.quiet)
         self.faults_in_a_row = 0

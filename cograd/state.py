@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from arguments import Config
+from cograd import CoGrad
 from guidance.score import NoiseMemory
 from scene import Scene
 from scene.dataset_readers import CameraRanges
@@ -24,20 +25,21 @@ class TrainState:
     """What one training step reads and changes.
 
     Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of
-    cameras drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, the number of the
-    last step and of skipped ones.
+    cameras drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, CoGrad's
+    histories and bank (None: the baseline), the number of the last step and of skipped ones.
     """
 
     gaussians: GaussianModel
     scene: Scene
     streams: RandomStreams
     memory: NoiseMemory = field(default_factory=NoiseMemory)
+    cograd: CoGrad | None = None
     iteration: int = 0
     skipped_steps: int = 0
 
     @classmethod
     def start(cls, config: Config, device: Any) -> TrainState:
-        """Seeded streams, the initial points and their optimizer: a run before its first step.
+        """Seeded streams, the initial points, their optimizer: a run before its first step.
 
         Raises ValueError for initial points that cannot be had.
         """
@@ -46,6 +48,11 @@ class TrainState:
         scene = Scene(config, gaussians, streams, device)
         gaussians.training_setup(config.optimization)
         return cls(gaussians, scene, streams)
+
+    def begin_cograd(self, config: Config, alphas_cumprod: torch.Tensor) -> None:
+        """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""
+        if config.cograd.enabled:
+            self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -63,6 +70,7 @@ class TrainState:
             "camera_stack": self.scene.camera_stack.state_dict(),
             "streams": self.streams.state_dict(),
             "memory": self.memory.state_dict(),
+            "cograd": None if self.cograd is None else self.cograd.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -72,6 +80,10 @@ class TrainState:
         self.scene.camera_stack.load_state_dict(state["camera_stack"])
         self.streams.load_state_dict(state["streams"])
         self.memory.load_state_dict(state["memory"])
+        if (self.cograd is None) != (state["cograd"] is None):
+            raise ValueError("the checkpoint is of a run with another CoGradParams.enabled; keep it as it was")
+        if self.cograd is not None:
+            self.cograd.load_state_dict(state["cograd"])
         self.iteration, self.skipped_steps = state["iteration"], state["skipped_steps"]
 
     def save_checkpoint(self, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from torch import Tensor
 
 from arguments import Config
+from cograd import Plan
+from cograd.fusion import Gradient
 from cograd.state import TrainState
 from gaussian_renderer import Augmentation, draw_augmentation, render
 from gaussian_renderer.outputs import plain_background
+from guidance import sd_step
 from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
@@ -44,7 +48,10 @@ class RenderedView:
 
 @dataclass
 class StepReport:
-    """What one step did; everything the log, the outputs and the tests want to know of it."""
+    """What one step did; everything the log, the outputs and the tests want to know of it.
+
+    `plan`, the views' `main_gradients` and CoGrad's own record are there with CoGrad on.
+    """
 
     iteration: int
     views: list[RenderedView]
@@ -54,6 +61,9 @@ class StepReport:
     distillation: Distillation = field(init=False)
     losses: dict[str, float] = field(init=False)
     fault: str | None = None
+    plan: Plan | None = None
+    cograd: dict[str, Any] | None = None
+    main_gradients: list[Gradient] = field(default_factory=list)
 
     def image_stacks(self) -> tuple[Tensor, Tensor, Tensor]:
         """Detached images [B, 3, H, W], disparities [B, 1, H, W] and transmittances [B, 1, H, W] of all views."""
@@ -74,6 +84,7 @@ class StepReport:
             "warm_up_rate": self.warm_up_rate,
             "azimuth_deg": [float(view.camera.delta_azimuth) for view in self.views],
             "points": points,
+            **({} if self.cograd is None else {"cograd": self.cograd}),
             "fault": self.fault,
             "phase_ms": {name: round(ms, 3) for name, ms in self.timer.ms.items()},
         }
@@ -87,19 +98,28 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     state.iteration += 1
     timer, opt = PhaseTimer(), config.optimization
     prepare_schedules(state, config)
+    plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams) if state.cograd else None
     with timer("render"):
-        views = [_draw_view(state, config) for _ in range(config.guidance.C_batch_size)]
+        views = [_draw_view(state, camera, config) for camera in _cameras(state, plan, config)]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
     warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0)
-    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer)
+    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer, plan=plan)
     with timer("guidance"):
         g_images = _ask_prior(report, state, prior, prompts, config)
     report.fault = _fault(report, g_images)
     if report.fault is None:
-        with timer("backward"):
-            for v, view in enumerate(views):
+        total: Gradient = {}
+        for v, view in enumerate(views):
+            with timer("backward"):
                 _view_backward(view, [g[v] for g in g_images], opt.lambda_scale / len(views))
-        report.fault = _parameter_fault(state)
+                gradient = _take_gradient(state)
+            if state.cograd is not None and plan is not None:
+                with timer("fuse"):
+                    report.main_gradients.append(gradient)
+                    t = int(report.distillation.t[v])
+                    gradient = state.cograd.fuse(state.iteration, int(plan.regions[v]), t, gradient).g_fused
+            total = {name: total[name] + g if name in total else g for name, g in gradient.items()}
+        report.fault = _give_gradient(state, total)
     if report.fault is not None:
         state.optimizer.zero_grad(set_to_none=True)
     return report
@@ -115,9 +135,15 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     if report.fault is not None:
         state.skipped_steps += 1
         return
+    if state.cograd is not None and report.plan is not None:
+        with report.timer("observe"):
+            distillation = report.distillation
+            regions, losses, gradients = report.plan.regions, distillation.loss_per_view, report.main_gradients
+            state.cograd.observe(state.iteration, regions, distillation.t, losses, gradients)
+            report.cograd = state.cograd.record()
     with report.timer("densify"), torch.no_grad():
         if state.iteration < opt.densify_until_iter:
-            _densify(state, report.views[-1], config)
+            _densify(state, report.views, config)
     with report.timer("optimizer"):
         if state.iteration < opt.iterations:
             state.optimizer.step()
@@ -139,9 +165,18 @@ def prepare_schedules(state: TrainState, config: Config) -> None:
         state.scene.ranges = state.scene.ranges.widened(opt, config.cameras)
 
 
-def _draw_view(state: TrainState, config: Config) -> RenderedView:
+def _cameras(state: TrainState, plan: Plan | None, config: Config) -> Iterator[RCamera]:
+    """The step's cameras: in the cells of the planned regions, or, one by one as upstream draws, from its stack."""
+    if state.cograd is None or plan is None:
+        for _ in range(config.guidance.C_batch_size):
+            yield state.scene.camera_stack.pop(state.streams)
+    else:
+        poses = state.cograd.grid.sample_poses(plan.regions, state.streams)
+        yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams)
+
+
+def _draw_view(state: TrainState, camera: RCamera, config: Config) -> RenderedView:
     model, gaussians = config.model, state.gaussians
-    camera = state.scene.camera_stack.pop(state.streams)
     background = plain_background(config, gaussians)
     augmentation = draw_augmentation(
         state.streams,
@@ -190,6 +225,7 @@ def _ask_prior(
         warm_up_rate=report.warm_up_rate,
         as_latent=report.as_latent,
         memory=state.memory,
+        ind_t=None if report.plan is None else _indices_of(prior, report.plan.t),
     )
     report.distillation.backward()
     opt, tv_rgb, tv_depth = config.optimization, tv_loss(images), tv_loss(disparities)
@@ -202,26 +238,55 @@ def _ask_prior(
     return [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
 
 
+def _indices_of(prior: Prior, t: Tensor) -> Tensor:
+    """Schedule indices [B] of timesteps t [B]."""
+    return sd_step.indices_of_timesteps(t, prior.num_train_timesteps, len(prior.alphas_cumprod), prior.steps_offset)
+
+
 def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: float) -> None:
     """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer."""
     g_scale = torch.tensor(scale_weight, device=view.scales.device)
     torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
 
 
-def _densify(state: TrainState, view: RenderedView, config: Config) -> None:
-    """Statistics of one view (upstream: the last of the batch), then clone, split, prune and reset when due."""
+def _densify(state: TrainState, views: list[RenderedView], config: Config) -> None:
+    """Statistics, then clone, split, prune and reset when due.
+
+    Kept from upstream: the baseline's statistics are those of the batch's last view only; CoGrad's, of every view.
+    """
     opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
-    seen = view.visible
-    gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
-    assert view.screen_points.grad is not None, "densification comes after the backward pass"
-    gaussians.add_densification_stats(view.screen_points.grad, seen)
+    for view in views if state.cograd else views[-1:]:
+        seen = view.visible
+        gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
+        assert view.screen_points.grad is not None, "densification comes after the backward pass"
+        gaussians.add_densification_stats(view.screen_points.grad, seen)
     if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
         max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
-        gaussians.densify_and_prune(
+        index_map = gaussians.densify_and_prune(
             opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams
         )
+        if state.cograd is not None:
+            state.cograd.follow(index_map)
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
+
+
+def _take_gradient(state: TrainState) -> Gradient:
+    """The gradient that a backward pass left, by parameter name, taken away from the parameters."""
+    parameters = state.gaussians.parameters_in_order()
+    gradient = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    state.optimizer.zero_grad(set_to_none=True)
+    return gradient
+
+
+def _give_gradient(state: TrainState, gradient: Gradient) -> str | None:
+    """Hands a gradient to the optimizer; names the first parameter whose gradient is not finite, None when all are."""
+    bad = None
+    for name, parameter in state.gaussians.parameters_in_order().items():
+        parameter.grad = gradient.get(name)
+        if bad is None and parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            bad = f"the gradient of {name} is not finite"
+    return bad
 
 
 def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
@@ -234,9 +299,3 @@ def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
     t = report.distillation.t.tolist()
     return f"{(terms or ['image gradient'])[0]} is not finite (views {bad_views or 'all'}, timesteps {t})"
 
-
-def _parameter_fault(state: TrainState) -> str | None:
-    for name, parameter in state.gaussians.parameters_in_order().items():
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-            return f"the gradient of {name} is not finite"
-    return None

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scene.cameras import RCamera
-from scene.dataset_readers import CameraRanges, circle_cameras, load_or_sample_points, random_cameras
+from scene.dataset_readers import (
+    CameraRanges,
+    PoseJitter,
+    camera_at,
+    circle_cameras,
+    load_or_sample_points,
+    random_cameras,
+)
 from scene.gaussian_model import GaussianModel
 from utils.camera_utils import camera_to_JSON
 from utils.general_utils import atomic_path
@@ -82,6 +89,26 @@ class Scene:
     def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
         """A fresh batch of ModelParams.batch training cameras from the present ranges."""
         return random_cameras(self.config.cameras, self.ranges, self.config.model.batch, streams, self.device)
+
+    def cameras_at(
+        self, theta_deg: torch.Tensor, phi_deg: torch.Tensor, radius: torch.Tensor, streams: RandomStreams
+    ) -> list[RCamera]:
+        """Training cameras at chosen places [B], with jitter and one field of view of the ranges for all of them."""
+        params, (low, high) = self.config.cameras, self.ranges.fovy_rad
+        fov_rad = low + (high - low) * streams.python.random()
+        size_px = params.image_w * params.SSAA, params.image_h * params.SSAA
+        default_pose = params.default_polar, params.default_azimuth, params.default_radius
+        return [
+            camera_at(
+                *pose,
+                fov_rad,
+                *size_px,
+                self.device,
+                default_pose=default_pose,
+                jitter=PoseJitter.draw(params, 1, streams),
+            )
+            for pose in zip(radius.tolist(), theta_deg.tolist(), phi_deg.tolist(), strict=True)
+        ]
 
     def getPresetTestCameras(self) -> list[RCamera]:
         """The eight test views, and eight more from above with render_45."""
