@@ -68,7 +68,7 @@ def vector_shares(aux_main: dict[str, float], main_main: dict[str, float], delta
 
 def group_shares(aux_main: dict[str, float], main_main: dict[str, float], delta: float) -> dict[str, float]:
     """DEVIATION from Eq. (10): each named tensor is a vector of its own (field `projection: group`), since as one
-    vector nearly all of |g|^2 is position and colours are hardly projected.
+    vector nearly all of the squared norm is position, and colours are hardly projected.
 
     delta is shared out like |g_main|^2, or it would undo the projection of small groups.
     """

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import CoGradParams
-from cograd.regions import STARVED_BELOW, RegionSampler
+from cograd.regions import STARVED_BELOW, RegionSampler, draw_without_replacement
 from utils.random_streams import RandomStreams
 
 HEADER = (
@@ -50,8 +50,9 @@ def simulate(params: CoGradParams, regions: int, draws: int, sigma: float, seed:
     losses = torch.exp(sigma * streams.randn(draws).double()).tolist()
     last, repeated, largest_p = -1, 0, 0.0
     for loss in losses:
-        largest_p = max(largest_p, math.exp(float(sampler.log_probabilities().max())))
-        region = int(sampler.draw(1, streams))
+        log_p = sampler.log_probabilities()
+        largest_p = max(largest_p, math.exp(float(log_p.max())))
+        region = int(draw_without_replacement(log_p, 1, streams))
         repeated += region == last
         last = region
         sampler.observe(region, loss)
