@@ -20,7 +20,6 @@ def contradictions(config: Config) -> Iterator[Problem]:
     yield from _prompt(config)
     yield from _folders(config)
     if config.cograd.enabled:
-        yield "CoGradParams.enabled", "True", "false: this version has the baseline only"
         yield from _regions(config)
     guidance = config.guidance
     if guidance.t_range[0] == guidance.t_range[1]:

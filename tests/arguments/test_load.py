@@ -204,7 +204,6 @@ def test_wrong_type_names_file_key_value_and_expectation(write):
         ("GuidanceParams", "guidance: IF", "guidance = 'IF': expected one of SD, ideal"),
         ("GuidanceParams", "t_range: [0.3, 0.3]", "expected lo < hi, there is no timestep between them"),
         ("GuidanceParams", "max_t_range: 0.4", "expected at least the upper end of GuidanceParams.t_range, which is 0.5"),
-        ("CoGradParams", "enabled: true", "enabled = True: expected false: this version has the baseline only"),
         ("GuidanceParams", "xs_delta_t: 0", "xs_delta_t = 0: expected a whole number >= 1 and <= 1000 (timesteps)"),
     ],
 )
