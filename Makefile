@@ -4,7 +4,7 @@
 
 VENV ?= .venv
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadscope
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin

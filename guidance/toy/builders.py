@@ -64,8 +64,9 @@ def rod(start: Vector, end: Vector, r_start: float, r_end: float, paint: Paint) 
     side = np.cross(helper, axis)
     side /= np.linalg.norm(side)
     rotation = np.stack([side, np.cross(axis, side), axis], axis=1)
-    middle = tuple(float(v) for v in (a + b) / 2)
-    return Frustum(middle, paint, r_bottom=r_start, r_top=r_end, height=float(np.linalg.norm(b - a)), rotation=rotation)
+    x, y, z = ((a + b) / 2).tolist()
+    height = float(np.linalg.norm(b - a))
+    return Frustum((x, y, z), paint, r_bottom=r_start, r_top=r_end, height=height, rotation=rotation)
 
 
 def ring(

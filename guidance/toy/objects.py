@@ -49,7 +49,7 @@ Parts = list[Primitive]
 
 def _cube() -> Parts:
     half, dot = 0.34, 0.1
-    parts = [box((0, 0, 0), (half, half, half), A)]
+    parts: Parts = [box((0, 0, 0), (half, half, half), A)]
     parts += [tube((0, 0, z), dot, dot, 0.04, B) for z in (half, -half)]
     parts += [rod((0, y, 0), (0, y * 1.06, 0), dot, dot, B) for y in (half, -half)]
     corner = 0.19
@@ -86,7 +86,7 @@ def _cylinder() -> Parts:
 
 
 def _donut() -> Parts:
-    parts = [ring((0, 0, 0), 0.36, 0.19, A), ring((0, 0, 0.015), 0.36, 0.197, B, z_min=0.03)]
+    parts: Parts = [ring((0, 0, 0), 0.36, 0.19, A), ring((0, 0, 0.015), 0.36, 0.197, B, z_min=0.03)]
     sprinkles = (RED, YELLOW, WHITE, GLASS)
     for k, azimuth in enumerate(np.radians([12, 48, 80, 112, 140, 168])):
         radius = (0.30, 0.44, 0.33, 0.42, 0.31, 0.40)[k]
@@ -98,7 +98,7 @@ def _donut() -> Parts:
 
 def _snowman() -> Parts:
     head, middle, bottom = (0, 0, 0.27), (0, 0, 0.03), (0, 0, -0.31)
-    parts = [ball(bottom, 0.28, A), ball(middle, 0.21, A), ball(head, 0.165, A)]
+    parts: Parts = [ball(bottom, 0.28, A), ball(middle, 0.21, A), ball(head, 0.165, A)]
     parts += [tube((0, 0, 0.39), 0.19, 0.19, 0.035, B), tube((0, 0, 0.49), 0.12, 0.115, 0.19, B)]
     parts += [ring((0, 0, 0.145), 0.125, 0.05, B)]
     parts += [rod((0, 0.14, 0.26), (0, 0.36, 0.24), 0.048, 0.0, ORANGE)]
@@ -111,7 +111,7 @@ def _snowman() -> Parts:
 
 
 def _robot() -> Parts:
-    parts = [box((0, 0, 0.17), (0.27, 0.2, 0.2), A), box((0, 0, -0.24), (0.2, 0.15, 0.18), A)]
+    parts: Parts = [box((0, 0, 0.17), (0.27, 0.2, 0.2), A), box((0, 0, -0.24), (0.2, 0.15, 0.18), A)]
     parts += [box((0, 0.195, 0.17), (0.225, 0.02, 0.15), DARK), tube((0, 0, -0.05), 0.09, 0.09, 0.06, GREY)]
     parts += pair(ball((0.105, 0.21, 0.22), 0.068, YELLOW, squash_y=0.5))
     parts += pair(ball((0.105, 0.245, 0.22), 0.028, BLACK, squash_y=0.5))
@@ -128,7 +128,7 @@ def _robot() -> Parts:
 
 def _mug() -> Parts:
     y = 0.1
-    parts = [tube((0, y, 0), 0.33, 0.36, 0.7, A), tube((0, y, 0.345), 0.30, 0.30, 0.03, WOOD)]
+    parts: Parts = [tube((0, y, 0), 0.33, 0.36, 0.7, A), tube((0, y, 0.345), 0.30, 0.30, 0.03, WOOD)]
     parts += [ring((0, y, 0.345), 0.335, 0.032, A), tube((0, y, -0.36), 0.30, 0.31, 0.04, shaded(A, 0.8))]
     parts += [ring((0, -0.29, 0.0), 0.19, 0.06, B, axis="x")]
     front = (0, y, 0)
@@ -139,7 +139,7 @@ def _mug() -> Parts:
 
 
 def _house() -> Parts:
-    parts = [box((0, 0, -0.26), (0.33, 0.33, 0.22), A)]
+    parts: Parts = [box((0, 0, -0.26), (0.33, 0.33, 0.22), A)]
     parts += [prism([(-0.43, -0.06), (0.43, -0.06), (0, 0.36)], half_length=0.38, paint=B)]
     parts += [prism([(-0.31, -0.05), (0.31, -0.05), (0, 0.27)], half_length=0.385, paint=A)]
     parts += [
@@ -156,7 +156,7 @@ def _house() -> Parts:
 
 
 def _rocket() -> Parts:
-    parts = [tube((0, 0, -0.08), 0.2, 0.2, 0.5, A), dome((0, 0, 0.17), (0.2, 0.2, 0.4), B)]
+    parts: Parts = [tube((0, 0, -0.08), 0.2, 0.2, 0.5, A), dome((0, 0, 0.17), (0.2, 0.2, 0.4), B)]
     parts += [rod((0, 0, -0.33), (0, 0, -0.41), 0.2, 0.12, GREY), rod((0, 0, -0.41), (0, 0, -0.61), 0.10, 0.0, ORANGE)]
     fin = [(0.18, -0.10), (0.42, -0.34), (0.42, -0.48), (0.18, -0.34)]
     parts += pair(prism(fin, half_length=0.03, paint=B))
@@ -169,7 +169,7 @@ def _rocket() -> Parts:
 
 
 def _table() -> Parts:
-    parts = [box((0, 0, 0.17), (0.46, 0.36, 0.045), A), box((0, 0, 0.08), (0.36, 0.27, 0.05), shaded(A, 0.75))]
+    parts: Parts = [box((0, 0, 0.17), (0.46, 0.36, 0.045), A), box((0, 0, 0.08), (0.36, 0.27, 0.05), shaded(A, 0.75))]
     for y in (0.27, -0.27):
         parts += pair(rod((0.36, y, 0.13), (0.38, y, -0.42), 0.055, 0.04, B))
     parts += [box((0, 0.27, 0.07), (0.2, 0.03, 0.055), CREAM), ball((0, 0.31, 0.07), 0.032, BLACK)]
@@ -182,7 +182,7 @@ def _table() -> Parts:
 
 
 def _mushroom() -> Parts:
-    parts = [rod((0, 0, -0.52), (0, 0, 0.06), 0.21, 0.15, B), dome((0, 0, 0.0), (0.5, 0.5, 0.44), A)]
+    parts: Parts = [rod((0, 0, -0.52), (0, 0, 0.06), 0.21, 0.15, B), dome((0, 0, 0.0), (0.5, 0.5, 0.44), A)]
     parts += [rod((0, 0, -0.015), (0, 0, 0.012), 0.42, 0.49, CREAM)]
     for azimuth, elevation, size in ((0, 42, 0.11), (62, 20, 0.09), (125, 42, 0.11), (180, 20, 0.09)):
         spot = ball(on_ball((0, 0, 0), (0.48, 0.48, 0.42), azimuth, elevation), size, WHITE)
@@ -196,7 +196,7 @@ def _car() -> Parts:
     body = [(0.54, -0.20), (0.54, -0.03), (0.46, 0.03), (-0.50, 0.05), (-0.55, -0.03), (-0.55, -0.20)]
     cabin = [(0.24, 0.02), (0.08, 0.26), (-0.30, 0.26), (-0.42, 0.02)]
     glass = [(0.20, 0.06), (0.07, 0.22), (-0.28, 0.22), (-0.37, 0.06)]
-    parts = [
+    parts: Parts = [
         prism(body, half_length=0.25, paint=A, quarter_turns=1),
         prism(cabin, half_length=0.215, paint=B, quarter_turns=1),
     ]
@@ -216,7 +216,7 @@ def _car() -> Parts:
 
 def _cat() -> Parts:
     head = (0, 0.08, 0.2)
-    parts = [ball((0, -0.06, -0.24), (0.25, 0.27, 0.31), A), ball(head, (0.26, 0.22, 0.22), A)]
+    parts: Parts = [ball((0, -0.06, -0.24), (0.25, 0.27, 0.31), A), ball(head, (0.26, 0.22, 0.22), A)]
     parts += pair(rod((0.15, 0.06, 0.33), (0.2, 0.05, 0.53), 0.105, 0.0, A))
     parts += pair(rod((0.148, 0.115, 0.35), (0.185, 0.1, 0.48), 0.06, 0.0, PINK))
     parts += [ball((0, 0.13, -0.2), (0.15, 0.1, 0.2), CREAM), ring((0, 0.03, 0.015), 0.15, 0.05, B)]
@@ -236,7 +236,7 @@ def _cat() -> Parts:
 
 
 def _owl() -> Parts:
-    parts = [ball((0, 0, -0.1), (0.33, 0.29, 0.42), A), ball((0, 0.0, 0.24), (0.3, 0.26, 0.24), A)]
+    parts: Parts = [ball((0, 0, -0.1), (0.33, 0.29, 0.42), A), ball((0, 0.0, 0.24), (0.3, 0.26, 0.24), A)]
     parts += [ball((0, 0.14, -0.14), (0.22, 0.19, 0.29), B)]
     parts += pair(ball((0.31, -0.03, -0.12), (0.08, 0.2, 0.31), shaded(A, 0.62)))
     parts += pair(ball((0.12, 0.225, 0.26), 0.118, WHITE, squash_y=0.5)) + pair(

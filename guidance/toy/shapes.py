@@ -9,6 +9,7 @@ normals are unit length there or not and are normalised by the caller. The camer
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Primitive:
         """First meeting of each local ray with the solid."""
         raise NotImplementedError
 
-    def mirrored(self) -> Primitive:
+    def mirrored(self) -> Self:
         """The mirror image in the plane x = 0 (round primitives are symmetric in their local x)."""
         flip = np.diag([-1.0, 1.0, 1.0])
         x, y, z = self.centre
@@ -129,7 +130,7 @@ class Hull(Primitive):
     def bounding_radius(self) -> float:
         return self.reach
 
-    def mirrored(self) -> Hull:
+    def mirrored(self) -> Self:
         flipped = super().mirrored()
         return replace(flipped, normals=self.normals * np.array([-1.0, 1.0, 1.0]))
 

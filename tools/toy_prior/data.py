@@ -163,7 +163,8 @@ def draw_captions(rendered: RenderedSet, picks: Picks, generator: torch.Generato
     for row, draw in enumerate(draws.tolist()):
         first, second, part = view_blend(float(rendered.azimuth_deg[picks.class_index[row], picks.view_index[row]]))
         if draw[0] < 0.5:
-            words, share[row] = (first, second), part
+            words: tuple[str | None, str | None] = (first, second)
+            share[row] = part
         else:
             word = None if draw[0] > 0.9 else (second if draw[1] < part else first)
             words = (word, word)

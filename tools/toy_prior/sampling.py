@@ -131,7 +131,7 @@ def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Ten
     that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back.
     """
     at = np.linspace(0, rendered.views - 1, 24).round().astype(int)
-    hits = {"class": [], "colour_a": [], "colour_b": [], "view": []}
+    hits: dict[str, list[bool]] = {"class": [], "colour_a": [], "colour_b": [], "view": []}
     for wish, sample in zip(wishes, samples.numpy()):
         a, b = COLOURS[wish.colour_a], COLOURS[wish.colour_b]
         distance = np.stack(
