@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults < YAML < command line -> one checked, frozen Config. Every configuration error is born here."""
+"""Defaults < YAML (`base:` first) < command line -> one checked, frozen Config. Every config error is born here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arguments.checks import contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
-from arguments.yaml_file import read_yaml
+from arguments.yaml_file import read_layers
 
 COMMAND_LINE = "command line"
 IGNORED_KEYS = {("GuidanceParams", "accum")}
@@ -95,10 +95,11 @@ class _Collector:
         path = next((given for group, name, given in words.settings if (group, name) == ("", "opt")), None)
         usable = True
         if path and len(path) == 1:
-            tree, problems = read_yaml(path[0])
-            usable = bool(tree) or not problems
+            layers, problems = read_layers(path[0])
+            usable = bool(layers)
             self.problems += problems
-            self._take_file(path[0], tree)
+            for source, tree in layers:
+                self._take_file(source, tree)
         for group, name, given in words.settings:
             self._take_words(group, name, given)
         for assignment in words.assignments:

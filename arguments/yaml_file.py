@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a YAML file of settings without trusting it: safe loader, size limit, duplicate keys noticed."""
+"""Reads a YAML file of settings without trusting it: safe loader, size limit, duplicate keys noticed.
+
+A file may begin from another one: `base: prompt.yaml` at its top level, a path relative to the file that says so.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,13 @@ from typing import Any
 
 import yaml
 
+from arguments.coerce import show
+
 MAX_BYTES = 256 * 1024
+BASE_KEY = "base"
+
+Layer = tuple[str, dict[Any, Any]]
+"""(path, mapping) of one file."""
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -26,6 +35,43 @@ class SettingsLoader(yaml.SafeLoader):
                 self.duplicates.append((name, key_node.start_mark.line + 1))
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+def read_layers(path: str) -> tuple[list[Layer], list[str]]:
+    """(the file and the files it is based on, problems found); the one that everything is based on comes first.
+
+    The list is empty when the file, or one that it is based on, cannot be used at all.
+    """
+    layers: list[Layer] = []
+    problems: list[str] = []
+    trail: list[str] = []
+    next_path: str | None = path
+    while next_path is not None:
+        tree, found = read_yaml(next_path)
+        asked_by = f"{trail[-1]}: {BASE_KEY}: " if trail else ""
+        problems += [asked_by + problem for problem in found]
+        if found and not tree:
+            return [], problems
+        trail.append(next_path)
+        next_path, problem = _base_of(tree, trail)
+        layers.insert(0, (trail[-1], {key: value for key, value in tree.items() if key != BASE_KEY}))
+        if problem:
+            return [], [*problems, problem]
+    return layers, problems
+
+
+def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | None]:
+    """(path of the file that the last of `trail` is based on, None; or None, what is wrong with it)."""
+    base = tree.get(BASE_KEY)
+    if base is None:
+        return None, None
+    if not isinstance(base, str) or not base.strip() or "\0" in base:
+        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, or no such key"
+    path = Path(trail[-1]).parent / base
+    if path.resolve() in [Path(earlier).resolve() for earlier in trail]:
+        told = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
+        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {told}"
+    return str(path), None
 
 
 def read_yaml(path: str) -> tuple[dict[Any, Any], list[str]]:

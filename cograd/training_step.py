@@ -244,7 +244,11 @@ def _indices_of(prior: Prior, t: Tensor) -> Tensor:
 
 
 def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: float) -> None:
-    """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer."""
+    """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer.
+
+    DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
+    variation and of the scales included, as one backward pass leaves it.
+    """
     g_scale = torch.tensor(scale_weight, device=view.scales.device)
     torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
 

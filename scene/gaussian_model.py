@@ -120,10 +120,14 @@ class GaussianModel:
     def training_setup(
         self,
         opt: OptimizationParams,
-        optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         **options: Any,
     ) -> None:
-        """Make the optimizer (learning rate 0, eps 1e-15, one named group a parameter) and the four schedules."""
+        """Make the optimizer (learning rate 0, eps 1e-15, one named group a parameter) and the four schedules.
+
+        DECISION: the paper optimises with AdamW and names no weight_decay; it is 0 by default, which is Adam bit for
+        bit: decay would pull log scales and opacity logits to 0, every Gaussian to size 1 and opacity one half.
+        """
         self.percent_dense = opt.percent_dense
         rates = {
             "xyz": opt.position_lr_init * self.spatial_lr_scale,
@@ -135,7 +139,8 @@ class GaussianModel:
             "background": opt.feature_lr,
         }
         groups = [{"params": [p], "lr": rates[name], "name": name} for name, p in self._parameters.items()]
-        self.optimizer = optimizer_class(groups, **{"lr": 0.0, "eps": 1e-15, **options})
+        options = {"lr": 0.0, "eps": 1e-15, "weight_decay": opt.weight_decay, **options}
+        self.optimizer = optimizer_class(groups, **options)
         last, scale, steps = opt.position_lr_final, self.spatial_lr_scale, opt.iterations
         self._schedules = {
             "xyz": get_expon_lr_func(opt.position_lr_init * scale, last * scale, steps),

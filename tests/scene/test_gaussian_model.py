@@ -154,9 +154,42 @@ def test_optimizer_groups_hold_the_parameters_in_order() -> None:
 
 def test_another_optimizer_can_be_chosen() -> None:
     model = _fresh(0)
-    model.training_setup(OptimizationParams(), torch.optim.AdamW, weight_decay=0.1)
-    assert isinstance(model.optimizer, torch.optim.AdamW)
+    model.training_setup(OptimizationParams(), torch.optim.RAdam, weight_decay=0.1)
+    assert isinstance(model.optimizer, torch.optim.RAdam)
     assert {group["weight_decay"] for group in model.optimizer.param_groups} == {0.1}
+
+
+def _after_steps(weight_decay: float, optimizer_class: type = torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """Parameters after four steps with the same random gradients; one tensor gets none in the second step."""
+    model, generator = _fresh(1), torch.Generator().manual_seed(2)
+    model.training_setup(OptimizationParams(weight_decay=weight_decay), optimizer_class)
+    for step in range(4):
+        model.update_learning_rate(step + 1)
+        for name, parameter in model.parameters_in_order().items():
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = None if (step, name) == (1, "opacity") else gradient
+        model.optimizer.step()
+    return {name: p.detach() for name, p in model.parameters_in_order().items()}
+
+
+def test_without_decay_it_is_adam_bit_for_bit() -> None:
+    ours, adam = _after_steps(0.0), _after_steps(0.0, torch.optim.Adam)
+    assert all(torch.equal(ours[name], adam[name]) for name in adam)
+
+
+def test_weight_decay_is_decoupled() -> None:
+    """p <- p - lr w p before Adam's own step: one step of all zero gradients is the decay alone."""
+    model = _fresh(1)
+    model.training_setup(OptimizationParams(weight_decay=0.5))
+    assert type(model.optimizer) is torch.optim.AdamW
+    before = {name: p.detach().clone() for name, p in model.parameters_in_order().items()}
+    for parameter in model.parameters_in_order().values():
+        parameter.grad = torch.zeros_like(parameter)
+    rates = {group["name"]: group["lr"] for group in model.optimizer.param_groups}
+    model.optimizer.step()
+    for name, parameter in model.parameters_in_order().items():
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.5 * rates[name]), rtol=1e-6, atol=0)
+    assert not torch.equal(before["scaling"], model.parameters_in_order()["scaling"])
 
 
 def test_rates_need_an_optimizer() -> None:
