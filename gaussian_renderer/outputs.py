@@ -7,7 +7,8 @@ from the global streams; a run with other report intervals is another run there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import torch
 
 from arguments import Config
 from gaussian_renderer import render
+from utils.heat_map import heat_map, in_rows, text_strip
 from utils.image_utils import colour_map, to_uint8, write_png
 from utils.video import VideoWriter
 
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from scene.gaussian_model import GaussianModel
 
 FPS = 30
+REGION_MAPS = {
+    "visits": "visits",
+    "indicator": "convergence indicator r",
+    "t_local": "local timestep offset (timesteps)",
+}
+MAP_PX = (66, 480)  # least height and width of one map of all regions
 
 
 def plain_background(config: Config, gaussians: GaussianModel) -> torch.Tensor:
@@ -83,6 +91,30 @@ class RunOutputs:
         """train_process/iter_K.png: what the guidance saw and asked for, [3, H, W] in [0, 1]."""
         write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image))
 
+    def region_maps(self, iteration: int, maps: Mapping[str, torch.Tensor]) -> Path:
+        """cograd/regions_K.png: a row for each of REGION_MAPS, [E, A, D] each, and a column for each distance level.
+
+        In a map the highest elevation is on top, azimuth 0 (the front) at the left. One colour scale a row.
+        """
+        params = self.config.cograd
+        ends = np.linspace(*params.distance_range, params.distance_levels + 1)
+        places = [f"distance {near:.3g} .. {far:.3g}" for near, far in itertools.pairwise(ends)]
+        rows = []
+        for name, title in REGION_MAPS.items():
+            values = maps[name].detach().cpu().double().flip(0).numpy()  # [E, A, D], the highest elevation first
+            low, high = float(values.min()), float(values.max())
+            cell_px = (-(-MAP_PX[0] // values.shape[0]), -(-MAP_PX[1] // values.shape[1]))
+            row = [heat_map(values[..., d], place, low, high, cell_px) for d, place in enumerate(places)]
+            rows += [_line(f"{title}: {low:.4g} .. {high:.4g}", row), row]
+        low, high = params.elevation_range
+        axes = (
+            f"step {iteration}; left to right: azimuth 0 .. 360 deg; bottom to top: elevation {low:g} .. {high:g} deg"
+        )
+        rows.append(_line(axes, rows[-1]))
+        path = self.folder / "cograd" / f"regions_{iteration}.png"
+        write_png(path, in_rows(rows))
+        return path
+
     def process_frame(self, iteration: int) -> None:
         """Adds this iteration's frame to process_videos/video_rgb.mp4 when one is due.
 
@@ -95,3 +127,8 @@ class RunOutputs:
 
     def close(self) -> None:
         self._process.close()
+
+
+def _line(text: str, row: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Text above or below the first picture of a row."""
+    return [text_strip(text if column == 0 else "", picture.shape[1]) for column, picture in enumerate(row)]
