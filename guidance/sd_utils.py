@@ -7,6 +7,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 """
 
 import logging
+import re
 from collections.abc import Sequence
 
 import torch
@@ -34,6 +35,7 @@ class StableDiffusion:
             module.requires_grad_(False).eval().to(self.device)
         self.unet, self.vae = parts.unet, parts.vae
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
+        self.known_words = parts.known_words
         self._take_schedule(parts, guidance_params.num_train_timesteps)
         self.latent_channels: int = parts.vae.config.latent_channels
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
@@ -62,7 +64,8 @@ class StableDiffusion:
 
     @torch.no_grad()
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [K,L,D] float32 of the texts; a text that is too long is cut, with a warning."""
+        """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut, and of words that mean nothing here."""
+        self._warn_of_unknown_words(texts)
         limit = self.text_encoder.config.max_position_embeddings
         for text in texts:
             count = len(self.tokenizer(text).input_ids)
@@ -71,6 +74,18 @@ class StableDiffusion:
         options = {"padding": "max_length", "max_length": limit, "truncation": True, "return_tensors": "pt"}
         tokens = self.tokenizer(list(texts), **options)
         return self.text_encoder(tokens.input_ids.to(self.device))[0].float()
+
+    def _warn_of_unknown_words(self, texts: Sequence[str]) -> None:
+        if self.known_words is None:
+            return
+        asked = dict.fromkeys(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
+        unknown = [word for word in asked if word not in self.known_words]
+        if unknown:
+            logger.warning(
+                "this model was never told what %s means; it knows: %s",
+                ", ".join(map(repr, unknown)),
+                ", ".join(sorted(self.known_words)),
+            )
 
     def encode_imgs(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled latents [B,C,h,w] of images [B,3,H,W] in [0,1]: one sample of the posterior; differentiable."""

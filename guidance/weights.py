@@ -37,13 +37,17 @@ class ModelUnavailable(ValueError):
 
 @dataclass
 class Components:
-    """The parts of a text-to-image pipeline that distillation uses; typed Any, for their libraries give no types."""
+    """The parts of a text-to-image pipeline that distillation uses; typed Any, for their libraries give no types.
+
+    `known_words`: all words that a model of a small world was trained on (tokenizer/words.txt, one a line), else None.
+    """
 
     unet: Any
     vae: Any
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
+    known_words: frozenset[str] | None = None
 
 
 def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
@@ -208,6 +212,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
         vae=_part(folder, "vae", _vae_class(folder).from_pretrained, **fast),
         text_encoder=_part(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
         tokenizer=_part(folder, "tokenizer", AutoTokenizer.from_pretrained, info=False),
+        known_words=_known_words(folder / "tokenizer" / "words.txt"),
         scheduler=_part(folder, "scheduler", DDIMScheduler.from_pretrained, info=False),
     )
 
@@ -333,6 +338,10 @@ def check_fit(components: Components, source: str) -> None:
         )
 
 
+def _known_words(path: Path) -> frozenset[str] | None:
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
+
+
 def _add_textual_inversion(components: Components, path: str) -> None:
     """Add the learned words of a textual-inversion file to tokenizer and text encoder."""
     from diffusers import StableDiffusionPipeline
@@ -342,7 +351,7 @@ def _add_textual_inversion(components: Components, path: str) -> None:
             f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
         )
     pipe: Any = StableDiffusionPipeline(
-        **vars(components), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **{part: getattr(components, part) for part in PARTS}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     try:
         pipe.load_textual_inversion(path)

@@ -124,3 +124,15 @@ def test_half_precision_on_a_gpu_stays_inside(golden_dir, prior):
     eps = half.predict_noise(x.cuda(), t.cuda(), text.cuda())
     assert eps.dtype == torch.float32
     torch.testing.assert_close(eps.cpu(), prior.predict_noise(x, t, text), rtol=0.02, atol=0.02)
+
+
+def test_words_outside_a_small_world_are_told(golden_dir, tmp_path, caplog):
+    folder = shutil.copytree(golden_dir / "tiny-sd", tmp_path / "small")
+    (folder / "tokenizer" / "words.txt").write_text("a\nred\ncube\n")
+    small = StableDiffusion(GuidanceParams(model_key=str(folder)), "cpu")
+    small.get_text_embeds(["a red cube"])
+    assert not caplog.records
+    small.get_text_embeds(["a red zebra", "zebra, blue"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "this model was never told what 'zebra', 'blue' means; it knows: a, cube, red"
+    ]

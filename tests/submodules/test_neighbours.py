@@ -95,7 +95,7 @@ def test_strided_points_are_read_as_meant():
         (torch.zeros(4, 3, dtype=torch.float64), r"points is torch.float64, expected a torch.float32 tensor"),
         ([[0.0, 0.0, 0.0]], r"points is list, expected a torch.float32 tensor"),
         (torch.zeros(4, 2), r"points has shape \(4, 2\), expected \(N, 3\)"),
-        (torch.zeros(4, 3, device="meta"), r"points is on meta, but this build runs on the CPU only"),
+        (torch.zeros(4, 3, device="meta"), r"points is on meta; expected a tensor on the CPU or on a CUDA device"),
         (torch.tensor([[0.0, float("nan"), 0], [1, 1, float("inf")], [0, 0, 0]]), r"2 of 3 points are NaN or infinite"),
     ],
 )

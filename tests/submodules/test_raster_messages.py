@@ -53,7 +53,7 @@ def test_mixed_devices_are_named(name):
 
 
 def test_a_device_without_backend_is_named():
-    with pytest.raises(ValueError, match=r"means3D is on meta, but this build renders on the CPU only"):
+    with pytest.raises(ValueError, match=r"means3D is on meta; expected a tensor on the CPU or on a CUDA device"):
         render({"means3D": torch.zeros(10, 3, device="meta")})
 
 

@@ -81,9 +81,11 @@ def check_one_token_a_word(tokenizer: CLIPTokenizer, known: Iterable[str]) -> No
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes the tokenizer, and vocab.json and merges.txt, which transformers 5 leaves out and older ones need."""
+    """Writes the tokenizer, words.txt (what the prior can be asked for), and vocab.json and merges.txt, which
+    transformers 5 leaves out and older ones need."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     vocab, merges = word_level_bpe(words())
+    (folder / "words.txt").write_text("\n".join(words()) + "\n")
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

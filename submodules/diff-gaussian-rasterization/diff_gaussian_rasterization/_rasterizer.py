@@ -2,6 +2,7 @@
 """Settings, module and autograd function; checks are in _checks, the C ABI in _abi."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,8 +42,13 @@ def backend() -> dict[str, Any]:
 
 
 def _check_device(device: torch.device) -> None:
-    if device.type != "cpu":
-        raise ValueError(f"means3D is on {device}, but this build renders on the CPU only: move the tensors to the CPU")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"means3D is on {device}; expected a tensor on the CPU or on a CUDA device")
+
+
+def _on_cpu(inputs: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Copies that autograd follows: this build has no CUDA kernels, so that CUDA tensors are rendered on the CPU."""
+    return [None if x is None else x.cpu() for x in inputs]
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:
@@ -114,11 +120,11 @@ class GaussianRasterizer(nn.Module):
         """Bool mask [N] of the positions [N,3] in front of the near plane (view z > 0.2)."""
         device = positions.device
         _check_device(device)
-        positions = _checks.tensor("positions", positions, (("N", 3),), device)
-        view = _checks.tensor("viewmatrix", self.raster_settings.viewmatrix, ((4, 4),), device)
+        positions = _checks.tensor("positions", positions, (("N", 3),), device).cpu()
+        view = _checks.tensor("viewmatrix", self.raster_settings.viewmatrix, ((4, 4),), device).cpu()
         visible = torch.empty(positions.shape[0], dtype=torch.bool)
         _abi.LIBRARY.dgr_cpu_mark_visible(positions.shape[0], positions.data_ptr(), view.data_ptr(), visible.data_ptr())
-        return visible
+        return visible.to(device)
 
     def forward(
         self,
@@ -161,7 +167,7 @@ class GaussianRasterizer(nn.Module):
             bg=checked("bg", s.bg, (3,)), viewmatrix=checked("viewmatrix", s.viewmatrix, (4, 4)),
             projmatrix=checked("projmatrix", s.projmatrix, (4, 4)), campos=checked("campos", s.campos, (3,)),
         )  # fmt: skip
-        return _Rasterize.apply(
+        inputs = [
             means,
             checked("means2D", means2D, (n, 3)),
             shs,
@@ -170,6 +176,9 @@ class GaussianRasterizer(nn.Module):
             checked("scales", scales, (n, 3)),
             checked("rotations", rotations, (n, 4)),
             checked("cov3D_precomp", cov3D_precomp, (n, 6)),
-            s,
-            self.counts,
-        )
+        ]
+        if device.type == "cpu":
+            return _Rasterize.apply(*inputs, s, self.counts)
+        s = s._replace(**{name: getattr(s, name).cpu() for name in ("bg", "viewmatrix", "projmatrix", "campos")})
+        color, radii, depth_alpha = _Rasterize.apply(*_on_cpu(inputs), s, self.counts)
+        return color.to(device), radii.to(device), depth_alpha.to(device)

@@ -23,20 +23,21 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     """Mean squared distance to the three nearest other points, exact.
 
     Args:
-        points: [N,3] float32 on the CPU, N >= 0.
+        points: [N,3] float32, N >= 0; CUDA tensors are carried to the CPU and the result back.
     Returns:
-        [N] float32: mean over the min(3, N-1) nearest others; duplicates count at distance 0; 0 for N = 1.
+        [N] float32 on the points' device: mean over the min(3, N-1) nearest others; duplicates count at distance 0;
+        0 for N = 1.
     Raises:
         ValueError: for another dtype, device or shape, or for points that are not finite.
     """
     if not isinstance(points, torch.Tensor) or points.dtype != torch.float32:
         given = points.dtype if isinstance(points, torch.Tensor) else type(points).__name__
         raise ValueError(f"points is {given}, expected a torch.float32 tensor: call points.float()")
-    if points.device.type != "cpu":
-        raise ValueError(f"points is on {points.device}, but this build runs on the CPU only: call points.cpu()")
+    if points.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"points is on {points.device}; expected a tensor on the CPU or on a CUDA device")
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points has shape {tuple(points.shape)}, expected (N, 3)")
-    points = points.detach().contiguous()
+    device, points = points.device, points.detach().cpu().contiguous()
     n_bad = int((~torch.isfinite(points).all(dim=1)).sum())
     if n_bad:
         raise ValueError(f"{n_bad} of {points.shape[0]} points are NaN or infinite: remove them first")
@@ -46,4 +47,4 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     )
     if code:
         raise MemoryError(f"distCUDA2 ran out of memory for {points.shape[0]} points")
-    return distances
+    return distances.to(device)
