@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+import diff_gaussian_rasterization
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
 from utils.general_utils import build_covariance
 from utils.random_streams import RandomStreams
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
     from arguments import PipelineParams
     from scene.cameras import RCamera
     from scene.gaussian_model import GaussianModel
+
+
+
+def check_rasterizer(module: Any) -> None:
+    """Raises ImportError when the module that was imported is one of the forks that share its name.
+
+    They return two or four tensors where this one returns three, which shows only deep in a run.
+    """
+    if getattr(module, "backend", None) is None or module.backend().get("outputs") != 3:
+        raise ImportError(
+            f"{module.__name__} at {module.__file__} is another fork under the same name; "
+            "install this project's with: pip install --force-reinstall ./submodules/diff-gaussian-rasterization"
+        )
+
+
+check_rasterizer(diff_gaussian_rasterization)
 
 NOISE_DEVIATION = 0.2**0.5
 SCALE_NOISE_DIVISOR = 4

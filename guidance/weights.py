@@ -350,8 +350,9 @@ def _add_textual_inversion(components: Components, path: str) -> None:
         raise ModelUnavailable(
             f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
         )
+    parts = {part: getattr(components, part) for part in PARTS}
     pipe: Any = StableDiffusionPipeline(
-        **{part: getattr(components, part) for part in PARTS}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     try:
         pipe.load_textual_inversion(path)

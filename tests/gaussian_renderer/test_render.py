@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """render() against upstream's recorded numbers, with a rasterizer that returns what was recorded; and its laws."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,9 @@ def test_no_gaussians_at_all_show_the_background() -> None:
     out = render(camera_at(4.0, 80.0, 30.0, 0.6, 17, 9), GaussianModel(1), PipelineParams(), WHITE)
     assert (out["render"] == 1).all() and (out["alpha"] == 1).all() and not out["depth"].any()
     assert out["radii"].shape == (0,)
+
+
+def test_another_fork_of_the_rasterizer_is_told():
+    fork = types.SimpleNamespace(__name__="diff_gaussian_rasterization", __file__="/somewhere/else.py")
+    with pytest.raises(ImportError, match=r"else\.py is another fork .* pip install --force-reinstall"):
+        gaussian_renderer.check_rasterizer(fork)
