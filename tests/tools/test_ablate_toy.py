@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/ablate_toy.py: the grid's flags, what a summary says, resuming, failures, and one miniature benchmark."""
+
+import json
+import math
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from arguments.load import ConfigError, load_config
+from tools import ablate_toy
+from tools.ablation import grid, runs, summary
+
+TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
+ROBOT = "a cyan robot with orange arms"
+
+
+def _config(variant: str, words: str = "full", extra=()):
+    flags = grid.Run("ideal", words, ROBOT, variant, 3).flags(0.25, extra)
+    return load_config(["--opt", str(grid.ROOT / flags[1]), *flags[2:]])
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def test_variants_are_the_switches_they_are_called_after() -> None:
+    switches = {name: _config(name).cograd for name in grid.VARIANTS}
+    told = {name: (p.enabled, p.use_regions, p.timestep_mode, p.use_fusion) for name, p in switches.items()}
+    assert told == {
+        "plain": (True, False, "random", False),
+        "schedule_only": (True, False, "schedule", False),
+        "luciddreamer": (False, True, "full", True),
+        "full": (True, True, "full", True),
+        "wo_region": (True, False, "full", True),
+        "wo_timestep": (True, True, "random", True),
+        "wo_fusion": (True, True, "full", False),
+    }
+
+
+def test_a_run_says_its_prompt_seed_and_words_whatever_the_extra_flags_say() -> None:
+    config = _config("full", "weak", ["--iterations", "7", "--seed", "99", "--use_fusion", "false"])
+    assert (config.guidance.text, config.seed, config.guidance.noise_seed) == (ROBOT, 3, 3)
+    assert (config.guidance.view_word_strength, config.optimization.iterations) == (0.25, 7)
+    assert config.cograd.use_fusion and _config("full").guidance.view_word_strength == 1
+
+
+def test_a_grid_has_every_cell_once_and_whole_pairs_first() -> None:
+    made = grid.runs_of(["ideal"], ["full", "weak"], [ROBOT, "a red cube"], ["full", "plain"], 3)
+    assert len(made) == 24 == len({run.name for run in made})
+    assert {run.seed for run in made[:8]} == {0}
+
+
+def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
+    from guidance.toy.captions import parse_prompt
+    from guidance.toy.objects import ONE_SIDED
+
+    classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
+    assert len(set(classes)) >= 4 and sum(name in ONE_SIDED for name in classes) >= 2
+
+
+def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
+    config = _config("full", extra=["--distance_range", "1.5", "2.0"])
+    with pytest.raises(ValueError, match=r"x\.yaml: its cameras have distances 3\.5\.\.3\.5, its regions 1\.5\.\.2; set CoGradParams\.distance_range"):
+        grid.check_regions(config, "x.yaml")
+
+
+# --- the summary ------------------------------------------------------------------------------------------------------
+
+
+def _result(variant: str, seed: int, psnr: float, face: float | None = 0.5, janus: int | None = 3, prompt: str = ROBOT) -> dict:
+    scores = {"psnr": psnr, "ssim": 0.5, "iou": 0.9, "detail": 0.2, "face": face, "janus_count": janus}
+    return {
+        "prior": "ideal", "words": "full", "prompt": prompt, "variant": variant, "seed": seed, "denoiser_calls": 40,
+        "mechanism": {"loss_explained_by_t": 0.9}, "scores": scores,
+    }  # fmt: skip
+
+
+RESULTS = [
+    *(_result("full", seed, psnr) for seed, psnr in enumerate([20.0, 23.0, 22.0])),
+    *(_result("plain", seed, psnr) for seed, psnr in enumerate([19.0, 21.0, 19.0])),
+    _result("full", 3, 99.0),  # no partner
+]
+
+
+def test_differences_are_paired_by_prompt_and_seed() -> None:
+    differences = summary.paired_differences(RESULTS, "full", "plain", "psnr")
+    assert differences == [1.0, 2.0, 3.0]
+    mean, error = summary.mean_and_error(differences)
+    assert mean == 2 and error == pytest.approx(1 / math.sqrt(3))
+    other = [_result("plain", 3, 50.0, prompt="a red cube")]
+    assert summary.paired_differences([*RESULTS, *other], "full", "plain", "psnr") == [1.0, 2.0, 3.0]
+
+
+def test_one_pair_has_no_standard_error() -> None:
+    assert math.isnan(summary.mean_and_error([1.0])[1])
+    assert "+1.00 |" in summary.summary([RESULTS[0], RESULTS[3]])
+
+
+def test_false_faces_and_objects_without_a_front() -> None:
+    assert [summary.score_of(_result("full", 0, 1, janus=count), "false_faces") for count in (0, 1, 4)] == [0, 0, 3]
+    donut = [_result(v, s, 20.0 + s, None, None, "a donut") for v in ("full", "plain") for s in (0, 1)]
+    assert summary.paired_differences(donut, "full", "plain", "face") == []
+    assert "| - | - |" in summary.summary(donut)
+
+
+def test_the_tables_say_means_pairs_and_what_is_significant() -> None:
+    text = summary.summary(RESULTS)
+    assert "| full | 4 | 40 | 41.00 +- 38.69 |" in text and "| CoGrad3D - plain | full - plain | 3 | **+2.00 +- 0.58** |" in text
+    weak = [_result("plain", seed, value) for seed, value in enumerate([19.0, 24.0, 19.0])]
+    assert "| +1.00 +- 1.15 |" in summary.summary([*RESULTS[:3], *weak])
+    other = [_result(v, s, 20.0, prompt="a red cube") for v in ("full", "plain") for s in (0, 1)]
+    assert "Paired differences, a red cube:" in summary.summary([*RESULTS, *other])
+
+
+def test_a_log_gives_calls_and_mechanisms() -> None:
+    view = {"cosines": [0.5, 0.3], "fused_norm": 2.2, "main_norm": 2.0}
+    empty = {"cosines": [], "fused_norm": 1.0, "main_norm": 1.0}
+    step = {"unet_timesteps": [7], "t": [100, 900], "loss_per_view": [math.e, 1.0]}
+    cograd = {"fusion": [view, empty], "u": [0.05, 0.01], "u_raw": [0.4, 0.01], "largest_probability": 0.2, "starved_share": 0.4}
+    log = [{**step, "cograd": cograd}, {**step, "cograd": {**cograd, "starved_share": 0.1, "u": [None, None], "u_raw": [None, None]}}]
+    assert runs.denoiser_calls(log) == 4
+    expected = {"loss_explained_by_t": 1.0, "starved_share": 0.1, "largest_probability": 0.2, "clipped_share": 0.5, "auxiliaries": 1.0, "cosine": 0.4, "norm_gain": 1.1}
+    assert runs.mechanism(log) == pytest.approx(expected)
+    assert runs.mechanism([step]) == {"loss_explained_by_t": pytest.approx(1.0)}
+
+
+def test_a_loss_that_t_does_not_explain() -> None:
+    rng = np.random.default_rng(0)
+    steps = [{"t": [int(t)], "loss_per_view": [float(L)]} for t, L in zip(rng.integers(1, 999, 2000), np.exp(rng.normal(size=2000)))]
+    assert runs.loss_explained_by_t(steps) < 0.03  # 20 bins of noise explain about 19 / 2000
+    assert runs.loss_explained_by_t([{"t": [3], "loss_per_view": None}]) == 0
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def _told(out, *words, status: int = 0) -> None:
+    assert ablate_toy.main(["--out", str(out), *words]) == status
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """run_one without training: the list of what it was asked for; names in `pretended.failing` fail."""
+    asked = SimpleNamespace(names=[], failing=set())
+
+    def run_one(run, flags, out, score_px, keep_all):
+        asked.names.append(run.name)
+        if run.variant in asked.failing:
+            raise runs.RunFailed("train.py ended with status 1: no memory")
+        result = {**_result(run.variant, run.seed, 20.0), "flags": list(flags), "train_s": 1.0}
+        (out / f"{run.name}.json").write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr(runs, "run_one", run_one)
+    return asked
+
+
+SELECTED = ["--priors", "ideal", "--words", "full", "--objects", ROBOT, "--variants", "full", "plain", "--seeds", "2"]
+
+
+def test_only_missing_runs_are_done(tmp_path, pretended) -> None:
+    _told(tmp_path, *SELECTED)
+    assert len(pretended.names) == 4
+    (tmp_path / f"{pretended.names[2]}.json").unlink()
+    _told(tmp_path, *SELECTED)
+    assert pretended.names[4:] == [pretended.names[2]]
+    assert "| full | 2 |" in (tmp_path / "summary.md").read_text()
+
+
+def test_results_of_other_flags_are_not_mixed(tmp_path, pretended, capsys) -> None:
+    _told(tmp_path, *SELECTED)
+    _told(tmp_path, *SELECTED, "--", "--iterations", "9", status=2)
+    assert "was made with other flags (--iterations, 9); give another --out" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, pretended, capsys) -> None:
+    pretended.failing.add("plain")
+    _told(tmp_path, *SELECTED, status=1)
+    captured = capsys.readouterr()
+    assert captured.err.count("no memory") == 2 and "| full | 2 |" in captured.out
+    pretended.failing.clear()
+    _told(tmp_path, *SELECTED)
+
+
+def test_bad_flags_are_met_before_anything_runs(tmp_path, pretended, capsys) -> None:
+    _told(tmp_path / "none", *SELECTED, "--", "--iteratons", "9", status=2)
+    assert "did you mean --iterations?" in capsys.readouterr().err and not pretended.names
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(SystemExit):
+        ablate_toy.main(["--out", str(tmp_path), "--seeds", "0"])
+
+
+def test_summary_only_runs_nothing(tmp_path, pretended, capsys) -> None:
+    _told(tmp_path, *SELECTED[:-1], "1")
+    before = len(pretended.names)
+    _told(tmp_path, *SELECTED, "--summary_only")
+    assert len(pretended.names) == before and "1 objects, 1 seeds" in capsys.readouterr().out
+
+
+def test_train_py_that_fails_is_told_with_its_last_line(tmp_path, monkeypatch) -> None:
+    seen = {}
+
+    def run(command, env, cwd, **options):
+        seen.update(command=command, env=env, cwd=cwd)
+        return subprocess.CompletedProcess(command, 1, "", "a warning\ntrain.py: it is over")
+
+    monkeypatch.setattr(runs.subprocess, "run", run)
+    cell = grid.Run("ideal", "full", ROBOT, "full", 0)
+    with pytest.raises(runs.RunFailed, match=r"status 1: train\.py: it is over"):
+        runs.run_one(cell, cell.flags(0.2), tmp_path, 16, False)
+    assert seen["env"]["OMP_NUM_THREADS"] == "1" and seen["cwd"] == grid.ROOT
+    assert seen["command"][-2:] == ["--model_path", str(tmp_path / "runs" / cell.name)]
+
+
+@pytest.mark.slow
+def test_a_miniature_benchmark(tmp_path) -> None:
+    """Two variants, two seeds, five steps of 16 x 16 pixels, as a user calls it."""
+    _told(tmp_path, *SELECTED, "--jobs", "2", "--score_px", "32", "--", *TINY)
+    results = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert len(results) == 4 and {result["denoiser_calls"] for result in results.values()} == {20}
+    assert len({result["scores"]["psnr"] for result in results.values()}) == 4
+    assert {"starved_share", "auxiliaries"} <= results[min(results)]["mechanism"].keys()
+    kept = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert kept == {name.removesuffix(".json") for name in results}
+    assert not list(tmp_path.rglob("log.jsonl")) and len(list(tmp_path.rglob("regions_5.png"))) == 4
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    _told(tmp_path, *SELECTED, "--", *TINY)
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert "| CoGrad3D - plain | full - plain | 2 |" in (tmp_path / "summary.md").read_text()
+
+
+def test_config_errors_are_value_errors() -> None:
+    assert issubclass(ConfigError, ValueError)  # what main() catches

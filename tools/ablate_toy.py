@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of CoGrad3D does what, on the toy world's ground truth: python tools/ablate_toy.py --out FOLDER
+
+Every variant, prior, strength of the view words, object and seed is one run of train.py on one core, with an equal
+number of steps and views. A finished run leaves one JSON file in FOLDER; called again, only the missing ones are done.
+At last FOLDER/summary.md is written and printed: scores and paired differences with standard errors.
+What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 600 --image_w 64 --image_h 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from tools.ablation.grid import OBJECTS, PRIORS, VARIANTS, check_runs, runs_of
+from tools.ablation.runs import read_results, run_all
+from tools.ablation.summary import summary
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags of this tool."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, required=True, help="folder of the results; go on in it")
+    made.add_argument("--priors", nargs="+", choices=list(PRIORS), default=list(PRIORS))
+    made.add_argument("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
+    made.add_argument("--weak", type=float, default=0.2, help="GuidanceParams.view_word_strength of weak words")
+    made.add_argument("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
+    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    made.add_argument("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    made.add_argument("--score_px", type=int, default=128, help="side of the scored pictures in pixels")
+    made.add_argument("--keep_all", action="store_true", help="keep the runs' logs too")
+    made.add_argument("--summary_only", action="store_true", help="run nothing; of the results that are there")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all runs are there, 1 some failed, 2 bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    split = words.index("--") if "--" in words else len(words)
+    made = parser()
+    args, extra = made.parse_args(words[:split]), words[split + 1 :]
+    if min(args.seeds, args.jobs) < 1 or not 0 <= args.weak <= 1:
+        made.error("--seeds and --jobs are 1 or more, --weak is 0..1")
+    torch.set_num_threads(1)  # scoring runs beside the other runs
+    runs = runs_of(args.priors, args.words, args.objects, args.variants, args.seeds)
+    failures: list[str] = []
+    try:
+        if not args.summary_only:
+            check_runs(runs, args.weak, extra)
+            args.out.mkdir(parents=True, exist_ok=True)
+            failures = run_all(runs, args.out, args.weak, extra, args.jobs, args.score_px, args.keep_all)
+    except ValueError as problem:
+        print(f"ablate_toy: {problem}", file=sys.stderr)
+        return 2
+    text = summary(read_results(args.out, runs))
+    if args.out.is_dir():
+        (args.out / "summary.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print("\n".join(f"ablate_toy: failed: {failure}" for failure in failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

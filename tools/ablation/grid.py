@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an ablation runs: variants, priors, view words, objects and seeds, each a few flags of train.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from arguments import Config
+from arguments.load import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PRIORS = {"ideal": "configs/quickstart.yaml", "trained": "configs/quickstart_trained.yaml"}
+OBJECTS = (
+    "a cyan robot with orange arms",
+    "a white snowman with red scarf",
+    "a yellow house with red roof",
+    "a brown donut with pink icing",
+)
+
+
+def _switches(regions: bool, timesteps: str, fusion: bool, enabled: bool = True) -> dict[str, str]:
+    values = {"enabled": enabled, "use_regions": regions, "timestep_mode": timesteps, "use_fusion": fusion}
+    return {f"CoGradParams.{name}": str(value).lower() for name, value in values.items()}
+
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "plain": _switches(False, "random", False),
+    "schedule_only": _switches(False, "schedule", False),
+    "luciddreamer": _switches(True, "full", True, enabled=False),
+    "full": _switches(True, "full", True),
+    "wo_region": _switches(False, "full", True),
+    "wo_timestep": _switches(True, "random", True),
+    "wo_fusion": _switches(True, "full", False),
+}
+"""Variant -> flags. plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the
+config's own camera law and timestep range."""
+
+OUTPUT_FLAGS = {
+    "save_video": "false",
+    "save_process": "false",
+    "quiet": "true",
+    "test_ratio": "1",
+    "save_ratio": "1",
+    "vis_interval": "1000000",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid and one seed."""
+
+    prior: str
+    words: str  # full or weak
+    prompt: str
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for files, different for every run of a grid."""
+        prompt = re.sub(r"[^a-z0-9]+", "_", self.prompt.lower()).strip("_")
+        return f"{self.prior}-{self.words}-{prompt}-{self.variant}-seed{self.seed}"
+
+    def flags(self, weak_strength: float, extra: Sequence[str] = ()) -> list[str]:
+        """The words of train.py's command line, to be called in ROOT.
+
+        `extra` holds for every run and cannot change what the cell says.
+        """
+        own = {
+            "GuidanceParams.view_word_strength": "1.0" if self.words == "full" else f"{weak_strength:g}",
+            "text": self.prompt,
+            "seed": str(self.seed),
+            "noise_seed": str(self.seed),
+            **VARIANTS[self.variant],
+        }
+        told = [word for flags in (OUTPUT_FLAGS, own) for name, value in flags.items() for word in (f"--{name}", value)]
+        split = 2 * len(OUTPUT_FLAGS)
+        return ["--opt", PRIORS[self.prior], *told[:split], *extra, *told[split:]]
+
+
+def runs_of(
+    priors: Sequence[str], words: Sequence[str], prompts: Sequence[str], variants: Sequence[str], seeds: int
+) -> list[Run]:
+    """The whole grid, seed by seed, so that a grid that is stopped early has whole pairs."""
+    cells = product(range(seeds), priors, words, prompts, variants)
+    return [Run(prior, word, prompt, variant, seed) for seed, prior, word, prompt, variant in cells]
+
+
+def check_regions(config: Config, source: str) -> None:
+    """ValueError unless the regions are around the config's own cameras: the variants must see the same view space."""
+    cameras, p = config.cameras, config.cograd
+    elevation = (90 - cameras.theta_range[1], 90 - cameras.theta_range[0])
+    for name, own, regions in (
+        ("elevation", elevation, p.elevation_range),
+        ("distance", cameras.radius_range, p.distance_range),
+    ):
+        if not regions[0] <= sum(own) / 2 <= regions[1]:
+            raise ValueError(
+                f"{source}: its cameras have {name}s {own[0]:g}..{own[1]:g}, its regions {regions[0]:g}.."
+                f"{regions[1]:g}; set CoGradParams.{name}_range so that they look at the same views"
+            )
+
+
+def check_runs(runs: Sequence[Run], weak_strength: float, extra: Sequence[str]) -> None:
+    """Refuses flags that train.py would refuse, before anything runs: loads one config of each prior and variant."""
+    for run in {(run.prior, run.variant): run for run in runs}.values():
+        flags = run.flags(weak_strength, extra)
+        check_regions(load_config(["--opt", str(ROOT / flags[1]), *flags[2:]]), PRIORS[run.prior])
