@@ -208,8 +208,12 @@ def test_train_py_that_fails_is_told_with_its_last_line(tmp_path, monkeypatch) -
 
     monkeypatch.setattr(runs.subprocess, "run", run)
     cell = grid.Run("ideal", "full", ROBOT, "full", 0)
+    left = tmp_path / "runs" / cell.name / "init_points3d.ply"  # of a run that was stopped
+    left.parent.mkdir(parents=True)
+    left.write_text("half a cloud")
     with pytest.raises(runs.RunFailed, match=r"status 1: train\.py: it is over"):
         runs.run_one(cell, cell.flags(0.2), tmp_path, 16, False)
+    assert not left.exists()
     assert seen["env"]["OMP_NUM_THREADS"] == "1" and seen["cwd"] == grid.ROOT
     assert seen["command"][-2:] == ["--model_path", str(tmp_path / "runs" / cell.name)]
 

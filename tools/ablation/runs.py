@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -64,8 +65,8 @@ def run_all(
 def run_one(run: Run, flags: Sequence[str], out: Path, score_px: int, keep_all: bool) -> Result:
     """Trains, scores, writes out/<name>.json and returns what is in it. Raises RunFailed."""
     folder = out / "runs" / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log.jsonl").unlink(missing_ok=True)  # of a run that was stopped; train.py would go on in it
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was stopped; train.py would take its initial points and add to its log
     start = time.perf_counter()
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--model_path", str(folder.resolve())]
     done = subprocess.run(
