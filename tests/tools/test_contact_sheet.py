@@ -12,7 +12,7 @@ def test_frames_stand_side_by_side(tmp_path) -> None:
         with VideoWriter(tmp_path / f"{name}.mp4") as video:
             for level in (0, 80, 160, 240):
                 video.add(np.full((16, 16, 3), level, np.uint8))
-    assert main([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "2", "--out", str(tmp_path / "s.png")]) == 0
+    assert main([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "2", "--side-px", "16", "--out", str(tmp_path / "s.png")]) == 0
     sheet = read_png(tmp_path / "s.png").astype(int)
     assert sheet.shape == (32, 32, 3)
     assert abs(sheet[:, :16].mean() - 0) < 4 and abs(sheet[:, 16:].mean() - 160) < 4
