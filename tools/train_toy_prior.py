@@ -48,6 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--compile", action="store_true", help="torch.compile the U-Net (minutes to start, faster steps)"
     )
     export.add_argument("--to", type=Path, required=True, help="folder to write, for example assets/toy-prior")
+    export.add_argument("--remarks", default="", help="what you saw in the sample grid, quoted by the model card")
     return parser.parse_args(argv)
 
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "export":
         from tools.toy_prior.export import export_prior
 
-        export_prior(args.folder, args.to, rendered)
+        export_prior(args.folder, args.to, rendered, remarks=args.remarks)
         return
     settings = TrainSettings(
         seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile

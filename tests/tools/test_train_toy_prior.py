@@ -169,7 +169,7 @@ def exported(rendered, tmp_path_factory) -> Path:
     trainer = training.Trainer(replace(SHORT, steps=2), TINY, rendered, run)
     trainer.run()
     folder = tmp_path_factory.mktemp("assets") / "prior"
-    export.export_prior(run, folder, rendered, pictures=3, steps=2)
+    export.export_prior(run, folder, rendered, pictures=6, steps=2, remarks="Stopped early.")
     return folder
 
 
@@ -203,7 +203,7 @@ def test_export_loads_part_by_part_and_is_the_average(exported):
 
 def test_card_names_what_was_measured(exported):
     card = (exported / "README.md").read_text()
-    assert "2 steps of 3 pictures (6 in all)" in card
+    assert "2 steps of 3 pictures (6 in all)" in card and "Stopped early." in card
     for word in (*COLOURS, *data.CLASSES, "apache-2.0", "samples.png"):
         assert word in card
     assert (exported / "samples.png").stat().st_size > 10_000

@@ -29,8 +29,10 @@ Each pair of tiles: the truth from the ray caster (left), one unpicked sample (r
 
 {progress}
 
+{remarks}
+
 Share of {pictures} unpicked samples whose nearest rendered picture has the wished class, colours and view
-({chance}):
+(view: objects with a front only; {chance}):
 
 {samples}
 
@@ -76,9 +78,10 @@ Held out: on {held_out_classes} no setting was tuned (they are trained on); thes
 
 ## How it was trained
 
-AdamW, peak lr {lr}, batch {batch}, cosine, running average {ema}, {views} views a class, 12 % of captions dropped, half
-of the view words blended by azimuth as guidance blends them, noise with guidance's offset. `training_log.jsonl` has
-every logged loss and text check, `measured.json` the numbers above. To train again:
+AdamW, peak lr {lr}, batch {batch}, cosine, running average {ema}, {views} views a class, objects with a front
+twice as often as the others, 12 % of captions dropped, half of the view words blended by azimuth as
+guidance blends them, noise with guidance's offset. `training_log.jsonl` has every logged loss and text check (steps
+that a stop threw away are in it twice), `measured.json` the numbers above. To train again:
 
     python tools/train_toy_prior.py train --folder RUN
     python tools/train_toy_prior.py export --folder RUN --to assets/toy-prior
@@ -86,7 +89,10 @@ every logged loss and text check, `measured.json` the numbers above. To train ag
 
 
 def write_card(facts: dict, path: Path) -> None:
-    """Writes the card from export's facts: step, seconds, settings, sizes, parameters, measured, views, pictures."""
+    """Writes the card from export's facts.
+
+    Those are step, seconds, settings, sizes, parameters, measured, views, pictures, remarks.
+    """
     settings, sizes, measured = facts["settings"], facts["sizes"], facts["measured"]
     fields = {
         "progress": _progress(facts),
@@ -105,6 +111,7 @@ def write_card(facts: dict, path: Path) -> None:
         "length": LENGTH,
         "views": facts["views"],
         "pictures": facts["pictures"],
+        "remarks": facts["remarks"],
     }
     sized = {name: sizes[name] for name in ("text_layers", "text_width")}
     trained = {name: settings[name] for name in ("lr", "batch", "ema", "latent_channels", "scaling_factor")}
@@ -117,8 +124,8 @@ def _progress(facts: dict) -> str:
     images = facts["step"] * settings["batch"]
     return (
         f"{facts['step']:,} steps of {settings['batch']} pictures ({images:,} in all) in {facts['seconds'] / 60:.0f}"
-        f" minutes of training; the schedule was {planned}. Small one-sided features (faces, doors, dots) were"
-        " estimated to need one to three million pictures: expect the right class, colours and rough shape, blurred."
+        f" minutes; the schedule was {planned}."
+        " Small one-sided features (faces, doors, dots) were estimated to need one to three million pictures."
     )
 
 

@@ -85,9 +85,12 @@ def measure(
     }
 
 
-def export_prior(run: Path, folder: Path, rendered: RenderedSet, pictures: int = 90, steps: int = 25) -> dict:
+def export_prior(
+    run: Path, folder: Path, rendered: RenderedSet, pictures: int = 90, steps: int = 25, remarks: str = ""
+) -> dict:
     """Writes everything that ships, with samples made in `steps` DDIM steps; returns what was measured.
 
+    `remarks` is what a person saw in the grid; the card quotes it.
     Raises ValueError if there is no checkpoint, or if the folder is too large to ship.
     """
     networks, autoencoder, facts = load_average(run / "checkpoint.pt")
@@ -96,7 +99,14 @@ def export_prior(run: Path, folder: Path, rendered: RenderedSet, pictures: int =
     shutil.copyfile(run / "log.jsonl", folder / "training_log.jsonl")
     measured = measure(networks, autoencoder, rendered, pictures, steps)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in networks.named_children()}
-    facts = {**facts, "parameters": counts, "measured": measured, "views": rendered.views, "pictures": pictures}
+    facts = {
+        **facts,
+        "parameters": counts,
+        "measured": measured,
+        "views": rendered.views,
+        "pictures": pictures,
+        "remarks": remarks,
+    }
     (folder / "measured.json").write_text(json.dumps(facts, indent=2) + "\n")
     write_card(facts, folder / "README.md")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -17,7 +17,7 @@ from torch import Tensor
 from guidance.linear_autoencoder import LinearAutoencoder
 from guidance.toy.captions import COLOURS, DEFAULT_COLOURS, HELD_OUT_COLOUR_PAIRS, caption
 from guidance.toy.compose import compose
-from guidance.toy.objects import CLASSES
+from guidance.toy.objects import CLASSES, ONE_SIDED
 from guidance.toy.raycast import View, render_gbuffer
 from tools.toy_prior.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
 from tools.toy_prior.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
@@ -128,7 +128,8 @@ def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Ten
     """Shares of samples [K, 3, S, S] whose nearest rendered picture has the wished class, colours A and B, and view.
 
     Class and view: nearest of 24 views of every class in the wished colours; colours: nearest of the 12 colours in
-    that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back.
+    that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back,
+    and only for objects with a front.
     """
     at = np.linspace(0, rendered.views - 1, 24).round().astype(int)
     hits: dict[str, list[bool]] = {"class": [], "colour_a": [], "colour_b": [], "view": []}
@@ -146,8 +147,9 @@ def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Ten
         hits["class"].append(int(distance.min(1).argmin()) == own)
         hits["colour_a"].append(COLOUR_NAMES[int(by_a.argmin())] == wish.colour_a)
         hits["colour_b"].append(COLOUR_NAMES[int(by_b.argmin())] == wish.colour_b)
-        hits["view"].append(abs(turn_deg - AZIMUTH_DEG[wish.view_word]) <= 45)
-    return {name: float(np.mean(found)) for name, found in hits.items()}
+        if wish.class_name in ONE_SIDED:
+            hits["view"].append(abs(turn_deg - AZIMUTH_DEG[wish.view_word]) <= 45)
+    return {name: float(np.mean(found)) for name, found in hits.items() if found}
 
 
 def _distances(candidates: np.ndarray, sample: np.ndarray) -> np.ndarray:
