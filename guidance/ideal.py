@@ -51,12 +51,6 @@ SET_NAMES: tuple[str, ...] = ("any", *VIEW_WORDS, "uncond")
 the only thing that the caption can still add, since every picture of the set shows the right object."""
 
 
-def scaled_linear_alphas_cumprod(count: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Tensor:
-    """Stable Diffusion's noise schedule: alphas_cumprod [count], betas linear in their square root."""
-    betas = torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0).to(torch.float32)
-
-
 class IdealPrior:
     """The Prior protocol of guidance/score.py in closed form. Remembers the rendered pictures, nothing else."""
 
@@ -84,7 +78,7 @@ class IdealPrior:
         self.resolution_px = resolution_px
         self.scale = REFERENCE_PX / resolution_px
         self.kernel_std = kernel_std
-        self.alphas_cumprod = scaled_linear_alphas_cumprod().to(self.device)
+        self.alphas_cumprod = sd_step.scaled_linear_alphas().float().to(self.device)
         self.num_train_timesteps = guidance_params.num_train_timesteps or len(self.alphas_cumprod)
         self.text = guidance_params.text
         self.specs = specs_of_prompt(self.text)

@@ -33,13 +33,13 @@ class PhaseTimer:
 
 
 class RunLog:
-    """Progress bar, `log.jsonl` and TensorBoard scalars of one run folder.
+    """Progress bar, `log.jsonl` and TensorBoard scalars (of a list, its mean) of one run folder.
 
     Remembers: the exponential moving average of the loss that the bar shows.
     """
 
     def __init__(self, folder: Path, iterations: int, first_iteration: int = 0, quiet: bool = False) -> None:
-        self._jsonl = (folder / "log.jsonl").open("a", buffering=1)
+        self._jsonl = (folder / "log.jsonl").open("a" if first_iteration else "w", buffering=1)
         self._board = SummaryWriter(str(folder))
         self._bar = tqdm(total=iterations, initial=first_iteration, desc="Training", disable=quiet, smoothing=0.05)
         self._ema_loss: float | None = None
@@ -70,7 +70,12 @@ def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value):
-            yield f"{prefix}{name}", sum(value) / len(value)
+        elif isinstance(value, list) and all(isinstance(v, dict) for v in value):  # one mapping a view
+            together = {key: [v[key] for v in value] for key in (value[0] if value else {})}
+            yield from _scalars(together, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            numbers = [v for entry in value for v in (entry if isinstance(entry, list) else [entry])]
+            if numbers and all(isinstance(v, int | float) for v in numbers):
+                yield f"{prefix}{name}", sum(numbers) / len(numbers)
         elif isinstance(value, (int, float)) and name != "iteration":
             yield f"{prefix}{name}", float(value)

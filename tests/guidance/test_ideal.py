@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.ideal import OFFSET_STD, IdealPrior, scaled_linear_alphas_cumprod
+from guidance.ideal import OFFSET_STD, IdealPrior
+from guidance.sd_step import scaled_linear_alphas
 from guidance.toy.posterior import NoiseLevel, posterior_mean
 from guidance.toy.rendered_set import PoseRanges
 
@@ -47,7 +48,7 @@ def test_posterior_mean_is_brute_force_bayes(prior, t):
     rng = np.random.default_rng(t)
     table = prior._table
     pictures = pictures_of(prior)
-    abar = float(scaled_linear_alphas_cumprod()[t])
+    abar = float(scaled_linear_alphas()[t].float())
     a, sigma = abar**0.5, (1 - abar) ** 0.5 * SIZE_PX / 32
     clean = pictures[5]
     noise = rng.normal(size=clean.shape) + OFFSET_STD * rng.normal(size=(3, 1, 1))
