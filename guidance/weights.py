@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from arguments import GuidanceParams
@@ -53,6 +54,8 @@ class Components:
 def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
     """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
     _refuse_unsupported(params)
+    # transformers tells at import that torchvision is missing, which nothing here needs.
+    transformers.logging.set_verbosity_error()
     source = find_source(params)
     if isinstance(source, Path) and source.is_file():
         components = _from_single_file(source, params.base_model_key, dtype)
