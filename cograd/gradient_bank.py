@@ -145,6 +145,7 @@ class GradientBank:
         self.total_steps = total_steps
         self.first_step = math.ceil(params.fusion_range[0] * total_steps - 1e-6)  # 0.2 x 15 is a little more than 3
         self.entries: dict[int, StoredGradient] = {}
+        self._nbytes = 0
         self.evicted = self.refused = 0
 
     def __len__(self) -> int:
@@ -192,9 +193,12 @@ class GradientBank:
         if entry is None:
             self.refused += 1
             return
+        if region in self.entries:
+            self._forget(region)
         self.entries[region] = entry
+        self._nbytes += entry.nbytes
         while self.nbytes() > self.params.bank_limit_mb * 10**6:
-            del self.entries[min(self.entries, key=lambda i: (self.entries[i].step, i))]
+            self._forget(min(self.entries, key=lambda i: (self.entries[i].step, i)))
             self.evicted += 1
 
     def follow(self, index_map: IndexMap) -> None:
@@ -206,14 +210,22 @@ class GradientBank:
             raise ValueError(f"the index map reads row {int(index_map.source.max())}, the bank holds {count} Gaussians")
         for entry in self.entries.values():
             entry.follow(index_map)
+        self._count_bytes()
 
     def drop_expired(self, step: int) -> None:
         """Forgets every gradient that no step after `step` can fuse."""
-        self.entries = {i: entry for i, entry in self.entries.items() if self._can_qualify(entry.step, step)}
+        for region in [i for i, entry in self.entries.items() if not self._can_qualify(entry.step, step)]:
+            self._forget(region)
 
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
-        return sum(entry.nbytes for entry in self.entries.values())
+        return self._nbytes
+
+    def _forget(self, region: int) -> None:
+        self._nbytes -= self.entries.pop(region).nbytes
+
+    def _count_bytes(self) -> None:
+        self._nbytes = sum(entry.nbytes for entry in self.entries.values())
 
     def state_dict(self) -> dict[str, Any]:
         """All stored gradients as they are stored."""
@@ -224,6 +236,7 @@ class GradientBank:
         """Continues where `state_dict` was taken."""
         self.entries = {int(i): StoredGradient(**entry) for i, entry in state["entries"].items()}
         self.evicted, self.refused = state["evicted"], state["refused"]
+        self._count_bytes()
 
     def _can_qualify(self, stored_step: int, now: int) -> bool:
         """Whether some step after `now` could fuse a gradient of `stored_step`: its age only grows with the step."""

@@ -333,6 +333,17 @@ def test_follow_is_carry_for_any_map(n, data) -> None:
     assert _same(bank.candidates(401, 64, 300, carried)[0].g_hist, carried)
 
 
+def test_bytes_are_right_after_every_change() -> None:
+    bank, n = _bank(), 30
+    for step, region in ((400, 64), (405, 65), (410, 64), (440, 62), (446, 66), (470, 70)):  # replaced, expired
+        bank.store(step, region, 300, _gradient(n, seed=step))
+        assert bank.nbytes() == sum(entry.nbytes for entry in bank.entries.values()) > 0
+        bank.follow(IndexMap.kept(torch.arange(n) > 0))
+        n -= 1
+        assert bank.nbytes() == sum(entry.nbytes for entry in bank.entries.values()) > 0
+    assert sorted(bank.entries) == [62, 66, 70]
+
+
 def test_all_gaussians_gone_and_an_empty_bank() -> None:
     bank, g = _bank(), _gradient(5)
     bank.follow(IndexMap.identity(17))
