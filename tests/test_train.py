@@ -131,6 +131,21 @@ def test_a_faulty_step_is_skipped_and_named(tmp_path, monkeypatch) -> None:
     assert "guidance" in lines[1]["fault"] and str(lines[1]["t"][0]) in lines[1]["fault"] and lines[1]["loss"] is None
 
 
+def test_faults_with_sound_steps_between_do_not_stop_the_run(tmp_path, monkeypatch) -> None:
+    from guidance.ideal import IdealPrior
+
+    sound, calls = IdealPrior.predict_noise, []
+
+    def faulty(self, x_t, t, embeddings):
+        calls.append(1)
+        eps = sound(self, x_t, t, embeddings)
+        return torch.full_like(eps, float("nan")) if len(calls) % 2 else eps
+
+    monkeypatch.setattr(IdealPrior, "predict_noise", faulty)
+    argv = _argv(tmp_path / "odd", iterations=42, save_video=False, test_ratio=1, vis_interval=100)
+    assert train.main(argv) == 0
+
+
 def test_only_faults_stop_the_run_and_keep_the_scene(tmp_path, monkeypatch, capsys) -> None:
     from guidance.ideal import IdealPrior
 

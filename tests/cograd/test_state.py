@@ -4,19 +4,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from arguments.load import load_config
 from cograd.state import TrainState
 from cograd.training_step import accumulate_gradients, apply_update
-from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
-
-
-@pytest.fixture
-def prior() -> GaussianMixturePrior:
-    """Two means in the space of 16 x 16 images."""
-    return GaussianMixturePrior(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), std=0.3)
+from tests.trees import equal
 
 
 def _config(folder: Path):
@@ -45,23 +38,13 @@ def test_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut) -> None:
     resumed.load_checkpoint(path)
     _run(resumed, prior, config, 14)
     assert len(whole.gaussians.get_xyz) > 60  # densification was in play
-    assert _equal(whole.state_dict(), resumed.state_dict())
+    assert equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_two_runs_from_one_seed_are_identical(tmp_path, prior) -> None:
     configs = [_config(tmp_path / name) for name in ("first", "second")]
     first, second = (_run(TrainState.start(config, "cpu"), prior, config, 9) for config in configs)
-    assert _equal(first.state_dict(), second.state_dict())
-
-
-def _equal(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
-    return a == b
+    assert equal(first.state_dict(), second.state_dict())
 
 
 def test_checkpoint_of_another_sh_degree_is_refused(tmp_path, prior) -> None:

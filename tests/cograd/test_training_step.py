@@ -12,8 +12,8 @@ from arguments.load import load_config
 from cograd import CoGrad, training_step
 from cograd.state import TrainState
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
-from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
+from tests.trees import equal
 
 STEPS = 14
 SMALL = {
@@ -23,12 +23,6 @@ SMALL = {
 }  # fmt: skip
 COGRAD = {"CoGradParams.enabled": True, "azimuth_levels": 4, "elevation_levels": 1, "max_step_share": 0.9, "max_t_difference": 900}
 ONE_REGION = {"azimuth_levels": 1, "distance_levels": 1, "C_batch_size": 1}
-
-
-@pytest.fixture
-def prior() -> GaussianMixturePrior:
-    """Two means in the space of 16 x 16 images."""
-    return GaussianMixturePrior(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), std=0.3)
 
 
 def _config(folder: Path, **changes) -> Config:
@@ -59,16 +53,6 @@ def _step(state: TrainState, prior, config: Config) -> tuple[StepReport, dict[st
 
 def _run(state: TrainState, prior, config: Config, until: int) -> list[StepReport]:
     return [_step(state, prior, config)[0] for _ in range(state.iteration, until)]
-
-
-def _equal(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
-    return a == b
 
 
 # --- CoGrad with nothing to fuse is the plain step --------------------------------------------------------------------
@@ -117,18 +101,18 @@ def test_one_region_is_the_plain_run_bit_for_bit(tmp_path, prior, monkeypatch) -
     with_cograd, state, plain, plain_state = _plain_and_cograd(
         tmp_path, prior, monkeypatch, STEPS, **ONE_REGION, own_region_is_candidate=False
     )
-    assert all(_equal(a, b) for a, b in zip(with_cograd, plain, strict=True))
+    assert all(equal(a, b) for a, b in zip(with_cograd, plain, strict=True))
     assert len(state.gaussians.get_xyz) > 60 and len(state.cograd.grid) == 1
-    assert _equal(state.gaussians.capture(), plain_state.gaussians.capture())
+    assert equal(state.gaussians.capture(), plain_state.gaussians.capture())
 
 
 def test_an_empty_bank_gives_the_plain_sum_of_the_views_exactly(tmp_path, prior, monkeypatch) -> None:
     """Fusion begins at a fifth of the run, 14 / 5 = 2.8: steps 1 and 2 are plain sums, step 3 is not."""
     no_densification = {"densify_until_iter": 0, "opacity_reset_interval": 1000}
     with_cograd, state, plain, _ = _plain_and_cograd(tmp_path, prior, monkeypatch, 3, **no_densification)
-    assert _equal(with_cograd[0], plain[0]) and _equal(with_cograd[1], plain[1])
+    assert equal(with_cograd[0], plain[0]) and equal(with_cograd[1], plain[1])
     assert any(view["cosines"] for view in state.cograd.record()["fusion"])
-    assert not _equal(with_cograd[2], plain[2])
+    assert not equal(with_cograd[2], plain[2])
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------
@@ -148,10 +132,10 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) ->
     path = broken.save_checkpoint(tmp_path)
     resumed = _start(config, prior)
     resumed.load_checkpoint(path)
-    assert _equal(broken.state_dict()["cograd"], resumed.state_dict()["cograd"])
+    assert equal(broken.state_dict()["cograd"], resumed.state_dict()["cograd"])
     _run(resumed, prior, config, STEPS)
     assert len(whole.gaussians.get_xyz) > 60  # densification was in play
-    assert _equal(whole.state_dict(), resumed.state_dict())
+    assert equal(whole.state_dict(), resumed.state_dict())
 
 
 def test_a_checkpoint_of_the_baseline_is_refused(tmp_path, prior) -> None:
@@ -194,9 +178,9 @@ def test_the_sixth_step_has_something_to_switch_off(after_five) -> None:
     p = report.plan.probabilities
     assert float(p.max() - p.min()) > 1e-3  # A
     assert bool((report.plan.t_local != 0).any())  # B
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not _equal(gradients, _plain_sum(report))  # C
+    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))  # C
     again, same, _ = after_five()
-    assert _equal(gradients, same) and _same_pictures(report, again)
+    assert equal(gradients, same) and _same_pictures(report, again)
 
 
 def test_wo_region_changes_the_law_of_the_regions_alone(after_five) -> None:
@@ -206,7 +190,7 @@ def test_wo_region_changes_the_law_of_the_regions_alone(after_five) -> None:
     torch.testing.assert_close(report.plan.probabilities, torch.full((n,), 1 / n, dtype=torch.float64))
     assert report.plan.t_global == full.plan.t_global
     assert bool((report.plan.t_local != 0).any()) and bool(((report.plan.t - report.plan.t_base).abs() <= 100.5).all())
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not _equal(gradients, _plain_sum(report))
+    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
 
 
 def test_wo_timestep_changes_the_timesteps_alone(after_five) -> None:
@@ -215,16 +199,16 @@ def test_wo_timestep_changes_the_timesteps_alone(after_five) -> None:
     assert torch.equal(report.plan.regions, full.plan.regions) and _same_pictures(report, full)
     assert torch.equal(report.plan.probabilities, full.plan.probabilities)
     assert not torch.equal(report.plan.t, full.plan.t) and bool(((report.plan.t >= 100) & (report.plan.t <= 900)).all())
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not _equal(gradients, _plain_sum(report))
+    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
 
 
 def test_wo_fusion_changes_the_sum_of_the_gradients_alone(after_five) -> None:
     full, fused, _ = after_five()
     report, gradients, state = after_five(use_fusion=False)
     assert torch.equal(report.plan.regions, full.plan.regions) and torch.equal(report.plan.t, full.plan.t)
-    assert _same_pictures(report, full) and _equal(report.main_gradients, full.main_gradients)
+    assert _same_pictures(report, full) and equal(report.main_gradients, full.main_gradients)
     assert torch.equal(report.distillation.loss_per_view, full.distillation.loss_per_view)
-    assert _equal(gradients, _plain_sum(report)) and not _equal(fused, gradients)
+    assert equal(gradients, _plain_sum(report)) and not equal(fused, gradients)
     assert not len(state.cograd.bank)  # what no step can fuse is not kept
 
 
@@ -236,4 +220,4 @@ def test_schedule_only_leaves_the_global_schedule(tmp_path, prior) -> None:
         report, gradients = _step(state, prior, config)
         assert report.plan.t_global == t_global[step]
         assert bool((report.plan.t_local == 0).all()) and bool((report.plan.t_base == report.plan.t_global).all())
-        assert _equal(gradients, _plain_sum(report))
+        assert equal(gradients, _plain_sum(report))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of CoGrad's regions: rows, columns, orientation, and that a run writes it at every test iteration."""
+"""The process video's frames; the picture of CoGrad's regions, and that a run writes it at every test iteration."""
 
 import json
 from types import SimpleNamespace
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import gaussian_renderer.outputs
 import train
 from arguments import CoGradParams, Config
+from arguments.load import load_config
 from gaussian_renderer.outputs import REGION_MAPS, RunOutputs
 from utils.heat_map import MARGIN_PX, TITLE_PX, cell_colours
 from utils.image_utils import read_png
@@ -69,3 +71,17 @@ def test_a_run_writes_it_at_every_test_iteration(tmp_path) -> None:
     assert all(len(line["cograd"]["regions"]) == 2 for line in lines)
     assert train.main([*words, "--CoGradParams.enabled", "false", "--model_path", str(tmp_path / "off")]) == 0
     assert not (tmp_path / "off" / "cograd").exists()
+
+
+def test_the_process_video_goes_once_round_however_long_the_run(monkeypatch) -> None:
+    """7 frames over 20 iterations, evenly spread, each from the next camera of the circle."""
+    outputs, seen = RunOutputs.__new__(RunOutputs), []
+    outputs.config = load_config(["--text", "x", "--iterations", "20", "--pro_frames_num", "7"])
+    outputs.gaussians, outputs._process_frames, outputs._process_cameras = None, 7, list("abcdefg")
+    outputs._process = SimpleNamespace(add=lambda frame: seen[-1].append(frame))
+    monkeypatch.setattr(gaussian_renderer.outputs, "turntable", lambda gaussians, cameras, config: [(cameras[0], None)])
+    for iteration in range(1, 21):
+        seen.append([])
+        outputs.process_frame(iteration)
+    assert [frames for frames in seen if frames] == [[letter] for letter in "abcdefg"]
+    assert [k for k, frames in enumerate(seen, 1) if frames] == [3, 6, 9, 12, 15, 18, 20]

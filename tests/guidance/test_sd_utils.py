@@ -45,7 +45,7 @@ def test_schedule_comes_from_the_model(prior, golden_dir):
 def test_shapes(prior):
     images = rand(2, 3, 64, 48)
     latents = prior.encode_imgs(images, torch.Generator().manual_seed(0))
-    assert latents.shape == (2, *prior.latent_shape(64, 48)) == (2, 4, 8, 6)
+    assert latents.shape == (2, 4, 8, 6)
     pictures = prior.decode_latents(latents)
     assert pictures.shape == images.shape
     assert pictures.min() >= 0 and pictures.max() <= 1
@@ -95,7 +95,6 @@ def test_linear_autoencoder_is_loaded_by_its_name(golden_dir, tmp_path):
     autoencoder.save_pretrained(folder / "vae")
     linear = StableDiffusion(GuidanceParams(model_key=str(folder)), "cpu")
     assert isinstance(linear.vae, LinearAutoencoder)
-    assert linear.latent_shape(32, 32) == (4, 8, 8)
     latents = linear.encode_imgs(images, torch.Generator().manual_seed(0))
     expected = autoencoder.encode(2 * images - 1).latent_dist.mean * autoencoder.config.scaling_factor
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)

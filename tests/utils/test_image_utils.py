@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.image_utils import colour_map, psnr_db, read_png, to_uint8, write_png
+from utils.image_utils import colour_map, read_png, to_uint8, write_png
 
 
 def test_to_uint8_clamps_and_rounds() -> None:
@@ -26,7 +26,3 @@ def test_reading_no_image_says_so(tmp_path) -> None:
 def test_near_is_warmer_than_far() -> None:
     far, near = colour_map(torch.tensor([[[0.15, 0.85]]]))[0].astype(int)
     assert near[0] > near[2] and far[2] > far[0]
-
-
-def test_psnr_of_a_tenth_is_twenty_db() -> None:
-    assert psnr_db(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1)) == pytest.approx(20.0, abs=1e-4)
