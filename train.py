@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 # Before torch loads OpenMP: threads that wait must not burn the core that another process needs. With one other busy
-# process on two cores a step is seven times faster so.
+# process on two cores a step is nearly three times faster so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch

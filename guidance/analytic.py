@@ -58,10 +58,6 @@ class GaussianMixturePrior:
             ind_t, self.num_train_timesteps, self.num_train_timesteps, self.steps_offset
         )
 
-    def latent_shape(self, h_px: int, w_px: int) -> tuple[int, int, int]:
-        """(C, h, w): as large as the image."""
-        return self.latent_channels, h_px, w_px
-
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Weights of the components for each text: [K,1,M]."""
         alike = self.means.new_ones(len(self.means))

@@ -94,10 +94,6 @@ class IdealPrior:
             ind_t, self.num_train_timesteps, len(self.alphas_cumprod), self.steps_offset
         )
 
-    def latent_shape(self, h_px: int, w_px: int) -> tuple[int, int, int]:
-        """(C, h, w): latents are as large as the picture."""
-        return self.latent_channels, h_px, w_px
-
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """[K, 1, S] rows over SET_NAMES: the prompt with or without view word; any other text is "uncond"."""
         return torch.stack([self._embed(text) for text in texts]).unsqueeze(1)

@@ -38,9 +38,6 @@ class Prior(Protocol):
     def timesteps_of(self, ind_t: Tensor) -> Tensor:
         """Timesteps that the network is called with, for schedule indices [B]."""
 
-    def latent_shape(self, h_px: int, w_px: int) -> tuple[int, int, int]:
-        """(C, h, w) of an image of that size."""
-
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """[K,L,D]"""
 

@@ -58,10 +58,6 @@ class StableDiffusion:
         total = len(self.alphas_cumprod)
         return sd_step.timesteps_of_indices(ind_t, self.num_train_timesteps, total, self.steps_offset)
 
-    def latent_shape(self, h_px: int, w_px: int) -> tuple[int, int, int]:
-        """(C, h, w) of an image of h_px x w_px."""
-        return self.latent_channels, h_px // self.pixels_per_latent, w_px // self.pixels_per_latent
-
     @torch.no_grad()
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut, and of words that mean nothing here."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images: tensors to bytes, disparity to colours, PNG files, and the pixel metrics."""
+"""Images: tensors to bytes, disparity to colours, and PNG files."""
 
 from __future__ import annotations
 
@@ -37,8 +37,3 @@ def read_png(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is not an image that OpenCV reads; expected a PNG or JPEG file")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def psnr_db(image: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio of images in [0, 1], any equal shapes, in dB."""
-    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-12)))
