@@ -50,7 +50,6 @@ class GaussianMixturePrior:
         self.weights_of_text = weights_of_text or {}
         self.alphas_cumprod = sd_step.scaled_linear_alphas().to(means)
         self.num_train_timesteps = len(self.alphas_cumprod)
-        self.latent_channels = means.shape[1]
 
     def timesteps_of(self, ind_t: Tensor) -> Tensor:
         """Timesteps [B] of schedule indices [B]."""

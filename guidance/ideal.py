@@ -54,7 +54,6 @@ the only thing that the caption can still add, since every picture of the set sh
 class IdealPrior:
     """The Prior protocol of guidance/score.py in closed form. Remembers the rendered pictures, nothing else."""
 
-    latent_channels = 3
     steps_offset = 1
 
     def __init__(

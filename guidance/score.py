@@ -33,7 +33,6 @@ class Prior(Protocol):
     alphas_cumprod: Tensor  # [T] on the prior's device
     num_train_timesteps: int  # number of schedule indices that ind_t runs over
     steps_offset: int
-    latent_channels: int
 
     def timesteps_of(self, ind_t: Tensor) -> Tensor:
         """Timesteps that the network is called with, for schedule indices [B]."""

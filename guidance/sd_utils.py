@@ -37,7 +37,6 @@ class StableDiffusion:
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self.known_words = parts.known_words
         self._take_schedule(parts, guidance_params.num_train_timesteps)
-        self.latent_channels: int = parts.vae.config.latent_channels
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
 
     def _take_schedule(self, parts: Components, num_train_timesteps: int | None) -> None:

@@ -112,7 +112,7 @@ def hub_cache(root, key, source):
 
 def test_cached_hub_model_loads_offline(golden_dir, tmp_path):
     hub_cache(tmp_path / "hub", "some-owner/tiny", golden_dir / "tiny-sd")
-    assert load("some-owner/tiny").latent_channels == 4
+    assert load("some-owner/tiny").vae.config.latent_channels == 4
 
 
 def test_removed_id_in_the_cache_is_used_as_it_is(golden_dir, tmp_path):
@@ -210,7 +210,7 @@ def test_safe_tensor_switch_contradicts_a_folder(golden_dir):
 
 def test_relative_folder_is_found_from_anywhere(golden_dir, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert load("tests/data/golden/tiny-sd").latent_channels == 4
+    assert load("tests/data/golden/tiny-sd").vae.config.latent_channels == 4
 
 
 def test_textual_inversion_adds_its_word(golden_dir, tmp_path):
