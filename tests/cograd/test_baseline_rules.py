@@ -73,3 +73,11 @@ def test_the_last_iteration_makes_no_step(run) -> None:
     assert _moved(state, before)
     state, report, before = run()
     assert state.iteration == 8 and report.fault is None and not _moved(state, before)
+
+
+def test_densification_ends_before_densify_until_iter(run) -> None:
+    """Iteration 8 would be due, but is the end: the statistics of iteration 7 stay as they are."""
+    for _ in range(7):
+        run()
+    state, _, _ = run()
+    assert state.iteration == 8 and float(state.gaussians.denom.max()) == 1.0
