@@ -3,7 +3,6 @@
 
 import json
 import math
-import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,23 +198,14 @@ def test_summary_only_runs_nothing(tmp_path, pretended, capsys) -> None:
     assert len(pretended.names) == before and "1 objects, 1 seeds" in capsys.readouterr().out
 
 
-def test_train_py_that_fails_is_told_with_its_last_line(tmp_path, monkeypatch) -> None:
-    seen = {}
-
-    def run(command, env, cwd, **options):
-        seen.update(command=command, env=env, cwd=cwd)
-        return subprocess.CompletedProcess(command, 1, "", "a warning\ntrain.py: it is over")
-
-    monkeypatch.setattr(runs.subprocess, "run", run)
+def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
     cell = grid.Run("ideal", "full", ROBOT, "full", 0)
     left = tmp_path / "runs" / cell.name / "init_points3d.ply"  # of a run that was stopped
     left.parent.mkdir(parents=True)
     left.write_text("half a cloud")
-    with pytest.raises(runs.RunFailed, match=r"status 1: train\.py: it is over"):
-        runs.run_one(cell, cell.flags(0.2), tmp_path, 16, False)
-    assert not left.exists()
-    assert seen["env"]["OMP_NUM_THREADS"] == "1" and seen["cwd"] == grid.ROOT
-    assert seen["command"][-2:] == ["--model_path", str(tmp_path / "runs" / cell.name)]
+    with pytest.raises(runs.RunFailed, match=r"status 2: +no_such_file\.yaml: cannot be read"):
+        runs.run_one(cell, ["--opt", "no_such_file.yaml"], tmp_path, 16, False)
+    assert not left.exists() and not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.slow

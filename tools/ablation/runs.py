@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a grid: train.py in a process of its own for each run, one core each; a finished run leaves one JSON file."""
+"""Runs a grid: train.py's main in a process and on a core of its own for each run, which leaves a JSON file."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tools.ablation.grid import ROOT, Run
 from tools.score_toy import score_run
 from utils.general_utils import atomic_path
 
-BULKY = ("events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*")
+PRINTED = "printed.txt"
+BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*")
 Result = dict[str, Any]
 
 
@@ -63,19 +67,50 @@ def run_all(
 
 
 def run_one(run: Run, flags: Sequence[str], out: Path, score_px: int, keep_all: bool) -> Result:
-    """Trains, scores, writes out/<name>.json and returns what is in it. Raises RunFailed."""
-    folder = out / "runs" / run.name
+    """Trains, scores, writes out/<name>.json and returns what is in it. Raises RunFailed.
+
+    The run has a process and a core of its own, forked from a server that has done the imports, half of a short run's
+    time.
+    """
+    folder, path = out / "runs" / run.name, out / f"{run.name}.json"
     if folder.exists():
         shutil.rmtree(folder)  # of a run that was stopped; train.py would take its initial points and add to its log
-    start = time.perf_counter()
-    command = [sys.executable, str(ROOT / "train.py"), *flags, "--model_path", str(folder.resolve())]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, check=False
+    folder.mkdir(parents=True)
+    process = _forkserver().Process(target=_train_and_score, args=(run, flags, folder, path, score_px, keep_all))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        printed = (folder / PRINTED).read_text(encoding="utf-8").strip() if (folder / PRINTED).is_file() else ""
+        last = (printed or "nothing printed").splitlines()[-1]
+        raise RunFailed(f"train.py ended with status {process.exitcode}: {last}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _forkserver() -> ForkServerContext:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server and its children
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["train", "guidance.sd_utils", "guidance.ideal", "torch.utils.tensorboard", __name__]
     )
+    return context
+
+
+def _train_and_score(run: Run, flags: Sequence[str], folder: Path, path: Path, score_px: int, keep_all: bool) -> None:
+    """The body of a run's process; what it prints goes to a file."""
+    import train
+
+    with (folder / PRINTED).open("w", encoding="utf-8") as printed:
+        os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
+    torch.set_num_threads(1)
+    folder, path = folder.resolve(), path.resolve()
+    os.chdir(ROOT)
+    start = time.perf_counter()
+    status = train.main([*flags, "--model_path", str(folder)])
+    if status != 0:
+        sys.exit(status)
     train_s = time.perf_counter() - start
-    if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip() or "nothing printed").splitlines()[-1]
-        raise RunFailed(f"train.py ended with status {done.returncode}: {last}")
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     result = {
         **asdict(run),
@@ -87,11 +122,10 @@ def run_one(run: Run, flags: Sequence[str], out: Path, score_px: int, keep_all: 
         "scores": score_run(folder, score_px),
     }
     if not keep_all:
-        for path in [path for pattern in BULKY for path in folder.glob(pattern)]:
-            path.unlink()
-    with atomic_path(out / f"{run.name}.json") as temporary:
+        for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
+            bulky.unlink()
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
 
 
 def read_results(out: Path, runs: Iterable[Run]) -> list[Result]:
