@@ -188,7 +188,7 @@ class GuidanceParams:
     guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
     denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
     lambda_guidance: float = key(1.0, "weight of the guidance", lo=0.0)
-    view_word_strength: float = key(1.0, "how much of its view word a view's text has; 0: none", **FRACTION)
+    front_bias: float = key(0.0, "share of the front's text in every view's text, as a weak prior hears it", **FRACTION)
     xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
     xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)

@@ -40,8 +40,8 @@ class PromptTexts:
 class PromptBook:
     """Embeddings of the run's six texts; remembers nothing else.
 
-    The prior's text encoder is called once, here. With view_word_strength s below 1 the three views' embeddings are
-    blended with the prompt's own: s view + (1 - s) default.
+    The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front: what
+    a prior makes of view words that knows mostly one view of things, the cause of objects with a face on every side.
     """
 
     def __init__(self, prior: Prior, guidance_params: GuidanceParams):
@@ -50,10 +50,9 @@ class PromptBook:
         names = tuple(vars(self.texts))
         encoded = prior.get_text_embeds([getattr(self.texts, name) for name in names])  # [6,L,D]
         self.embeddings: dict[str, Tensor] = {name: encoded[k] for k, name in enumerate(names)}  # each [L,D]
-        strength = guidance_params.view_word_strength
-        if strength < 1:
+        if bias := guidance_params.front_bias:
             for view in VIEWS:
-                self.embeddings[view] = strength * self.embeddings[view] + (1 - strength) * self.embeddings["default"]
+                self.embeddings[view] = (1 - bias) * self.embeddings[view] + bias * self.embeddings["front"]
 
     def conditioning(self, azimuth_deg: Sequence[float] | Tensor) -> Conditioning:
         """Embeddings for views at these azimuths [B] (0 = front, either sign, any turn)."""

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="folder of the results; go on in it")
     made.add_argument("--priors", nargs="+", choices=list(PRIORS), default=list(PRIORS))
     made.add_argument("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
-    made.add_argument("--weak", type=float, default=0.2, help="GuidanceParams.view_word_strength of weak words")
+    made.add_argument("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
     made.add_argument("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
     made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     made.add_argument("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")

@@ -65,13 +65,13 @@ class Run:
         prompt = re.sub(r"[^a-z0-9]+", "_", self.prompt.lower()).strip("_")
         return f"{self.prior}-{self.words}-{prompt}-{self.variant}-seed{self.seed}"
 
-    def flags(self, weak_strength: float, extra: Sequence[str] = ()) -> list[str]:
+    def flags(self, front_bias: float, extra: Sequence[str] = ()) -> list[str]:
         """The words of train.py's command line, to be called in ROOT.
 
         `extra` holds for every run and cannot change what the cell says.
         """
         own = {
-            "GuidanceParams.view_word_strength": "1.0" if self.words == "full" else f"{weak_strength:g}",
+            "GuidanceParams.front_bias": "0" if self.words == "full" else f"{front_bias:g}",
             "text": self.prompt,
             "seed": str(self.seed),
             "noise_seed": str(self.seed),
@@ -105,8 +105,8 @@ def check_regions(config: Config, source: str) -> None:
             )
 
 
-def check_runs(runs: Sequence[Run], weak_strength: float, extra: Sequence[str]) -> None:
+def check_runs(runs: Sequence[Run], front_bias: float, extra: Sequence[str]) -> None:
     """Refuses flags that train.py would refuse, before anything runs: loads one config of each prior and variant."""
     for run in {(run.prior, run.variant): run for run in runs}.values():
-        flags = run.flags(weak_strength, extra)
+        flags = run.flags(front_bias, extra)
         check_regions(load_config(["--opt", str(ROOT / flags[1]), *flags[2:]]), PRIORS[run.prior])

@@ -37,7 +37,7 @@ class RunFailed(RuntimeError):
 def run_all(
     runs: Sequence[Run],
     out: Path,
-    weak_strength: float,
+    front_bias: float,
     extra: Sequence[str],
     jobs: int,
     score_px: int,
@@ -48,7 +48,7 @@ def run_all(
 
     Raises ValueError when a JSON is there that was made with other flags.
     """
-    wanted = [(run, run.flags(weak_strength, extra)) for run in runs]
+    wanted = [(run, run.flags(front_bias, extra)) for run in runs]
     waiting = [(run, flags) for run, flags in wanted if not _is_done(out, run, flags)]
     tell(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done before")
 
