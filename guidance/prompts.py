@@ -40,8 +40,8 @@ class PromptTexts:
 class PromptBook:
     """Embeddings of the run's six texts; remembers nothing else.
 
-    The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front: what
-    a prior makes of view words that knows mostly one view of things, the cause of objects with a face on every side.
+    The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front:
+    what a prior makes of view words that knows mostly one view of things, the cause of faces on every side.
     """
 
     def __init__(self, prior: Prior, guidance_params: GuidanceParams):

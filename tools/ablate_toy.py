@@ -4,7 +4,7 @@
 Every variant, prior, strength of the view words, object and seed is one run of train.py on one core, with an equal
 number of steps and views. A finished run leaves one JSON file in FOLDER; called again, only the missing ones are done.
 At last FOLDER/summary.md is written and printed: scores and paired differences with standard errors.
-What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 600 --image_w 64 --image_h 64
+What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 600
 """
 
 from __future__ import annotations
