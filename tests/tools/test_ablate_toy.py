@@ -171,7 +171,7 @@ def test_only_missing_runs_are_done(tmp_path, pretended) -> None:
 def test_results_of_other_flags_are_not_mixed(tmp_path, pretended, capsys) -> None:
     _told(tmp_path, *SELECTED)
     _told(tmp_path, *SELECTED, "--", "--iterations", "9", status=2)
-    assert "was made with other flags (--iterations, 9); give another --out" in capsys.readouterr().err
+    assert "was made with other flags (--iterations 9); give another --out" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, pretended, capsys) -> None:

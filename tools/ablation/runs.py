@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -183,7 +184,8 @@ def _is_done(out: Path, run: Run, flags: Sequence[str]) -> bool:
         return False
     before = json.loads(path.read_text(encoding="utf-8"))["flags"]
     if before != list(flags):
-        changed = sorted(set(before) ^ set(flags))
+        pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, flags)]
+        changed = [f"{name} {value}" for name, value in (pairs[0] - pairs[1]) + (pairs[1] - pairs[0])]
         raise ValueError(f"{path} was made with other flags ({', '.join(changed)}); give another --out or delete it")
     return True
 
