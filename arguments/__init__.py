@@ -260,8 +260,12 @@ class CoGradParams:
     projection: str = key(
         "vector", "Eq. 10 on all parameters as one vector, or on each group alone", choices=("vector", "group")
     )
-    bank_precision: str = key("float16", "how gradients are stored", choices=("float16", "float32"))
-    bank_limit_mb: int = key(1400, "stored gradients take at most this; the oldest go first", unit="MB", lo=1)
+    bank_precision: str = key(
+        "float16", "how gradients are packed once they are more than bank_limit_mb", choices=("float16", "float32")
+    )
+    bank_limit_mb: int = key(
+        1400, "stored gradients take at most this; beyond it the oldest are packed, then go", unit="MB", lo=1
+    )
     bank_on_cpu: bool = key(False, "store gradients in main memory")
 
 

@@ -74,8 +74,8 @@ class CoGrad:
 
     def plan(self, step: int, batch: int, streams: RandomStreams) -> Plan:
         """Regions and timesteps of `batch` views; draws `batch` uniform numbers for each from the torch stream."""
-        probabilities = self.sampler.log_probabilities().exp()
-        regions = self.sampler.draw(batch, streams)
+        log_p = self.sampler.log_probabilities()
+        regions, probabilities = self.sampler.draw(batch, streams, log_p), log_p.exp()
         times = self.controller.plan(regions, step / self.total_steps, streams)
         self._record = {
             "regions": regions.tolist(),
@@ -113,6 +113,7 @@ class CoGrad:
 
         A view whose loss is not finite is only counted.
         """
+        self.bank.drop_expired(step)
         signals = self.signal(losses, t).tolist()
         updates: list[LocalUpdate | None] = []
         for region, t_view, signal, g_main in zip(regions.tolist(), t.tolist(), signals, main_gradients, strict=True):
@@ -122,7 +123,6 @@ class CoGrad:
             updates.append(self.controller.observe(region, signal))
             if g_main is not None:
                 self.bank.store(step, region, t_view, g_main)
-        self.bank.drop_expired(step)
         self._record["signal"] = [signal if math.isfinite(signal) else None for signal in signals]
         self._record["u"] = [update.u if update else None for update in updates]
         self._record["u_raw"] = [update.raw if update else None for update in updates]
@@ -141,6 +141,7 @@ class CoGrad:
             "refused_losses": self.sampler.refused,
             "bank_entries": len(self.bank),
             "bank_bytes": self.bank.nbytes(),
+            "bank_limit_bytes": self.bank.limit_bytes,
             "bank_evicted": self.bank.evicted,
             "bank_refused": self.bank.refused,
         }

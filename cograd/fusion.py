@@ -11,7 +11,7 @@
 | share | <g_aux, g_main> / (abs(g_main)^2 + delta) |
 
 A gradient is a dict of named tensors that stands for one vector, all tensors end to end; gradients that meet have the
-same names and shapes. Inner products are accumulated in float64, results have the type of their inputs.
+same names and shapes. Results have the type of their inputs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 Gradient = dict[str, Tensor]
-CHUNK = 1 << 17  # numbers turned into float64 at a time; they stay in a CPU's cache
+CHUNK = 1 << 15  # a float32 sum of so many products is exact to about 1e-7
+FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to products that underflow float32
+
+
+class Flat(Gradient):
+    """A gradient whose tensors are parts of one `vector` [D]; neither is to be changed."""
+
+    vector: Tensor
+
+    @cached_property
+    def norm(self) -> float:
+        """|g|."""
+        return math.sqrt(sum(_dots(self.vector, self.vector, [slice(0, len(self.vector))])))
 
 
 @dataclass(frozen=True)
@@ -42,12 +56,24 @@ class FusionResult:
         return math.sqrt(sum(self.main_squares.values()))
 
 
+def flat(g: Gradient) -> Flat:
+    """A copy of g end to end; g itself where it is that already."""
+    if isinstance(g, Flat):
+        return g
+    return _named(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), g)
+
+
+def added(a: Gradient, b: Gradient) -> Gradient:
+    """a + b of gradients with the same names and shapes."""
+    if isinstance(a, Flat) and isinstance(b, Flat):
+        return _named(a.vector + b.vector, a)
+    return {name: x + b[name] for name, x in a.items()}
+
+
 def products(a: Gradient, b: Gradient) -> dict[str, float]:
     """<a, b> of each named tensor; their sum is that of the vectors. ValueError when names or shapes differ."""
-    shapes, others = ({name: tuple(x.shape) for name, x in g.items()} for g in (a, b))
-    if shapes != others:
-        raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
-    return {name: _dot(a[name], b[name]) for name in a}
+    a, b = _fitting(flat(a), flat(b)), flat(b)
+    return dict(zip(a, _dots(a.vector, b.vector, _spans(a))))
 
 
 def inner(a: Gradient, b: Gradient) -> float:
@@ -57,35 +83,18 @@ def inner(a: Gradient, b: Gradient) -> float:
 
 def norm(a: Gradient) -> float:
     """|a| over all tensors."""
-    return math.sqrt(inner(a, a))
-
-
-def vector_shares(aux_main: dict[str, float], main_main: dict[str, float], delta: float) -> dict[str, float]:
-    """<g_aux, g_main> / (|g_main|^2 + delta) of the whole vector, for each name; 0 where there is no g_main."""
-    denominator = sum(main_main.values()) + delta
-    return dict.fromkeys(main_main, sum(aux_main.values()) / denominator if denominator else 0.0)
-
-
-def group_shares(aux_main: dict[str, float], main_main: dict[str, float], delta: float) -> dict[str, float]:
-    """DEVIATION from Eq. (10): each named tensor is a vector of its own (field `projection: group`), since as one
-    vector nearly all of the squared norm is position, and colours are hardly projected.
-
-    delta is shared out like |g_main|^2, or it would undo the projection of small groups.
-    """
-    square = sum(main_main.values())
-    return {
-        name: aux_main[name] / (own * (1 + delta / square)) if own else 0.0  # own + delta own / square
-        for name, own in main_main.items()
-    }
-
-
-SHARES = {"vector": vector_shares, "group": group_shares}
+    return flat(a).norm
 
 
 def project_orthogonal(g_aux: Gradient, g_main: Gradient, delta: float = 1e-8, projection: str = "vector") -> Gradient:
-    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main."""
-    share = SHARES[projection](products(g_aux, g_main), products(g_main, g_main), delta)
-    return {name: torch.sub(g_aux[name], g, alpha=share[name]) for name, g in g_main.items()}
+    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0."""
+    main = flat(g_main)
+    g_proj = _named(flat(g_aux).vector.clone(), main)
+    spans = _vectors(main, projection)
+    main_main = _dots(main.vector, main.vector, spans)
+    aux_main = _dots(_fitting(flat(g_aux), main).vector, main.vector, spans)
+    _subtract(g_proj, main, spans, _shares(aux_main, main_main, delta))
+    return g_proj
 
 
 def fuse(
@@ -99,26 +108,83 @@ def fuse(
     The sum of project_orthogonal(w g_hist, g_main), with neither g_aux nor g_proj in memory. Raises ValueError when
     names or shapes differ.
     """
-    main_main = products(g_main, g_main)
-    main_norm = math.sqrt(sum(main_main.values()))
+    main = flat(g_main)
+    main_squares = products(main, main)
+    main_norm = math.sqrt(sum(main_squares.values()))
     if not candidates:
-        return FusionResult(g_main, main_main, main_norm)
-    g_fused = {name: g.clone() for name, g in g_main.items()}
-    cosines = []
+        return FusionResult(g_main, main_squares, main_norm)
+    spans = _vectors(main, projection)
+    main_main = [sum(main_squares.values())] if len(spans) == 1 else list(main_squares.values())
+    g_fused = _named(main.vector.clone(), main)
+    shares, cosines = [0.0] * len(spans), []
     for w, g_hist in candidates:
-        hist_main = products(g_hist, g_main)
-        aux_main = {name: w * product for name, product in hist_main.items()}
-        share = SHARES[projection](aux_main, main_main, delta)
-        for name, g in g_fused.items():
-            g.add_(g_hist[name], alpha=w).sub_(g_main[name], alpha=share[name])
-        scale = norm(g_hist) * main_norm
-        cosines.append(sum(hist_main.values()) / scale if scale else 0.0)
-    return FusionResult(g_fused, main_main, norm(g_fused), tuple(cosines))
+        hist = _fitting(flat(g_hist), main)
+        hist_main = _dots(hist.vector, main.vector, spans)
+        shares = [share + w * one for share, one in zip(shares, _shares(hist_main, main_main, delta))]
+        g_fused.vector.add_(hist.vector, alpha=w)
+        scale = hist.norm * main_norm
+        cosines.append(sum(hist_main) / scale if scale else 0.0)
+    _subtract(g_fused, main, spans, shares)
+    return FusionResult(g_fused, main_squares, g_fused.norm, tuple(cosines))
+
+
+def _vectors(main: Flat, projection: str) -> list[slice]:
+    """The parts that Eq. (10) projects each for itself: one, or each tensor.
+
+    DEVIATION from Eq. (10): each named tensor is a vector of its own (field `projection: group`), since as one vector
+    nearly all of the squared norm is position, and colours are hardly projected.
+    """
+    return {"vector": [slice(0, len(main.vector))], "group": _spans(main)}[projection]
+
+
+def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float) -> list[float]:
+    """<g_aux, g_main> / (|g_main|^2 + delta) of each part; 0 where there is no g_main.
+
+    Parts share delta like |g_main|^2, or it would undo the projection of small ones.
+    """
+    square = sum(main_main)
+    return [aux / (own * (1 + delta / square)) if own else 0.0 for aux, own in zip(aux_main, main_main)]
+
+
+def _subtract(g: Flat, main: Flat, spans: Sequence[slice], shares: Sequence[float]) -> None:
+    for span, share in zip(spans, shares):
+        g.vector[span].sub_(main.vector[span], alpha=share)
+
+
+def _named(vector: Tensor, like: Gradient) -> Flat:
+    """The parts of `vector` by the names and shapes of `like`."""
+    parts = vector.split([x.numel() for x in like.values()])
+    made = Flat({name: part.view(x.shape) for (name, x), part in zip(like.items(), parts)})
+    made.vector = vector
+    return made
+
+
+def _fitting(a: Flat, b: Gradient) -> Flat:
+    """a, if it has the names and shapes of b in the same order."""
+    if a is not b and [(name, x.shape) for name, x in a.items()] != [(name, x.shape) for name, x in b.items()]:
+        shapes, others = ({name: tuple(x.shape) for name, x in g.items()} for g in (a, b))
+        raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
+    return a
+
+
+def _spans(g: Gradient) -> list[slice]:
+    """Where in the vector each tensor is."""
+    ends = list(accumulate(x.numel() for x in g.values()))
+    return [slice(begin, end) for begin, end in zip([0, *ends], ends)]
+
+
+def _dots(a: Tensor, b: Tensor, spans: Sequence[slice]) -> list[float]:
+    """Inner products of parts of two vectors [D], to 1e-6 of |a| |b|."""
+    return [_dot(a[span], b[span]) for span in spans]
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    """Inner product of two tensors in float64, a chunk at a time: no float64 copy of the whole."""
-    a, b = a.reshape(-1), b.reshape(-1)
-    if a.numel() <= CHUNK:
-        return float(torch.dot(a.double(), b.double()))
-    return float(sum(torch.dot(x.double(), y.double()) for x, y in zip(a.split(CHUNK), b.split(CHUNK))))
+    """A float64 sum of products of CHUNK numbers each, which are float32, several times faster, where those are exact
+    enough: where nothing under- or overflows.
+    """
+    pieces = list(zip(a.split(CHUNK), b.split(CHUNK))) if len(a) > CHUNK else [(a, b)]
+    if a.dtype == b.dtype == torch.float32:
+        value = sum(torch.dot(x, y).item() for x, y in pieces)
+        if FLOAT32_RANGE[0] < abs(value) < FLOAT32_RANGE[1] or not len(a):
+            return value
+    return float(sum(torch.dot(x.double(), y.double()) for x, y in pieces))

@@ -15,6 +15,7 @@ A gradient is a dict of tensors: [N, ...] by Gaussian, and of any shape for the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from arguments import CoGradParams
-from cograd.fusion import Gradient
+from cograd.fusion import Flat, Gradient, flat
 from cograd.regions import RegionGrid
+from utils.general_utils import all_finite
 
 DENSE_FROM = 0.8  # a tensor with at least this share of non-zero rows is stored whole: an index would cost more
 HALF_EXPONENT = 15  # a float16 tensor is stored times the power of two that brings its largest number below 2^15
@@ -41,7 +43,7 @@ class IndexMap(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stored gradient that may be fused now."""
+    """A stored gradient that may be fused now; not to be changed in place."""
 
     region: int
     d: int
@@ -56,8 +58,60 @@ class Candidate:
 
 
 @dataclass
-class StoredGradient:
-    """One main gradient in storage. `rows` [V] int32 are the Gaussians with a non-zero value in a `sparse` tensor."""
+class PlainGradient:
+    """A copy of one main gradient. The tensors named in `fixed` are not by Gaussian, the others have `count` rows."""
+
+    step: int
+    t: int
+    gradient: Flat
+    fixed: tuple[str, ...]
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers."""
+        return self.gradient.vector.numel() * self.gradient.vector.element_size()
+
+    @classmethod
+    def copy(
+        cls, gradient: Gradient, step: int, t: int, fixed_names: frozenset[str], device: Any = None
+    ) -> PlainGradient:
+        """A Flat gradient is kept as it is. ValueError for tensors by Gaussian of different length."""
+        counts = {name: len(g) for name, g in gradient.items() if name not in fixed_names}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"gradients by Gaussian have lengths {counts}; expected one length, or names called fixed")
+        copied = flat(gradient if device is None else {name: g.to(device) for name, g in gradient.items()})
+        return cls(step, t, copied, tuple(gradient.keys() - counts.keys()), next(iter(counts.values()), 0))
+
+    def unpack(self, like: Gradient) -> Gradient:
+        """The gradient in the names, types and devices of `like`. ValueError where it is of other parameters."""
+        for name, g in like.items():
+            if name not in self.gradient or (name not in self.fixed and self.count != len(g)):
+                raise _misfit(self.count, self.gradient, name, g)
+        if list(like) == list(self.gradient) and all(_alike(g, like[name]) for name, g in self.gradient.items()):
+            return self.gradient
+        return {name: self.gradient[name].to(g.device, g.dtype) for name, g in like.items()}
+
+    def follow(self, index_map: IndexMap) -> None:
+        """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
+        source, is_new = index_map.source.to(self.gradient.vector.device), index_map.is_new
+        is_old = ~is_new.to(source.device)
+        self.gradient = flat(
+            {
+                name: g if name in self.fixed else g[source] * is_old.view(-1, *[1] * (g.dim() - 1))
+                for name, g in self.gradient.items()
+            }
+        )
+        self.count = len(source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as nested dictionaries."""
+        return {**vars(self), "gradient": dict(self.gradient), "fixed": list(self.fixed)}
+
+
+@dataclass
+class PackedGradient:
+    """One main gradient in few bytes. `rows` [V] int32 are the Gaussians with a non-zero value in a `sparse` tensor."""
 
     step: int
     t: int
@@ -75,27 +129,19 @@ class StoredGradient:
         return sum(x.numel() * x.element_size() for x in tensors)
 
     @classmethod
-    def pack(
-        cls, gradient: Gradient, step: int, t: int, fixed_names: frozenset[str], dtype: torch.dtype, device: Any = None
-    ) -> StoredGradient | None:
-        """A copy of `gradient` in storage; None where it is not finite. ValueError for tensors of different length."""
-        moved = {name: g.detach() for name, g in gradient.items() if name not in fixed_names}
-        counts = {name: len(g) for name, g in moved.items()}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"gradients by Gaussian have lengths {counts}; expected one length, or names called fixed")
-        top = {name: _largest(g) for name, g in gradient.items()}
-        if not all(math.isfinite(value) for value in top.values()):
-            return None
+    def pack(cls, plain: PlainGradient, dtype: torch.dtype) -> PackedGradient:
+        """Rows that are zero are left out; numbers are of `dtype`, float16 ones scaled to the tensor's largest."""
+        moved = {name: g for name, g in plain.gradient.items() if name not in plain.fixed}
         touched = {name: (g != 0).reshape(len(g), math.prod(g.shape[1:])).any(dim=1) for name, g in moved.items()}
         whole = {name for name, rows in touched.items() if int(rows.sum()) >= DENSE_FROM * len(rows)}
         some = [rows for name, rows in touched.items() if name not in whole]
-        rows = torch.stack(some).any(dim=0).nonzero().squeeze(1) if some else torch.zeros(0, dtype=torch.int64)
-        entry = cls(step, t, next(iter(counts.values()), 0), rows.to(device or rows.device, torch.int32))
-        for name, g in gradient.items():
-            entry.scale[name] = _half_scale(top[name]) if dtype == torch.float16 else 1.0
+        nothing = torch.zeros((1, 0), dtype=torch.bool, device=plain.gradient.vector.device)
+        rows = torch.stack(some or list(nothing)).any(dim=0).nonzero().squeeze(1)
+        entry = cls(plain.step, plain.t, plain.count, rows.to(torch.int32))
+        for name, g in plain.gradient.items():
+            scale = entry.scale[name] = _half_scale(g) if dtype == torch.float16 else 1.0
             place = entry.fixed if name not in moved else entry.dense if name in whole else entry.sparse
-            values = g.detach()[rows] if place is entry.sparse else g.detach()
-            place[name] = _stored(values, entry.scale[name], dtype, device)
+            place[name] = ((g[rows] if place is entry.sparse else g).float() * scale).to(dtype)
         return entry
 
     def unpack(self, like: Gradient) -> Gradient:
@@ -104,10 +150,7 @@ class StoredGradient:
         for name, g in like.items():
             values = next((part[name] for part in (self.sparse, self.dense, self.fixed) if name in part), None)
             if values is None or (name not in self.fixed and self.count != len(g)):
-                raise ValueError(
-                    f"the bank holds gradients of {self.count} Gaussians and names {sorted(self.scale)}, not of "
-                    f"{name} {tuple(g.shape)}; call follow(index_map) after each densification and keep the names"
-                )
+                raise _misfit(self.count, self.scale, name, g)
             values = values.to(g.device, g.dtype) * (1 / self.scale[name])  # a power of two
             if name in self.sparse:
                 values = torch.zeros_like(g).index_copy_(0, self.rows.to(g.device, torch.int64), values)
@@ -126,12 +169,17 @@ class StoredGradient:
         self.dense = {name: x[source] * ~is_new.view(-1, *[1] * (x.dim() - 1)) for name, x in self.dense.items()}
         self.count = len(source)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as nested dictionaries."""
+        return dict(vars(self))
+
 
 class GradientBank:
     """Remembers the latest main gradient of each region with its step and timestep, as long as it may be fused.
 
-    Bound: at most one gradient a region, and at most bank_limit_mb in all: beyond it the oldest go first, and are
-    counted in `evicted`. Gradients that are not finite are not stored, and counted in `refused`.
+    Bound: at most one gradient a region, and at most bank_limit_mb in all, one more while it is stored. Beyond it
+    gradients are packed, then forgotten and counted in `evicted`, the oldest first. Gradients that are not finite are
+    not stored, and counted in `refused`.
     """
 
     def __init__(
@@ -142,9 +190,9 @@ class GradientBank:
         fixed_names: frozenset[str] = frozenset({"background"}),
     ) -> None:
         self.grid, self.params, self.fixed_names = grid, params, fixed_names
-        self.total_steps = total_steps
+        self.total_steps, self.limit_bytes = total_steps, params.bank_limit_mb * 10**6
         self.first_step = math.ceil(params.fusion_range[0] * total_steps - 1e-6)  # 0.2 x 15 is a little more than 3
-        self.entries: dict[int, StoredGradient] = {}
+        self.entries: dict[int, PlainGradient | PackedGradient] = {}
         self._nbytes = 0
         self.evicted = self.refused = 0
 
@@ -179,27 +227,21 @@ class GradientBank:
         return young and abs(t - stored_t) < self.params.max_t_difference
 
     def store(self, step: int, region: int, t: int, g_main: Gradient) -> None:
-        """Keeps a copy of g_main as the region's latest; drops what can be fused no more.
+        """Keeps a copy of g_main as the region's latest, if it can be fused some day.
 
-        DECISION: a stored gradient is rounded to float16, scaled to its largest number, unless bank_precision is
-        float32: 180 gradients of 300k Gaussians take 1.5 GB instead of 3.
+        DECISION: gradients stay as they are while they fit the bound. One that is packed is rounded to float16, scaled
+        to its largest number, unless bank_precision is float32: 180 gradients of 300k Gaussians take 1.5 GB, not 3.
         """
-        self.drop_expired(step)
-        if not self._can_qualify(step, now=step):
+        if step < self._first_useful(step):
             return
-        dtype = torch.float16 if self.params.bank_precision == "float16" else torch.float32
-        device = "cpu" if self.params.bank_on_cpu else None
-        entry = StoredGradient.pack(g_main, step, t, self.fixed_names, dtype, device)
-        if entry is None:
+        g_main = flat(g_main)
+        if not all_finite(g_main.vector):
             self.refused += 1
             return
-        if region in self.entries:
-            self._forget(region)
-        self.entries[region] = entry
-        self._nbytes += entry.nbytes
-        while self.nbytes() > self.params.bank_limit_mb * 10**6:
-            self._forget(min(self.entries, key=lambda i: (self.entries[i].step, i)))
-            self.evicted += 1
+        device = "cpu" if self.params.bank_on_cpu else None
+        self._put(region, PlainGradient.copy(g_main, step, t, self.fixed_names, device))
+        if self.nbytes() > self.limit_bytes:
+            self._shrink()
 
     def follow(self, index_map: IndexMap) -> None:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set."""
@@ -214,46 +256,80 @@ class GradientBank:
 
     def drop_expired(self, step: int) -> None:
         """Forgets every gradient that no step after `step` can fuse."""
-        for region in [i for i, entry in self.entries.items() if not self._can_qualify(entry.step, step)]:
+        first_useful = self._first_useful(step)
+        for region in [i for i, entry in self.entries.items() if entry.step < first_useful]:
             self._forget(region)
 
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
         return self._nbytes
 
+    def _put(self, region: int, entry: PlainGradient | PackedGradient) -> None:
+        if region in self.entries:
+            self._forget(region)
+        self.entries[region] = entry
+        self._nbytes += entry.nbytes
+
     def _forget(self, region: int) -> None:
         self._nbytes -= self.entries.pop(region).nbytes
+
+    def _shrink(self) -> None:
+        """Down to the bound, beginning with the oldest."""
+        dtype = torch.float16 if self.params.bank_precision == "float16" else torch.float32
+        oldest_first = sorted(self.entries, key=lambda i: (self.entries[i].step, i))
+        for region in oldest_first:
+            if self.nbytes() <= self.limit_bytes:
+                return
+            if isinstance(entry := self.entries[region], PlainGradient):
+                self._put(region, PackedGradient.pack(entry, dtype))
+        for region in oldest_first:
+            if self.nbytes() <= self.limit_bytes:
+                return
+            self._forget(region)
+            self.evicted += 1
 
     def _count_bytes(self) -> None:
         self._nbytes = sum(entry.nbytes for entry in self.entries.values())
 
     def state_dict(self) -> dict[str, Any]:
         """All stored gradients as they are stored."""
-        entries = {str(i): dict(vars(entry)) for i, entry in self.entries.items()}
+        entries = {str(i): entry.state_dict() for i, entry in self.entries.items()}
         return {"entries": entries, "evicted": self.evicted, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken."""
-        self.entries = {int(i): StoredGradient(**entry) for i, entry in state["entries"].items()}
+        self.entries = {int(i): _stored(entry) for i, entry in state["entries"].items()}
         self.evicted, self.refused = state["evicted"], state["refused"]
         self._count_bytes()
 
-    def _can_qualify(self, stored_step: int, now: int) -> bool:
-        """Whether some step after `now` could fuse a gradient of `stored_step`: its age only grows with the step."""
+    def _first_useful(self, now: int) -> float:
+        """The earliest step whose gradients some step after `now` can fuse; their age only grows with the step."""
         soonest = max(now + 1, self.first_step)
-        return self.is_active(soonest) and (soonest - stored_step) / soonest < self.params.max_step_share
+        if not self.is_active(soonest):
+            return math.inf
+        oldest = math.floor(soonest * (1 - self.params.max_step_share)) - 1  # a step or two too early: looked at next
+        share = self.params.max_step_share
+        return next((k for k in range(oldest, soonest) if (soonest - k) / soonest < share), math.inf)
 
 
-def _largest(g: Tensor) -> float:
-    """The largest absolute number; NaN or inf where there is one; 0 of nothing."""
-    return float(g.detach().abs().max()) if g.numel() else 0.0
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
 
 
-def _stored(values: Tensor, scale: float, dtype: torch.dtype, device: Any) -> Tensor:
-    """A copy in storage."""
-    return (values.float() * scale).to(device or values.device, dtype)
+def _misfit(count: int, names: Iterable[str], name: str, g: Tensor) -> ValueError:
+    return ValueError(
+        f"the bank holds gradients of {count} Gaussians and names {sorted(names)}, not of {name} {tuple(g.shape)}; "
+        "call follow(index_map) after each densification and keep the names"
+    )
 
 
-def _half_scale(top: float) -> float:
-    """The power of two for a tensor whose largest number is `top`; the exponent stays within float32's."""
+def _stored(state: dict[str, Any]) -> PlainGradient | PackedGradient:
+    if "gradient" not in state:
+        return PackedGradient(**state)
+    return PlainGradient(**{**state, "gradient": flat(state["gradient"]), "fixed": tuple(state["fixed"])})
+
+
+def _half_scale(g: Tensor) -> float:
+    """The power of two that fits a tensor into float16; the exponent stays within float32's."""
+    top = float(g.abs().max()) if g.numel() else 0.0
     return 2.0 ** min(HALF_EXPONENT - math.frexp(top)[1], 126)

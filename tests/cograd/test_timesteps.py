@@ -225,6 +225,15 @@ def test_modes() -> None:
     assert ends.t.tolist() == [100, 900]
 
 
+@pytest.mark.parametrize("mode", ["schedule", "random"])
+def test_local_states_of_a_full_run_are_not_used_in_other_modes(mode) -> None:
+    """A run that goes on from a checkpoint of another mode."""
+    full, other = _controller(), _controller(timestep_mode=mode)
+    full.t_local.fill_(0.3)
+    other.load_state_dict(full.state_dict())
+    assert other.plan(torch.tensor([4]), 0.5, RandomStreams(0)).t_local.tolist() == [0.0]
+
+
 def test_permuting_the_views_permutes_the_timesteps() -> None:
     controller, order = _controller(), torch.tensor([3, 1, 0, 2])
     controller.t_local.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
