@@ -8,8 +8,6 @@ the ones that the README quotes.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,14 +17,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from benchmarks.machine import machine
 
-def cpu_name() -> str:
-    """The processor's name and the number of cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+ROOT = Path(__file__).resolve().parents[1]
+OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"
 
 
 def main(flags: list[str]) -> None:
@@ -37,11 +33,16 @@ def main(flags: list[str]) -> None:
         wall_s = time.perf_counter() - start
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {cpu_name()}: {len(lines)} steps, {wall_s:.0f} s, peak {peak_gb:.2f} GB\n")
-    print("| phase | median ms a step | sum s |\n|---|---|---|")
-    for phase in lines[0]["phase_ms"]:
-        ms = [line["phase_ms"][phase] for line in lines]
-        print(f"| {phase} | {statistics.median(ms):.2f} | {sum(ms) / 1e3:.1f} |")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(lines)} steps, {wall_s:.0f} s, peak {peak_gb:.2f} GB\n")
+    sums = {phase: sum(line["phase_ms"].get(phase, 0) for line in lines) for phase in lines[-1]["phase_ms"]}
+    print("| phase | median ms a step | sum s | share |\n|---|---|---|---|")
+    for phase, total in sums.items():
+        median = statistics.median(line["phase_ms"].get(phase, 0) for line in lines)
+        print(f"| {phase} | {median:.2f} | {total / 1e3:.1f} | {total / sum(sums.values()):.1%} |")
+    own = sum(sums.get(phase, 0) for phase in OWN)
+    if own:
+        training = sum(sums.values()) - sums["outputs"]
+        print(f"\nCoGrad's own: {own / training:.1%} of the steps without outputs")
 
 
 if __name__ == "__main__":

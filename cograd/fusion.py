@@ -17,7 +17,7 @@ same names and shapes. Results have the type of their inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -60,13 +60,21 @@ def flat(g: Gradient) -> Flat:
     """A copy of g end to end; g itself where it is that already."""
     if isinstance(g, Flat):
         return g
-    return _named(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), g)
+    return named(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), _shapes(g))
+
+
+def named(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> Flat:
+    """The parts of `vector` [D] by name, of these shapes, in this order."""
+    parts = vector.split([math.prod(shape) for shape in shapes.values()])
+    made = Flat({name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts)})
+    made.vector = vector
+    return made
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """a + b of gradients with the same names and shapes."""
     if isinstance(a, Flat) and isinstance(b, Flat):
-        return _named(a.vector + b.vector, a)
+        return named(a.vector + b.vector, _shapes(a))
     return {name: x + b[name] for name, x in a.items()}
 
 
@@ -89,7 +97,7 @@ def norm(a: Gradient) -> float:
 def project_orthogonal(g_aux: Gradient, g_main: Gradient, delta: float = 1e-8, projection: str = "vector") -> Gradient:
     """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0."""
     main = flat(g_main)
-    g_proj = _named(flat(g_aux).vector.clone(), main)
+    g_proj = named(flat(g_aux).vector.clone(), _shapes(main))
     spans = _vectors(main, projection)
     main_main = _dots(main.vector, main.vector, spans)
     aux_main = _dots(_fitting(flat(g_aux), main).vector, main.vector, spans)
@@ -115,7 +123,7 @@ def fuse(
         return FusionResult(g_main, main_squares, main_norm)
     spans = _vectors(main, projection)
     main_main = [sum(main_squares.values())] if len(spans) == 1 else list(main_squares.values())
-    g_fused = _named(main.vector.clone(), main)
+    g_fused = named(main.vector.clone(), _shapes(main))
     shares, cosines = [0.0] * len(spans), []
     for w, g_hist in candidates:
         hist = _fitting(flat(g_hist), main)
@@ -151,18 +159,13 @@ def _subtract(g: Flat, main: Flat, spans: Sequence[slice], shares: Sequence[floa
         g.vector[span].sub_(main.vector[span], alpha=share)
 
 
-def _named(vector: Tensor, like: Gradient) -> Flat:
-    """The parts of `vector` by the names and shapes of `like`."""
-    parts = vector.split([x.numel() for x in like.values()])
-    made = Flat({name: part.view(x.shape) for (name, x), part in zip(like.items(), parts)})
-    made.vector = vector
-    return made
+def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in g.items()}
 
 
 def _fitting(a: Flat, b: Gradient) -> Flat:
     """a, if it has the names and shapes of b in the same order."""
-    if a is not b and [(name, x.shape) for name, x in a.items()] != [(name, x.shape) for name, x in b.items()]:
-        shapes, others = ({name: tuple(x.shape) for name, x in g.items()} for g in (a, b))
+    if a is not b and list((shapes := _shapes(a)).items()) != list((others := _shapes(b)).items()):
         raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
     return a
 

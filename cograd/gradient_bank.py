@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from arguments import CoGradParams
-from cograd.fusion import Flat, Gradient, flat
+from cograd.fusion import Flat, Gradient, flat, named
 from cograd.regions import RegionGrid
 from utils.general_utils import all_finite
 
@@ -94,15 +94,16 @@ class PlainGradient:
 
     def follow(self, index_map: IndexMap) -> None:
         """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
-        source, is_new = index_map.source.to(self.gradient.vector.device), index_map.is_new
-        is_old = ~is_new.to(source.device)
-        self.gradient = flat(
-            {
-                name: g if name in self.fixed else g[source] * is_old.view(-1, *[1] * (g.dim() - 1))
-                for name, g in self.gradient.items()
-            }
-        )
+        old, vector = self.gradient, self.gradient.vector
+        source, new_rows = index_map.source.to(vector.device), index_map.is_new.to(vector.device).nonzero().squeeze(1)
         self.count = len(source)
+        shapes = {name: g.shape if name in self.fixed else (self.count, *g.shape[1:]) for name, g in old.items()}
+        self.gradient = named(vector.new_empty(sum(map(math.prod, shapes.values()))), shapes)
+        for name, g in self.gradient.items():
+            if name in self.fixed:
+                g.copy_(old[name])
+            elif g.numel():
+                torch.index_select(old[name], 0, source, out=g).index_fill_(0, new_rows, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as nested dictionaries."""
