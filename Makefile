@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
-CHECKED := $(wildcard train.py arguments benchmarks cograd gaussian_renderer guidance scene tools utils)
+CHECKED := $(wildcard train.py arguments cograd gaussian_renderer guidance scene tools utils)
 
 .PHONY: setup setup-dev demo smoke test lint bench clean
 .DELETE_ON_ERROR:
@@ -62,7 +62,7 @@ lint: setup-dev
 	$(BIN)/python -m mypy $(CHECKED)
 
 bench: setup
-	@for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/machine.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(addsuffix /build,$(EXTENSIONS)) output/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis
