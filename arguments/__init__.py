@@ -218,6 +218,9 @@ class CoGradParams:
     eps_stab: float = key(1e-6, "Eq. 6: added to the denominator", above=0.0)
     tau: float = key(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
     min_visit_share: float = key(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
+    max_visit_lead: int = key(
+        0, "a region this many visits ahead of the least visited one waits; 0: none does, as in the paper", lo=0
+    )
 
     loss_signal: str = key(
         "residual",
