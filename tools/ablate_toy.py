@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from tools.ablation.grid import OBJECTS, PRIORS, VARIANTS, check_runs, runs_of
-from tools.ablation.runs import read_results, run_all
+from tools.ablation.runs import read_results, rescore, run_all
 from tools.ablation.summary import summary
 
 
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     made.add_argument("--score_px", type=int, default=128, help="side of the scored pictures in pixels")
     made.add_argument("--keep_all", action="store_true", help="keep the runs' logs too")
+    made.add_argument("--rescore", action="store_true", help="run nothing; score the runs that are there again")
     made.add_argument("--summary_only", action="store_true", help="run nothing; of the results that are there")
     return made
 
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = runs_of(args.priors, args.words, args.objects, args.variants, args.seeds)
     failures: list[str] = []
     try:
-        if not args.summary_only:
+        if args.rescore:
+            rescore(args.out, runs, args.score_px)
+        elif not args.summary_only:
             check_runs(runs, args.weak, extra)
             args.out.mkdir(parents=True, exist_ok=True)
             failures = run_all(runs, args.out, args.weak, extra, args.jobs, args.score_px, args.keep_all)

@@ -83,9 +83,11 @@ def table(scores: dict[str, Any]) -> str:
     lines = [f"{scores['prompt']}  (iteration {scores['iteration']}, 24 views of {scores['size_px']} px)"]
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("iou", ""), ("detail", "")):
         lines.append(f"  {name:<10} {scores[name]:8.3f}{unit}")
+    turned = f"turned by {scores['turn_deg']} deg: psnr {scores['psnr_turned']:.3f} dB"
+    lines.append(f"  {turned}, detail {scores['detail_turned']:.3f}")
     if scores["face"] is None:
         return "\n".join([*lines, "  face       -  (this object looks alike from front and back)"])
-    lines.append(f"  {'face':<10} {scores['face']:8.3f}")
+    lines.append(f"  {'face':<10} {scores['face']:8.3f}, margin {scores['face_margin']:.3f}")
     lines.append("  azimuth    " + " ".join(f"{azimuth:6d}" for azimuth in AZIMUTHS_DEG))
     lines.append("  front face " + " ".join(f"{value:6.2f}" for value in scores["face_by_azimuth"]))
     lines.append(f"  janus      {scores['janus_count']} of 8 azimuths show the front (>= {JANUS_THRESHOLD}; right: 1)")

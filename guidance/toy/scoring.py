@@ -11,12 +11,17 @@
   the scored picture, inside the region where the front differs from the back; 1 for the true front, 0 for the back.
 - janus_count: number of the 8 azimuths whose face correlation reaches JANUS_THRESHOLD. One is right (the front); the
   neighbours at 45 degrees see the face turned away and stay under the threshold.
+- face_margin: face of the azimuth that shows it best, less the best of those 90 degrees and more from it; about .4 for
+  one face, 0 for faces all round, however clear, and for none. It does not ask where the front is.
+- turn_deg, psnr_turned, detail_turned: psnr and detail after the turn of the object by multiples of 45 degrees that
+  has the highest psnr: a prior that leaves the azimuth open may make the right object, turned.
 
 Letters: V = 24 views, H W image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -63,14 +68,27 @@ def score_pictures(
     truth, truth_coverage = true_pictures(spec, radius, fov_rad, pictures.shape[-1])
     views = range(len(truth))
     face = face_by_azimuth(pictures, truth, truth_coverage) if spec.class_name in ONE_SIDED else None
+    details, true_details = [high_pass(picture) for picture in pictures], [high_pass(picture) for picture in truth]
+    order = np.arange(len(truth)).reshape(len(ELEVATIONS_DEG), len(AZIMUTHS_DEG))
+    turns = [np.roll(order, -k, axis=1).ravel() for k in range(len(AZIMUTHS_DEG))]
+    by_turn = [float(np.mean([psnr(pictures[seen], truth[v]) for v, seen in enumerate(turn)])) for turn in turns]
+    detail_by_turn = [
+        float(np.mean([masked_ncc(details[turn[v]], true_details[v], truth_coverage[v] > 0.5) for v in views]))
+        for turn in turns
+    ]
+    best = int(np.argmax(by_turn))
     return {
-        "psnr": float(np.mean([psnr(pictures[v], truth[v]) for v in views])),
+        "psnr": by_turn[0],
         "ssim": float(np.mean([ssim(pictures[v], truth[v]) for v in views])),
         "iou": float(np.mean([iou(coverages[v], truth_coverage[v]) for v in views])),
-        "detail": float(np.mean([_detail(pictures[v], truth[v], truth_coverage[v]) for v in views])),
+        "detail": detail_by_turn[0],
         "face": None if face is None else face[0],
         "face_by_azimuth": face,
         "janus_count": None if face is None else sum(value >= JANUS_THRESHOLD for value in face),
+        "face_margin": None if face is None else face_margin(face),
+        "turn_deg": AZIMUTHS_DEG[best],
+        "psnr_turned": by_turn[best],
+        "detail_turned": detail_by_turn[best],
         "psnr_by_view": [round(psnr(pictures[v], truth[v]), 3) for v in views],
     }
 
@@ -134,6 +152,12 @@ def face_by_azimuth(pictures: np.ndarray, truth: np.ndarray, truth_coverage: np.
     return [float(value) for value in values.mean(axis=0)]
 
 
+def face_margin(face: Sequence[float]) -> float:
+    """Of face_by_azimuth [8]: the largest value less the largest of those 90 degrees and more from it."""
+    best = int(np.argmax(face))
+    return face[best] - max(face[(best + k) % len(face)] for k in range(2, len(face) - 1))
+
+
 def _shifts(side_px: int) -> list[tuple[int, int]]:
     reach = max(round(SHIFT_SHARE * side_px), 1)
     return [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
@@ -165,7 +189,3 @@ def front_region(truth: np.ndarray, truth_coverage: np.ndarray, first: int) -> n
     difference = np.abs(high_pass(truth[first]) - high_pass(truth[back])).max(axis=0)
     spread = cv2.GaussianBlur(difference, (0, 0), max(BLUR_SHARE * side_px / 2, 0.5))
     return inside & (spread > 0.2 * spread[inside].max())
-
-
-def _detail(picture: np.ndarray, truth: np.ndarray, coverage: np.ndarray) -> float:
-    return masked_ncc(high_pass(picture), high_pass(truth), coverage > 0.5)

@@ -70,6 +70,7 @@ def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
 
 def _result(variant: str, seed: int, psnr: float, face: float | None = 0.5, janus: int | None = 3, prompt: str = ROBOT) -> dict:
     scores = {"psnr": psnr, "ssim": 0.5, "iou": 0.9, "detail": 0.2, "face": face, "janus_count": janus}
+    scores |= {"psnr_turned": psnr, "detail_turned": 0.2, "face_margin": face}
     return {
         "prior": "ideal", "words": "full", "prompt": prompt, "variant": variant, "seed": seed, "denoiser_calls": 40,
         "mechanism": {"loss_explained_by_t": 0.9}, "scores": scores,
@@ -181,6 +182,16 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, pretended, capsys) 
     assert captured.err.count("no memory") == 2 and "| full | 2 |" in captured.out
     pretended.failing.clear()
     _told(tmp_path, *SELECTED)
+
+
+def test_scoring_again_changes_the_scores_alone(tmp_path, pretended, monkeypatch) -> None:
+    _told(tmp_path, *SELECTED)
+    path = tmp_path / f"{pretended.names[0]}.json"
+    before = json.loads(path.read_text())
+    monkeypatch.setattr(runs, "score_run", lambda folder, px: {**before["scores"], "psnr": 31.0, "iou": float(folder.name == path.stem)})
+    _told(tmp_path, *SELECTED, "--rescore")
+    assert json.loads(path.read_text()) == {**before, "scores": {**before["scores"], "psnr": 31.0, "iou": 1.0}}
+    assert len(pretended.names) == 4 and "31.00" in (tmp_path / "summary.md").read_text()
 
 
 def test_bad_flags_are_met_before_anything_runs(tmp_path, pretended, capsys) -> None:

@@ -129,6 +129,15 @@ def _train_and_score(run: Run, flags: Sequence[str], folder: Path, path: Path, s
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
+def rescore(out: Path, runs: Iterable[Run], score_px: int) -> None:
+    """Scores finished runs once more, from their last point clouds: after a change of the scores."""
+    for result in read_results(out, runs):
+        name = Run(**{key: result[key] for key in ("prior", "words", "prompt", "variant", "seed")}).name
+        result["scores"] = score_run(out / "runs" / name, score_px)
+        with atomic_path(out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def read_results(out: Path, runs: Iterable[Run]) -> list[Result]:
     """The JSON files of those runs that have one."""
     paths = [out / f"{run.name}.json" for run in runs]

@@ -10,8 +10,19 @@ from typing import Any
 import numpy as np
 
 Result = dict[str, Any]
-SCORES = {"psnr": 2, "ssim": 3, "iou": 3, "detail": 3, "face": 3, "false_faces": 2}
-"""Score -> decimals. false_faces: azimuths of 8 that show the front, beyond the one that should; lower is better."""
+SCORES = {
+    "psnr": 2,
+    "psnr_turned": 2,
+    "ssim": 3,
+    "iou": 3,
+    "detail": 3,
+    "detail_turned": 3,
+    "face": 3,
+    "face_margin": 3,
+    "false_faces": 2,
+}
+"""Score -> decimals; guidance/toy/scoring.py says what they are. false_faces: azimuths of 8 that show the front, beyond
+the one that should; lower is better."""
 
 MECHANISMS = {
     "loss_explained_by_t": 2,

@@ -38,7 +38,8 @@ def test_the_truth_has_one_face_and_perfect_scores(class_name):
 def test_an_object_with_the_front_on_all_sides_counts_eight_faces():
     spec, pictures, coverages = truth_of("robot")
     fronts = np.concatenate([np.repeat(pictures[k : k + 1], 8, axis=0) for k in (0, 8, 16)])
-    assert score(fronts, coverages, spec)["janus_count"] == 8
+    scores = score(fronts, coverages, spec)
+    assert scores["janus_count"] == 8 and scores["face_margin"] == pytest.approx(0, abs=1e-6)
 
 
 def test_an_object_turned_away_has_its_face_elsewhere():
@@ -46,6 +47,10 @@ def test_an_object_turned_away_has_its_face_elsewhere():
     turned = pictures.reshape(3, 8, *pictures.shape[1:])[:, [4, 5, 6, 7, 0, 1, 2, 3]].reshape(pictures.shape)
     scores = score(turned, coverages, spec)
     assert scores["face"] < 0.3 and scores["face_by_azimuth"][4] == pytest.approx(1, abs=0.05)
+    upright = score(pictures, coverages, spec)
+    assert (scores["turn_deg"], scores["psnr_turned"], upright["turn_deg"]) == (180, 100, 0)
+    assert scores["psnr"] < 30 and scores["detail_turned"] == pytest.approx(upright["detail"])
+    assert scores["face_margin"] == pytest.approx(upright["face_margin"], abs=0.1) and scores["face_margin"] > 0.5
 
 
 def test_blur_costs_detail_and_face_more_than_psnr_shows():
