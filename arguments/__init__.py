@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from arguments.declare import key
 
@@ -205,6 +206,9 @@ class CoGradParams:
     """
 
     enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
+    cograd_preset: str = key(
+        "paper", "defaults of the keys below: the paper's, or those that did better here", choices=("paper", "improved")
+    )
 
     use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
     elevation_levels: int = key(3, "levels of elevation", lo=1, hi=180)
@@ -270,6 +274,13 @@ class CoGradParams:
         1400, "stored gradients take at most this; beyond it the oldest are packed, then go", unit="MB", lo=1
     )
     bank_on_cpu: bool = key(False, "store gradients in main memory")
+
+
+COGRAD_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "improved": {"loss_signal": "t_normalised", "max_visit_lead": 1, "prog_range": (0.2, 0.5)},
+}
+"""cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/ablation.md has the reasons."""
 
 
 @dataclasses.dataclass(frozen=True)
