@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults < preset < YAML (`base:` first) < command line -> one checked, frozen Config. Every config error is born here."""
+"""Defaults, preset, YAML (`base:` first), command line: one checked, frozen Config. Every config error is born here."""
 
 from __future__ import annotations
 

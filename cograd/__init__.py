@@ -89,6 +89,10 @@ class CoGrad:
         }
         return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, probabilities)
 
+    def keeps_gradients(self, step: int) -> bool:
+        """Whether `fuse` or `observe` of this step can have a use for gradients: whether `flat` ones save a copy."""
+        return self.bank.is_active(step) or self.bank.is_useful(step)
+
     def fuse(self, step: int, region: int, t: int, g_main: Gradient) -> FusionResult:
         """g_fused of one view, from the gradients that the bank holds of earlier steps."""
         candidates = self.bank.candidates(step, int(region), int(t), g_main)
@@ -99,7 +103,6 @@ class CoGrad:
                 "region": int(region),
                 "main_norm": result.main_norm,
                 "fused_norm": result.fused_norm,
-                "main_squares": result.main_squares,
                 "cosines": list(result.cosines),
                 "distances": [c.d for c in candidates],
             }

@@ -43,17 +43,12 @@ class Flat(Gradient):
 
 @dataclass(frozen=True)
 class FusionResult:
-    """g_fused; |g_main|^2 of each named tensor; |g_fused|; for each candidate the cosine of g_hist with g_main."""
+    """g_fused, |g_main|, |g_fused|, and for each candidate the cosine of g_hist with g_main."""
 
     g_fused: Gradient
-    main_squares: dict[str, float]
+    main_norm: float
     fused_norm: float
     cosines: tuple[float, ...] = ()
-
-    @property
-    def main_norm(self) -> float:
-        """|g_main|."""
-        return math.sqrt(sum(self.main_squares.values()))
 
 
 def flat(g: Gradient) -> Flat:
@@ -80,8 +75,8 @@ def added(a: Gradient, b: Gradient) -> Gradient:
 
 def products(a: Gradient, b: Gradient) -> dict[str, float]:
     """<a, b> of each named tensor; their sum is that of the vectors. ValueError when names or shapes differ."""
-    a, b = _fitting(flat(a), flat(b)), flat(b)
-    return dict(zip(a, _dots(a.vector, b.vector, _spans(a))))
+    _check_fit(a, b)
+    return {name: _dot(x.reshape(-1), b[name].reshape(-1)) for name, x in a.items()}
 
 
 def inner(a: Gradient, b: Gradient) -> float:
@@ -91,17 +86,17 @@ def inner(a: Gradient, b: Gradient) -> float:
 
 def norm(a: Gradient) -> float:
     """|a| over all tensors."""
-    return flat(a).norm
+    return a.norm if isinstance(a, Flat) else math.sqrt(inner(a, a))
 
 
 def project_orthogonal(g_aux: Gradient, g_main: Gradient, delta: float = 1e-8, projection: str = "vector") -> Gradient:
     """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0."""
-    main = flat(g_main)
-    g_proj = named(flat(g_aux).vector.clone(), _shapes(main))
+    _check_fit(g_aux, g_main)
+    aux, main = flat(g_aux), flat(g_main)
     spans = _vectors(main, projection)
     main_main = _dots(main.vector, main.vector, spans)
-    aux_main = _dots(_fitting(flat(g_aux), main).vector, main.vector, spans)
-    _subtract(g_proj, main, spans, _shares(aux_main, main_main, delta))
+    g_proj = named(aux.vector.clone(), _shapes(main))
+    _subtract(g_proj, main, spans, _shares(_dots(aux.vector, main.vector, spans), main_main, delta))
     return g_proj
 
 
@@ -116,24 +111,26 @@ def fuse(
     The sum of project_orthogonal(w g_hist, g_main), with neither g_aux nor g_proj in memory. Raises ValueError when
     names or shapes differ.
     """
-    main = flat(g_main)
-    main_squares = products(main, main)
-    main_norm = math.sqrt(sum(main_squares.values()))
     if not candidates:
-        return FusionResult(g_main, main_squares, main_norm)
+        main_norm = norm(g_main)
+        return FusionResult(g_main, main_norm, main_norm)
+    main = flat(g_main)
     spans = _vectors(main, projection)
-    main_main = [sum(main_squares.values())] if len(spans) == 1 else list(main_squares.values())
-    g_fused = named(main.vector.clone(), _shapes(main))
+    main_main = _dots(main.vector, main.vector, spans)
+    main_norm = math.sqrt(sum(main_main))
     shares, cosines = [0.0] * len(spans), []
+    g_fused = main.vector
     for w, g_hist in candidates:
-        hist = _fitting(flat(g_hist), main)
+        hist = flat(g_hist)
+        _check_fit(hist, main)
         hist_main = _dots(hist.vector, main.vector, spans)
         shares = [share + w * one for share, one in zip(shares, _shares(hist_main, main_main, delta))]
-        g_fused.vector.add_(hist.vector, alpha=w)
+        g_fused = torch.add(g_fused, hist.vector, alpha=w, out=None if g_fused is main.vector else g_fused)
         scale = hist.norm * main_norm
         cosines.append(sum(hist_main) / scale if scale else 0.0)
-    _subtract(g_fused, main, spans, shares)
-    return FusionResult(g_fused, main_squares, g_fused.norm, tuple(cosines))
+    result = named(g_fused, _shapes(main))
+    _subtract(result, main, spans, shares)
+    return FusionResult(result, main_norm, result.norm, tuple(cosines))
 
 
 def _vectors(main: Flat, projection: str) -> list[slice]:
@@ -163,11 +160,10 @@ def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in g.items()}
 
 
-def _fitting(a: Flat, b: Gradient) -> Flat:
-    """a, if it has the names and shapes of b in the same order."""
+def _check_fit(a: Gradient, b: Gradient) -> None:
+    """ValueError unless names and shapes are the same, in the same order."""
     if a is not b and list((shapes := _shapes(a)).items()) != list((others := _shapes(b)).items()):
         raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
-    return a
 
 
 def _spans(g: Gradient) -> list[slice]:

@@ -214,13 +214,17 @@ class GradientBank:
         if not self.is_active(step):
             return []
         found = []
-        for j, d in self.grid.neighbours_of(region):
+        for j, d in self.grid.neighbours[region]:
             entry = self.entries.get(j)
             if entry is None or (j == region and not self.params.own_region_is_candidate):
                 continue
             if self.is_eligible(step, t, entry.step, entry.t):
                 found.append(Candidate(j, d, entry.step, entry.t, entry.unpack(like)))
         return found
+
+    def is_useful(self, step: int) -> bool:
+        """Whether a gradient of `step` can be fused at some later step."""
+        return step >= self._first_useful(step)
 
     def is_eligible(self, step: int, t: int, stored_step: int, stored_t: int) -> bool:
         """Steps differ by less than max_step_share of the current one, timesteps by less than max_t_difference."""
@@ -233,7 +237,7 @@ class GradientBank:
         DECISION: gradients stay as they are while they fit the bound. One that is packed is rounded to float16, scaled
         to its largest number, unless bank_precision is float32: 180 gradients of 300k Gaussians take 1.5 GB, not 3.
         """
-        if step < self._first_useful(step):
+        if not self.is_useful(step):
             return
         g_main = flat(g_main)
         if not all_finite(g_main.vector):

@@ -73,7 +73,7 @@ class RegionGrid:
         for name, count, step in zip(("elevation", "azimuth", "distance"), levels, self.step.tolist()):
             if count < 1 or step < 0 or (step == 0 and count > 1):
                 raise ValueError(f"{count} levels of {name}, {step:g} wide; expected 1 or more levels of some width")
-        self.neighbour, self.neighbour_distance = self._neighbourhoods(neighbour_distance)
+        self.neighbours = self._neighbourhoods(neighbour_distance)
 
     @classmethod
     def from_params(cls, params: CoGradParams) -> RegionGrid:
@@ -100,11 +100,6 @@ class RegionGrid:
         steps = (self.coordinates(i) - self.coordinates(j)).abs()
         steps[..., 1] = torch.minimum(steps[..., 1], self.levels[1] - steps[..., 1])
         return steps.sum(dim=-1)
-
-    def neighbours_of(self, region: int) -> list[tuple[int, int]]:
-        """(region, d) of N(i) = { j : d_ij < neighbour_distance }, the nearest first."""
-        pairs = zip(self.neighbour[region].tolist(), self.neighbour_distance[region].tolist())
-        return [(j, int(d)) for j, d in pairs if d != float("inf")]
 
     def cell(self, region: int) -> Cell:
         """Bounds of a region. Elevation is counted from the horizon, theta_deg from the zenith."""
@@ -136,29 +131,32 @@ class RegionGrid:
         level = torch.where(self.step > 0, offset / self.step, 0.0).long()  # [3]
         return int(self.index(torch.minimum(level, torch.tensor(self.levels) - 1)))
 
-    def _neighbourhoods(self, limit: int) -> tuple[Tensor, Tensor]:
-        """The tables: one column for each offset (e, a, d) shorter than `limit` steps, nearest first."""
+    def _neighbourhoods(self, limit: int) -> list[list[tuple[int, int]]]:
         elevations, sectors, distances = self.levels
         ranges = [range(1 - min(limit, count), min(limit, count)) for count in (elevations, distances)]
         around = [(a, min(a, sectors - a)) for a in range(sectors) if min(a, sectors - a) < limit]
         moves = [(abs(e) + steps + abs(d), e, a, d) for e, (a, steps), d in product(ranges[0], around, ranges[1])]
         moves = sorted(move for move in moves if move[0] < limit)
-        length, offset = torch.tensor([m[0] for m in moves]).double(), torch.tensor([m[1:] for m in moves])
-        place = self.coordinates(torch.arange(len(self)))[:, None] + offset  # [N, K, 3]
-        place[..., 1] %= sectors
-        inside = ((place >= 0) & (place < torch.tensor(self.levels))).all(dim=-1)
-        order = torch.sort(torch.where(inside, length, torch.inf), dim=1, stable=True)
-        return self.index(place).where(inside, 0).gather(1, order.indices), order.values
+        return [
+            [
+                (((e + de) * sectors + (a + da) % sectors) * distances + d + dd, length)
+                for length, de, da, dd in moves
+                if 0 <= e + de < elevations and 0 <= d + dd < distances
+            ]
+            for e, a, d in product(range(elevations), range(sectors), range(distances))
+        ]
 
 
-def convergence_indicator(n: Tensor, L_bar: Tensor, L: Tensor, eps_stab: float) -> Tensor:
-    """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1; all [N], float64.
+def convergence_indicator(n: int, L_bar: float, L: float, eps_stab: float) -> float:
+    """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1.
 
     Numerator and denominator are divided by the larger loss first, so that no finite loss overflows.
     """
-    scale = torch.maximum(L_bar, L).clamp(min=1.0)
+    if n < 2:
+        return 1.0
+    scale = max(L_bar, L, 1.0)
     r = (L_bar / scale * (n - 1) + L / scale) / (L_bar / scale * n + eps_stab / scale)
-    return torch.where(n >= 2, r.clamp(max=LARGEST_R), 1.0)
+    return min(r, LARGEST_R)
 
 
 def log_probabilities(r: Tensor, tau: float) -> Tensor:
@@ -166,8 +164,8 @@ def log_probabilities(r: Tensor, tau: float) -> Tensor:
 
     The maximum is subtracted. In logarithms regions far behind keep their odds among each other.
     """
-    z = (r - r.max()) / tau
-    return z - z.exp().sum().log()
+    z = (r.numpy() - float(r.max())) / tau  # of so few numbers NumPy is several times faster
+    return torch.from_numpy(z - np.log(np.exp(z).sum()))
 
 
 def with_visit_floor(log_p: Tensor, share: float) -> Tensor:
@@ -190,7 +188,7 @@ def with_visit_lead(log_p: Tensor, n: Tensor, lead: int) -> Tensor:
 
 def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
     """`size` different regions [B], one after the other from what P leaves; one uniform number each."""
-    rest, chosen = log_p.numpy().copy(), []  # of so few numbers NumPy is several times faster
+    rest, chosen = log_p.numpy().copy(), []
     for u in streams.rand(size).cpu().double().tolist():
         cumulative = np.exp(rest - rest.max()).cumsum()
         chosen.append(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")))
@@ -214,7 +212,7 @@ class RegionSampler:
 
     def indicators(self) -> Tensor:
         """r [N]."""
-        return convergence_indicator(self.n, self.L_bar, self.L, self.params.eps_stab)
+        return torch.from_numpy(self._r.copy())
 
     def log_probabilities(self) -> Tensor:
         """log P [N] of the next draw."""
@@ -245,11 +243,12 @@ class RegionSampler:
             L_bar[region] += (L[region] - L_bar[region]) / n[region]
         L[region] = loss
         n[region] += 1
+        self._r[region] = self._indicator(region)
         return True
 
     def starved_share(self) -> float:
         """Share of the regions with fewer than five visits."""
-        return float((self.n < STARVED_BELOW).double().mean())
+        return float((self._arrays[0] < STARVED_BELOW).mean())
 
     def state_dict(self) -> dict[str, Any]:
         """All histories."""
@@ -264,5 +263,10 @@ class RegionSampler:
         self._share_memory()
 
     def _share_memory(self) -> None:
-        """The same memory as NumPy arrays: there a single number costs a tenth of a tensor's."""
+        """The same memory as NumPy arrays, where one number costs a tenth of a tensor's; and r, kept up to date."""
         self._arrays = self.n.numpy(), self.L_bar.numpy(), self.L.numpy()
+        self._r = np.array([self._indicator(region) for region in range(len(self.n))])
+
+    def _indicator(self, region: int) -> float:
+        n, L_bar, L = (float(x[region]) for x in self._arrays)
+        return convergence_indicator(int(n), L_bar, L, self.params.eps_stab)

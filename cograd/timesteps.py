@@ -20,6 +20,7 @@ Letters of shapes: N regions, B views. Everything is kept on the CPU in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +97,13 @@ def local_update(
     return LocalUpdate(min(max(raw, -u_max), u_max), raw)
 
 
-def neighbourhood_part(t_local: Tensor, neighbour: Tensor, distance: Tensor, c_local: float) -> Tensor:
-    """sum over j in N(i) of c_local 2^-d_ij t_local^j; t_local [N], tables [B, K] -> [B] share of T.
+def neighbourhood_part(t_local: Sequence[float], neighbours: Sequence[tuple[int, int]], c_local: float) -> float:
+    """sum over (j, d) in N(i) of c_local 2^-d t_local^j: share of T.
 
     DECISION: 3.3 speaks of a weighted average, A.3 gives the weights C_local = 0.2 x 2^-d; they are summed as given,
     without dividing by their sum.
     """
-    return (c_local * torch.exp2(-distance) * t_local[neighbour]).sum(dim=-1)
+    return float(sum(c_local * 2.0**-d * t_local[j] for j, d in neighbours))
 
 
 def jittered(t_base: Tensor, u: Tensor, t_jitter: float, t_valid: tuple[int, int]) -> Tensor:
@@ -152,8 +153,9 @@ class TimestepController:
         """T times the neighbourhood part [B]: 0 unless timestep_mode is full."""
         if self.params.timestep_mode != "full":
             return torch.zeros(len(regions), dtype=torch.float64)
-        neighbour, distance = self.grid.neighbour[regions], self.grid.neighbour_distance[regions]
-        return self.T * neighbourhood_part(self.t_local, neighbour, distance, self.params.c_local)
+        t_local, p = self._arrays["t_local"], self.params
+        parts = [neighbourhood_part(t_local, self.grid.neighbours[i], p.c_local) for i in regions.tolist()]
+        return self.T * torch.tensor(parts, dtype=torch.float64)
 
     def observe(self, region: int, loss: float) -> LocalUpdate | None:
         """Eq. (8) for one finite loss of a region; None (and nothing changed) where the local state is not in use.

@@ -119,9 +119,11 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
                 gradient = _take_gradient(state)
             if state.cograd is not None and plan is not None:
                 with timer("fuse"):
-                    report.main_gradients.append(flat(gradient))
+                    if state.cograd.keeps_gradients(state.iteration):
+                        gradient = flat(gradient)  # once, for fusing and for the bank
+                    report.main_gradients.append(gradient)
                     region, t = int(plan.regions[v]), int(report.distillation.t[v])
-                    gradient = state.cograd.fuse(state.iteration, region, t, report.main_gradients[v]).g_fused
+                    gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused
             with timer("backward"):  # what one backward pass over all views would have added up
                 total = gradient if total is None else added(total, gradient)
         report.fault = _give_gradient(state, total or {})

@@ -77,7 +77,7 @@ def test_one_view_a_step_is_the_papers_text() -> None:
         g_main, stored = _gradient(step, region), dict(cograd.bank.entries)
         hists = [
             (2.0**-d, stored[j].unpack(g_main))
-            for j, d in cograd.grid.neighbours_of(region)
+            for j, d in cograd.grid.neighbours[region]
             if j in stored and 0.2 * TOTAL <= step <= 0.75 * TOTAL and step - stored[j].step < 0.1 * step and abs(int(plan.t) - stored[j].t) < 50
         ]
         result = cograd.fuse(step, region, int(plan.t), g_main)
@@ -174,7 +174,6 @@ def test_record_is_strict_json_and_tells_all() -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["bank_bytes"] == cograd.bank.nbytes() > 0 and record["bank_limit_bytes"] == 1400 * 10**6 and len(record["fusion"]) == len(record["t"]) == 2
     for view in record["fusion"]:
-        assert view["main_norm"] ** 2 == pytest.approx(sum(view["main_squares"].values()))
         assert view["fused_norm"] >= view["main_norm"] * (1 - 1e-6) and len(view["cosines"]) == len(view["distances"])
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cograd.fusion import fuse, inner, norm, project_orthogonal
+from cograd.fusion import fuse, inner, norm, products, project_orthogonal
 
 SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
 
@@ -93,7 +93,7 @@ def test_fused_is_the_sum_and_the_numbers_are_right() -> None:
     assert (_vector(result.g_fused) - expected).norm() < 1e-6 * expected.norm()
     assert result.fused_norm == pytest.approx(float(expected.norm()), rel=1e-6)
     assert result.cosines == pytest.approx([float(_vector(g) @ m / (_vector(g).norm() * m.norm())) for g in hists], rel=1e-6)
-    assert result.main_squares["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-6)
+    assert products(g_main, g_main)["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-6)
     assert result.main_norm == pytest.approx(float(m.norm()), rel=1e-6)
 
 

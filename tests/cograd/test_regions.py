@@ -24,8 +24,7 @@ EPS_STAB = 1e-6
 
 
 def _indicator(n: int, mean: float, last: float) -> float:
-    L_bar, L = torch.tensor([[mean], [last]], dtype=torch.float64)
-    return float(convergence_indicator(torch.tensor([n]), L_bar, L, EPS_STAB))
+    return convergence_indicator(n, mean, last, EPS_STAB)
 
 
 def _sampler(losses: dict[int, list[float]], count: int = 4, **settings) -> RegionSampler:
@@ -232,7 +231,7 @@ def test_neighbours_are_the_region_and_its_faces() -> None:
     grid = RegionGrid()
 
     def near(e, a, d):
-        return {tuple(grid.coordinates(torch.tensor(j)).tolist()): s for j, s in grid.neighbours_of(int(grid.index(torch.tensor([e, a, d]))))}
+        return {tuple(grid.coordinates(torch.tensor(j)).tolist()): s for j, s in grid.neighbours[int(grid.index(torch.tensor([e, a, d])))]}
 
     assert near(1, 0, 0) == {(1, 0, 0): 0, (0, 0, 0): 1, (2, 0, 0): 1, (1, 1, 0): 1, (1, 29, 0): 1, (1, 0, 1): 1}
     assert near(0, 29, 1) == {(0, 29, 1): 0, (1, 29, 1): 1, (0, 28, 1): 1, (0, 0, 1): 1, (0, 29, 0): 1}
@@ -246,7 +245,7 @@ def test_neighbour_tables_are_all_regions_within_the_limit(levels, limit) -> Non
     for i in range(len(grid)):
         d = grid.distance(torch.tensor(i), everyone)
         assert torch.equal(d, grid.distance(everyone, torch.tensor(i)))
-        found = grid.neighbours_of(i)
+        found = grid.neighbours[i]
         assert found[0] == (i, 0) and [s for _, s in found] == sorted(s for _, s in found)
         assert sorted(found) == [(j, int(d[j])) for j in everyone.tolist() if d[j] < limit]
 
