@@ -27,6 +27,7 @@ from guidance import sd_step
 from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
+from utils.device import threads_for
 from utils.general_utils import all_finite
 from utils.loss_utils import tv_loss
 from utils.run_log import PhaseTimer
@@ -113,18 +114,19 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     report.fault = _fault(report, g_images)
     if report.fault is None:
         total: Gradient | None = None
+        numbers = _parameter_count(state)
         for v, view in enumerate(views):
             with timer("backward"):
                 _view_backward(view, [g[v] for g in g_images], opt.lambda_scale / len(views))
                 gradient = _take_gradient(state)
             if state.cograd is not None and plan is not None:
-                with timer("fuse"):
+                with timer("fuse"), threads_for(numbers):
                     if state.cograd.keeps_gradients(state.iteration):
                         gradient = flat(gradient)  # once, for fusing and for the bank
                     report.main_gradients.append(gradient)
                     region, t = int(plan.regions[v]), int(report.distillation.t[v])
                     gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused
-            with timer("backward"):  # what one backward pass over all views would have added up
+            with timer("backward"), threads_for(numbers):  # what one backward pass over all views would have added up
                 total = gradient if total is None else added(total, gradient)
         report.fault = _give_gradient(state, total or {})
     if report.fault is not None:
@@ -142,8 +144,9 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     if report.fault is not None:
         state.skipped_steps += 1
         return
+    numbers = _parameter_count(state)
     if state.cograd is not None and report.plan is not None:
-        with report.timer("observe"):
+        with report.timer("observe"), threads_for(numbers):
             distillation = report.distillation
             regions, losses, gradients = report.plan.regions, distillation.loss_per_view, report.main_gradients
             state.cograd.observe(state.iteration, regions, distillation.t, losses, gradients)
@@ -151,7 +154,7 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     with report.timer("densify"), torch.no_grad():
         if state.iteration < opt.densify_until_iter:
             _densify(state, report.views, config)
-    with report.timer("optimizer"):
+    with report.timer("optimizer"), threads_for(numbers):
         if state.iteration < opt.iterations:
             state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -280,6 +283,10 @@ def _densify(state: TrainState, views: list[RenderedView], config: Config) -> No
             state.cograd.follow(index_map)
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
+
+
+def _parameter_count(state: TrainState) -> int:
+    return sum(p.numel() for p in state.gaussians.parameters_in_order().values())
 
 
 def _take_gradient(state: TrainState) -> Gradient:

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from utils.device import resolve_device
+from utils.device import WORTH_WAKING, resolve_device, threads_for
 
 
 def pretend(monkeypatch, gpus, built_with="12.6"):
@@ -45,3 +45,17 @@ def test_a_device_that_is_not_there(monkeypatch, gpus, built_with, message):
     pretend(monkeypatch, gpus, built_with)
     with pytest.raises(ValueError, match=message):
         resolve_device("cuda:1")
+
+
+def test_little_work_takes_one_thread_and_gives_the_others_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(RuntimeError, match="broken off"), threads_for(1000):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError("broken off")
+        assert torch.get_num_threads() == 2
+        with threads_for(WORTH_WAKING):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

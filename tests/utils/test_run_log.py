@@ -8,16 +8,16 @@ from utils.run_log import PhaseTimer, RunLog
 
 
 def test_every_number_reaches_jsonl_and_tensorboard(tmp_path) -> None:
-    log = RunLog(tmp_path, iterations=2, quiet=True)
-    for iteration in (1, 2):
+    log = RunLog(tmp_path, iterations=12, quiet=True)
+    for iteration in range(1, 13):
         log.step({"iteration": iteration, "loss": 0.5 * iteration, "points": 7, "t": [100, 300], "phase_ms": {"render": 1.5}})
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["loss"] for line in lines] == [0.5, 1.0] and lines[0]["t"] == [100, 300]
+    assert [line["loss"] for line in lines] == [0.5 * k for k in range(1, 13)] and lines[0]["t"] == [100, 300]
     board = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.value for event in board.Scalars("loss")] == [0.5, 1.0]
+    assert [event.value for event in board.Scalars("loss")] == [5.0, 6.0]
     assert [event.value for event in board.Scalars("t")] == [200.0, 200.0]
-    assert [event.step for event in board.Scalars("phase_ms/render")] == [1, 2]
+    assert [event.step for event in board.Scalars("phase_ms/render")] == [10, 12]  # every tenth, and the last
 
 
 def test_mappings_by_view_are_averaged(tmp_path) -> None:
