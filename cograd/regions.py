@@ -189,7 +189,7 @@ def with_visit_lead(log_p: Tensor, n: Tensor, lead: int) -> Tensor:
 def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
     """`size` different regions [B], one after the other from what P leaves; one uniform number each."""
     rest, chosen = log_p.numpy().copy(), []
-    for u in streams.rand(size).cpu().double().tolist():
+    for u in streams.rand(size).tolist():
         cumulative = np.exp(rest - rest.max()).cumsum()
         chosen.append(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")))
         rest[chosen[-1]] = -np.inf
