@@ -50,13 +50,7 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// A Gaussian on the screen, as the blending loops want it: one cache line.
-struct alignas(64) Splat {
-    gm::Form<float> form;
-    float opacity;
-    float r, g, b, z;
-    float unused[3];
-};
+using gm::Splat;
 
 // The tiles of a Gaussian: rectangle of the original's rule; bit c + 4r of mask says that the tile (x0+c, y0+r) is
 // reached, valid where the rectangle is at most 4x4 tiles.

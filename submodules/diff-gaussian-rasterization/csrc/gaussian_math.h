@@ -14,7 +14,9 @@
 
 #ifdef __CUDACC__
 #define GM_FUNC static __host__ __device__ __forceinline__
+#define GM_UNROLL _Pragma("unroll")  // keeps small arrays in registers
 #else
+#define GM_UNROLL
 #define GM_FUNC static inline __attribute__((always_inline))
 #endif
 

@@ -79,7 +79,9 @@ GM_FUNC Vec3<F> sh_color(const Camera& cam, const Vec3<F>& mean, const Load& loa
     sh_basis(cam.sh_degree, view_direction(cam, mean).unit, basis);
     const F half = F{} + 0.5f;
     Vec3<F> c = {half, half, half};
-    for (int k = 0; k < sh_coeffs(cam.sh_degree); ++k) {
+    GM_UNROLL
+    for (int k = 0; k < kMaxShCoeffs; ++k) {
+        if (k >= sh_coeffs(cam.sh_degree)) break;
         const Vec3<F> sh = load(k);
         c = {c.x + basis[k] * sh.x, c.y + basis[k] * sh.y, c.z + basis[k] * sh.z};
     }
@@ -109,7 +111,9 @@ GM_FUNC Vec3<F> sh_color_backward(const Camera& cam, const Vec3<F>& mean, const 
                        Ops<F>::select(raw.y >= zero, grad_color.y, zero),
                        Ops<F>::select(raw.z >= zero, grad_color.z, zero)};
     Vec3<F> grad_dir = {zero, zero, zero};
-    for (int k = 0; k < sh_coeffs(cam.sh_degree); ++k) {
+    GM_UNROLL
+    for (int k = 0; k < kMaxShCoeffs; ++k) {
+        if (k >= sh_coeffs(cam.sh_degree)) break;
         grad_dir = combine(zero + 1.0f, grad_dir, dot(g, load(k)), slope[k]);
         store(k, Vec3<F>{basis[k] * g.x, basis[k] * g.y, basis[k] * g.z});
     }
@@ -126,6 +130,14 @@ struct Form {
     F ka, kb, kc;
     F cull;              // where -log2(exp(power)) exceeds this, alpha < 1/255 for certain
     F slope_x, slope_y;  // dx that minimises the form for given dy = 1, and the converse
+};
+
+// A Gaussian on the screen, as the blending loops want it: one cache line.
+struct alignas(64) Splat {
+    Form<float> form;
+    float opacity;
+    float r, g, b, z;
+    float unused[3];
 };
 
 template <class F>
