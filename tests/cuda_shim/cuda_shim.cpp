@@ -19,7 +19,7 @@
 #error "the fibers' stack switch is written for x86-64 only"
 #endif
 
-#ifdef __SANITIZE_THREAD__
+#ifdef CUDA_SHIM_TSAN  // this file itself is compiled without the sanitizer: the scheduler is no part of the program
 #include <sanitizer/tsan_interface.h>
 #define TSAN(call) call
 #else
@@ -52,7 +52,8 @@ cuda_shim_switch:
 .size cuda_shim_switch, .-cuda_shim_switch
 )");
 
-extern char __start_cuda_shared[], __stop_cuda_shared[];  // by the linker: all shared memory of all kernels
+// By the linker: all shared memory of all kernels, if there is any.
+extern __attribute__((weak)) char __start_cuda_shared[], __stop_cuda_shared[];
 
 namespace cuda_shim {
 
@@ -83,7 +84,7 @@ struct Warp {
     char sync[2];
 };
 
-[[maybe_unused]] char block_sync[2], launch_sync;  // for ThreadSanitizer
+[[maybe_unused]] char block_sync[2], block_begins, block_ended;  // for ThreadSanitizer
 [[maybe_unused]] void* scheduler_tsan;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
@@ -131,8 +132,9 @@ void switch_to_scheduler(State why) {
 }
 
 void fiber_main() {
+    TSAN(__tsan_acquire(&block_begins));
     (*kernel)();
-    TSAN(__tsan_release(&launch_sync));
+    TSAN(__tsan_release(&block_ended));
     switch_to_scheduler(kDone);
 }
 
@@ -150,7 +152,7 @@ void prepare(Fiber& f, int number) {
     *--top = reinterpret_cast<void*>(&fiber_main);
     for (int k = 0; k < 6; ++k) *--top = nullptr;
     f.sp = top;
-    TSAN(f.tsan = __tsan_create_fiber(0));
+    TSAN(if (!f.tsan) f.tsan = __tsan_create_fiber(0));
 }
 
 void resume(Fiber& f) {
@@ -203,12 +205,13 @@ bool release_block() {
 }
 
 void run_block() {
-    memset(__start_cuda_shared, kPoison, __stop_cuda_shared - __start_cuda_shared);
+    if (__start_cuda_shared) memset(__start_cuda_shared, kPoison, __stop_cuda_shared - __start_cuda_shared);
     const int n = (int)(block_size.x * block_size.y * block_size.z);
     fibers.resize(n);
     warps.assign(n / kWarp, {});
     for (int i = 0; i < n; ++i) prepare(fibers[i], i);
     std::vector<int> order = counting(n / kWarp), lanes = counting(kWarp);
+    TSAN(__tsan_release(&block_begins));
     do {
         shuffle(order);
         for (int w : order) {
@@ -217,8 +220,7 @@ void run_block() {
         }
     } while (!std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.state == kDone; }) &&
              release_block());
-    TSAN(__tsan_acquire(&launch_sync));
-    TSAN(for (Fiber& f : fibers) __tsan_destroy_fiber(f.tsan));
+    TSAN(__tsan_acquire(&block_ended));
 }
 
 std::mutex one_at_a_time;

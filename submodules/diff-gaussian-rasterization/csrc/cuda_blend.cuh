@@ -113,7 +113,7 @@ GM_DEVICE void store_pixel(const Frame& f, const DgrBatchImages& images, const T
     depth_alpha[plane] = px.t;
 }
 
-__global__ void __launch_bounds__(kThreads) blend(const __grid_constant__ DgrBatch batch, const Frame f,
+__global__ void __launch_bounds__(kThreads, 5) blend(const __grid_constant__ DgrBatch batch, const Frame f,
                                                   const DgrBatchImages images) {
     __shared__ gm::Splat splats[kThreads];
     __shared__ uint8_t patches[kThreads];
