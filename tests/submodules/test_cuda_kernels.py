@@ -110,6 +110,7 @@ def test_the_next_call_has_room(cuda_kernels):
         capacities.append(counts.capacity(200))
     n_pairs = int(rasterizer.counts["n_pairs"])
     assert n_pairs > 1024 >= 4 * 200
+    assert list(_cuda._pairs.values()) == [counts]
     assert capacities == [counts.capacity(200)] * 2 and 1.25 * n_pairs <= capacities[0] < 1.5 * n_pairs
 
 

@@ -176,7 +176,7 @@ class Rasterize(torch.autograd.Function):
         device, n, n_views = means.device, means.shape[-2], len(settings)
         h, w = settings[0].image_height, settings[0].image_width
         arrays = dict(zip(BATCH_ARRAYS, (means, shs, colors, opacities, scales, rotations, cov3)))
-        pairs = _pairs.setdefault(device, PairCount(device))
+        pairs = _pairs[device] = _pairs.get(device) or PairCount(device)
         batch = _batch(settings, arrays, pairs.capacity(n * n_views))
         size = BufferBytes()
         _check(LIBRARY.dgr_cuda_buffer_bytes(ctypes.byref(batch), ctypes.byref(size)))
