@@ -113,6 +113,7 @@ GM_DEVICE void store_pixel(const Frame& f, const DgrBatchImages& images, const T
     depth_alpha[plane] = px.t;
 }
 
+// Five blocks a multiprocessor: without the number ptxas spills on 7.0. It is ignored on 7.5, which holds only four.
 __global__ void __launch_bounds__(kThreads, 5) blend(const __grid_constant__ DgrBatch batch, const Frame f,
                                                   const DgrBatchImages images) {
     __shared__ gm::Splat splats[kThreads];
