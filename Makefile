@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
 
 VENV ?= .venv
@@ -14,7 +15,7 @@ EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
 CHECKED := $(wildcard train.py arguments cograd gaussian_renderer guidance scene tools utils)
 
-.PHONY: setup setup-dev demo smoke test lint bench clean
+.PHONY: setup setup-dev demo smoke test lint bench cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -64,5 +65,19 @@ lint: setup-dev
 bench: setup
 	@for script in $(filter-out benchmarks/machine.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+# Registers and spills of the installed CUDA kernels, as the compiler reported them; fails if one spills.
+cuda-report: setup
+	$(BIN)/python tools/cuda_report.py
+
+# CUDA 13's nvcc has no sm_70 (V100) any more; NVRTC of CUDA 12.9 compiles the kernels and needs no other part of CUDA.
+cuda-sm70: $(VENV)/.requirements
+	$(PIP) install --quiet --no-deps --upgrade --target build/nvrtc "nvidia-cuda-nvrtc-cu12==12.9.*" \
+		|| echo "cuda-sm70: NVRTC could not be fetched from PyPI"
+	$(BIN)/python tools/compile_sm70.py build/nvrtc build/sm70
+
+# The CUDA kernels on a CPU, a thread for each of theirs, under ThreadSanitizer; then once with a barrier missing.
+tsan:
+	$(or $(PYTHON),python3) tests/cuda_shim/tsan.py
+
 clean:
-	rm -rf $(addsuffix /build,$(EXTENSIONS)) output/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(addsuffix /build,$(EXTENSIONS) tests/cuda_shim) build output/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the torch-free shared library with the C++ compiler ($CXX, else g++) and packs it beside the Python code.
+"""Builds the torch-free shared libraries and packs them beside the Python code: with the C++ compiler ($CXX, else g++)
+for the CPU, and with nvcc for CUDA where it is found (BUILD_CUDA=0 leaves CUDA out).
 
 Nothing but setuptools is needed to build: the library has a C ABI, so one build serves every torch and Python version.
 The hot loops are compiled once per x86-64 level and chosen at run time; elsewhere one plain build is made.
@@ -9,12 +10,16 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cuda_build
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]  # fmt: skip
@@ -51,7 +56,9 @@ class BuildLibrary(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         jobs = compile_jobs(source_dir, build_dir)
         with ThreadPoolExecutor(os.cpu_count()) as workers:
+            cuda = workers.submit(cuda_build.build, source_dir / "cuda_api.cu", target.with_name("_cuda_kernels.so"))
             list(workers.map(lambda job: self.compiler_call([*job[0], "-o", str(job[1])]), jobs))
+            cuda.result()
         self.compiler_call(["-shared", "-pthread", "-o", str(target), *[str(output) for _, output in jobs]])
 
     def compiler_call(self, arguments: list[str]) -> None:

@@ -1,7 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts this folder on the path, so that its tests can import `reference` and `raster_scenes`."""
+"""Paths of this folder's helpers, and the CUDA kernels compiled for a CPU (tests/cuda_shim) as a second backend."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "cuda_shim")]
+
+import shim_build  # noqa: E402
+
+from diff_gaussian_rasterization import _cuda  # noqa: E402
+from simple_knn import _cuda as neighbours_cuda  # noqa: E402
+
+
+def compiled(source: Path) -> Path:
+    """The .cu file as a shim library, or a skip where the shim cannot work."""
+    if not shim_build.SUPPORTED:
+        pytest.skip("the CUDA shim's stack switch is written for x86-64 only")
+    return shim_build.compiled(source)
+
+
+@pytest.fixture(scope="session")
+def rasterizer_shim():
+    """The rasterizer's CUDA library with its kernels executed on the CPU."""
+    return shim_build.steer(_cuda.load(compiled(shim_build.RASTERIZER)))
+
+
+@pytest.fixture
+def cuda_kernels(rasterizer_shim, monkeypatch):
+    """CPU tensors are rendered by the CUDA kernels; gives the library. Pair counts of earlier tests are forgotten."""
+    monkeypatch.setattr(_cuda, "LIBRARY", rasterizer_shim)
+    monkeypatch.setattr(_cuda, "DEVICE_TYPE", "cpu")
+    monkeypatch.setattr(_cuda, "_usable", {})
+    monkeypatch.setattr(_cuda, "_pairs", {})
+    return rasterizer_shim
+
+
+@pytest.fixture(scope="session")
+def neighbours_shim():
+    """The CUDA library of simple-knn with its kernels executed on the CPU."""
+    return shim_build.steer(neighbours_cuda.load(compiled(shim_build.NEIGHBOURS)))
+
+
+@pytest.fixture
+def neighbours_kernels(neighbours_shim, monkeypatch):
+    """distCUDA2 of CPU tensors runs on the CUDA kernels; gives the library."""
+    monkeypatch.setattr(neighbours_cuda, "LIBRARY", neighbours_shim)
+    monkeypatch.setattr(neighbours_cuda, "DEVICE_TYPE", "cpu")
+    monkeypatch.setattr(neighbours_cuda, "_usable", {})
+    return neighbours_shim
+
+
+@pytest.fixture(params=["cpu", "cuda kernels"])
+def each_backend(request):
+    """Runs a test once with the CPU backend and once with the CUDA kernels."""
+    if request.param != "cpu":
+        request.getfixturevalue("cuda_kernels")
+        request.getfixturevalue("neighbours_kernels")
+    return request.param

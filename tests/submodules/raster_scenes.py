@@ -107,15 +107,22 @@ def settings_of(view: View, depth_z_gradient: bool = False) -> GaussianRasteriza
     )  # fmt: skip
 
 
-def run_extension(scene: Scene, depth_z_gradient: bool = False) -> Result:
-    """Forward and backward of the installed extension."""
-    leaves = {k: v.detach().clone().requires_grad_() for k, v in scene.inputs.items()}
+def settings_on(view: View, device: str, depth_z_gradient: bool = False) -> GaussianRasterizationSettings:
+    """The extension's settings with their tensors on a device."""
+    s = settings_of(view, depth_z_gradient)
+    return s._replace(**{n: getattr(s, n).to(device) for n in ("bg", "viewmatrix", "projmatrix", "campos")})
+
+
+def run_extension(scene: Scene, depth_z_gradient: bool = False, device: str = "cpu") -> Result:
+    """Forward and backward of the installed extension on tensors of a device; the result is on the CPU."""
+    leaves = {k: v.detach().clone().to(device).requires_grad_() for k, v in scene.inputs.items()}
     leaves["means2D"] = torch.zeros_like(leaves["means3D"], requires_grad=True)
-    rasterizer = GaussianRasterizer(settings_of(scene.view, depth_z_gradient))
+    rasterizer = GaussianRasterizer(settings_on(scene.view, device, depth_z_gradient))
     color, radii, depth_alpha = rasterizer(**leaves)
     images = torch.cat([color, depth_alpha])
-    (images * scene.weights).sum().backward()
-    return Result(images.detach(), radii, {k: v.grad for k, v in leaves.items()}, rasterizer.n_dropped)
+    (images * scene.weights.to(device)).sum().backward()
+    gradients = {k: v.grad.cpu() for k, v in leaves.items()}
+    return Result(images.detach().cpu(), radii.cpu(), gradients, rasterizer.n_dropped)
 
 
 def run_reference(scene: Scene, depth_z_gradient: bool = False, true_gradient: bool = False) -> Result:

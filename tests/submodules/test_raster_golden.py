@@ -9,6 +9,8 @@ import pytest
 import torch
 from raster_scenes import Result, Scene, load_golden, run_extension, run_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 CASES = [
     "aniso_big_n40_64x64", "ball_n2000_128x128", "near_offscreen_n120_40x56", "opaque_overlap_n300_48x48",
     "precomp_cov_color_n80_40x40", "quat_unnormalised_n50_32x32", "sh1of16_scalemod07_n100_33x50", "sh3_n64_48x64",

@@ -10,6 +10,8 @@ from reference import rotation
 
 from diff_gaussian_rasterization import GaussianRasterizer, __version__, _abi, backend
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 IMAGE_CHANNELS = 5
 
 

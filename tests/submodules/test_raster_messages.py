@@ -7,6 +7,8 @@ from raster_scenes import random_scene, settings_of
 
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 def render(changes=None, drop=(), **settings):
     """Renders a small scene with some inputs or settings replaced."""

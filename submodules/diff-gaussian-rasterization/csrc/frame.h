@@ -11,7 +11,7 @@
 #include <new>
 
 #include "abi.h"
-#include "gaussian_math.h"
+#include "gaussian_project.h"
 
 namespace dgr {
 
@@ -50,17 +50,7 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// A Gaussian on the screen, as the blending loops want it: one cache line. log2(exp(power)) is
-// (ka*dx + kb*dy)*dx + kc*dy*dy with d = mean - pixel.
-struct alignas(64) Splat {
-    float x, y;
-    float ka, kb, kc;
-    float opacity;
-    float r, g, b, z;
-    float cull;              // where -log2(exp(power)) exceeds this, alpha < 1/255 for certain
-    float slope_x, slope_y;  // dx that minimises the form for given dy = 1, and the converse
-    float unused[3];
-};
+using gm::Splat;
 
 // The tiles of a Gaussian: rectangle of the original's rule; bit c + 4r of mask says that the tile (x0+c, y0+r) is
 // reached, valid where the rectangle is at most 4x4 tiles.
@@ -81,12 +71,11 @@ struct Entry {
     uint32_t gaussian, slot;
 };
 
-// What one tile contributes to the gradient of one Gaussian: moments of w = dL/dpower about the mean, colour, depth.
+// What one tile contributes to the gradient of one Gaussian.
 // One cache line, so that the scattered stores touch one line each.
 struct alignas(64) Partial {
-    float w, wx, wy, wxx;
-    float wxy, wyy, r, g;
-    float b, z, unused[6];
+    gm::Moments<float> moments;
+    float unused[6];
 };
 
 struct Frame {

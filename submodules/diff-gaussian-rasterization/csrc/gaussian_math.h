@@ -14,7 +14,9 @@
 
 #ifdef __CUDACC__
 #define GM_FUNC static __host__ __device__ __forceinline__
+#define GM_UNROLL _Pragma("unroll")  // keeps small arrays in registers
 #else
+#define GM_UNROLL
 #define GM_FUNC static inline __attribute__((always_inline))
 #endif
 
@@ -40,6 +42,8 @@ struct Ops<float> {
     GM_FUNC float max(float a, float b) { return a > b ? a : b; }
     GM_FUNC float sqrt(float a) { return sqrtf(a); }
     GM_FUNC float ceil(float a) { return ceilf(a); }
+    GM_FUNC float log2(float a) { return log2f(a); }  // to 1.5e-3 is enough
+    GM_FUNC bool invert(bool a) { return !a; }
 };
 
 struct Camera {

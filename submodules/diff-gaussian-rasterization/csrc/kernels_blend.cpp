@@ -34,7 +34,7 @@ constexpr float kBlockY[kBlocks] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 
 struct Offset {
     vf x, y;
     GM_FUNC Offset of(const Splat& s, const Tile& tile) {
-        return {(s.x - (float)tile.x0_px) - lane_column(), (s.y - (float)tile.y0_px) - lane_row()};
+        return {(s.form.x - (float)tile.x0_px) - lane_column(), (s.form.y - (float)tile.y0_px) - lane_row()};
     }
 };
 
@@ -45,7 +45,8 @@ struct Coverage {
 
 GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vf alpha_min, vi takes) {
     const vf dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
-    const vf power = (s.ka * dx + s.kb * dy) * dx + s.kc * dy * dy;
+    const gm::Form<float>& q = s.form;
+    const vf power = (q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy;
     const vf raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
     return {dx, dy, simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vf{})};
 }
@@ -87,7 +88,7 @@ GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px, unsigned live_bl
     for (; k < tile.end && live_blocks; ++k) {
         if (k + 8 < tile.end) __builtin_prefetch(&splats[entries[k + 8].gaussian]);
         const Splat s = splats[entries[k].gaussian];
-        unsigned mask = cells_reached(s, (float)tile.x0_px, (float)tile.y0_px, (float)kBlock_px) & live_blocks;
+        unsigned mask = cells_reached(s.form, (float)tile.x0_px, (float)tile.y0_px, (float)kBlock_px) & live_blocks;
         f.block_masks[k] = (uint16_t)mask;
         const Offset offset = Offset::of(s, tile);
         for (; mask; mask &= mask - 1) {
@@ -184,9 +185,7 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
     }
 }
 
-struct Moments {
-    vf w, wx, wy, wxx, wxy, wyy, r, g, b, z;
-};
+typedef gm::Moments<vf> Moments;
 
 template <bool kDepthZ>
 GM_FUNC void block_backward(const Splat& s, const Offset& offset, int b, int position, PixelGradients& px, Moments& m) {

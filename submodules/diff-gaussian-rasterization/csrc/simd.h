@@ -185,6 +185,14 @@ GM_FUNC vf exp2_nonpositive(const vf& x) {
     return float_of(bits_of(p) + (bits_of(shifted) << 23));
 }
 
+// log2 of a positive number to 1.5e-3.
+GM_FUNC vf log2_of(const vf& a) {
+    const vi bits = bits_of(a);
+    const vf m = float_of((bits & 0x007fffff) | 0x3f800000) - 1.0f;
+    const vf e = to_float((bits >> 23) - 127);
+    return e + m + m * (1.0f - m) * (0.4203f - 0.1545f * m);
+}
+
 // Sums of lanes l, l+4, l+8, l+12, halves first.
 GM_FUNC f32x4 fold_to_4(f32x4 a) { return a; }
 GM_FUNC f32x4 fold_to_4(f32x8 a) {
@@ -225,6 +233,8 @@ struct Ops<simd::vf> {
     GM_FUNC simd::vf max(const simd::vf& a, const simd::vf& b) { return simd::vmax(a, b); }
     GM_FUNC simd::vf sqrt(const simd::vf& a) { return simd::vsqrt(a); }
     GM_FUNC simd::vf ceil(const simd::vf& a) { return simd::vceil(a); }
+    GM_FUNC simd::vf log2(const simd::vf& a) { return simd::log2_of(a); }
+    GM_FUNC simd::vi invert(const simd::vi& a) { return ~a; }
 };
 
 }  // namespace gm

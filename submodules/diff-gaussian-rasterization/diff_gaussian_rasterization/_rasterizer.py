@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from . import _abi, _checks
+from . import _abi, _checks, _cuda
 
 
 class GaussianRasterizationSettings(NamedTuple):
@@ -31,13 +31,18 @@ class GaussianRasterizationSettings(NamedTuple):
 
 
 def backend() -> dict[str, Any]:
-    """Says what this module is: package, number of returned tensors, ABI, devices and the CPU loops in use."""
+    """Says what this module is: package, number of returned tensors, ABI, the CPU loops in use, and CUDA.
+
+    "cuda" lists the compute capabilities compiled for ("90-ptx": compiled further by the driver of a newer device), or
+    is None; then "why_no_cuda" says why, and CUDA tensors are carried to the CPU and back.
+    """
     return {
         "package": "diff_gaussian_rasterization (colour, radii, depth_alpha)",
         "outputs": 3,
         "abi": _abi.ABI,
         "cpu": _abi.LIBRARY.dgr_isa().decode(),
-        "cuda": None,
+        "cuda": _cuda.archs(),
+        "why_no_cuda": _cuda.WHY_NOT,
     }
 
 
@@ -47,7 +52,7 @@ def _check_device(device: torch.device) -> None:
 
 
 def _on_cpu(inputs: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Copies that autograd follows: this build has no CUDA kernels, so that CUDA tensors are rendered on the CPU."""
+    """Copies that autograd follows, for a CUDA device that the library has no kernels for."""
     return [None if x is None else x.cpu() for x in inputs]
 
 
@@ -108,20 +113,26 @@ class GaussianRasterizer(nn.Module):
     def __init__(self, raster_settings: GaussianRasterizationSettings) -> None:
         super().__init__()
         self.raster_settings = raster_settings
-        self.counts: dict[str, int] = {"n_dropped": 0, "n_pairs": 0, "state_bytes": 0}
+        self.counts: dict[str, Any] = {"n_dropped": 0, "n_pairs": 0, "state_bytes": 0}
 
     @property
     def n_dropped(self) -> int:
-        """Gaussians of the last call with a NaN or infinite position, shape, opacity or colour."""
-        return self.counts["n_dropped"]
+        """Gaussians of the last call with a NaN or infinite position, shape, opacity or colour.
+
+        On a CUDA device asking waits for the call to end.
+        """
+        return int(self.counts["n_dropped"])
 
     @torch.no_grad()
     def markVisible(self, positions: torch.Tensor) -> torch.Tensor:
         """Bool mask [N] of the positions [N,3] in front of the near plane (view z > 0.2)."""
         device = positions.device
         _check_device(device)
-        positions = _checks.tensor("positions", positions, (("N", 3),), device).cpu()
-        view = _checks.tensor("viewmatrix", self.raster_settings.viewmatrix, ((4, 4),), device).cpu()
+        positions = _checks.tensor("positions", positions, (("N", 3),), device)
+        view = _checks.tensor("viewmatrix", self.raster_settings.viewmatrix, ((4, 4),), device)
+        if _cuda.usable(device):
+            return _cuda.mark_visible(positions, view)
+        positions, view = positions.cpu(), view.cpu()
         visible = torch.empty(positions.shape[0], dtype=torch.bool)
         _abi.LIBRARY.dgr_cpu_mark_visible(positions.shape[0], positions.data_ptr(), view.data_ptr(), visible.data_ptr())
         return visible.to(device)
@@ -177,6 +188,8 @@ class GaussianRasterizer(nn.Module):
             checked("rotations", rotations, (n, 4)),
             checked("cov3D_precomp", cov3D_precomp, (n, 6)),
         ]
+        if _cuda.usable(device):
+            return _cuda.Rasterize.apply(*inputs, (s,), (), self.counts)
         if device.type == "cpu":
             return _Rasterize.apply(*inputs, s, self.counts)
         s = s._replace(**{name: getattr(s, name).cpu() for name in ("bg", "viewmatrix", "projmatrix", "campos")})

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`distCUDA2` under upstream's name and module, on top of the C library (csrc/neighbours.cpp)."""
+"""`distCUDA2` under upstream's name and module, on top of the C libraries (csrc/neighbours.cpp, cuda_neighbours.cu)."""
 
 import ctypes
 from pathlib import Path
 
 import torch
+
+from . import _cuda
 
 
 def _load_library() -> ctypes.CDLL:
@@ -37,10 +39,13 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"points is on {points.device}; expected a tensor on the CPU or on a CUDA device")
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points has shape {tuple(points.shape)}, expected (N, 3)")
-    device, points = points.device, points.detach().cpu().contiguous()
+    device, points = points.device, points.detach().contiguous()
     n_bad = int((~torch.isfinite(points).all(dim=1)).sum())
     if n_bad:
         raise ValueError(f"{n_bad} of {points.shape[0]} points are NaN or infinite: remove them first")
+    if _cuda.usable(device):
+        return _cuda.mean_squared_distances(points)
+    points = points.cpu()
     distances = torch.empty(points.shape[0], dtype=torch.float32)
     code = _LIBRARY.knn_mean_squared_distances(
         points.shape[0], points.data_ptr(), distances.data_ptr(), torch.get_num_threads()

@@ -1,0 +1,1 @@
+../diff-gaussian-rasterization/cuda_build.py

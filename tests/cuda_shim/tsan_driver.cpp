@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs every kernel of both libraries on a small random scene, for ThreadSanitizer (tsan.py).
+//
+// Arguments: the barrier to leave out ("file:line", or ""), the order of execution, and whether the pairs fit.
+// Prints the barriers that were passed.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "cuda_abi.h"
+
+extern "C" {
+void cuda_shim_shuffle(uint64_t seed);
+void cuda_shim_skip(const char* site);
+const char* cuda_shim_barriers();
+int knn_cuda_codes(int64_t n, const float* points, const float* bounds, int64_t* codes, int device, void* stream);
+int64_t knn_cuda_scratch_bytes(int64_t n);
+int knn_cuda_mean_squared_distances(int64_t n, const float* points, const int64_t* order, float* out, void* scratch,
+                                    int device, void* stream);
+}
+
+namespace {
+
+constexpr int kGaussians = 300, kViews = 2, kWidth_px = 24, kHeight_px = 18, kCoeffs = 4;
+constexpr int kPixels = kWidth_px * kHeight_px;
+typedef std::vector<float> Floats;
+
+std::mt19937 random_bits(1);
+
+Floats uniform(int n, float low, float high) {
+    std::uniform_real_distribution<float> draw(low, high);
+    Floats values(n);
+    for (float& v : values) v = draw(random_bits);
+    return values;
+}
+
+void expect_ok(int code) {
+    if (!code) return;
+    fprintf(stderr, "%s\n", dgr_cuda_last_error());
+    exit(3);
+}
+
+void render(bool pairs_fit) {
+    const int n = kGaussians;
+    // Three units in front of a camera that looks along z.
+    const float view[16] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 3, 1}, proj[16] = {3, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1, 1, 0, 0, 3, 3};
+    const float position[3] = {0, 0, -3}, background[3] = {0.2f, 0.4f, 0.6f};
+    const Floats means = uniform(3 * n, -0.6f, 0.6f), shs = uniform(3 * kCoeffs * n, -0.5f, 0.5f);
+    const Floats opacities = uniform(n, 0.05f, 0.9f), scales = uniform(3 * n, 0.02f, 0.2f);
+    const Floats rotations = uniform(4 * n, -1, 1);
+    DgrBatch b = {};
+    b.n_gaussians = n;
+    b.pair_capacity = (pairs_fit ? 8 : 1) * n * kViews;
+    b.n_views = kViews;
+    b.n_sh_coeffs = kCoeffs;
+    b.width_px = kWidth_px;
+    b.height_px = kHeight_px;
+    b.means = means.data();
+    b.shs = shs.data();
+    b.opacities = opacities.data();
+    b.scales = scales.data();
+    b.rotations = rotations.data();
+    for (int v = 0; v < kViews; ++v) b.views[v] = {view, proj, position, background, 0.33f, 0.33f, 1.0f - 0.3f * v, 1};
+    DgrBufferBytes bytes;
+    expect_ok(dgr_cuda_buffer_bytes(&b, &bytes));
+    std::vector<char> state(bytes.state), scratch(std::max(bytes.forward, bytes.backward));
+    Floats color(kViews * 3 * kPixels), depth_alpha(kViews * 2 * kPixels);
+    std::vector<int32_t> radii(kViews * n);
+    const DgrBatchImages images = {color.data(), radii.data(), depth_alpha.data(), nullptr};
+    expect_ok(dgr_cuda_forward(&b, &images, state.data(), scratch.data(), 0, nullptr));
+    const Floats grad_color = uniform(kViews * 3 * kPixels, -1, 1), grad_depth = uniform(kViews * 2 * kPixels, -1, 1);
+    Floats out[6];
+    const int sizes[6] = {3, 3, 3 * kCoeffs, 1, 3, 4};
+    for (int k = 0; k < 6; ++k) out[k].resize(kViews * n * sizes[k]);
+    const DgrGradients g = {grad_color.data(), grad_depth.data(), out[0].data(), out[1].data(), out[2].data(), nullptr,
+                            out[3].data(), out[4].data(), out[5].data(), nullptr};
+    expect_ok(dgr_cuda_backward(&b, &g, state.data(), scratch.data(), 0, nullptr));
+    std::vector<uint8_t> visible(n);
+    expect_ok(dgr_cuda_mark_visible(n, means.data(), view, visible.data(), 0, nullptr));
+}
+
+void search_neighbours() {
+    const int n = 300;
+    const Floats points = uniform(3 * n, 0, 1), bounds = {0, 0, 0, 1, 1, 1};
+    std::vector<int64_t> codes(n), order(n);
+    std::vector<char> scratch(knn_cuda_scratch_bytes(n));
+    Floats out(n);
+    expect_ok(knn_cuda_codes(n, points.data(), bounds.data(), codes.data(), 0, nullptr));
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return codes[a] < codes[b]; });
+    expect_ok(knn_cuda_mean_squared_distances(n, points.data(), order.data(), out.data(), scratch.data(), 0, nullptr));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 4) return 2;
+    cuda_shim_skip(argv[1]);
+    cuda_shim_shuffle(strtoull(argv[2], nullptr, 10));
+    render(argv[3][0] == '1');
+    search_neighbours();
+    fputs(cuda_shim_barriers(), stdout);
+    return 0;
+}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table of registers, stack and spills of the installed CUDA kernels, from the compiler's report that lies beside them.
+
+    python tools/cuda_report.py          # exit status 1 if a kernel spills or uses the stack
+"""
+
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LIBRARIES = ("diff_gaussian_rasterization", "simple_knn")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel for one architecture; sizes in bytes, spills as stores + loads."""
+
+    name: str
+    arch: str
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+
+    @property
+    def stays_in_registers(self) -> bool:
+        return self.stack == 0 and self.spills == 0
+
+
+def plain_name(mangled: str) -> str:
+    """The function's own name: the last of the length-prefixed names before the parameters."""
+    name, rest = mangled, mangled.removeprefix("_ZN").removeprefix("_Z")
+    while match := re.match(r"\d+", rest):
+        length = int(match.group())
+        rest = rest[match.end() :]
+        name, rest = rest[:length], rest[length:]
+    return name
+
+
+def parse(report: str) -> list[Kernel]:
+    """The kernels in the output of `ptxas -v`."""
+    pattern = re.compile(
+        r"entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+        r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+        re.DOTALL,
+    )
+    kernels = []
+    for m in pattern.finditer(report):
+        shared = re.search(r"(\d+) bytes smem", m["rest"])
+        spills = int(m["stores"]) + int(m["loads"])
+        size = int(shared.group(1)) if shared else 0
+        kernels.append(
+            Kernel(plain_name(m["name"]), m["arch"], int(m["registers"]), int(m["stack"]), spills, size)
+        )
+    return kernels
+
+
+def installed_report(package: str) -> tuple[list[Kernel], str]:
+    """Kernels of an installed package, or none and the reason."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return [], f"{package} is not installed"
+    path = Path(spec.origin).with_name("_cuda_kernels.txt")
+    if not path.is_file():
+        return [], f"{package} was built without CUDA"
+    text = path.read_text()
+    return parse(text), "" if path.with_suffix(".so").is_file() else text.strip()
+
+
+def table(kernels: list[Kernel]) -> str:
+    """One line per kernel: registers by architecture, then shared memory, and spills where there are any."""
+    archs = sorted({k.arch for k in kernels}, key=lambda a: int(a.removeprefix("sm_")))
+    lines = [f"{'kernel':18s}" + "".join(f"{a:>7s}" for a in archs) + "  shared  stack  spills"]
+    for name in dict.fromkeys(k.name for k in kernels):
+        own = {k.arch: k for k in kernels if k.name == name}
+        worst = max(own.values(), key=lambda k: (k.spills, k.stack))
+        registers = "".join(f"{own[a].registers if a in own else '-':>7}" for a in archs)
+        lines.append(f"{name:18s}{registers}{worst.shared:8d}{worst.stack:7d}{worst.spills:8d}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    everything: list[Kernel] = []
+    for package in LIBRARIES:
+        kernels, why = installed_report(package)
+        print(f"{package}: {why or 'registers by architecture; bytes of shared memory, stack and spills'}")
+        if kernels:
+            print(table(kernels))
+        everything += kernels
+    return 0 if all(k.stays_in_registers for k in everything) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
