@@ -5,12 +5,14 @@ import json
 import math
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from arguments.load import ConfigError, load_config
 from tools import ablate_toy
 from tools.ablation import grid, runs, summary
+from tools.ablation.pictures import LABEL_PX
 
 TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
 ROBOT = "a cyan robot with orange arms"
@@ -230,6 +232,11 @@ def test_a_miniature_benchmark(tmp_path) -> None:
     kept = {path.name for path in (tmp_path / "runs").iterdir()}
     assert kept == {name.removesuffix(".json") for name in results}
     assert not list(tmp_path.rglob("log.jsonl")) and len(list(tmp_path.rglob("regions_5.png"))) == 4
+    picture = tmp_path / "sheet.png"
+    _told(tmp_path, *SELECTED, "--summary_only", "--picture", str(picture), "--picture_px", "24")
+    shown = cv2.imread(str(picture))
+    assert shown.shape == (4 * 24, LABEL_PX + 8 * 24, 3)
+    assert all((row[:, LABEL_PX:] < 250).any() and (row[:, LABEL_PX:] > 250).any() for row in np.split(shown, 4))
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     _told(tmp_path, *SELECTED, "--", *TINY)
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
