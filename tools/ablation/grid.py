@@ -13,7 +13,7 @@ from arguments import Config
 from arguments.load import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIORS = {"ideal": "configs/quickstart.yaml", "trained": "configs/quickstart_trained.yaml"}
+PRIORS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
 OBJECTS = (
     "a cyan robot with orange arms",
     "a white snowman with red scarf",
