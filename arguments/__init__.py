@@ -222,9 +222,6 @@ class CoGradParams:
     eps_stab: float = key(1e-6, "Eq. 6: added to the denominator", above=0.0)
     tau: float = key(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
     min_visit_share: float = key(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
-    max_visit_lead: int = key(
-        0, "a region this many visits ahead of the least visited one waits; 0: none does, as in the paper", lo=0
-    )
 
     loss_signal: str = key(
         "residual",
@@ -278,7 +275,15 @@ class CoGradParams:
 
 COGRAD_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "improved": {"loss_signal": "t_normalised", "max_visit_lead": 1, "prog_range": (0.2, 0.5)},
+    "improved": {
+        "loss_signal": "t_normalised",
+        "min_visit_share": 0.5,
+        "prog_range": (0.2, 0.5),
+        "t_jitter": 200,
+        "max_step_share": 0.3,
+        "max_t_difference": 150,
+        "projection": "group",
+    },
 }
 """cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/ablation.md has the reasons."""
 

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools.ablation.grid import OBJECTS, PRIORS, VARIANTS, check_runs, runs_of
+from tools.ablation.grid import OBJECTS, OTHER_OBJECTS, PAPER_VARIANTS, PRIORS, VARIANTS, check_runs, runs_of
 from tools.ablation.pictures import sheet
 from tools.ablation.runs import read_results, rescore, run_all
 from tools.ablation.summary import summary
@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
     made.add_argument("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
     made.add_argument("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
-    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    made.add_argument("--other_objects", action="store_const", dest="objects", const=list(OTHER_OBJECTS))
+    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=PAPER_VARIANTS)
     made.add_argument("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     made.add_argument("--score_px", type=int, default=128, help="side of the scored pictures in pixels")

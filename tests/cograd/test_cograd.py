@@ -203,7 +203,7 @@ def test_defaults_are_the_papers() -> None:
     }  # fmt: skip
     decided = {
         "enabled": False, "cograd_preset": "paper", "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "loss_signal": "residual",
-        "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector", "max_visit_lead": 0,
+        "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector",
     }  # fmt: skip
     assert {name: defaults[name] for name in paper | decided} == paper | decided
     assert defaults.keys() - paper.keys() - decided.keys() == {"loss_signal_bins", "bank_precision", "bank_limit_mb", "bank_on_cpu"}
