@@ -280,7 +280,8 @@ def _densify(state: TrainState, views: list[RenderedView], config: Config) -> No
             opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams
         )
         if state.cograd is not None:
-            state.cograd.follow(index_map)
+            with threads_for(_parameter_count(state)):
+                state.cograd.follow(index_map)
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
 
