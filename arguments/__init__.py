@@ -275,15 +275,7 @@ class CoGradParams:
 
 COGRAD_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "improved": {
-        "loss_signal": "t_normalised",
-        "min_visit_share": 0.5,
-        "prog_range": (0.2, 0.5),
-        "t_jitter": 200,
-        "max_step_share": 0.3,
-        "max_t_difference": 150,
-        "projection": "group",
-    },
+    "improved": {"loss_signal": "t_normalised", "min_visit_share": 0.5, "prog_range": (0.2, 0.5), "t_jitter": 200},
 }
 """cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/ablation.md has the reasons."""
 
