@@ -142,7 +142,7 @@ GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px) {
     memset(&f.block_masks[k], 0, sizeof(uint16_t) * (tile.end - k));
 }
 
-// Pixels outside the image never take a Gaussian; blocks wholly outside are not live.
+// Pixels outside the image never take a Gaussian, forward or backward; blocks wholly outside are not live.
 GM_FUNC void start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
     memset(&px, 0, sizeof px);
     const float w = (float)f.cam.width_px, h = (float)f.cam.height_px;
@@ -152,7 +152,7 @@ GM_FUNC void start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
                                (lane_row(p) + kBlockY[b] + (float)tile.y0_px < h);
             px.t[b][p] = simd::splat(1.0f);
             px.alpha_min[b][p] = simd::select(inside, simd::splat(gm::kAlphaMin), simd::splat(kNever));
-            px.stop[b][p] = simd::splat((int)(tile.end - tile.begin));
+            px.stop[b][p] = simd::select(inside, simd::splat((int)(tile.end - tile.begin)), vri{});
             if (simd::lane_bits(inside)) px.live_blocks |= 1u << b;
         }
 }
