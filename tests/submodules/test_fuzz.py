@@ -37,8 +37,10 @@ def test_the_fuzzer_notices_a_gaussian_too_many(monkeypatch):
 
 
 def test_pixels_beyond_the_image_take_no_gaussian_in_the_backward_pass(each_backend):
-    """Found by fuzz.py: 1/(1-alpha) of thirty opaque Gaussians overflowed beside a 7x7 image and made every gradient NaN."""
-    scene = random_scene(5, n=30, height=7, width=7, scale=20.0, spread=0.05, opacity=(1.0, 1.2))
+    """Found by fuzz.py: 1/(1-alpha) of 20 opaque Gaussians overflowed beside the image, and gradients became NaN."""
+    scene = random_scene(5, n=40, height=1, width=1, scale=0.05, opacity=(1.0, 1.2))
+    pixel_2_2 = torch.tensor([4 * 0.3 * 3, 4 * 0.3 * 3, 3.0, 1.0])  # in view space, at depth 3; the image is pixel 0, 0
+    scene.inputs["means3D"][:] = (pixel_2_2 @ torch.linalg.inv(scene.view.viewmatrix))[:3]
     for name, gradient in run_extension(scene).gradients.items():
         assert torch.isfinite(gradient).all(), name
 

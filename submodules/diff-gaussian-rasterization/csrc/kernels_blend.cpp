@@ -132,7 +132,7 @@ GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px) {
             f.block_masks[k] = (uint16_t)(mask & px.live_blocks);
         }
         for (k = first; k < end; ++k) {
-            unsigned mask = f.block_masks[k] & px.live_blocks;
+            unsigned mask = f.block_masks[k] &= (uint16_t)px.live_blocks;
             const Splat s = splats[entries[k].gaussian];
             Offset offset[kParts];
             for (int p = 0; p < kParts; ++p) offset[p] = Offset::of(s, tile, p);
