@@ -2,10 +2,10 @@
 """Milliseconds of the rasterizer and of distCUDA2 by size, threads and opacity: `python benchmarks/rasterizer.py`.
 
 The scene is that of training: a ball of radius 0.5 seen from 3.5 away with a field of view of 0.55 rad, scales the mean
-distance to the neighbours. Times are medians after a warm-up: on a CPU the wall clock and, in brackets, the CPU time of
-all threads, which other programs disturb less; on CUDA events. Every rasterizer that can be imported is timed on the
-same tensors in turn: this one, gsplat, and the original (or a fork of it) where it is installed under another name
-(--original NAME). MB is what this rasterizer keeps of one view between forward and backward.
+distance to the neighbours. After a warm-up: on a CPU the fastest call by wall clock and, in brackets, by the CPU time
+of all threads; on CUDA medians of events. Every rasterizer that can be imported is timed on the same tensors in turn:
+this one, gsplat, and the original (or a fork of it) where it is installed under another name (--original NAME). MB is
+what this rasterizer keeps of one view between forward and backward.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,8 @@ from benchmarks.machine import machine
 from simple_knn._C import distCUDA2
 
 RADIUS, DISTANCE, FOV_RAD = 0.5, 3.5, 0.55
-HEADER = ("rasterizer", "Gaussians", "px", "SH", "opacity", "threads", "forward ms", "backward ms", "both", "MB")
-# CPU time of OpenSplat's CPU rasterizer on two cores, forward + backward, measured once on another machine.
-OPENSPLAT_MS = {
-    (10_000, 256, 0.1): 94, (10_000, 512, 0.1): 425, (100_000, 256, 0.1): 411, (100_000, 512, 0.1): 1118,
-    (100_000, 512, 0.9): 316,
-}  # fmt: skip
 Render = Callable[[dict[str, Tensor]], Sequence[Tensor]]
+HEADER = ("rasterizer", "Gaussians", "px", "SH", "opacity", "threads", "forward ms", "backward ms", "both", "MB")
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,19 @@ class Case:
     opacity: float
 
 
+# ms of CPU time, forward + backward.
+OPENSPLAT_MS = {
+    Case(10_000, 256, 0, 0.1): 94,
+    Case(10_000, 512, 0, 0.1): 425,
+    Case(100_000, 256, 0, 0.1): 411,
+    Case(100_000, 512, 0, 0.1): 1118,
+    Case(100_000, 512, 0, 0.9): 316,
+}
+
+
 @dataclass
 class Timing:
-    """Medians in ms: of the wall clock or of CUDA's events, and of the CPU time (None on CUDA)."""
+    """ms of the wall clock or by CUDA's events, and of CPU time (None on CUDA)."""
 
     wall_ms: float
     cpu_ms: float | None
@@ -123,39 +129,42 @@ def of_gsplat(module: Any, case: Case, device: torch.device) -> Render:
     return render
 
 
-def median(work: Callable[[], None], repeats: int, device: torch.device) -> Timing:
-    """Medians over the calls of work."""
-    if device.type == "cuda":
-        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-        for begin, end in events:
-            begin.record()
-            work()
-            end.record()
-        torch.cuda.synchronize()
-        return Timing(statistics.median(begin.elapsed_time(end) for begin, end in events), None)
-    wall, cpu = [], []
-    for _ in range(repeats):
-        starts = time.perf_counter(), time.process_time()
-        work()
-        wall.append(1e3 * (time.perf_counter() - starts[0]))
-        cpu.append(1e3 * (time.process_time() - starts[1]))
-    return Timing(statistics.median(wall), statistics.median(cpu))
+class Clock:
+    """Marks moments: as (wall clock, CPU time) on a CPU, as events on CUDA."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def mark(self) -> Any:
+        """Now."""
+        if self.device.type != "cuda":
+            return 1e3 * time.perf_counter(), 1e3 * time.process_time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, marks: list[tuple[Any, Any]]) -> Timing:
+        """Of spans (begin, end): CUDA's median; on a CPU the fastest, which other programs disturbed least."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            return Timing(statistics.median(begin.elapsed_time(end) for begin, end in marks), None)
+        return Timing(*(min(end[k] - begin[k] for begin, end in marks) for k in range(2)))
 
 
-def measure(render: Render, inputs: dict[str, Tensor], repeats: int, device: torch.device) -> tuple[Timing, Timing]:
-    """Forward, and forward with backward, after a warm-up of two calls."""
+def measure(render: Render, inputs: dict[str, Tensor], repeats: int, clock: Clock) -> tuple[Timing, Timing, Timing]:
+    """Forward, backward, and both together, after a warm-up of two calls."""
     leaves = list(inputs.values())
     weights = [torch.rand_like(x) for x in render(inputs)]
-
-    def forward() -> None:
-        render(inputs)
-
-    def both() -> None:
-        torch.autograd.grad(list(render(inputs)), leaves, weights, allow_unused=True)
-
-    for _ in range(2):
-        both()
-    return median(forward, repeats, device), median(both, repeats, device)
+    marks = []
+    for _ in range(repeats + 2):
+        begin = clock.mark()
+        images = list(render(inputs))
+        middle = clock.mark()
+        torch.autograd.grad(images, leaves, weights, allow_unused=True)
+        marks.append((begin, middle, clock.mark()))
+    spans = [[(m[i], m[k]) for m in marks[2:]] for i, k in ((0, 1), (1, 2), (0, 2))]
+    forward, backward, both = map(clock.between, spans)
+    return forward, backward, both
 
 
 def peers(original: str | None) -> dict[str, Any]:
@@ -169,11 +178,11 @@ def peers(original: str | None) -> dict[str, Any]:
     return found
 
 
-def lines(case: Case, modules: dict[str, Any], repeats: int, device: torch.device) -> list[str]:
-    """The table's lines of one case, a line for each rasterizer."""
+def lines(case: Case, modules: dict[str, Any], repeats: int, device: torch.device) -> tuple[list[str], Timing | None]:
+    """The table's lines of one case, a line for each rasterizer; and our time forward and backward."""
     inputs, threads = inputs_of(case, device), torch.get_num_threads() if device.type == "cpu" else "-"
     repeats = max(5, min(repeats, 3_000_000 // case.count))
-    made = []
+    made, ours = [], None
     for name, module in modules.items():
         cells = [name, f"{case.count}", f"{case.size_px}", f"{case.sh_degree}", f"{case.opacity:g}", f"{threads}"]
         rasterizer = None
@@ -182,42 +191,38 @@ def lines(case: Case, modules: dict[str, Any], repeats: int, device: torch.devic
                 render = of_gsplat(module, case, device)
             else:
                 render, rasterizer = of_family(module, case, device)
-            forward, both = measure(render, inputs, repeats, device)
+            forward, backward, both = measure(render, inputs, repeats, Clock(device))
         except Exception as error:  # a peer without a backend for this device
             made.append("| " + " | ".join(cells) + f" | {type(error).__name__} | | | |")
             continue
-        cpu_ms = None if both.cpu_ms is None or forward.cpu_ms is None else both.cpu_ms - forward.cpu_ms
         kept = "" if name != "ours" else f"{rasterizer.counts['state_bytes'] / 1e6:.1f}"
-        backward = Timing(both.wall_ms - forward.wall_ms, cpu_ms)
         made.append("| " + " | ".join([*cells, *map(str, (forward, backward, both)), kept]) + " |")
-        if name == "ours" and both.cpu_ms is not None:
-            anchors.setdefault((case.count, case.size_px, case.opacity), []).append(both.cpu_ms)
-    return made
+        ours = both if name == "ours" else ours
+    return made, ours
 
 
-anchors: dict[tuple[int, int, float], list[float]] = {}
-
-
-def print_anchors() -> None:
-    """How many times OpenSplat's CPU time ours goes into, by CPU time of SH degree 0."""
-    known = [(key, OPENSPLAT_MS[key], anchors[key]) for key in OPENSPLAT_MS if key in anchors]
-    if not known:
-        return
-    print("\nAt equal cores: forward + backward in ms of CPU time, OpenSplat's measured once on two cores elsewhere.\n")
-    print("| Gaussians | px | opacity | OpenSplat ms | ours ms of CPU time | times |\n|---|---|---|---|---|---|")
-    for (count, size_px, opacity), theirs, ours in known:
-        best = ours[0]
-        print(f"| {count} | {size_px} | {opacity:g} | {theirs} | {best:.1f} | {theirs / best:.0f} |")
+def print_anchors(ours: dict[Case, Timing]) -> None:
+    """OpenSplat's CPU time beside ours with the first number of threads asked for."""
+    print(
+        "\nForward + backward in ms of CPU time. OpenSplat's CPU rasterizer has one thread and was measured once, on a"
+    )
+    print("machine of two cores; `times` compares it with one thread of ours.\n")
+    print("| Gaussians | px | opacity | OpenSplat | ours | times |\n|---|---|---|---|---|---|")
+    for case, timing in ours.items():
+        theirs, cpu_ms = OPENSPLAT_MS[case], timing.cpu_ms
+        print(f"| {case.count} | {case.size_px} | {case.opacity:g} | {theirs} | {cpu_ms:.1f} | {theirs / cpu_ms:.1f} |")
 
 
 def print_neighbours(counts: Sequence[int], threads: Sequence[int], device: torch.device) -> None:
     """Times of distCUDA2 for points of the ball."""
+    clock = Clock(device)
     print("\n| distCUDA2: points | threads | ms |\n|---|---|---|")
     for count in counts:
         points = inputs_of(Case(count, 1, 0, 0.1), device)["means3D"].detach()
         for n in threads:
             torch.set_num_threads(n)
-            timing = median(lambda points=points: distCUDA2(points), 5, device)
+            marks = [(clock.mark(), distCUDA2(points), clock.mark()) for _ in range(6)]
+            timing = clock.between([(begin, end) for begin, _, end in marks[1:]])
             print(f"| {count} | {n if device.type == 'cpu' else '-'} | {timing} |", flush=True)
 
 
@@ -248,15 +253,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}, {report['cpu']}, torch {torch.__version__}\n")
     modules = peers(options.original)
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for count in options.gaussians:
-        for size_px in options.px:
-            for sh_degree in options.sh:
-                for opacity in options.opacity:
-                    for n in threads:
-                        torch.set_num_threads(n)
-                        case = Case(count, size_px, sh_degree, opacity)
-                        print("\n".join(lines(case, modules, options.repeats, device)), flush=True)
-    print_anchors()
+    anchors: dict[Case, Timing] = {}
+    for case in starmap(Case, product(options.gaussians, options.px, options.sh, options.opacity)):
+        for n in threads:
+            torch.set_num_threads(n)
+            made, ours = lines(case, modules, options.repeats, device)
+            print("\n".join(made), flush=True)
+            if ours is not None and ours.cpu_ms is not None and case in OPENSPLAT_MS:
+                anchors.setdefault(case, ours)
+    if anchors:
+        print_anchors(anchors)
     print_neighbours([n for n in options.gaussians if n >= 10_000], threads, device)
     print(f"\nPeak memory of the process: {peak_memory(device)}")
 

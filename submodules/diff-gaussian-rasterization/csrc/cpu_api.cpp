@@ -156,7 +156,8 @@ void forward(const DgrScene& in, DgrImages& out, Frame& f, Scratch& scratch) {
 void backward(const DgrScene& in, const Frame& f, const DgrGradients& g, Scratch& scratch) {
     const KernelTable& k = *current_table();
     scratch.partials.resize(f.n_pairs);
-    Partial* partials = scratch.partials.data();
+    scratch.any_partial.resize(f.n_pairs);
+    const Partials partials = {scratch.partials.data(), scratch.any_partial.data()};
     const auto blend = k.blend_backward[(in.flags & DGR_DEPTH_Z_GRADIENT) ? 1 : 0];
     for_tiles(f, in.n_threads, [&](int t) { blend(f, t, g.color, g.depth_alpha, partials); });
     for_gaussians(f.n, in.n_threads, [&](int64_t begin, int64_t end) {

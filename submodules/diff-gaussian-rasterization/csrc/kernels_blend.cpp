@@ -263,21 +263,18 @@ GM_FUNC void store_partial(const LaneSums& sums, Partial* out) {
 }
 
 template <bool kDepthZ>
-GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, Partial* partials) {
+GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, const Partials& partials) {
     const Splat* splats = f.splats.data();
     const Entry* entries = f.entries.data();
     for (uint32_t k = tile.end; k-- > tile.begin;) {
-        if (k >= tile.begin + 8) {
+        if (k >= tile.begin + 8 && f.block_masks[k - 8]) {
             __builtin_prefetch(&splats[entries[k - 8].gaussian]);
-            __builtin_prefetch(&partials[entries[k - 8].slot], 1);
+            __builtin_prefetch(&partials.sums[entries[k - 8].slot], 1);
         }
         const int position = (int)(k - tile.begin);
         const unsigned mask = f.block_masks[k];
-        Partial* out = &partials[entries[k].slot];
-        if (!mask) {
-            memset(out, 0, sizeof *out);
-            continue;
-        }
+        partials.any[entries[k].slot] = mask != 0;
+        if (!mask) continue;
         const Splat s = splats[entries[k].gaussian];
         alignas(64) LaneSums sums;
         for (int p = 0; p < kParts; ++p) {
@@ -289,12 +286,12 @@ GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradient
             }
             keep_part(m, p, sums);
         }
-        store_partial(sums, out);
+        store_partial(sums, &partials.sums[entries[k].slot]);
     }
 }
 
 template <bool kDepthZ>
-void blend_backward(const Frame& f, int t, const float* grad_color, const float* grad_depth_alpha, Partial* partials) {
+void blend_backward(const Frame& f, int t, const float* grad_color, const float* grad_depth_alpha, const Partials& partials) {
     const Tile tile(f, t);
     if (tile.begin == tile.end) return;
     PixelGradients px;
