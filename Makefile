@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
+# make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference; FUZZ_ARGS="--seed 7".
 # Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
 
 VENV ?= .venv
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 PYTEST_ARGS ?= -n 2 --dist loadscope
 DEMO_ARGS ?=
+FUZZ_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -15,7 +17,7 @@ EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
 CHECKED := $(wildcard train.py arguments cograd gaussian_renderer guidance scene tools utils)
 
-.PHONY: setup setup-dev demo smoke test lint bench cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-dev demo smoke test lint bench fuzz cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -64,6 +66,9 @@ lint: setup-dev
 
 bench: setup
 	@for script in $(filter-out benchmarks/machine.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+fuzz: setup-dev
+	$(BIN)/python tests/submodules/fuzz.py --seconds 600 $(FUZZ_ARGS)
 
 # Registers and spills of the installed CUDA kernels, as the compiler reported them; fails if one spills.
 cuda-report: setup

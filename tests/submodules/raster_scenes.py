@@ -125,21 +125,23 @@ def run_extension(scene: Scene, depth_z_gradient: bool = False, device: str = "c
     return Result(images.detach().cpu(), radii.cpu(), gradients, rasterizer.n_dropped)
 
 
-def run_reference(scene: Scene, depth_z_gradient: bool = False, true_gradient: bool = False) -> Result:
-    """Forward and backward of the float64 reference, on one thread: its tensors are small."""
+def run_reference(
+    scene: Scene, depth_z_gradient: bool = False, true_gradient: bool = False, dtype: torch.dtype = torch.float64
+) -> Result:
+    """Forward and backward of the reference, on one thread: its tensors are small."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _run_reference(scene, depth_z_gradient, true_gradient)
+        return _run_reference(scene, depth_z_gradient, true_gradient, dtype)
     finally:
         torch.set_num_threads(n_threads)
 
 
-def _run_reference(scene: Scene, depth_z_gradient: bool, true_gradient: bool) -> Result:
-    leaves = {k: v.double().requires_grad_() for k, v in scene.inputs.items()}
+def _run_reference(scene: Scene, depth_z_gradient: bool, true_gradient: bool, dtype: torch.dtype) -> Result:
+    leaves = {k: v.detach().to(dtype).requires_grad_() for k, v in scene.inputs.items()}
     means2d = torch.zeros_like(leaves["means3D"], requires_grad=True)
     v = scene.view
-    view = replace(v, **{k: getattr(v, k).double() for k in ("bg", "viewmatrix", "projmatrix", "campos")})
+    view = replace(v, **{k: getattr(v, k).to(dtype) for k in ("bg", "viewmatrix", "projmatrix", "campos")})
     arguments = {REFERENCE_NAMES.get(k, k): x for k, x in leaves.items()}
     out = render(view, means2d=means2d, depth_z_gradient=depth_z_gradient, true_gradient=true_gradient, **arguments)
     images = torch.cat([out.color, out.depth_alpha])

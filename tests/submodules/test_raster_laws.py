@@ -209,7 +209,7 @@ def test_only_depth_alpha_in_the_loss():
 
 def test_backend_says_what_it_is():
     report = backend()
-    assert report["outputs"] == 3 and report["abi"] == 1
+    assert report["outputs"] == 3 and report["abi"] == 2
     assert "diff_gaussian_rasterization" in report["package"]
     assert report["cpu"] in ("base", "x86-64-v3", "x86-64-v4")
     assert __version__.count(".") == 2

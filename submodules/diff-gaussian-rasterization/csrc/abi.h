@@ -8,11 +8,11 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-enum { DGR_ABI = 1 };
+enum { DGR_ABI = 2 };
 enum { DGR_OK = 0, DGR_TOO_LARGE = 1, DGR_OUT_OF_MEMORY = 2 };
 enum { DGR_DEPTH_Z_GRADIENT = 1 };  // flags
 
-// Inputs of one view. All arrays are float32, contiguous, row-major; absent ones are null.
+// Inputs of one view. n_threads counts for all views of a call. All arrays are float32, contiguous, row-major; absent ones are null.
 typedef struct {
     int64_t n_gaussians;
     int32_t n_sh_coeffs, sh_degree;
@@ -52,9 +52,10 @@ const char *dgr_isa(void);            // instruction set of the loops in use: "x
 int dgr_force_isa(const char *name);  // for tests; 0 if this machine can run it
 const char *dgr_last_error(void);     // of the calling thread
 
-// Renders and keeps in *state what the backward pass needs; the caller releases it. On failure *state is null.
-int dgr_cpu_forward(const DgrScene *scene, DgrImages *images, void **state);
-int dgr_cpu_backward(const DgrScene *scene, void *state, const DgrGradients *gradients);
+// Renders n_views scenes, side by side where there are threads, and keeps in states[v] what the backward pass of view v
+// needs; the caller releases it. On failure all states are null.
+int dgr_cpu_forward(int n_views, const DgrScene *scenes, DgrImages *images, void **states);
+int dgr_cpu_backward(int n_views, const DgrScene *scenes, void **states, const DgrGradients *gradients);
 void dgr_cpu_release(void *state);
 void dgr_cpu_mark_visible(int64_t n, const float *means, const float *viewmatrix, uint8_t *visible);
 }

@@ -18,7 +18,7 @@ namespace {
 // About half a millisecond of work: a thread that must first be woken on a busy machine costs more than less than that.
 constexpr int64_t kGaussiansPerThread = 16384, kPairsPerThread = 8192;
 constexpr int64_t kGaussiansPerChunk = 512, kTilesPerChunk = 4;
-constexpr size_t kPooledFrames = 4;
+constexpr size_t kPooledFrames = 4, kPooledScratches = 2;
 
 thread_local std::string last_error;
 
@@ -85,7 +85,7 @@ class Pool {
 
 // Never destroyed: a state may be given back while the process is shutting down.
 Pool<Frame>& frames = *new Pool<Frame>(kPooledFrames);
-Pool<Scratch>& scratches = *new Pool<Scratch>(1);
+Pool<Scratch>& scratches = *new Pool<Scratch>(kPooledScratches);
 
 // Threads worth starting for this much work.
 int threads_for(int64_t work, int64_t per_thread, int wanted) {
@@ -156,7 +156,8 @@ void forward(const DgrScene& in, DgrImages& out, Frame& f, Scratch& scratch) {
 void backward(const DgrScene& in, const Frame& f, const DgrGradients& g, Scratch& scratch) {
     const KernelTable& k = *current_table();
     scratch.partials.resize(f.n_pairs);
-    Partial* partials = scratch.partials.data();
+    scratch.any_partial.resize(f.n_pairs);
+    const Partials partials = {scratch.partials.data(), scratch.any_partial.data()};
     const auto blend = k.blend_backward[(in.flags & DGR_DEPTH_Z_GRADIENT) ? 1 : 0];
     for_tiles(f, in.n_threads, [&](int t) { blend(f, t, g.color, g.depth_alpha, partials); });
     for_gaussians(f.n, in.n_threads, [&](int64_t begin, int64_t end) {
@@ -164,19 +165,31 @@ void backward(const DgrScene& in, const Frame& f, const DgrGradients& g, Scratch
     });
 }
 
-// Runs fn and turns what it throws into a code and a message.
+// Runs fn(view, scratch) for every view, views side by side, and turns what was thrown into a code and a message. A view
+// may start threads of its own, which find work there when no view is left.
 template <class Fn>
-int guarded(Fn fn) {
-    try {
-        fn();
-        return DGR_OK;
-    } catch (const std::length_error& e) {
-        last_error = e.what();
-        return DGR_TOO_LARGE;
-    } catch (const std::bad_alloc&) {
-        last_error = "out of memory";
-        return DGR_OUT_OF_MEMORY;
-    }
+int for_views(int n_views, int n_threads, Fn fn) {
+    std::mutex lock;
+    int code = DGR_OK;
+    std::string failure;
+    const auto fail = [&](int why, const char* message) {
+        std::lock_guard<std::mutex> guard(lock);
+        code = why;
+        failure = message;
+    };
+    run_chunks(n_views, n_threads, [&](int64_t v) {
+        try {
+            std::unique_ptr<Scratch> scratch = scratches.take();
+            fn(v, *scratch);
+            scratches.give(std::move(scratch));
+        } catch (const std::length_error& e) {
+            fail(DGR_TOO_LARGE, e.what());
+        } catch (const std::bad_alloc&) {
+            fail(DGR_OUT_OF_MEMORY, "out of memory");
+        }
+    });
+    if (code) last_error = failure;
+    return code;
 }
 
 }  // namespace
@@ -199,22 +212,24 @@ int dgr_force_isa(const char* name) {
     return 1;
 }
 
-int dgr_cpu_forward(const DgrScene* scene, DgrImages* images, void** state) {
-    *state = nullptr;
-    return guarded([&] {
+int dgr_cpu_forward(int n_views, const DgrScene* scenes, DgrImages* images, void** states) {
+    for (int v = 0; v < n_views; ++v) states[v] = nullptr;
+    const int code = for_views(n_views, scenes->n_threads, [&](int64_t v, Scratch& scratch) {
         std::unique_ptr<Frame> f = frames.take();
-        std::unique_ptr<Scratch> scratch = scratches.take();
-        forward(*scene, *images, *f, *scratch);
-        scratches.give(std::move(scratch));
-        *state = f.release();
+        forward(scenes[v], images[v], *f, scratch);
+        states[v] = f.release();
     });
+    if (!code) return code;
+    for (int v = 0; v < n_views; ++v) {
+        if (states[v]) dgr_cpu_release(states[v]);
+        states[v] = nullptr;
+    }
+    return code;
 }
 
-int dgr_cpu_backward(const DgrScene* scene, void* state, const DgrGradients* gradients) {
-    return guarded([&] {
-        std::unique_ptr<Scratch> scratch = scratches.take();
-        backward(*scene, *static_cast<const Frame*>(state), *gradients, *scratch);
-        scratches.give(std::move(scratch));
+int dgr_cpu_backward(int n_views, const DgrScene* scenes, void** states, const DgrGradients* gradients) {
+    return for_views(n_views, scenes->n_threads, [&](int64_t v, Scratch& scratch) {
+        backward(scenes[v], *static_cast<const Frame*>(states[v]), gradients[v], scratch);
     });
 }
 

@@ -78,6 +78,12 @@ struct alignas(64) Partial {
     float unused[6];
 };
 
+// The contributions by slot. Where `any` is 0 the partial was never written: in a solid scene that is most of them.
+struct Partials {
+    Partial* sums;
+    uint8_t* any;
+};
+
 struct Frame {
     gm::Camera cam;
     int64_t n = 0;
@@ -105,6 +111,7 @@ struct Scratch {
     Buffer<uint32_t> cursors;           // [chunks,tiles]
     Buffer<uint32_t> tile_lists;        // [chunks,tiles] tiles of one large Gaussian
     Buffer<Partial> partials;           // [pairs] by slot; backward
+    Buffer<uint8_t> any_partial;
 };
 
 struct KernelTable {
@@ -116,9 +123,9 @@ struct KernelTable {
     void (*blend)(Frame&, int tile, float* color, float* depth_alpha);
     // Index 1 also sums the gradient of depth with respect to z.
     void (*blend_backward[2])(const Frame&, int tile, const float* grad_color, const float* grad_depth_alpha,
-                              Partial*);
+                              const Partials&);
     // Sums the partials of Gaussians [begin, end) and goes on to the gradients of the inputs.
-    void (*project_backward)(const DgrScene&, const Frame&, const Partial*, const DgrGradients&, int64_t begin,
+    void (*project_backward)(const DgrScene&, const Frame&, const Partials&, const DgrGradients&, int64_t begin,
                              int64_t end);
 };
 

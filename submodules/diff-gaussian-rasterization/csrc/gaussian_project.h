@@ -88,12 +88,13 @@ GM_FUNC Vec3<F> sh_color(const Camera& cam, const Vec3<F>& mean, const Load& loa
     return c;
 }
 
-// A comparison with NaN is false, so a NaN colour stays NaN here and is found by finite().
+// NaN and -infinity stay what they are here (comparisons with them are false) and are found by finite().
 template <class F>
 GM_FUNC Vec3<F> clamp_at_zero(const Vec3<F>& c) {
-    const F zero = F{};
-    return {Ops<F>::select(c.x < zero, zero, c.x), Ops<F>::select(c.y < zero, zero, c.y),
-            Ops<F>::select(c.z < zero, zero, c.z)};
+    const F zero = F{}, lowest = zero - 3.4028234e38f;
+    return {Ops<F>::select((c.x < zero) & (c.x >= lowest), zero, c.x),
+            Ops<F>::select((c.y < zero) & (c.y >= lowest), zero, c.y),
+            Ops<F>::select((c.z < zero) & (c.z >= lowest), zero, c.z)};
 }
 
 // Hands dL/d(coefficient k) to store(k, gradient) and returns dL/dmean through the direction.

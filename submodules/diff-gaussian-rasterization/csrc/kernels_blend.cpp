@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blending of one 16x16 tile, forward and backward. Compiled once per instruction set; DGR_ISA names the namespace.
 //
-// A tile is 16 blocks of 4x4 pixels, each block one vector. For every Gaussian of the tile's list only the blocks that
-// its alpha >= 1/255 ellipse reaches are touched.
+// A tile is 16 blocks of 4x4 pixels, each block kParts registers. For every Gaussian of the tile's list only the blocks
+// that its alpha >= 1/255 ellipse reaches are touched.
 #include "kernels.h"
 #include "reach.h"
 #include "simd.h"
@@ -12,10 +12,13 @@ namespace DGR_ISA {
 namespace {
 
 using simd::kLanes;
-using simd::vf;
-using simd::vi;
+using simd::kParts;
+using simd::kWidth;
+using simd::vr;
+using simd::vri;
 
 constexpr int kPixels = gm::kTile_px * gm::kTile_px;
+constexpr uint32_t kAhead = 32;    // blocks reached are worked out for so many Gaussians at a time
 constexpr float kNever = 3.0e38f;  // alpha threshold of a pixel that takes no more Gaussians
 
 struct Tile {
@@ -30,28 +33,28 @@ struct Tile {
 constexpr float kBlockX[kBlocks] = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
 constexpr float kBlockY[kBlocks] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
 
-// mean - pixel for the pixels of the tile's first block.
+// mean - pixel for the pixels of one part of the tile's first block.
 struct Offset {
-    vf x, y;
-    GM_FUNC Offset of(const Splat& s, const Tile& tile) {
-        return {(s.form.x - (float)tile.x0_px) - lane_column(), (s.form.y - (float)tile.y0_px) - lane_row()};
+    vr x, y;
+    GM_FUNC Offset of(const Splat& s, const Tile& tile, int part) {
+        return {(s.form.x - (float)tile.x0_px) - lane_column(), (s.form.y - (float)tile.y0_px) - lane_row(part)};
     }
 };
 
 // alpha before the 0.99 clamp where the Gaussian counts for the pixel, else 0; d = mean - pixel.
 struct Coverage {
-    vf dx, dy, raw;
+    vr dx, dy, raw;
 };
 
-GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vf alpha_min, vi takes) {
-    const vf dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
+GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vr alpha_min, vri takes) {
+    const vr dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
     const gm::Form<float>& q = s.form;
-    const vf power = (q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy;
-    const vf raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
-    return {dx, dy, simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vf{})};
+    const vr power = (q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy;
+    const vr raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
+    return {dx, dy, simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vr{})};
 }
 
-GM_FUNC vf clamp_alpha(vf raw) { return gm::smaller(raw, simd::splat(gm::kAlphaMax)); }
+GM_FUNC vr clamp_alpha(vr raw) { return gm::smaller(raw, simd::splat(gm::kAlphaMax)); }
 
 // Runs fn(pixel in block order, index into an image plane) over the pixels of the tile that lie in the image.
 template <class Fn>
@@ -68,63 +71,90 @@ GM_FUNC void for_each_pixel(const Frame& f, const Tile& tile, Fn fn) {
 
 // ---------------------------------------------------------------------------------------------- forward
 
+typedef vr Plane[kBlocks][kParts];  // one number for each pixel of a tile
+
 struct Pixels {
-    vf t[kBlocks], r[kBlocks], g[kBlocks], b[kBlocks], z[kBlocks], alpha_min[kBlocks];
-    vi stop[kBlocks];
+    Plane t, r, g, b, z, alpha_min;
+    vri stop[kBlocks][kParts];
+    unsigned live_blocks;
 };
 
-// The pixels whose transmittance would fall below the limit take this Gaussian no more, nor any later one.
-GM_FUNC vf stop_pixels(Pixels& px, int block, vi stopping, vf alpha, int position, unsigned* live_blocks) {
-    px.alpha_min[block] = simd::select(stopping, simd::splat(kNever), px.alpha_min[block]);
-    px.stop[block] = simd::select(stopping, simd::splat(position), px.stop[block]);
-    if (simd::lane_bits(px.alpha_min[block] == kNever) == 0xffffu) *live_blocks &= ~(1u << block);
-    return simd::select(stopping, vf{}, alpha);
+GM_FUNC bool is_dead(const Pixels& px, int block) {
+    unsigned alive = 0;
+    for (int p = 0; p < kParts; ++p) alive |= simd::lane_bits(px.alpha_min[block][p] != kNever);
+    return !alive;
 }
 
-GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px, unsigned live_blocks) {
+// The pixels whose transmittance would fall below the limit take this Gaussian no more, nor any later one.
+GM_FUNC vr stop_pixels(Pixels& px, int block, int part, vri stopping, vr alpha, int position) {
+    vr& alpha_min = px.alpha_min[block][part];
+    vri& stop = px.stop[block][part];
+    alpha_min = simd::select(stopping, simd::splat(kNever), alpha_min);
+    stop = simd::select(stopping, simd::splat(position), stop);
+    if (is_dead(px, block)) px.live_blocks &= ~(1u << block);
+    return simd::select(stopping, vr{}, alpha);
+}
+
+GM_FUNC void blend_block(const Splat& s, const Offset (&offset)[kParts], int b, int position, Pixels& px) {
+    vr alpha[kParts], t_next[kParts];
+    unsigned stopping = 0;
+    for (int p = 0; p < kParts; ++p) {
+        alpha[p] = clamp_alpha(coverage(s, offset[p], b, px.alpha_min[b][p], vri{} - 1).raw);
+        t_next[p] = px.t[b][p] * (1.0f - alpha[p]);
+        stopping |= simd::bits_less(t_next[p], simd::splat(gm::kTransmittanceMin));
+    }
+    if (__builtin_expect(stopping, 0))
+        for (int p = 0; p < kParts; ++p) {
+            alpha[p] = stop_pixels(px, b, p, t_next[p] < gm::kTransmittanceMin, alpha[p], position);
+            t_next[p] = px.t[b][p] * (1.0f - alpha[p]);
+        }
+    for (int p = 0; p < kParts; ++p) {
+        const vr weight = alpha[p] * px.t[b][p];
+        px.r[b][p] += s.r * weight;
+        px.g[b][p] += s.g * weight;
+        px.b[b][p] += s.b * weight;
+        px.z[b][p] += s.z * weight;
+        px.t[b][p] = t_next[p];
+    }
+}
+
+// The masks are worked out ahead, so that the loop over their bits, which no branch predictor foresees, need not wait.
+GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px) {
     const Splat* splats = f.splats.data();
     const Entry* entries = f.entries.data();
     uint32_t k = tile.begin;
-    for (; k < tile.end && live_blocks; ++k) {
-        if (k + 8 < tile.end) __builtin_prefetch(&splats[entries[k + 8].gaussian]);
-        const Splat s = splats[entries[k].gaussian];
-        unsigned mask = cells_reached(s.form, (float)tile.x0_px, (float)tile.y0_px, (float)kBlock_px) & live_blocks;
-        f.block_masks[k] = (uint16_t)mask;
-        const Offset offset = Offset::of(s, tile);
-        for (; mask; mask &= mask - 1) {
-            const int b = __builtin_ctz(mask);
-            vf alpha = clamp_alpha(coverage(s, offset, b, px.alpha_min[b], vi{} - 1).raw);
-            const vf t = px.t[b];
-            vf t_next = t * (1.0f - alpha);
-            if (__builtin_expect(simd::bits_less(t_next, simd::splat(gm::kTransmittanceMin)), 0)) {
-                alpha = stop_pixels(px, b, t_next < gm::kTransmittanceMin, alpha, (int)(k - tile.begin), &live_blocks);
-                t_next = t * (1.0f - alpha);
-            }
-            const vf weight = alpha * t;
-            px.r[b] += s.r * weight;
-            px.g[b] += s.g * weight;
-            px.b[b] += s.b * weight;
-            px.z[b] += s.z * weight;
-            px.t[b] = t_next;
+    while (k < tile.end && px.live_blocks) {
+        const uint32_t first = k, end = tile.end - k < kAhead ? tile.end : k + kAhead;
+        for (; k < end; ++k) {
+            if (k + 8 < tile.end) __builtin_prefetch(&splats[entries[k + 8].gaussian]);
+            const gm::Form<float>& form = splats[entries[k].gaussian].form;
+            const unsigned mask = cells_reached(form, (float)tile.x0_px, (float)tile.y0_px, (float)kBlock_px);
+            f.block_masks[k] = (uint16_t)(mask & px.live_blocks);
+        }
+        for (k = first; k < end; ++k) {
+            unsigned mask = f.block_masks[k] &= (uint16_t)px.live_blocks;
+            const Splat s = splats[entries[k].gaussian];
+            Offset offset[kParts];
+            for (int p = 0; p < kParts; ++p) offset[p] = Offset::of(s, tile, p);
+            for (; mask; mask &= mask - 1) blend_block(s, offset, __builtin_ctz(mask), (int)(k - tile.begin), px);
         }
     }
-    for (; k < tile.end; ++k) f.block_masks[k] = 0;
+    memset(&f.block_masks[k], 0, sizeof(uint16_t) * (tile.end - k));
 }
 
-// Pixels outside the image never take a Gaussian; blocks wholly outside are not live.
-GM_FUNC unsigned start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
-    unsigned live_blocks = 0;
+// Pixels outside the image never take a Gaussian, forward or backward; blocks wholly outside are not live.
+GM_FUNC void start_pixels(const Frame& f, const Tile& tile, Pixels& px) {
+    memset(&px, 0, sizeof px);
     const float w = (float)f.cam.width_px, h = (float)f.cam.height_px;
-    for (int b = 0; b < kBlocks; ++b) {
-        const vi inside = (lane_column() + kBlockX[b] + (float)tile.x0_px < w) &
-                          (lane_row() + kBlockY[b] + (float)tile.y0_px < h);
-        px.t[b] = simd::splat(1.0f);
-        px.r[b] = px.g[b] = px.b[b] = px.z[b] = vf{};
-        px.alpha_min[b] = simd::select(inside, simd::splat(gm::kAlphaMin), simd::splat(kNever));
-        px.stop[b] = simd::splat((int)(tile.end - tile.begin));
-        if (simd::lane_bits(inside)) live_blocks |= 1u << b;
-    }
-    return live_blocks;
+    for (int b = 0; b < kBlocks; ++b)
+        for (int p = 0; p < kParts; ++p) {
+            const vri inside = (lane_column() + kBlockX[b] + (float)tile.x0_px < w) &
+                               (lane_row(p) + kBlockY[b] + (float)tile.y0_px < h);
+            px.t[b][p] = simd::splat(1.0f);
+            px.alpha_min[b][p] = simd::select(inside, simd::splat(gm::kAlphaMin), simd::splat(kNever));
+            px.stop[b][p] = simd::select(inside, simd::splat((int)(tile.end - tile.begin)), vri{});
+            if (simd::lane_bits(inside)) px.live_blocks |= 1u << b;
+        }
 }
 
 void blend(Frame& f, int t, float* color, float* depth_alpha) {
@@ -139,14 +169,16 @@ void blend(Frame& f, int t, float* color, float* depth_alpha) {
         return;
     }
     Pixels px;
-    blend_list(f, tile, px, start_pixels(f, tile, px));
+    start_pixels(f, tile, px);
+    blend_list(f, tile, px);
     memcpy(&f.final_t[(size_t)t * kPixels], px.t, sizeof px.t);
     memcpy(&f.stop[(size_t)t * kPixels], px.stop, sizeof px.stop);
-    for (int b = 0; b < kBlocks; ++b) {
-        px.r[b] += bg[0] * px.t[b];
-        px.g[b] += bg[1] * px.t[b];
-        px.b[b] += bg[2] * px.t[b];
-    }
+    for (int b = 0; b < kBlocks; ++b)
+        for (int p = 0; p < kParts; ++p) {
+            px.r[b][p] += bg[0] * px.t[b][p];
+            px.g[b][p] += bg[1] * px.t[b][p];
+            px.b[b][p] += bg[2] * px.t[b][p];
+        }
     const float *r = (float*)px.r, *g = (float*)px.g, *b = (float*)px.b, *z = (float*)px.z, *tr = (float*)px.t;
     for_each_pixel(f, tile, [&](int p, int64_t i) {
         color[i] = r[p], color[plane + i] = g[p], color[2 * plane + i] = b[p];
@@ -159,8 +191,8 @@ void blend(Frame& f, int t, float* color, float* depth_alpha) {
 // Per pixel: transmittance behind the current Gaussian, gradients of the outputs, and behind = sum over the Gaussians
 // behind of dL/d(their weight) * weight, plus the background's share: what alpha of the current one takes away from.
 struct PixelGradients {
-    vf t[kBlocks], behind[kBlocks], r[kBlocks], g[kBlocks], b[kBlocks], z[kBlocks];
-    vi stop[kBlocks];
+    Plane t, behind, r, g, b, z;
+    vri stop[kBlocks][kParts];
     int last_stop[kBlocks];
 };
 
@@ -168,7 +200,7 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
                             const float* grad_depth_alpha, PixelGradients& px) {
     const int64_t plane = (int64_t)f.cam.width_px * f.cam.height_px;
     memset(px.r, 0, sizeof px.r * 4);
-    vf transmittance[kBlocks] = {};
+    Plane transmittance = {};
     float *r = (float*)px.r, *g = (float*)px.g, *b = (float*)px.b, *z = (float*)px.z, *tr = (float*)transmittance;
     for_each_pixel(f, tile, [&](int p, int64_t i) {
         if (grad_color) r[p] = grad_color[i], g[p] = grad_color[plane + i], b[p] = grad_color[2 * plane + i];
@@ -178,72 +210,88 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
     memcpy(px.stop, &f.stop[(size_t)t * kPixels], sizeof px.stop);
     const float* bg = f.background;
     for (int k = 0; k < kBlocks; ++k) {
-        px.behind[k] = px.t[k] * (transmittance[k] + bg[0] * px.r[k] + bg[1] * px.g[k] + bg[2] * px.b[k]);
+        for (int p = 0; p < kParts; ++p)
+            px.behind[k][p] = px.t[k][p] * (transmittance[k][p] + bg[0] * px.r[k][p] + bg[1] * px.g[k][p] +
+                                            bg[2] * px.b[k][p]);
         px.last_stop[k] = 0;
-        for (int l = 0; l < kLanes; ++l)
-            if (simd::lane(px.stop[k], l) > px.last_stop[k]) px.last_stop[k] = simd::lane(px.stop[k], l);
+        for (int l = 0; l < kLanes; ++l) {
+            const int stop = ((const int32_t*)px.stop[k])[l];
+            if (stop > px.last_stop[k]) px.last_stop[k] = stop;
+        }
     }
 }
 
-typedef gm::Moments<vf> Moments;
+typedef gm::Moments<vr> Moments;
 
 template <bool kDepthZ>
-GM_FUNC void block_backward(const Splat& s, const Offset& offset, int b, int position, PixelGradients& px, Moments& m) {
-    const Coverage c = coverage(s, offset, b, simd::splat(gm::kAlphaMin), px.stop[b] > position);
-    const vf alpha = clamp_alpha(c.raw), inv = 1.0f / (1.0f - alpha);
-    const vf t = px.t[b] * inv, weight = alpha * t;
-    const vf grad_weight = px.r[b] * s.r + px.g[b] * s.g + px.b[b] * s.b + px.z[b] * s.z;
-    const vf w = c.raw * (t * grad_weight - px.behind[b] * inv);
-    px.behind[b] += weight * grad_weight;
-    px.t[b] = t;
-    const vf wx = w * c.dx, wy = w * c.dy;
+GM_FUNC void block_backward(const Splat& s, const Offset& offset, int block, int part, int position,
+                            PixelGradients& px, Moments& m) {
+    const Coverage c = coverage(s, offset, block, simd::splat(gm::kAlphaMin), px.stop[block][part] > position);
+    const vr r = px.r[block][part], g = px.g[block][part], b = px.b[block][part], z = px.z[block][part];
+    const vr alpha = clamp_alpha(c.raw), inv = 1.0f / (1.0f - alpha);
+    const vr t = px.t[block][part] * inv, weight = alpha * t;
+    const vr grad_weight = r * s.r + g * s.g + b * s.b + z * s.z;
+    const vr w = c.raw * (t * grad_weight - px.behind[block][part] * inv);
+    px.behind[block][part] += weight * grad_weight;
+    px.t[block][part] = t;
+    const vr wx = w * c.dx, wy = w * c.dy;
     m.w += w;
     m.wx += wx;
     m.wy += wy;
     m.wxx += wx * c.dx;
     m.wxy += wx * c.dy;
     m.wyy += wy * c.dy;
-    m.r += weight * px.r[b];
-    m.g += weight * px.g[b];
-    m.b += weight * px.b[b];
-    if (kDepthZ) m.z += weight * px.z[b];
+    m.r += weight * r;
+    m.g += weight * g;
+    m.b += weight * b;
+    if (kDepthZ) m.z += weight * z;
 }
 
-GM_FUNC void store_partial(const Moments& m, Partial* out) {
-    const simd::f32x4 parts[3] = {simd::sum_lanes(m.w, m.wx, m.wy, m.wxx), simd::sum_lanes(m.wxy, m.wyy, m.r, m.g),
-                                simd::sum_lanes(m.b, m.z, vf{}, vf{})};
+typedef float LaneSums[gm::kMoments][kLanes];
+
+GM_FUNC void keep_part(const Moments& m, int part, LaneSums& sums) {
+    const auto keep = [&](int k, vr moment) { memcpy(&sums[k][part * kWidth], &moment, sizeof moment); };
+    keep(0, m.w), keep(1, m.wx), keep(2, m.wy), keep(3, m.wxx), keep(4, m.wxy), keep(5, m.wyy);
+    keep(6, m.r), keep(7, m.g), keep(8, m.b), keep(9, m.z);
+}
+
+GM_FUNC void store_partial(const LaneSums& sums, Partial* out) {
+    const simd::f32x4 parts[3] = {simd::sum_lanes(sums[0], sums[1], sums[2], sums[3]),
+                                  simd::sum_lanes(sums[4], sums[5], sums[6], sums[7]),
+                                  simd::sum_lanes(sums[8], sums[9], sums[9], sums[9])};
     memcpy(out, parts, sizeof parts);
 }
 
 template <bool kDepthZ>
-GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, Partial* partials) {
+GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, const Partials& partials) {
     const Splat* splats = f.splats.data();
     const Entry* entries = f.entries.data();
     for (uint32_t k = tile.end; k-- > tile.begin;) {
-        if (k >= tile.begin + 8) {
+        if (k >= tile.begin + 8 && f.block_masks[k - 8]) {
             __builtin_prefetch(&splats[entries[k - 8].gaussian]);
-            __builtin_prefetch(&partials[entries[k - 8].slot], 1);
+            __builtin_prefetch(&partials.sums[entries[k - 8].slot], 1);
         }
         const int position = (int)(k - tile.begin);
-        Partial* out = &partials[entries[k].slot];
-        unsigned mask = f.block_masks[k];
-        if (!mask) {
-            memset(out, 0, sizeof *out);
-            continue;
-        }
+        const unsigned mask = f.block_masks[k];
+        partials.any[entries[k].slot] = mask != 0;
+        if (!mask) continue;
         const Splat s = splats[entries[k].gaussian];
-        const Offset offset = Offset::of(s, tile);
-        Moments m = {};
-        for (; mask; mask &= mask - 1) {
-            const int b = __builtin_ctz(mask);
-            if (px.last_stop[b] > position) block_backward<kDepthZ>(s, offset, b, position, px, m);
+        alignas(64) LaneSums sums;
+        for (int p = 0; p < kParts; ++p) {
+            const Offset offset = Offset::of(s, tile, p);
+            Moments m = {};
+            for (unsigned left = mask; left; left &= left - 1) {
+                const int b = __builtin_ctz(left);
+                if (px.last_stop[b] > position) block_backward<kDepthZ>(s, offset, b, p, position, px, m);
+            }
+            keep_part(m, p, sums);
         }
-        store_partial(m, out);
+        store_partial(sums, &partials.sums[entries[k].slot]);
     }
 }
 
 template <bool kDepthZ>
-void blend_backward(const Frame& f, int t, const float* grad_color, const float* grad_depth_alpha, Partial* partials) {
+void blend_backward(const Frame& f, int t, const float* grad_color, const float* grad_depth_alpha, const Partials& partials) {
     const Tile tile(f, t);
     if (tile.begin == tile.end) return;
     PixelGradients px;

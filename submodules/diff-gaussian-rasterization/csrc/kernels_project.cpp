@@ -140,16 +140,18 @@ struct Sums {
     vi touched;
 };
 
-GM_FUNC void sum_partials(const Frame& f, const Partial* partials, const Lanes& lanes, Sums* s) {
+GM_FUNC void sum_partials(const Frame& f, const Partials& partials, const Lanes& lanes, Sums* s) {
     alignas(64) float sums[gm::kMoments][kLanes] = {};
     alignas(64) int32_t touched[kLanes] = {};
     for (int l = 0; l < lanes.count; ++l) {
         const int64_t i = lanes.index[l];
         float t[16] = {};
-        for (uint32_t k = f.slot_begin[i]; k < f.slot_begin[i + 1]; ++k)
-            for (int c = 0; c < 12; ++c) t[c] += (&partials[k].moments.w)[c];
+        for (uint32_t k = f.slot_begin[i]; k < f.slot_begin[i + 1]; ++k) {
+            if (!partials.any[k]) continue;
+            touched[l] = -1;
+            for (int c = 0; c < 12; ++c) t[c] += (&partials.sums[k].moments.w)[c];
+        }
         for (int c = 0; c < gm::kMoments; ++c) sums[c][l] = t[c];
-        touched[l] = f.slot_begin[i + 1] > f.slot_begin[i] ? -1 : 0;
     }
     static_assert(sizeof(Sums) == sizeof sums + sizeof touched, "ten vectors of floats and a mask");
     memcpy(s, sums, sizeof sums);
@@ -170,7 +172,7 @@ GM_FUNC Vec3v color_backward(const DgrScene& in, const gm::Camera& cam, const La
         [&](int k, const Vec3v& g) { store3(lanes, grad_shs, masked(touched, g), stride, 3 * k); });
 }
 
-void project_backward_group(const DgrScene& in, const Frame& f, const Partial* partials, const DgrGradients& out,
+void project_backward_group(const DgrScene& in, const Frame& f, const Partials& partials, const DgrGradients& out,
                             int64_t begin, int64_t end) {
     const gm::Camera& cam = f.cam;
     const Lanes lanes(begin, end);
@@ -198,7 +200,7 @@ void project_backward_group(const DgrScene& in, const Frame& f, const Partial* p
     store(lanes, out.opacities, 1, 0, masked(s.touched, m.w / g.opacity));
 }
 
-void project_backward(const DgrScene& in, const Frame& f, const Partial* partials, const DgrGradients& out,
+void project_backward(const DgrScene& in, const Frame& f, const Partials& partials, const DgrGradients& out,
                       int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kLanes) project_backward_group(in, f, partials, out, i, end);
 }

@@ -3,7 +3,8 @@
 //
 // One 4x4 block of pixels, or 16 Gaussians, is one value: one register of 16 lanes (AVX-512), a pair of 8 (AVX) or a
 // pair of pairs of 4 (SSE, NEON), by the flags of the translation unit. The compiler's vectors are only used at sizes
-// that the machine has; it takes wider ones apart lane by lane. Every operation is IEEE single precision and nothing is
+// that the machine has; it takes wider ones apart lane by lane. The loops over pixels go register by register instead
+// (vr, kParts to a block): pairs would live in memory there. Every operation is IEEE single precision and nothing is
 // contracted, so the results are the same on all of them.
 #pragma once
 
@@ -35,15 +36,22 @@ struct Pair {
 };
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-typedef f32x16 vf;
-typedef i32x16 vi;
+typedef f32x16 vf, vr;
+typedef i32x16 vi, vri;
 #elif defined(__AVX2__)
 typedef Pair<f32x8> vf;
 typedef Pair<i32x8> vi;
+typedef f32x8 vr;
+typedef i32x8 vri;
 #else
 typedef Pair<Pair<f32x4>> vf;
 typedef Pair<Pair<i32x4>> vi;
+typedef f32x4 vr;
+typedef i32x4 vri;
 #endif
+
+constexpr int kWidth = sizeof(vr) / sizeof(float);  // lanes of one register
+constexpr int kParts = kLanes / kWidth;
 
 // ---------------------------------------------------------------------------------------------- pairs
 
@@ -134,6 +142,9 @@ GM_FUNC f32x16 vsqrt(f32x16 a) { return (f32x16)_mm512_sqrt_ps((__m512)a); }
 GM_FUNC f32x16 vceil(f32x16 a) { return (f32x16)_mm512_ceil_ps((__m512)a); }
 GM_FUNC unsigned lane_bits(i32x16 m) { return _mm512_movepi32_mask((__m512i)m); }
 GM_FUNC unsigned bits_less(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
+#else
+// One bit per lane where a < b.
+GM_FUNC unsigned bits_less(vr a, vr b) { return lane_bits(a < b); }
 #endif
 
 template <class C, class H>
@@ -152,14 +163,11 @@ template <class H>
 GM_FUNC Pair<H> vceil(const Pair<H>& a) { return {vceil(a.lo), vceil(a.hi)}; }
 template <class H>
 GM_FUNC unsigned lane_bits(const Pair<H>& m) { return lane_bits(m.lo) | lane_bits(m.hi) << (sizeof(H) / 4); }
-// One bit per lane where a < b.
-template <class H>
-GM_FUNC unsigned bits_less(const Pair<H>& a, const Pair<H>& b) { return lane_bits(a < b); }
 
 // ---------------------------------------------------------------------------------------------- sixteen lanes
 
-GM_FUNC vf splat(float a) { return vf{} + a; }
-GM_FUNC vi splat(int32_t a) { return vi{} + a; }
+GM_FUNC vr splat(float a) { return vr{} + a; }
+GM_FUNC vri splat(int32_t a) { return vri{} + a; }
 
 template <class To, class From>
 GM_FUNC To bit_cast(const From& a) {
@@ -174,15 +182,15 @@ GM_FUNC vf load16(const float* p) { return bit_cast<vf>(*(const float(*)[kLanes]
 
 // 2^x for x in [-120, 0]; relative error below 2e-7. Degree-5 minimax polynomial on [-1/2, 1/2]: the nearest
 // integer comes from adding 1.5 * 2^23, whose low bits then hold it ready to be moved into the exponent.
-GM_FUNC vf exp2_nonpositive(const vf& x) {
+GM_FUNC vr exp2_nonpositive(vr x) {
     const float magic = 12582912.0f;
-    const vf shifted = x + magic;
-    const vf f = x - (shifted - magic);
-    const vf f2 = f * f;  // Estrin's grouping: a shorter chain than Horner's
-    const vf low = 1.0f + 6.93147e-1f * f, middle = 2.4022242e-1f + 5.5507336e-2f * f;
-    const vf high = 9.671513e-3f + 1.3264727e-3f * f;
-    const vf p = low + f2 * (middle + f2 * high);
-    return float_of(bits_of(p) + (bits_of(shifted) << 23));
+    const vr shifted = x + magic;
+    const vr f = x - (shifted - magic);
+    const vr f2 = f * f;  // Estrin's grouping: a shorter chain than Horner's
+    const vr low = 1.0f + 6.93147e-1f * f, middle = 2.4022242e-1f + 5.5507336e-2f * f;
+    const vr high = 9.671513e-3f + 1.3264727e-3f * f;
+    const vr p = low + f2 * (middle + f2 * high);
+    return bit_cast<vr>(bit_cast<vri>(p) + (bit_cast<vri>(shifted) << 23));
 }
 
 // log2 of a positive number to 1.5e-3.
@@ -193,23 +201,11 @@ GM_FUNC vf log2_of(const vf& a) {
     return e + m + m * (1.0f - m) * (0.4203f - 0.1545f * m);
 }
 
-// Sums of lanes l, l+4, l+8, l+12, halves first.
-GM_FUNC f32x4 fold_to_4(f32x4 a) { return a; }
-GM_FUNC f32x4 fold_to_4(f32x8 a) {
-    const Pair<f32x4> h = bit_cast<Pair<f32x4>>(a);
-    return h.lo + h.hi;
-}
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-GM_FUNC f32x4 fold_to_4(f32x16 a) {
-    const Pair<f32x8> h = bit_cast<Pair<f32x8>>(a);
-    return fold_to_4(h.lo + h.hi);
-}
-#endif
-template <class H>
-GM_FUNC f32x4 fold_to_4(const Pair<H>& a) { return fold_to_4(a.lo + a.hi); }
+GM_FUNC f32x4 load4(const float* p) { return bit_cast<f32x4>(*(const float(*)[4])p); }
 
-// Horizontal sums of four vectors at once, in one fixed order.
-GM_FUNC f32x4 sum_lanes(const vf& a, const vf& b, const vf& c, const vf& d) {
+// Sums of 16 numbers each, four at once, in one fixed order.
+GM_FUNC f32x4 fold_to_4(const float* a) { return (load4(a) + load4(a + 8)) + (load4(a + 4) + load4(a + 12)); }
+GM_FUNC f32x4 sum_lanes(const float* a, const float* b, const float* c, const float* d) {
     const f32x4 fa = fold_to_4(a), fb = fold_to_4(b), fc = fold_to_4(c), fd = fold_to_4(d);
     const f32x4 ab = __builtin_shuffle(fa, fb, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fa, fb, i32x4{2, 6, 3, 7});
     const f32x4 cd = __builtin_shuffle(fc, fd, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fc, fd, i32x4{2, 6, 3, 7});
@@ -224,17 +220,21 @@ GM_FUNC int32_t lane(const vi& a, int l) { return ((const int32_t*)&a)[l]; }
 
 namespace gm {
 
-template <>
-struct Ops<simd::vf> {
-    GM_FUNC simd::vf select(const simd::vi& condition, const simd::vf& a, const simd::vf& b) {
-        return simd::select(condition, a, b);
-    }
-    GM_FUNC simd::vf min(const simd::vf& a, const simd::vf& b) { return simd::vmin(a, b); }
-    GM_FUNC simd::vf max(const simd::vf& a, const simd::vf& b) { return simd::vmax(a, b); }
-    GM_FUNC simd::vf sqrt(const simd::vf& a) { return simd::vsqrt(a); }
-    GM_FUNC simd::vf ceil(const simd::vf& a) { return simd::vceil(a); }
-    GM_FUNC simd::vf log2(const simd::vf& a) { return simd::log2_of(a); }
-    GM_FUNC simd::vi invert(const simd::vi& a) { return ~a; }
+template <class F>
+struct VectorOps {
+    typedef decltype(F{} < F{}) Condition;
+    GM_FUNC F select(const Condition& condition, const F& a, const F& b) { return simd::select(condition, a, b); }
+    GM_FUNC F min(const F& a, const F& b) { return simd::vmin(a, b); }
+    GM_FUNC F max(const F& a, const F& b) { return simd::vmax(a, b); }
+    GM_FUNC F sqrt(const F& a) { return simd::vsqrt(a); }
+    GM_FUNC F ceil(const F& a) { return simd::vceil(a); }
+    GM_FUNC F log2(const F& a) { return simd::log2_of(a); }
+    GM_FUNC Condition invert(const Condition& a) { return ~a; }
 };
+
+template <>
+struct Ops<simd::vr> : VectorOps<simd::vr> {};
+template <class H>
+struct Ops<simd::Pair<H>> : VectorOps<simd::Pair<H>> {};
 
 }  // namespace gm

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C ABI of csrc/abi.h in ctypes: structs, library, state handle. Loads the library on import."""
+"""The C ABI of csrc/abi.h in ctypes: structs, library, state handles. Loads the library on import.
+
+Also the rules for the arrays of B views of N Gaussians that both backends share.
+"""
 
 import ctypes
 from pathlib import Path
 from typing import Any
 
-ABI = 1
+import torch
+
+ABI = 2
 DEPTH_Z_GRADIENT = 1  # flag
 
 _INT, _LONG, _FLOAT, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -49,9 +54,9 @@ def _load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     if library.dgr_abi() != ABI:
         raise ImportError(f"{path} has ABI {library.dgr_abi()}, this Python code needs {ABI}: install it again")
-    state_out = ctypes.POINTER(_POINTER)
-    library.dgr_cpu_forward.argtypes = [ctypes.POINTER(Scene), ctypes.POINTER(Images), state_out]
-    library.dgr_cpu_backward.argtypes = [ctypes.POINTER(Scene), _POINTER, ctypes.POINTER(Gradients)]
+    scenes, states = ctypes.POINTER(Scene), ctypes.POINTER(_POINTER)
+    library.dgr_cpu_forward.argtypes = [ctypes.c_int, scenes, ctypes.POINTER(Images), states]
+    library.dgr_cpu_backward.argtypes = [ctypes.c_int, scenes, states, ctypes.POINTER(Gradients)]
     library.dgr_cpu_release.argtypes = [_POINTER]
     library.dgr_cpu_release.restype = None
     library.dgr_cpu_mark_visible.argtypes = [_LONG, _POINTER, _POINTER, _POINTER]
@@ -71,13 +76,33 @@ def check(code: int) -> None:
         raise MemoryError(message) if code == 2 else RuntimeError(message)
 
 
-class State:
-    """What the backward pass needs of one rendered view; gives its memory back to the library's pool when it dies."""
+class States:
+    """What the backward pass needs of the rendered views; gives it back to the library's pool when it dies."""
 
-    __slots__ = ("handle",)
+    __slots__ = ("handles",)
 
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
+    def __init__(self, n_views: int) -> None:
+        self.handles = (_POINTER * n_views)()
 
     def __del__(self, release: Any = LIBRARY.dgr_cpu_release) -> None:
-        release(self.handle)
+        for handle in self.handles:
+            if handle:
+                release(handle)
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    """Where a tensor's data begins; None for an absent one."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def shared_by_views(name: str, shape: torch.Size, n: int) -> bool:
+    """Whether an array is [N, ...] for all views, and not [B, N, ...]; shs is told by its dimensions, B*M may be M'."""
+    widths = {"means": 3, "means2d": 3, "colors": 3, "opacities": 1, "scales": 3, "rotations": 4, "cov3": 6}
+    return len(shape) == 3 if name == "shs" else shape.numel() == n * widths[name]
+
+
+def as_input(gradient: torch.Tensor | None, shape: torch.Size | None) -> torch.Tensor | None:
+    """Sums over the views that share the input."""
+    if gradient is None or shape is None or gradient.shape == shape:
+        return gradient
+    return gradient.view(shape) if gradient.shape[0] == 1 else gradient.sum(0)

@@ -75,3 +75,14 @@ def settings(s: Any, n_sh_coeffs: int | None) -> None:
     if n_sh_coeffs < needed:
         given = f"shs has {n_sh_coeffs} coefficients per Gaussian"
         raise ValueError(f"{given}, sh_degree {s.sh_degree} needs {needed}: lower the degree or give more")
+
+
+def batch(views: Any) -> None:
+    """Raises ValueError unless there is a view, and all agree on what a batch shares."""
+    if len(views) == 0:
+        raise ValueError("settings is empty, expected one GaussianRasterizationSettings for each view")
+    for name in ("image_height", "image_width", "depth_z_gradient"):
+        values = {getattr(s, name) for s in views}
+        if len(values) > 1:
+            given = ", ".join(map(str, sorted(values)))
+            raise ValueError(f"{name} differs between the views of a batch ({given}): give each its own batch")

@@ -133,32 +133,22 @@ class PairCount:
         return min(max(-(-wanted // step) * step, n_splats), (1 << 31) - 1)
 
 
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _shared_by_views(name: str, shape: torch.Size, n: int) -> bool:
-    """Whether an array is [N, ...] for all views, and not [B, N, ...]; shs is told by its dimensions, B*M may be M'."""
-    widths = {"means": 3, "means2d": 3, "colors": 3, "opacities": 1, "scales": 3, "rotations": 4, "cov3": 6}
-    return len(shape) == 3 if name == "shs" else shape.numel() == n * widths[name]
-
-
 def _batch(settings: tuple[Any, ...], arrays: dict[str, torch.Tensor | None], capacity: int) -> Batch:
     """The C struct."""
     means, shs, s = arrays["means"], arrays["shs"], settings[0]
     assert means is not None
     n = means.shape[-2]
     given = [(k, name, arrays[name]) for k, name in enumerate(BATCH_ARRAYS)]
-    per_view = sum(1 << k for k, name, x in given if x is not None and not _shared_by_views(name, x.shape, n))
+    per_view = sum(1 << k for k, name, x in given if x is not None and not _abi.shared_by_views(name, x.shape, n))
     views = [
-        View(*map(_address, (v.viewmatrix, v.projmatrix, v.campos, v.bg)), v.tanfovx, v.tanfovy, v.scale_modifier,
+        View(*map(_abi.address, (v.viewmatrix, v.projmatrix, v.campos, v.bg)), v.tanfovx, v.tanfovy, v.scale_modifier,
              v.sh_degree)
         for v in settings
     ]  # fmt: skip
     flags = _abi.DEPTH_Z_GRADIENT if s.depth_z_gradient else 0
     return Batch(
         n, capacity, len(settings), 0 if shs is None else shs.shape[-2], s.image_width, s.image_height, flags,
-        per_view, *[_address(arrays[name]) for name in BATCH_ARRAYS], (View * MAX_VIEWS)(*views),
+        per_view, *[_abi.address(arrays[name]) for name in BATCH_ARRAYS], (View * MAX_VIEWS)(*views),
     )  # fmt: skip
 
 
@@ -183,8 +173,8 @@ class Rasterize(torch.autograd.Function):
         color, depth_alpha = means.new_empty(*lead, 3, h, w), means.new_empty(*lead, 2, h, w)
         radii = means.new_empty(*lead, n, dtype=torch.int32)
         state, scratch = (means.new_empty(b, dtype=torch.uint8) for b in (size.state, size.forward))
-        images = BatchImages(*map(_address, (color, radii, depth_alpha, pairs.arrived)))
-        where = (_address(state), _address(scratch), *_where(device))
+        images = BatchImages(*map(_abi.address, (color, radii, depth_alpha, pairs.arrived)))
+        where = (_abi.address(state), _abi.address(scratch), *_where(device))
         _check(LIBRARY.dgr_cuda_forward(ctypes.byref(batch), ctypes.byref(images), *where))
         n_pairs, n_dropped = state[:16].view(torch.int64)
         counts.update(n_dropped=n_dropped, n_pairs=n_pairs, state_bytes=size.state)
@@ -207,26 +197,20 @@ class Rasterize(torch.autograd.Function):
         means, n_views = arrays["means"], len(ctx.settings)
         outgoing = {}
         for name, shape in shapes.items():  # every view's own gradient
-            shared = _shared_by_views(name, shape, means.shape[-2])
+            shared = _abi.shared_by_views(name, shape, means.shape[-2])
             outgoing[name] = means.new_empty(n_views, *shape) if shared else means.new_empty(shape)
-        gradients = _abi.Gradients(*map(_address, incoming), *[_address(outgoing.get(n)) for n in _abi.GRADIENT_ARRAYS])
+        arrays_out = map(outgoing.get, _abi.GRADIENT_ARRAYS)
+        gradients = _abi.Gradients(*map(_abi.address, (*incoming, *arrays_out)))
         scratch = means.new_empty(ctx.backward_bytes, dtype=torch.uint8)
-        where = (_address(ctx.state), _address(scratch), *_where(means.device))
+        where = (_abi.address(ctx.state), _abi.address(scratch), *_where(means.device))
         _check(LIBRARY.dgr_cuda_backward(ctypes.byref(batch), ctypes.byref(gradients), *where))
-        return *[_as_input(outgoing.get(n), shapes.get(n)) for n in _abi.GRADIENT_ARRAYS], None, None, None
-
-
-def _as_input(gradient: torch.Tensor | None, shape: torch.Size | None) -> torch.Tensor | None:
-    """Sums over the views that share the input."""
-    if gradient is None or shape is None or gradient.shape == shape:
-        return gradient
-    return gradient.view(shape) if gradient.shape[0] == 1 else gradient.sum(0)
+        return *[_abi.as_input(outgoing.get(n), shapes.get(n)) for n in _abi.GRADIENT_ARRAYS], None, None, None
 
 
 def mark_visible(positions: torch.Tensor, viewmatrix: torch.Tensor) -> torch.Tensor:
     """Bool mask [N] of the positions [N,3] in front of the near plane."""
     assert LIBRARY is not None
     visible = torch.empty(positions.shape[0], dtype=torch.bool, device=positions.device)
-    arrays = map(_address, (positions, viewmatrix, visible))
+    arrays = map(_abi.address, (positions, viewmatrix, visible))
     _check(LIBRARY.dgr_cuda_mark_visible(positions.shape[0], *arrays, *_where(positions.device)))
     return visible

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings, module and autograd function; checks are in _checks, the C ABI in _abi."""
+"""Settings, the module and the batch; checks are in _checks, the backends in _host and _cuda, the C ABI in _abi.
 
-import ctypes
+Letters: B views, N Gaussians, M spherical-harmonics coefficients, H W image.
+"""
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from . import _abi, _checks, _cuda
+from . import _abi, _checks, _cuda, _host
+
+Rendered = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class GaussianRasterizationSettings(NamedTuple):
@@ -51,60 +54,91 @@ def _check_device(device: torch.device) -> None:
         raise ValueError(f"means3D is on {device}; expected a tensor on the CPU or on a CUDA device")
 
 
-def _on_cpu(inputs: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Copies that autograd follows, for a CUDA device that the library has no kernels for."""
-    return [None if x is None else x.cpu() for x in inputs]
+def _render(
+    inputs: list[torch.Tensor | None], settings: Sequence[Any], lead: tuple[int, ...], counts: dict[str, Any]
+) -> Rendered:
+    """Checked inputs to the backend of their device; from a CUDA device without kernels to the CPU and back."""
+    assert inputs[0] is not None
+    device = inputs[0].device
+    if _cuda.usable(device):
+        return _cuda.Rasterize.apply(*inputs, tuple(settings), lead, counts)
+    if device.type == "cpu":
+        return _host.Rasterize.apply(*inputs, tuple(settings), lead, counts)
+    names = ("bg", "viewmatrix", "projmatrix", "campos")
+    settings = tuple(s._replace(**{name: getattr(s, name).cpu() for name in names}) for s in settings)
+    rendered = _host.Rasterize.apply(*[None if x is None else x.cpu() for x in inputs], settings, lead, counts)
+    return tuple(x.to(device) for x in rendered)
 
 
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _checked(
+    settings: Sequence[GaussianRasterizationSettings], lead: tuple[int, ...], means3D: Any, means2D: Any, shs: Any,
+    colors_precomp: Any, opacities: Any, scales: Any, rotations: Any, cov3D_precomp: Any,
+) -> tuple[list[torch.Tensor | None], list[GaussianRasterizationSettings]]:  # fmt: skip
+    """Inputs, in the order of the backends, and settings; contiguous. Shapes may be led by `lead`."""
+    _checks.one_of(shs, colors_precomp, scales, rotations, cov3D_precomp)
+    if not isinstance(means3D, torch.Tensor):
+        raise ValueError(f"means3D is a {type(means3D).__name__}, expected a torch.Tensor")
+    device = means3D.device
+    _check_device(device)
 
+    def checked(name: str, value: Any, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
+        if value is None:
+            return None
+        return _checks.tensor(name, value, (*shapes, *[(*lead, *s) for s in shapes if lead]), device)
 
-def _scene(settings: GaussianRasterizationSettings, arrays: dict[str, torch.Tensor | None]) -> _abi.Scene:
-    means, shs = arrays["means"], arrays["shs"]
+    means = checked("means3D", means3D, ("N", 3))
     assert means is not None
-    return _abi.Scene(
-        means.shape[0], 0 if shs is None else shs.shape[1], settings.sh_degree, settings.image_width,
-        settings.image_height, settings.tanfovx, settings.tanfovy, settings.scale_modifier, torch.get_num_threads(),
-        _abi.DEPTH_Z_GRADIENT if settings.depth_z_gradient else 0, *[_address(arrays[n]) for n in _abi.SCENE_ARRAYS],
-    )  # fmt: skip
+    n = means.shape[-2]
+    shs = checked("shs", shs, (n, "M", 3))
+    inputs = [
+        means,
+        checked("means2D", means2D, (n, 3)),
+        shs,
+        checked("colors_precomp", colors_precomp, (n, 3)),
+        checked("opacities", opacities, (n, 1), (n,)),
+        checked("scales", scales, (n, 3)),
+        checked("rotations", rotations, (n, 4)),
+        checked("cov3D_precomp", cov3D_precomp, (n, 6)),
+    ]
+    small = {"bg": (3,), "viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,)}
+    views = []
+    for s in settings:
+        _checks.settings(s, None if shs is None else shs.shape[-2])
+        tensors: dict[str, Any] = {k: _checks.tensor(k, getattr(s, k), (shape,), device) for k, shape in small.items()}
+        views.append(s._replace(**tensors))
+    return inputs, views
 
 
-class _Rasterize(torch.autograd.Function):
-    """Forward and backward of one view. `counts` receives n_dropped, n_pairs and state_bytes."""
+def rasterize_batch(
+    settings: Sequence[GaussianRasterizationSettings],
+    means3D: torch.Tensor,
+    means2D: torch.Tensor,
+    opacities: torch.Tensor,
+    shs: torch.Tensor | None = None,
+    colors_precomp: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+    rotations: torch.Tensor | None = None,
+    cov3D_precomp: torch.Tensor | None = None,
+    counts: dict[str, Any] | None = None,
+) -> Rendered:
+    """Renders B views at once: on the CPU side by side in threads, on a CUDA device in one launch of each kernel.
 
-    @staticmethod
-    def forward(ctx, means, means2d, shs, colors, opacities, scales, rotations, cov3, settings, counts):
-        h, w, n = settings.image_height, settings.image_width, means.shape[0]
-        tensors = (means, shs, colors, opacities, scales, rotations, cov3, settings.viewmatrix, settings.projmatrix,
-                   settings.campos, settings.bg)  # fmt: skip
-        scene = _scene(settings, dict(zip(_abi.SCENE_ARRAYS, tensors)))
-        color, depth_alpha = means.new_empty(3, h, w), means.new_empty(2, h, w)
-        radii = means.new_empty(n, dtype=torch.int32)
-        images = _abi.Images(color.data_ptr(), radii.data_ptr(), depth_alpha.data_ptr())
-        handle = ctypes.c_void_p()
-        _abi.check(_abi.LIBRARY.dgr_cpu_forward(ctypes.byref(scene), ctypes.byref(images), ctypes.byref(handle)))
-        ctx.state = _abi.State(handle.value)
-        counts.update(n_dropped=images.n_dropped, n_pairs=images.n_pairs, state_bytes=images.state_bytes)
-        ctx.settings = settings
-        ctx.means2d_shape = means2d.shape
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(radii)
-        return color, radii, depth_alpha
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_color, _grad_radii, grad_depth_alpha):
-        arrays = dict(zip(_abi.SCENE_ARRAYS, ctx.saved_tensors))
-        incoming = [None if g is None else g.contiguous() for g in (grad_color, grad_depth_alpha)]
-        outgoing = {n: None if n == "means2d" or arrays[n] is None else torch.empty_like(arrays[n])
-                    for n in _abi.GRADIENT_ARRAYS}  # fmt: skip
-        outgoing["means2d"] = arrays["means"].new_empty(ctx.means2d_shape)
-        scene = _scene(ctx.settings, arrays)
-        gradients = _abi.Gradients(*map(_address, incoming), *[_address(outgoing[n]) for n in _abi.GRADIENT_ARRAYS])
-        _abi.check(_abi.LIBRARY.dgr_cpu_backward(ctypes.byref(scene), ctx.state.handle, ctypes.byref(gradients)))
-        return *[outgoing[name] for name in _abi.GRADIENT_ARRAYS], None, None
+    Args:
+        settings: one for each view, all of one image size and one depth_z_gradient; the rest may differ.
+        means3D, ...: as for GaussianRasterizer, shared by all views; or with a leading [B], each view its own. The
+            gradient of a shared input is the sum over the views, that of one with [B] keeps the views apart: to have
+            every view's own gradient of a parameter, pass `parameter.expand(B, ...)`. means2D is best [B,N,3].
+        counts: receives n_dropped, n_pairs and state_bytes of all views together.
+    Returns:
+        color [B,3,H,W], radii [B,N], depth_alpha [B,2,H,W]; each view as GaussianRasterizer gives it, to the bit.
+    Raises:
+        ValueError: as GaussianRasterizer, or for views that differ in what they must share.
+    """
+    _checks.batch(settings)
+    n_views = len(settings)
+    arrays = (means3D, means2D, shs, colors_precomp, opacities, scales, rotations, cov3D_precomp)
+    inputs, views = _checked(settings, (n_views,), *arrays)
+    return _render(inputs, views, (n_views,), {} if counts is None else counts)
 
 
 class GaussianRasterizer(nn.Module):
@@ -147,7 +181,7 @@ class GaussianRasterizer(nn.Module):
         scales: torch.Tensor | None = None,
         rotations: torch.Tensor | None = None,
         cov3D_precomp: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Rendered:
         """Renders the Gaussians.
 
         Args:
@@ -160,38 +194,6 @@ class GaussianRasterizer(nn.Module):
         Raises:
             ValueError: for a tensor of the wrong type, dtype, device or shape, by name. Non-contiguous ones are copied.
         """
-        _checks.one_of(shs, colors_precomp, scales, rotations, cov3D_precomp)
-        if not isinstance(means3D, torch.Tensor):
-            raise ValueError(f"means3D is a {type(means3D).__name__}, expected a torch.Tensor")
-        device = means3D.device
-        _check_device(device)
-
-        def checked(name: str, value: torch.Tensor | None, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
-            return None if value is None else _checks.tensor(name, value, shapes, device)
-
-        means = _checks.tensor("means3D", means3D, (("N", 3),), device)
-        n = means.shape[0]
-        shs = checked("shs", shs, (n, "M", 3))
-        s = self.raster_settings
-        _checks.settings(s, None if shs is None else shs.shape[1])
-        s = s._replace(
-            bg=checked("bg", s.bg, (3,)), viewmatrix=checked("viewmatrix", s.viewmatrix, (4, 4)),
-            projmatrix=checked("projmatrix", s.projmatrix, (4, 4)), campos=checked("campos", s.campos, (3,)),
-        )  # fmt: skip
-        inputs = [
-            means,
-            checked("means2D", means2D, (n, 3)),
-            shs,
-            checked("colors_precomp", colors_precomp, (n, 3)),
-            checked("opacities", opacities, (n, 1), (n,)),
-            checked("scales", scales, (n, 3)),
-            checked("rotations", rotations, (n, 4)),
-            checked("cov3D_precomp", cov3D_precomp, (n, 6)),
-        ]
-        if _cuda.usable(device):
-            return _cuda.Rasterize.apply(*inputs, (s,), (), self.counts)
-        if device.type == "cpu":
-            return _Rasterize.apply(*inputs, s, self.counts)
-        s = s._replace(**{name: getattr(s, name).cpu() for name in ("bg", "viewmatrix", "projmatrix", "campos")})
-        color, radii, depth_alpha = _Rasterize.apply(*_on_cpu(inputs), s, self.counts)
-        return color.to(device), radii.to(device), depth_alpha.to(device)
+        arrays = (means3D, means2D, shs, colors_precomp, opacities, scales, rotations, cov3D_precomp)
+        inputs, views = _checked((self.raster_settings,), (), *arrays)
+        return _render(inputs, views, (), self.counts)
