@@ -15,6 +15,7 @@ from torch import Tensor
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
+from guidance.lora import merge_lora, read_lora
 from guidance.weights import Components, ModelUnavailable, load_components
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
@@ -30,7 +31,11 @@ class StableDiffusion:
         self.device = torch.device(device)
         half = guidance_params.fp16 and self.device.type == "cuda"
         self.dtype = torch.float16 if half else torch.float32
+        # What can be read in a moment is read before the weights of the model.
+        lora = read_lora(guidance_params.LoRA_path) if guidance_params.LoRA_path else None
         parts = load_components(guidance_params, self.dtype)
+        if lora is not None:
+            merge_lora(parts, lora, guidance_params.LoRA_scale)
         for module in (parts.unet, parts.vae, parts.text_encoder):
             module.requires_grad_(False).eval().to(self.device)
         self.unet, self.vae = parts.unet, parts.vae

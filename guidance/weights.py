@@ -63,14 +63,18 @@ def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
         folder = source if isinstance(source, Path) else download(source, params.model_revision)
         components = _from_folder(folder, dtype)
     check_fit(components, str(source))
-    if params.textual_inversion_path:
-        _add_textual_inversion(components, params.textual_inversion_path)
+    if path := params.textual_inversion_path:
+        if not Path(path).exists():
+            raise ModelUnavailable(
+                f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
+            )
+        add_words(components, path, f"textual inversion {path!r}")
     return components
 
 
 def _refuse_unsupported(params: GuidanceParams) -> None:
     """Options that upstream has and this version does not: say so before anything loads."""
-    for name in ("LoRA_path", "controlnet_model_key", "vram_O"):
+    for name in ("controlnet_model_key", "vram_O"):
         if getattr(params, name):
             raise ValueError(f"GuidanceParams.{name} is not supported yet; leave it out")
 
@@ -345,21 +349,20 @@ def _known_words(path: Path) -> frozenset[str] | None:
     return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
-def _add_textual_inversion(components: Components, path: str) -> None:
-    """Add the learned words of a textual-inversion file to tokenizer and text encoder."""
+def add_words(components: Components, source: str | dict[str, torch.Tensor], told: str) -> None:
+    """Add the learned words of a textual-inversion file, or one word with its embedding, to tokenizer and text encoder.
+
+    `told` names the source in the message of ModelUnavailable.
+    """
     from diffusers import StableDiffusionPipeline
 
-    if not Path(path).exists():
-        raise ModelUnavailable(
-            f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
-        )
     parts = {part: getattr(components, part) for part in PARTS}
     pipe: Any = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     try:
-        pipe.load_textual_inversion(path)
+        pipe.load_textual_inversion(source)
     except Exception as error:  # wrong keys, wrong width, unreadable file: each its own class
         raise ModelUnavailable(
-            f"textual inversion {path!r} does not fit ({_first_line(error)}); use one made for this text encoder"
+            f"{told} does not fit ({_first_line(error)}); use one made for this text encoder"
         ) from error
