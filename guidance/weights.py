@@ -74,9 +74,8 @@ def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
 
 def _refuse_unsupported(params: GuidanceParams) -> None:
     """Options that upstream has and this version does not: say so before anything loads."""
-    for name in ("controlnet_model_key", "vram_O"):
-        if getattr(params, name):
-            raise ValueError(f"GuidanceParams.{name} is not supported yet; leave it out")
+    if params.vram_O:
+        raise ValueError("GuidanceParams.vram_O is not supported yet; leave it out")
 
 
 def find_source(params: GuidanceParams) -> Path | str:
@@ -122,7 +121,7 @@ def download(key: str, revision: str | None) -> Path:
     from diffusers import StableDiffusionPipeline
 
     try:
-        with _quiet():
+        with quiet():
             folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None)
     except Exception as error:  # hub, http and file-system errors share no base class
         raise ModelUnavailable(_hub_sentence(key, revision, error)) from error
@@ -140,7 +139,7 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
         return f"hub model {key!r} does not exist (or is private); {HOW_TO_GET}"
     if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
         return f"hub model {key!r} is not in diffusers layout (no model_index.json); {HOW_TO_GET}"
-    detail = _first_line(list(_causes(error))[-1])
+    detail = reason_of(error)
     return (
         f"hub model {key!r} is not in the local cache and could not be downloaded ({detail}); "
         f"connect to the network once, or give GuidanceParams.model_key a local folder"
@@ -153,12 +152,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of the error that caused the others."""
+    return _first_line(list(_causes(error))[-1])
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence both model libraries for the length of a with block: errors are told in one sentence here."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
@@ -177,7 +181,8 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A config of a model.  Raises ModelUnavailable when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -192,10 +197,10 @@ def check_layout(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         config = folder / "config.json"
-        kind = _read_json(config).get("_class_name", "") if config.is_file() else ""
+        kind = read_json(config).get("_class_name", "") if config.is_file() else ""
         found = f"a single {kind}" if kind else "no model_index.json"
         raise ModelUnavailable(f"folder {folder} holds {found}; expected a Stable Diffusion pipeline; {HOW_TO_GET}")
-    contents = _read_json(index)
+    contents = read_json(index)
     kind = contents.get("_class_name", "unknown")
     if "text_encoder_2" in contents or "XL" in kind or "transformer" in contents:
         raise ModelUnavailable(
@@ -215,12 +220,12 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     check_layout(folder)
     fast: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
     return Components(
-        unet=_part(folder, "unet", UNet2DConditionModel.from_pretrained, **fast),
-        vae=_part(folder, "vae", _vae_class(folder).from_pretrained, **fast),
-        text_encoder=_part(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
-        tokenizer=_part(folder, "tokenizer", AutoTokenizer.from_pretrained, info=False),
+        unet=load_part(folder / "unet", UNet2DConditionModel.from_pretrained, **fast),
+        vae=load_part(folder / "vae", _vae_class(folder).from_pretrained, **fast),
+        text_encoder=load_part(folder / "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
+        tokenizer=load_part(folder / "tokenizer", AutoTokenizer.from_pretrained, info=False),
         known_words=_known_words(folder / "tokenizer" / "words.txt"),
-        scheduler=_part(folder, "scheduler", DDIMScheduler.from_pretrained, info=False),
+        scheduler=load_part(folder / "scheduler", DDIMScheduler.from_pretrained, info=False),
     )
 
 
@@ -233,7 +238,7 @@ def _has_accelerate() -> bool:
 def _vae_class(folder: Path) -> Any:
     """The autoencoder class that vae/config.json names."""
     config = folder / "vae" / "config.json"
-    name = _read_json(config).get("_class_name")
+    name = read_json(config).get("_class_name")
     if name == "AutoencoderKL":
         from diffusers import AutoencoderKL
 
@@ -245,11 +250,10 @@ def _vae_class(folder: Path) -> Any:
     raise ModelUnavailable(f"{config} names class {name!r}; expected AutoencoderKL or LinearAutoencoder; {HOW_TO_GET}")
 
 
-def _part(folder: Path, part: str, load: Callable[..., Any], info: bool = True, **options: Any) -> Any:
-    """Load one subfolder; a weight that is missing is an error, not a random number."""
-    path = folder / part
+def load_part(path: Path, load: Callable[..., Any], info: bool = True, **options: Any) -> Any:
+    """Load one folder of a pipeline; a weight that is missing is an error, not a random number."""
     try:
-        with _quiet():
+        with quiet():
             if not info:
                 return load(str(path), local_files_only=True, **options)
             model, report = load(str(path), local_files_only=True, output_loading_info=True, **options)
@@ -259,14 +263,19 @@ def _part(folder: Path, part: str, load: Callable[..., Any], info: bool = True, 
         raise ModelUnavailable(
             f"{path} cannot be loaded ({_first_line(error)}); the files are damaged or incomplete, fetch them again"
         ) from error
+    check_complete(str(path), report)
+    return model
+
+
+def check_complete(source: str, report: dict[str, Any]) -> None:
+    """Raise ModelUnavailable if a library's loading report tells of weights that were not in the files."""
     missing, mismatched = sorted(report["missing_keys"]), report["mismatched_keys"]
     if missing or mismatched:
         example = missing[0] if missing else sorted(str(key) for key in mismatched)[0]
         count = len(missing) + len(mismatched)
         raise ModelUnavailable(
-            f"{path} lacks {count} weights that its config.json asks for, e.g. {example}; fetch the model again"
+            f"{source} lacks {count} weights that its config.json asks for, e.g. {example}; fetch the model again"
         )
-    return model
 
 
 def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype) -> Components:
@@ -275,10 +284,10 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
 
     base = _local_base(base_model_key)
     try:
-        with _quiet(), _missing_weights() as missing:
+        with quiet(), _missing_weights() as missing:
             pipe = StableDiffusionPipeline.from_single_file(str(path), config=base, dtype=dtype, safety_checker=None)
     except Exception as error:  # safetensors, pickle, hub and key errors share no base class
-        reason = _first_line(list(_causes(error))[-1])
+        reason = reason_of(error)
         raise ModelUnavailable(
             f"model file {path} cannot be loaded ({reason}); expected a whole Stable Diffusion 1.x or 2.x checkpoint; "
             "without network, GuidanceParams.base_model_key must name a local folder with its configs and tokenizer"

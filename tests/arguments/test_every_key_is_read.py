@@ -12,8 +12,6 @@ from arguments.declare import keys_of
 ROOT = Path(__file__).parents[2]
 ROOMS = ("train.py", "arguments", "cograd", "gaussian_renderer", "guidance", "scene", "utils")
 LATER = {
-    "use_control_net_iter": "depth ControlNet",
-    "controlnet_ratio": "depth ControlNet",  # its model key is refused with a sentence
     "use_pointe_rgb": "Point-E",  # init_shape pointe is refused with a sentence
 }
 """Keys whose feature is not there yet, and which feature that is. Shrinks: a key that is read must leave it."""

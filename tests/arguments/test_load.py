@@ -284,6 +284,20 @@ def test_pointe_needs_a_prompt_of_its_own(write):
     assert load_config([*TEXT, "--init_shape", "pointe", "--init_prompt", "a mug"]).cameras.init_shape == "pointe"
 
 
+@pytest.mark.parametrize("name", ["LoRA_path", "textual_inversion_path", "controlnet_model_key"])
+def test_add_ons_need_a_diffusion_model(name):
+    words = [*TEXT, "--guidance", "ideal", f"--{name}", "x", "--use_control_net_iter", "0"]
+    assert only_problem(words) == (
+        f"command line: GuidanceParams.{name} = 'x': expected none, GuidanceParams.guidance ideal has no use"
+    )
+
+
+def test_a_controlnet_that_would_never_be_used():
+    found = only_problem([*TEXT, "--controlnet_model_key", "a/b", "--iterations", "300"])
+    assert "OptimizationParams.use_control_net_iter = 10000000: expected less than OptimizationParams.iterations, 300, or" in found
+    assert load_config([*TEXT, "--controlnet_model_key", "a/b", "--use_control_net_iter", "100"]).guidance.controlnet_model_key
+
+
 def test_a_key_that_two_groups_share_needs_its_group(monkeypatch):
     from arguments import command_line, load
 
