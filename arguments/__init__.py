@@ -17,7 +17,7 @@ from arguments.declare import key
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
-INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe")
+INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
 PI = 3.141592653589793
 
 
@@ -104,8 +104,10 @@ class GenerateCamParams:
     """Camera ranges, image size, jitter and the initial points. Angles in degrees, fields of view in radians."""
 
     init_shape: str = key("sphere", "shape of the initial point cloud", choices=INIT_SHAPES)
-    init_prompt: str = key("", "prompt of Point-E for init_shape pointe")
-    use_pointe_rgb: bool = key(False, "keep Point-E's colours")
+    init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
+    use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
+    shap_e_model_key: str = key("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
+    init_fallback: bool = key(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
     radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", above=0.0, ordered=True)
     max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", above=0.0, ordered=True)
     default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", above=0.0)
@@ -121,9 +123,7 @@ class GenerateCamParams:
     max_phi_range: tuple[float, float] = key(
         (-180.0, 180.0), "limits when widening", unit="deg", lo=-360.0, hi=360.0, ordered=True
     )
-    fovy_range: tuple[float, float] = key(
-        (0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True
-    )
+    fovy_range: tuple[float, float] = key((0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True)
     max_fovy_range: tuple[float, float] = key(
         (0.16, 0.6), "limits when widening", unit="rad", above=0.0, below=PI, ordered=True
     )

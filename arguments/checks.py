@@ -47,8 +47,10 @@ def _prompt(config: Config) -> Iterator[Problem]:
     if not config.guidance.text.strip():
         hint = 'a prompt: pass --text "a red mug" or set GuidanceParams.text in the YAML file'
         yield "GuidanceParams.text", show(config.guidance.text), hint
-    if config.cameras.init_shape == "pointe" and not config.cameras.init_prompt.strip():
-        hint = "a prompt for Point-E, since GenerateCamParams.init_shape is pointe; or another init_shape"
+    shape = config.cameras.init_shape
+    if shape in ("pointe", "shap_e") and not config.cameras.init_prompt.strip():
+        model = {"pointe": "Point-E", "shap_e": "Shap-E"}[shape]
+        hint = f"a prompt for {model}, since GenerateCamParams.init_shape is {shape}; or another init_shape"
         yield "GenerateCamParams.init_prompt", show(config.cameras.init_prompt), hint
 
 
