@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 
 from arguments import GuidanceParams
@@ -27,6 +28,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Taken off the hub in November 2025; every upstream config still names it.
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
+# Names of weights that tell a file of something else: what it is and where it belongs.
+OTHER_FILES = {
+    r"conditioner\.": "a Stable Diffusion XL checkpoint; only 1.x and 2.x work here",
+    r"(model\.diffusion_model\.)?(double|joint)_blocks\.": "a FLUX or Stable Diffusion 3 checkpoint, no 1.x or 2.x one",
+    r"control_model\.|controlnet_|input_hint_block\.": "a ControlNet; controlnet_model_key takes one as a folder",
+    r".*(\.lora_|_lora\.|\.lora\.|:up$)": "a LoRA; name it in LoRA_path",
+}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 HOW_TO_GET = "give GuidanceParams.model_key a folder in diffusers layout, a hub id that exists, or a .safetensors file"
@@ -53,7 +61,8 @@ class Components:
 
 def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
     """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
-    _refuse_unsupported(params)
+    if params.vram_O:
+        raise ValueError("GuidanceParams.vram_O is not supported yet; leave it out")
     # transformers tells at import that torchvision is missing, which nothing here needs.
     transformers.logging.set_verbosity_error()
     source = find_source(params)
@@ -70,12 +79,6 @@ def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
             )
         add_words(components, path, f"textual inversion {path!r}")
     return components
-
-
-def _refuse_unsupported(params: GuidanceParams) -> None:
-    """Options that upstream has and this version does not: say so before anything loads."""
-    if params.vram_O:
-        raise ValueError("GuidanceParams.vram_O is not supported yet; leave it out")
 
 
 def find_source(params: GuidanceParams) -> Path | str:
@@ -140,8 +143,9 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
     if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
         return f"hub model {key!r} is not in diffusers layout (no model_index.json); {HOW_TO_GET}"
     detail = reason_of(error)
+    asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
     return (
-        f"hub model {key!r} is not in the local cache and could not be downloaded ({detail}); "
+        f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
         f"connect to the network once, or give GuidanceParams.model_key a local folder"
     )
 
@@ -283,10 +287,13 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     base = _local_base(base_model_key)
+    if path.suffix == ".safetensors":
+        _refuse_other_files(path)
     try:
         with quiet(), _missing_weights() as missing:
             pipe = StableDiffusionPipeline.from_single_file(str(path), config=base, dtype=dtype, safety_checker=None)
     except Exception as error:  # safetensors, pickle, hub and key errors share no base class
+        _refuse_other_files(path)
         reason = reason_of(error)
         raise ModelUnavailable(
             f"model file {path} cannot be loaded ({reason}); expected a whole Stable Diffusion 1.x or 2.x checkpoint; "
@@ -299,6 +306,22 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
         )
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return Components(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise ModelUnavailable if the names in a file tell that it is another kind; unreadable files are left alone."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+        else:
+            contents = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+            names = list(contents.get("state_dict", contents))
+    except Exception:  # whoever loads it in earnest says what is wrong
+        return
+    for pattern, kind in OTHER_FILES.items():
+        if any(re.match(pattern, name) for name in names):
+            raise ModelUnavailable(f"model file {path} is {kind}; {HOW_TO_GET}")
 
 
 @contextlib.contextmanager
