@@ -44,11 +44,14 @@ def shap_e_cloud(prompt: str, model_key: str, streams: RandomStreams) -> TextClo
     pipe = load_shap_e(model_key).to(streams.device)
     generator = torch.Generator(streams.device).manual_seed(int(streams.numpy.randint(2**31)))
     options = {"guidance_scale": SHAP_E_GUIDANCE, "num_inference_steps": SHAP_E_STEPS}
-    [mesh] = pipe(prompt, output_type="mesh", generator=generator, return_dict=False, **options)[0]
+    try:
+        [mesh] = pipe(prompt, output_type="mesh", generator=generator, return_dict=False, **options)[0]
+    except (RuntimeError, ValueError) as error:  # a mesh without vertices ends inside the pipeline
+        raise CloudUnavailable(
+            f"Shap-E made no mesh of {prompt!r} ({_first_line(error)}); change init_prompt or the seed, or {INSTEAD}"
+        ) from error
     verts, faces = (x.detach().cpu().numpy() for x in (mesh.verts, mesh.faces))
     rgb = np.stack([mesh.vertex_channels[name].detach().cpu().numpy() for name in "RGB"], axis=1)
-    if len(faces) == 0:
-        raise CloudUnavailable(f"Shap-E made an empty mesh of {prompt!r}; change init_prompt or the seed, or {INSTEAD}")
     cloud = points_on_mesh(verts.astype(np.float64), faces, np.clip(rgb, 0, 1), POINTS, streams.numpy)
     low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
     scale = 2 * HALF_SIDE / max(float((high - low).max()), 1e-9)

@@ -98,9 +98,14 @@ def test_points_are_uniform_on_the_surface():
     assert small[:, :2].sum(axis=1).max() <= 1 and small[:, :2].mean(axis=0) == pytest.approx([1 / 3, 1 / 3], abs=0.03)
 
 
-def test_an_empty_mesh(monkeypatch):
-    monkeypatch.setattr(text_to_cloud, "load_shap_e", lambda key: Pipe(np.zeros((0, 3), np.float32), np.zeros((0, 3), int)))
-    with pytest.raises(CloudUnavailable, match=r"Shap-E made an empty mesh of 'a box'; change init_prompt or the seed"):
+def test_a_mesh_of_nothing(pipe, monkeypatch):
+    """diffusers ends with this error when its network encloses no volume."""
+
+    def nothing(*_, **__):
+        return torch.cat([], dim=1)
+
+    monkeypatch.setattr(Pipe, "__call__", nothing)
+    with pytest.raises(CloudUnavailable, match=r"Shap-E made no mesh of 'a box' \(torch.cat.*non-empty.*\); change init_prompt or the seed"):
         initial_points(params(), RandomStreams(0))
 
 
