@@ -52,6 +52,10 @@ def shap_e_cloud(prompt: str, model_key: str, streams: RandomStreams) -> TextClo
         ) from error
     verts, faces = (x.detach().cpu().numpy() for x in (mesh.verts, mesh.faces))
     rgb = np.stack([mesh.vertex_channels[name].detach().cpu().numpy() for name in "RGB"], axis=1)
+    if not np.isfinite(verts).all():
+        raise CloudUnavailable(
+            f"Shap-E's mesh of {prompt!r} is not finite; change init_prompt or the seed, or {INSTEAD}"
+        )
     cloud = points_on_mesh(verts.astype(np.float64), faces, np.clip(rgb, 0, 1), POINTS, streams.numpy)
     low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
     scale = 2 * HALF_SIDE / max(float((high - low).max()), 1e-9)

@@ -80,11 +80,11 @@ def test_it_is_upstreams_construction(pipe, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_cloud_and_the_file_is_the_path(pipe, tmp_path):
-    first, second, other = (load_or_sample_points(tmp_path / f"{k}.ply", params(), RandomStreams(seed)) for k, seed in enumerate((1, 1, 2)))
+    first, second, other = (load_or_sample_points(tmp_path / f"{k}.ply", params(init_num_pts=5000), RandomStreams(seed)) for k, seed in enumerate((1, 1, 2)))
     assert np.array_equal(first.points, second.points) and not np.array_equal(first.points, other.points)
     draws = [draw for _, _, draw in pipe.calls]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    again = load_or_sample_points(tmp_path / "0.ply", params(), RandomStreams(9))
+    again = load_or_sample_points(tmp_path / "0.ply", params(init_num_pts=5000), RandomStreams(9))
     assert len(pipe.calls) == 3 and np.array_equal(again.points, first.points)
 
 
@@ -106,6 +106,12 @@ def test_a_mesh_of_nothing(pipe, monkeypatch):
 
     monkeypatch.setattr(Pipe, "__call__", nothing)
     with pytest.raises(CloudUnavailable, match=r"Shap-E made no mesh of 'a box' \(torch.cat.*non-empty.*\); change init_prompt or the seed"):
+        initial_points(params(), RandomStreams(0))
+
+
+def test_a_mesh_that_is_not_finite(pipe):
+    pipe.verts = pipe.verts * np.float32(np.nan)
+    with pytest.raises(CloudUnavailable, match=r"Shap-E's mesh of 'a box' is not finite; change init_prompt"):
         initial_points(params(), RandomStreams(0))
 
 
