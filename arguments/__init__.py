@@ -17,7 +17,7 @@ from arguments.declare import key
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
-INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe")
+INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
 PI = 3.141592653589793
 
 
@@ -104,8 +104,10 @@ class GenerateCamParams:
     """Camera ranges, image size, jitter and the initial points. Angles in degrees, fields of view in radians."""
 
     init_shape: str = key("sphere", "shape of the initial point cloud", choices=INIT_SHAPES)
-    init_prompt: str = key("", "prompt of Point-E for init_shape pointe")
-    use_pointe_rgb: bool = key(False, "keep Point-E's colours")
+    init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
+    use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
+    shap_e_model_key: str = key("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
+    init_fallback: bool = key(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
     radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", above=0.0, ordered=True)
     max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", above=0.0, ordered=True)
     default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", above=0.0)
@@ -121,9 +123,7 @@ class GenerateCamParams:
     max_phi_range: tuple[float, float] = key(
         (-180.0, 180.0), "limits when widening", unit="deg", lo=-360.0, hi=360.0, ordered=True
     )
-    fovy_range: tuple[float, float] = key(
-        (0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True
-    )
+    fovy_range: tuple[float, float] = key((0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True)
     max_fovy_range: tuple[float, float] = key(
         (0.16, 0.6), "limits when widening", unit="rad", above=0.0, below=PI, ordered=True
     )
@@ -161,7 +161,7 @@ class GuidanceParams:
     model_revision: str | None = key(None, "hub revision (branch, tag or commit) of model_key; none: the newest")
     is_safe_tensor: bool = key(False, "model_key is a single .safetensors file")
     base_model_key: str | None = key(None, "hub id or folder that completes a single file")
-    controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet")
+    controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet; none: no ControlNet")
     perpneg: bool = key(True, "Perp-Neg: push away from the other sides' texts")
     negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides")
     front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", lo=0.0)
@@ -183,8 +183,9 @@ class GuidanceParams:
     text: str = key("", "the prompt")
     inverse_text: str = key("", "ISM: prompt used while inverting")
     textual_inversion_path: str | None = key(None, "file of a textual inversion")
-    LoRA_path: str | None = key(None, "file of a LoRA")
-    controlnet_ratio: float = key(0.5, "probability of using ControlNet", **FRACTION)
+    LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")
+    LoRA_scale: float = key(1.0, "strength at which the LoRA is merged into the weights", lo=-10.0, hi=10.0)
+    controlnet_ratio: float = key(0.5, "probability of using the ControlNet in a step", **FRACTION)
     negative: str = key("", "negative prompt")
     guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
     denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
@@ -222,9 +223,6 @@ class CoGradParams:
     eps_stab: float = key(1e-6, "Eq. 6: added to the denominator", above=0.0)
     tau: float = key(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
     min_visit_share: float = key(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
-    max_visit_lead: int = key(
-        0, "a region this many visits ahead of the least visited one waits; 0: none does, as in the paper", lo=0
-    )
 
     loss_signal: str = key(
         "residual",
@@ -278,7 +276,7 @@ class CoGradParams:
 
 COGRAD_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "improved": {"loss_signal": "t_normalised", "max_visit_lead": 1, "prog_range": (0.2, 0.5)},
+    "improved": {"loss_signal": "t_normalised", "min_visit_share": 0.5, "prog_range": (0.2, 0.5), "t_jitter": 200},
 }
 """cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/ablation.md has the reasons."""
 

@@ -19,6 +19,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
     """Every problem of a config whose single values are all allowed."""
     yield from _prompt(config)
     yield from _folders(config)
+    yield from _add_ons(config)
     if config.cograd.enabled:
         yield from _regions(config)
     guidance = config.guidance
@@ -46,8 +47,10 @@ def _prompt(config: Config) -> Iterator[Problem]:
     if not config.guidance.text.strip():
         hint = 'a prompt: pass --text "a red mug" or set GuidanceParams.text in the YAML file'
         yield "GuidanceParams.text", show(config.guidance.text), hint
-    if config.cameras.init_shape == "pointe" and not config.cameras.init_prompt.strip():
-        hint = "a prompt for Point-E, since GenerateCamParams.init_shape is pointe; or another init_shape"
+    shape = config.cameras.init_shape
+    if shape in ("pointe", "shap_e") and not config.cameras.init_prompt.strip():
+        model = {"pointe": "Point-E", "shap_e": "Shap-E"}[shape]
+        hint = f"a prompt for {model}, since GenerateCamParams.init_shape is {shape}; or another init_shape"
         yield "GenerateCamParams.init_prompt", show(config.cameras.init_prompt), hint
 
 
@@ -62,6 +65,18 @@ def _regions(config: Config) -> Iterator[Problem]:
     regions = p.elevation_levels * p.azimuth_levels * p.distance_levels
     if views > regions:
         yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"
+
+
+def _add_ons(config: Config) -> Iterator[Problem]:
+    """What only a diffusion model can use, and a ControlNet whose turn never comes."""
+    guidance, start = config.guidance, config.optimization.use_control_net_iter
+    for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key"):
+        value = getattr(guidance, name)
+        if value and guidance.guidance != "SD":
+            yield f"GuidanceParams.{name}", show(value), f"none, GuidanceParams.guidance {guidance.guidance} has no use"
+    if guidance.controlnet_model_key and start >= config.optimization.iterations:
+        hint = f"less than OptimizationParams.iterations, {config.optimization.iterations}, or no controlnet_model_key"
+        yield "OptimizationParams.use_control_net_iter", str(start), hint
 
 
 def _folders(config: Config) -> Iterator[Problem]:

@@ -84,9 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--seen", type=float, nargs="+", default=[1.0, 0.3])
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}; bound {CoGradParams().bank_limit_mb} MB\n")
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for count in options.gaussians:

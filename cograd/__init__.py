@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from arguments import CoGradParams
@@ -79,8 +78,8 @@ class CoGrad:
         times = self.controller.plan(regions, step / self.total_steps, streams)
         self._record = {
             "regions": regions.tolist(),
-            "probability": probabilities[regions].tolist(),
-            "largest_probability": float(probabilities.max()),
+            "probability": [float(probabilities.numpy()[region]) for region in regions.tolist()],
+            "largest_probability": float(probabilities.numpy().max()),
             "t_global": times.t_global,
             "t_local": times.t_local.tolist(),
             "t_base": times.t_base.tolist(),
@@ -136,10 +135,10 @@ class CoGrad:
 
     def record(self) -> dict[str, Any]:
         """What the last step did, for a line of JSON; `fusion` has an entry a view, in the order of the calls."""
-        regions = torch.tensor(self._record.get("regions", []), dtype=torch.int64)
+        visits = self.sampler.n.numpy()
         return {
             **self._record,
-            "visits": self.sampler.n[regions].tolist(),
+            "visits": [int(visits[region]) for region in self._record.get("regions", [])],
             "starved_share": self.sampler.starved_share(),
             "refused_losses": self.sampler.refused,
             "bank_entries": len(self.bank),

@@ -175,21 +175,10 @@ def with_visit_floor(log_p: Tensor, share: float) -> Tensor:
     return ((1 - share) * log_p.exp() + share / len(log_p)).log()
 
 
-def with_visit_lead(log_p: Tensor, n: Tensor, lead: int) -> Tensor:
-    """log P without the regions of min n + lead or more visits; with lead 1 each has its turn before any has two.
-
-    Those regions still come when a step's views are more than the others, the least visited first.
-    """
-    if lead == 0:
-        return log_p
-    ahead = (n - n.min() - lead + 1).clamp(min=0)
-    return torch.log_softmax(log_p.clamp(min=-700) - 1e3 * ahead, dim=0)  # e^-1000 is no probability, but odds
-
-
 def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
     """`size` different regions [B], one after the other from what P leaves; one uniform number each."""
     rest, chosen = log_p.numpy().copy(), []
-    for u in streams.rand(size).cpu().double().tolist():
+    for u in streams.rand(size).tolist():
         cumulative = np.exp(rest - rest.max()).cumsum()
         chosen.append(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")))
         rest[chosen[-1]] = -np.inf
@@ -218,8 +207,7 @@ class RegionSampler:
         """log P [N] of the next draw."""
         if not self.params.use_regions:
             return torch.full_like(self.L, 1 / len(self.L)).log()
-        log_p = with_visit_floor(log_probabilities(self.indicators(), self.params.tau), self.params.min_visit_share)
-        return with_visit_lead(log_p, self.n, self.params.max_visit_lead)
+        return with_visit_floor(log_probabilities(self.indicators(), self.params.tau), self.params.min_visit_share)
 
     def draw(self, size: int, streams: RandomStreams, log_p: Tensor | None = None) -> Tensor:
         """`size` different regions [B] int64, by `log_probabilities()`. Raises ValueError when there are fewer.

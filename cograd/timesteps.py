@@ -106,9 +106,9 @@ def neighbourhood_part(t_local: Sequence[float], neighbours: Sequence[tuple[int,
     return float(sum(c_local * 2.0**-d * t_local[j] for j, d in neighbours))
 
 
-def jittered(t_base: Tensor, u: Tensor, t_jitter: float, t_valid: tuple[int, int]) -> Tensor:
-    """t ~ U(t_base - t_jitter, t_base + t_jitter) from u [B] in [0, 1): integer, at last within t_valid."""
-    return (t_base + t_jitter * (2 * u - 1)).round().long().clamp(*t_valid)
+def jittered(t_base: float, u: float, t_jitter: float, t_valid: tuple[int, int]) -> int:
+    """t ~ U(t_base - t_jitter, t_base + t_jitter) from u in [0, 1): integer, at last within t_valid."""
+    return min(max(round(t_base + t_jitter * (2 * u - 1)), t_valid[0]), t_valid[1])
 
 
 class TimestepController:
@@ -141,21 +141,24 @@ class TimestepController:
         """Timesteps for views in `regions` [B] at `progress` 0..1; one uniform number a view."""
         p = self.params
         t_global = global_timestep(schedule_progress(progress, p.prog_reading, p.prog_range), self.log_snr)
-        u = streams.rand(len(regions)).cpu().double()
-        t_local = self.neighbourhood_timesteps(regions)
+        t_local = [self.neighbourhood_timesteps(region) for region in regions.tolist()]
+        draws = streams.rand(len(regions)).tolist()
         if p.timestep_mode == "random":
-            t = self._random(u)
-            return TimestepPlan(t, t_global, t_local, t.double())
-        t_base = (t_global + t_local).clamp(*p.t_base_range)
-        return TimestepPlan(jittered(t_base, u, p.t_jitter, self.t_valid), t_global, t_local, t_base)
+            t = [self._random(u) for u in draws]
+            t_base: Sequence[float] = t
+        else:
+            low, high = p.t_base_range
+            t_base = [min(max(t_global + part, low), high) for part in t_local]
+            t = [jittered(base, u, p.t_jitter, self.t_valid) for base, u in zip(t_base, draws)]
+        parts = (torch.tensor(x, dtype=torch.float64) for x in (t_local, t_base))
+        return TimestepPlan(torch.tensor(t), t_global, *parts)
 
-    def neighbourhood_timesteps(self, regions: Tensor) -> Tensor:
-        """T times the neighbourhood part [B]: 0 unless timestep_mode is full."""
+    def neighbourhood_timesteps(self, region: int) -> float:
+        """T times the neighbourhood's part: 0 unless timestep_mode is full."""
         if self.params.timestep_mode != "full":
-            return torch.zeros(len(regions), dtype=torch.float64)
-        t_local, p = self._arrays["t_local"], self.params
-        parts = [neighbourhood_part(t_local, self.grid.neighbours[i], p.c_local) for i in regions.tolist()]
-        return self.T * torch.tensor(parts, dtype=torch.float64)
+            return 0.0
+        part = neighbourhood_part(self._arrays["t_local"], self.grid.neighbours[region], self.params.c_local)
+        return self.T * part
 
     def observe(self, region: int, loss: float) -> LocalUpdate | None:
         """Eq. (8) for one finite loss of a region; None (and nothing changed) where the local state is not in use.
@@ -196,12 +199,12 @@ class TimestepController:
         """The same memory as NumPy arrays: there a single number costs a tenth of a tensor's."""
         self._arrays = {name: getattr(self, name).numpy() for name in self.HISTORY}
 
-    def _random(self, u: Tensor) -> Tensor:
+    def _random(self, u: float) -> int:
         """DECISION: the paper's ablation "w/o B" uses "random timesteps" of no named law; they are uniform over the
         limits of t_base, 100..900.
         """
         low, high = self.params.t_base_range
-        return (low + (u * (high - low + 1)).floor()).long().clamp(*self.t_valid)
+        return min(max(low + math.floor(u * (high - low + 1)), self.t_valid[0]), self.t_valid[1])
 
 
 class LossSignal:

@@ -64,6 +64,7 @@ class StepReport:
     losses: dict[str, float] = field(init=False)
     fault: str | None = None
     plan: Plan | None = None
+    use_control: bool | None = None  # None: the run has no ControlNet
     cograd: dict[str, Any] | None = None
     main_gradients: list[Gradient] = field(default_factory=list)
 
@@ -86,6 +87,7 @@ class StepReport:
             "warm_up_rate": self.warm_up_rate,
             "azimuth_deg": [float(view.camera.delta_azimuth) for view in self.views],
             "points": points,
+            **({} if self.use_control is None else {"use_control": self.use_control}),
             **({} if self.cograd is None else {"cograd": self.cograd}),
             "fault": self.fault,
             "phase_ms": {name: round(ms, 3) for name, ms in self.timer.ms.items()},
@@ -107,8 +109,9 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     with timer("render"):
         views = [_draw_view(state, camera, config) for camera in _cameras(state, plan, config)]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
+    use_control = _use_control(state, config)
     warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0)
-    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer, plan=plan)
+    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer, plan=plan, use_control=use_control)
     with timer("guidance"):
         g_images = _ask_prior(report, state, prior, prompts, config)
     report.fault = _fault(report, g_images)
@@ -236,6 +239,7 @@ def _ask_prior(
         as_latent=report.as_latent,
         memory=state.memory,
         ind_t=None if report.plan is None else _indices_of(prior, report.plan.t),
+        use_control=bool(report.use_control),
     )
     report.distillation.backward()
     opt, tv_rgb, tv_depth = config.optimization, tv_loss(images), tv_loss(disparities)
@@ -246,6 +250,18 @@ def _ask_prior(
     terms = {"guidance": guidance, "tv_rgb": tv_rgb, "tv_depth": tv_depth, "scale": scale, "total": total}
     report.losses = {name: float(value.detach()) for name, value in terms.items()}
     return [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
+
+
+def _use_control(state: TrainState, config: Config) -> bool | None:
+    """Whether this step's noise predictions see the ControlNet: one draw (Python stream) a step once it may be used.
+
+    A run without a ControlNet draws nothing.
+    """
+    if not config.guidance.controlnet_model_key:
+        return None
+    if state.iteration <= config.optimization.use_control_net_iter:
+        return False
+    return state.streams.python.random() < config.guidance.controlnet_ratio
 
 
 def _indices_of(prior: Prior, t: Tensor) -> Tensor:
@@ -280,7 +296,8 @@ def _densify(state: TrainState, views: list[RenderedView], config: Config) -> No
             opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams
         )
         if state.cograd is not None:
-            state.cograd.follow(index_map)
+            with threads_for(_parameter_count(state)):
+                state.cograd.follow(index_map)
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
 
@@ -316,4 +333,3 @@ def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
         return None
     t = report.distillation.t.tolist()
     return f"{(terms or ['image gradient'])[0]} is not finite (views {bad_views or 'all'}, timesteps {t})"
-

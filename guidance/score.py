@@ -12,7 +12,7 @@ Letters of shapes: B views, C latent channels, h w latent size, H W image, L tok
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -47,17 +47,25 @@ class Prior(Protocol):
         """Latents [B,C,h,w] -> images [B,3,H,W] in [0,1]."""
 
     def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-        """Noise prediction for x_t [B,C,h,w] at t [B] given embeddings [B,L,D]; no gradient."""
+        """Noise prediction for x_t [B,C,h,w] at t [B] given embeddings [B,L,D]; no gradient.
+
+        A prior with a ControlNet takes a fourth argument: the pictures [B,3,H,W] in [0,1] that it is shown.
+        """
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text of a batch of views; `negatives` holds (embeddings [B,L,D], weights [B]) and is empty without Perp-Neg."""
+    """What a batch of views is conditioned on.
+
+    `negatives` holds (embeddings [B,L,D], weights [B]) and is empty without Perp-Neg; `control` is the ControlNet's
+    picture [B,3,H,W] in [0,1], turned as the latents are, None without one.
+    """
 
     uncond: Tensor  # [B,L,D]
     positive: Tensor  # [B,L,D]
     inverse: Tensor  # [B,L,D], used alone by the DDIM inversion
     negatives: tuple[tuple[Tensor, Tensor], ...] = ()
+    control: Tensor | None = None
 
 
 @dataclass
@@ -141,12 +149,14 @@ def distill(
     as_latent: bool,
     memory: NoiseMemory,
     ind_t: Tensor | None = None,
+    use_control: bool = False,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
     pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
+    use_control: the prior's ControlNet is shown each view's disparity, without gradient.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
     ind_t (noise stream).  Raises ValueError for inputs that do not fit together.
     """
@@ -154,6 +164,9 @@ def distill(
     flipped = bool(streams.rand(1) < 0.5)
     shown = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
     latents = prior.encode_imgs(shown.flip(-1) if flipped else shown, streams.torch)
+    if use_control:
+        disparity = pred_depth.detach().expand(-1, 3, -1, -1)
+        conditioning = replace(conditioning, control=disparity.flip(-1) if flipped else disparity)
     noise = draw_noise(latents, params, streams, memory)
     delta = params.delta_t
     if params.annealing_intervals:
@@ -281,12 +294,21 @@ def inversion_noise(
 
     Guided form, kept from upstream: cond + s (uncond - cond), cond being the inverse text.
     """
-    inverse = conditioning.inverse[rows]
+    inverse, control = conditioning.inverse[rows], conditioning.control
+    pictures = None if control is None else control[rows]
     if denoise_guidance_scale <= 1:
-        return prior.predict_noise(x, t, inverse)
+        return _predicted(prior, x, t, inverse, pictures)
     pair = torch.cat([conditioning.uncond[rows], inverse])
-    uncond, cond = prior.predict_noise(torch.cat([x, x]), torch.cat([t, t]), pair).chunk(2)
+    uncond, cond = _predicted(prior, torch.cat([x, x]), torch.cat([t, t]), pair, pictures).chunk(2)
     return cond + denoise_guidance_scale * (uncond - cond)
+
+
+def _predicted(prior: Prior, x_t: Tensor, t: Tensor, embeddings: Tensor, pictures: Tensor | None) -> Tensor:
+    """One network call [K*B,C,h,w]; pictures [B,3,H,W] are shown to all K texts of their view."""
+    if pictures is None:
+        return prior.predict_noise(x_t, t, embeddings)
+    count = len(x_t) // len(pictures)
+    return prior.predict_noise(x_t, t, embeddings, pictures.repeat(count, 1, 1, 1))  # type: ignore[call-arg]
 
 
 def guided_noise(prior: Prior, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
@@ -296,7 +318,7 @@ def guided_noise(prior: Prior, x_t: Tensor, t: Tensor, conditioning: Conditionin
     """
     texts = [conditioning.uncond, conditioning.positive, *(negative for negative, _ in conditioning.negatives)]
     count = len(texts)
-    eps = prior.predict_noise(x_t.repeat(count, 1, 1, 1), t.repeat(count), torch.cat(texts))
+    eps = _predicted(prior, x_t.repeat(count, 1, 1, 1), t.repeat(count), torch.cat(texts), conditioning.control)
     uncond, positive, *others = eps.chunk(count)
     weighted = [(other - uncond, weights) for other, (_, weights) in zip(others, conditioning.negatives, strict=True)]
     return uncond + guidance_scale * perp_neg_direction(positive - uncond, weighted)

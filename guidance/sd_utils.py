@@ -9,12 +9,15 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
+from guidance.controlnet import find_controlnet, load_controlnet, residuals
+from guidance.lora import merge_lora, read_lora
 from guidance.weights import Components, ModelUnavailable, load_components
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
@@ -30,8 +33,17 @@ class StableDiffusion:
         self.device = torch.device(device)
         half = guidance_params.fp16 and self.device.type == "cuda"
         self.dtype = torch.float16 if half else torch.float32
+        # What can be read in a moment is read before the weights of the model.
+        lora = read_lora(guidance_params.LoRA_path) if guidance_params.LoRA_path else None
+        control = guidance_params.controlnet_model_key
+        control_source = find_controlnet(control) if control else None
         parts = load_components(guidance_params, self.dtype)
-        for module in (parts.unet, parts.vae, parts.text_encoder):
+        if lora is not None:
+            merge_lora(parts, lora, guidance_params.LoRA_scale)
+        self.controlnet = None if control_source is None else load_controlnet(control_source, parts.unet, self.dtype)
+        for module in (parts.unet, parts.vae, parts.text_encoder, self.controlnet):
+            if module is None:
+                continue
             module.requires_grad_(False).eval().to(self.device)
         self.unet, self.vae = parts.unet, parts.vae
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
@@ -97,8 +109,16 @@ class StableDiffusion:
         return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-        """Noise prediction [B,C,h,w] for x_t at timesteps t [B] under embeddings [B,L,D], in x_t's dtype."""
-        embeddings = embeddings.to(self.dtype)
-        output = self.unet(x_t.to(self.dtype), t, encoder_hidden_states=embeddings).sample.to(x_t.dtype)
+    def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Tensor:
+        """Noise prediction [B,C,h,w] for x_t at timesteps t [B] under embeddings [B,L,D], in x_t's dtype.
+
+        control [B,3,H,W] in [0,1]: the picture that the ControlNet shows to the U-Net; None leaves it out.
+        """
+        x, embeddings = x_t.to(self.dtype), embeddings.to(self.dtype)
+        added: dict[str, Any] = {}
+        if control is not None:
+            if self.controlnet is None:
+                raise ValueError("a ControlNet picture was given but GuidanceParams.controlnet_model_key is not set")
+            added = residuals(self.controlnet, x, t, embeddings, control)
+        output = self.unet(x, t, encoder_hidden_states=embeddings, **added).sample.to(x_t.dtype)
         return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 
 from arguments import GuidanceParams
@@ -27,6 +28,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Taken off the hub in November 2025; every upstream config still names it.
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
+# Names of weights that tell a file of something else: what it is and where it belongs.
+OTHER_FILES = {
+    r"conditioner\.": "a Stable Diffusion XL checkpoint; only 1.x and 2.x work here",
+    r"(model\.diffusion_model\.)?(double|joint)_blocks\.": "a FLUX or Stable Diffusion 3 checkpoint, no 1.x or 2.x one",
+    r"control_model\.|controlnet_|input_hint_block\.": "a ControlNet; controlnet_model_key takes one as a folder",
+    r".*(\.lora_|_lora\.|\.lora\.|:up$)": "a LoRA; name it in LoRA_path",
+}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 HOW_TO_GET = "give GuidanceParams.model_key a folder in diffusers layout, a hub id that exists, or a .safetensors file"
@@ -53,7 +61,8 @@ class Components:
 
 def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
     """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
-    _refuse_unsupported(params)
+    if params.vram_O:
+        raise ValueError("GuidanceParams.vram_O is not supported yet; leave it out")
     # transformers tells at import that torchvision is missing, which nothing here needs.
     transformers.logging.set_verbosity_error()
     source = find_source(params)
@@ -63,16 +72,13 @@ def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
         folder = source if isinstance(source, Path) else download(source, params.model_revision)
         components = _from_folder(folder, dtype)
     check_fit(components, str(source))
-    if params.textual_inversion_path:
-        _add_textual_inversion(components, params.textual_inversion_path)
+    if path := params.textual_inversion_path:
+        if not Path(path).exists():
+            raise ModelUnavailable(
+                f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
+            )
+        add_words(components, path, f"textual inversion {path!r}")
     return components
-
-
-def _refuse_unsupported(params: GuidanceParams) -> None:
-    """Options that upstream has and this version does not: say so before anything loads."""
-    for name in ("LoRA_path", "controlnet_model_key", "vram_O"):
-        if getattr(params, name):
-            raise ValueError(f"GuidanceParams.{name} is not supported yet; leave it out")
 
 
 def find_source(params: GuidanceParams) -> Path | str:
@@ -118,7 +124,7 @@ def download(key: str, revision: str | None) -> Path:
     from diffusers import StableDiffusionPipeline
 
     try:
-        with _quiet():
+        with quiet():
             folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None)
     except Exception as error:  # hub, http and file-system errors share no base class
         raise ModelUnavailable(_hub_sentence(key, revision, error)) from error
@@ -136,9 +142,10 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
         return f"hub model {key!r} does not exist (or is private); {HOW_TO_GET}"
     if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
         return f"hub model {key!r} is not in diffusers layout (no model_index.json); {HOW_TO_GET}"
-    detail = _first_line(list(_causes(error))[-1])
+    detail = reason_of(error)
+    asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
     return (
-        f"hub model {key!r} is not in the local cache and could not be downloaded ({detail}); "
+        f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
         f"connect to the network once, or give GuidanceParams.model_key a local folder"
     )
 
@@ -149,12 +156,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of the error that caused the others."""
+    return _first_line(list(_causes(error))[-1])
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence both model libraries for the length of a with block: errors are told in one sentence here."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
@@ -173,7 +185,8 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A config of a model.  Raises ModelUnavailable when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,10 +201,10 @@ def check_layout(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         config = folder / "config.json"
-        kind = _read_json(config).get("_class_name", "") if config.is_file() else ""
+        kind = read_json(config).get("_class_name", "") if config.is_file() else ""
         found = f"a single {kind}" if kind else "no model_index.json"
         raise ModelUnavailable(f"folder {folder} holds {found}; expected a Stable Diffusion pipeline; {HOW_TO_GET}")
-    contents = _read_json(index)
+    contents = read_json(index)
     kind = contents.get("_class_name", "unknown")
     if "text_encoder_2" in contents or "XL" in kind or "transformer" in contents:
         raise ModelUnavailable(
@@ -211,12 +224,12 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     check_layout(folder)
     fast: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
     return Components(
-        unet=_part(folder, "unet", UNet2DConditionModel.from_pretrained, **fast),
-        vae=_part(folder, "vae", _vae_class(folder).from_pretrained, **fast),
-        text_encoder=_part(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
-        tokenizer=_part(folder, "tokenizer", AutoTokenizer.from_pretrained, info=False),
+        unet=load_part(folder / "unet", UNet2DConditionModel.from_pretrained, **fast),
+        vae=load_part(folder / "vae", _vae_class(folder).from_pretrained, **fast),
+        text_encoder=load_part(folder / "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
+        tokenizer=load_part(folder / "tokenizer", AutoTokenizer.from_pretrained, info=False),
         known_words=_known_words(folder / "tokenizer" / "words.txt"),
-        scheduler=_part(folder, "scheduler", DDIMScheduler.from_pretrained, info=False),
+        scheduler=load_part(folder / "scheduler", DDIMScheduler.from_pretrained, info=False),
     )
 
 
@@ -229,7 +242,7 @@ def _has_accelerate() -> bool:
 def _vae_class(folder: Path) -> Any:
     """The autoencoder class that vae/config.json names."""
     config = folder / "vae" / "config.json"
-    name = _read_json(config).get("_class_name")
+    name = read_json(config).get("_class_name")
     if name == "AutoencoderKL":
         from diffusers import AutoencoderKL
 
@@ -241,11 +254,10 @@ def _vae_class(folder: Path) -> Any:
     raise ModelUnavailable(f"{config} names class {name!r}; expected AutoencoderKL or LinearAutoencoder; {HOW_TO_GET}")
 
 
-def _part(folder: Path, part: str, load: Callable[..., Any], info: bool = True, **options: Any) -> Any:
-    """Load one subfolder; a weight that is missing is an error, not a random number."""
-    path = folder / part
+def load_part(path: Path, load: Callable[..., Any], info: bool = True, **options: Any) -> Any:
+    """Load one folder of a pipeline; a weight that is missing is an error, not a random number."""
     try:
-        with _quiet():
+        with quiet():
             if not info:
                 return load(str(path), local_files_only=True, **options)
             model, report = load(str(path), local_files_only=True, output_loading_info=True, **options)
@@ -255,14 +267,19 @@ def _part(folder: Path, part: str, load: Callable[..., Any], info: bool = True, 
         raise ModelUnavailable(
             f"{path} cannot be loaded ({_first_line(error)}); the files are damaged or incomplete, fetch them again"
         ) from error
+    check_complete(str(path), report)
+    return model
+
+
+def check_complete(source: str, report: dict[str, Any]) -> None:
+    """Raise ModelUnavailable if a library's loading report tells of weights that were not in the files."""
     missing, mismatched = sorted(report["missing_keys"]), report["mismatched_keys"]
     if missing or mismatched:
         example = missing[0] if missing else sorted(str(key) for key in mismatched)[0]
         count = len(missing) + len(mismatched)
         raise ModelUnavailable(
-            f"{path} lacks {count} weights that its config.json asks for, e.g. {example}; fetch the model again"
+            f"{source} lacks {count} weights that its config.json asks for, e.g. {example}; fetch the model again"
         )
-    return model
 
 
 def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype) -> Components:
@@ -270,11 +287,14 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     base = _local_base(base_model_key)
+    if path.suffix == ".safetensors":
+        _refuse_other_files(path)
     try:
-        with _quiet(), _missing_weights() as missing:
+        with quiet(), _missing_weights() as missing:
             pipe = StableDiffusionPipeline.from_single_file(str(path), config=base, dtype=dtype, safety_checker=None)
     except Exception as error:  # safetensors, pickle, hub and key errors share no base class
-        reason = _first_line(list(_causes(error))[-1])
+        _refuse_other_files(path)
+        reason = reason_of(error)
         raise ModelUnavailable(
             f"model file {path} cannot be loaded ({reason}); expected a whole Stable Diffusion 1.x or 2.x checkpoint; "
             "without network, GuidanceParams.base_model_key must name a local folder with its configs and tokenizer"
@@ -286,6 +306,22 @@ def _from_single_file(path: Path, base_model_key: str | None, dtype: torch.dtype
         )
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return Components(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise ModelUnavailable if the names in a file tell that it is another kind; unreadable files are left alone."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+        else:
+            contents = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+            names = list(contents.get("state_dict", contents))
+    except Exception:  # whoever loads it in earnest says what is wrong
+        return
+    for pattern, kind in OTHER_FILES.items():
+        if any(re.match(pattern, name) for name in names):
+            raise ModelUnavailable(f"model file {path} is {kind}; {HOW_TO_GET}")
 
 
 @contextlib.contextmanager
@@ -345,21 +381,20 @@ def _known_words(path: Path) -> frozenset[str] | None:
     return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
-def _add_textual_inversion(components: Components, path: str) -> None:
-    """Add the learned words of a textual-inversion file to tokenizer and text encoder."""
+def add_words(components: Components, source: str | dict[str, torch.Tensor], told: str) -> None:
+    """Add the learned words of a textual-inversion file, or one word with its embedding, to tokenizer and text encoder.
+
+    `told` names the source in the message of ModelUnavailable.
+    """
     from diffusers import StableDiffusionPipeline
 
-    if not Path(path).exists():
-        raise ModelUnavailable(
-            f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"
-        )
     parts = {part: getattr(components, part) for part in PARTS}
     pipe: Any = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     try:
-        pipe.load_textual_inversion(path)
+        pipe.load_textual_inversion(source)
     except Exception as error:  # wrong keys, wrong width, unreadable file: each its own class
         raise ModelUnavailable(
-            f"textual inversion {path!r} does not fit ({_first_line(error)}); use one made for this text encoder"
+            f"{told} does not fit ({_first_line(error)}); use one made for this text encoder"
         ) from error

@@ -6,6 +6,7 @@ drawn on the device of the streams and computed on the CPU; B poses, N points.
 """
 
 import difflib
+import logging
 import math
 from dataclasses import dataclass
 from os import PathLike
@@ -17,12 +18,15 @@ import torch
 
 from scene.cameras import Lens, Poses, RCamera, cameras_from_poses, centre_on_sphere
 from scene.ply import PlyError, read_vertices, write_vertices
+from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
 from utils.graphics_utils import BasicPointCloud
 from utils.random_streams import RandomStreams
 from utils.sh_utils import SH2RGB
 
 if TYPE_CHECKING:
     from arguments import GenerateCamParams, OptimizationParams
+
+logger = logging.getLogger(__name__)
 
 Range = tuple[float, float]
 
@@ -154,9 +158,19 @@ INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene")
 def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
     """`init_num_pts` points of `init_shape` with almost grey colours, drawn from the NumPy stream.
 
-    Raises ValueError for an unknown shape (with the list and the nearest) and for `pointe`, which is not available.
+    For pointe and shap_e the cloud is that of init_prompt.
+    Raises ValueError for an unknown shape (with the list and the nearest), and CloudUnavailable (a ValueError) where
+    Point-E or Shap-E cannot be had, unless init_fallback allows a sphere instead.
     """
     shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
+    if shape in ("pointe", "shap_e"):
+        try:
+            return _from_text(cam_params, streams)
+        except CloudUnavailable as error:
+            if not cam_params.init_fallback:
+                raise
+            logger.warning("starting from a sphere (init_fallback): %s", error)
+            shape = "sphere"
     if shape == "sphere":
         points = _ball(n, rng, lambda u: 0.5 * u)
     elif shape == "scene":
@@ -168,7 +182,30 @@ def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> B
         points = rng.random_sample((n, 3)) * sides - sides / 2
     else:
         raise ValueError(_shape_message(shape))
-    return BasicPointCloud(points, SH2RGB(rng.random_sample((n, 3)) / 255.0), np.zeros((n, 3)))
+    return BasicPointCloud(points, _almost_grey(n, rng), np.zeros((n, 3)))
+
+
+def _almost_grey(n: int, rng: np.random.RandomState) -> np.ndarray:
+    return SH2RGB(rng.random_sample((n, 3)) / 255.0)
+
+
+def _from_text(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
+    """Upstream's cloud from a text: y mirrored, 0.15 up, each point replaced by the same small ball of points.
+
+    init_num_pts counts 5000 for each of the ball's points, of which there is at least one. Grey, unless use_pointe_rgb.
+    """
+    p, rng = cam_params, streams.numpy
+    if p.init_shape == "pointe":
+        cloud = point_e_cloud(p.init_prompt, streams)
+    else:
+        cloud = shap_e_cloud(p.init_prompt, p.shap_e_model_key, streams)
+    centres = cloud.points * [1, -1, 1] + [0, 0, 0.15]
+    copies = max(p.init_num_pts // 5000, 1)
+    ball = _ball(copies, rng, lambda u: 0.05 * u)
+    points = (centres[:, None] + ball).reshape(-1, 3)
+    noise = rng.random_sample((len(centres), copies, 3)) * 1e-4
+    colors = (cloud.rgb[:, None] + noise).reshape(-1, 3) if p.use_pointe_rgb else _almost_grey(len(points), rng)
+    return BasicPointCloud(points, colors, np.zeros_like(points))
 
 
 def write_initial_ply(path: str | PathLike[str], cloud: BasicPointCloud) -> None:
@@ -250,11 +287,6 @@ def _ball(n: int, rng: np.random.RandomState, radius_of) -> np.ndarray:
 
 
 def _shape_message(shape: str) -> str:
-    known = ", ".join(INIT_SHAPES)
-    if shape == "pointe":
-        return (
-            "GenerateCamParams.init_shape is 'pointe', and Point-E is not supported yet; set init_shape: sphere "
-            "(or put a cloud of your own at <output folder>/init_points3d.ply, which is read instead of sampling)"
-        )
-    near = difflib.get_close_matches(str(shape), (*INIT_SHAPES, "pointe"), n=1, cutoff=0.0)[0]
-    return f"GenerateCamParams.init_shape is {shape!r}; known shapes are {known}; did you mean {near!r}?"
+    shapes = (*INIT_SHAPES, "pointe", "shap_e")
+    near = difflib.get_close_matches(str(shape), shapes, n=1, cutoff=0.0)[0]
+    return f"GenerateCamParams.init_shape is {shape!r}; known shapes are {', '.join(shapes)}; did you mean {near!r}?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point downwards only: train, tools -> cograd -> guidance, gaussian_renderer -> scene -> arguments -> utils."""
+"""Imports point downwards only: tools -> train -> cograd -> guidance, gaussian_renderer -> scene -> arguments -> utils."""
 
 import ast
 from pathlib import Path
@@ -14,8 +14,8 @@ LAYER = {
     "gaussian_renderer": 3,
     "guidance": 3,
     "cograd": 4,
-    "tools": 5,
-    "train": 6,
+    "train": 5,
+    "tools": 6,
 }
 # The method files of cograd are a library of their own: no renderer, no diffusion model.
 TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py"}

@@ -19,9 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools.ablation.grid import OBJECTS, PRIORS, VARIANTS, check_runs, runs_of
+from tools.ablation.grid import OBJECTS, OTHER_OBJECTS, PAPER_VARIANTS, PRIORS, VARIANTS, check_runs, runs_of
+from tools.ablation.pictures import sheet
 from tools.ablation.runs import read_results, rescore, run_all
 from tools.ablation.summary import summary
+from utils.image_utils import write_png
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,12 +34,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
     made.add_argument("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
     made.add_argument("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
-    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    made.add_argument("--other_objects", action="store_const", dest="objects", const=list(OTHER_OBJECTS))
+    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=PAPER_VARIANTS)
     made.add_argument("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     made.add_argument("--score_px", type=int, default=128, help="side of the scored pictures in pixels")
     made.add_argument("--keep_all", action="store_true", help="keep the runs' logs too")
     made.add_argument("--rescore", action="store_true", help="run nothing; score the runs that are there again")
+    made.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the scenes there too, a row each")
+    made.add_argument("--picture_px", type=int, default=96, help="side of each view in it")
     made.add_argument("--summary_only", action="store_true", help="run nothing; of the results that are there")
     return made
 
@@ -60,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_runs(runs, args.weak, extra)
             args.out.mkdir(parents=True, exist_ok=True)
             failures = run_all(runs, args.out, args.weak, extra, args.jobs, args.score_px, args.keep_all)
+        if args.picture:
+            write_png(args.picture, sheet(args.out, runs, args.picture_px))
     except ValueError as problem:
         print(f"ablate_toy: {problem}", file=sys.stderr)
         return 2

@@ -11,12 +11,6 @@ from arguments.declare import keys_of
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("train.py", "arguments", "cograd", "gaussian_renderer", "guidance", "scene", "utils")
-LATER = {
-    "use_control_net_iter": "depth ControlNet",
-    "controlnet_ratio": "depth ControlNet",  # its model key is refused with a sentence
-    "use_pointe_rgb": "Point-E",  # init_shape pointe is refused with a sentence
-}
-"""Keys whose feature is not there yet, and which feature that is. Shrinks: a key that is read must leave it."""
 
 
 def attributes_read():
@@ -38,4 +32,4 @@ KEYS = [(group.__name__, name, spec.unread) for group in (Config, *(g for _, g i
 
 @pytest.mark.parametrize("group, name, unread", KEYS)
 def test_a_key_is_read_or_marked_unread(group, name, unread):
-    assert (name in READ) != (unread or name in LATER), f"{group}.{name}: unread={unread}, later={LATER.get(name)}"
+    assert (name in READ) != unread, f"{group}.{name}: unread={unread}"

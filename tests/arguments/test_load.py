@@ -199,7 +199,7 @@ def test_wrong_type_names_file_key_value_and_expectation(write):
         ("GenerateCamParams", "theta_range: [60]", "theta_range = [60]: expected two numbers"),
         ("GenerateCamParams", "theta_range: [60, x]", "theta_range = [60, 'x']: expected two numbers"),
         ("GenerateCamParams", "fovy_range: [0.1, 3.2]", "each > 0 and < 3.14159 (rad)"),
-        ("GenerateCamParams", "init_shape: spere", "expected one of sphere, box, rectangle_x, rectangle_z, scene, pointe "),
+        ("GenerateCamParams", "init_shape: spere", "expected one of sphere, box, rectangle_x, rectangle_z, scene, pointe, shap_e "),
         ("GenerateCamParams", "init_shape: spere", "(did you mean sphere?)"),
         ("GuidanceParams", "guidance: IF", "guidance = 'IF': expected one of SD, ideal"),
         ("GuidanceParams", "t_range: [0.3, 0.3]", "expected lo < hi, there is no timestep between them"),
@@ -278,10 +278,25 @@ def test_words_without_a_flag():
     assert only_problem(["stray", *TEXT]) == "command line: 'stray': expected a flag such as --opt FILE"
 
 
-def test_pointe_needs_a_prompt_of_its_own(write):
-    found = only_problem([*TEXT, "--init_shape", "pointe"])
-    assert "GenerateCamParams.init_prompt = '': expected a prompt for Point-E" in found
-    assert load_config([*TEXT, "--init_shape", "pointe", "--init_prompt", "a mug"]).cameras.init_shape == "pointe"
+@pytest.mark.parametrize(("shape", "model"), [("pointe", "Point-E"), ("shap_e", "Shap-E")])
+def test_a_cloud_from_a_text_needs_a_prompt_of_its_own(shape, model):
+    found = only_problem([*TEXT, "--init_shape", shape])
+    assert f"GenerateCamParams.init_prompt = '': expected a prompt for {model}" in found
+    assert load_config([*TEXT, "--init_shape", shape, "--init_prompt", "a mug"]).cameras.init_shape == shape
+
+
+@pytest.mark.parametrize("name", ["LoRA_path", "textual_inversion_path", "controlnet_model_key"])
+def test_add_ons_need_a_diffusion_model(name):
+    words = [*TEXT, "--guidance", "ideal", f"--{name}", "x", "--use_control_net_iter", "0"]
+    assert only_problem(words) == (
+        f"command line: GuidanceParams.{name} = 'x': expected none, GuidanceParams.guidance ideal has no use"
+    )
+
+
+def test_a_controlnet_that_would_never_be_used():
+    found = only_problem([*TEXT, "--controlnet_model_key", "a/b", "--iterations", "300"])
+    assert "OptimizationParams.use_control_net_iter = 10000000: expected less than OptimizationParams.iterations, 300, or" in found
+    assert load_config([*TEXT, "--controlnet_model_key", "a/b", "--use_control_net_iter", "100"]).guidance.controlnet_model_key
 
 
 def test_a_key_that_two_groups_share_needs_its_group(monkeypatch):

@@ -67,12 +67,12 @@ def test_one_view_a_step_is_the_papers_text() -> None:
     fused = 0
     for step in range(1, TOTAL + 1):
         p = torch.softmax(cograd.sampler.indicators() / 0.1, dim=0)
-        times_before = cograd.controller.neighbourhood_timesteps(torch.arange(6))
+        times_before = [cograd.controller.neighbourhood_timesteps(i) for i in range(6)]
         plan = cograd.plan(step, 1, streams)
         u_region, u_t = mirror.rand(1).double(), mirror.rand(1).double()
         region = int((p.cumsum(0) <= u_region).sum())
         assert plan.regions.tolist() == [region] and plan.probabilities.tolist() == pytest.approx(p.tolist(), rel=1e-9)
-        t_base = min(max(plan.t_global + float(times_before[region]), 100), 900)
+        t_base = min(max(plan.t_global + times_before[region], 100), 900)
         assert plan.t.tolist() == [min(max(round(t_base + 20 * (2 * float(u_t) - 1)), 1), 999)]
         g_main, stored = _gradient(step, region), dict(cograd.bank.entries)
         hists = [
@@ -203,7 +203,7 @@ def test_defaults_are_the_papers() -> None:
     }  # fmt: skip
     decided = {
         "enabled": False, "cograd_preset": "paper", "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "loss_signal": "residual",
-        "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector", "max_visit_lead": 0,
+        "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector",
     }  # fmt: skip
     assert {name: defaults[name] for name in paper | decided} == paper | decided
     assert defaults.keys() - paper.keys() - decided.keys() == {"loss_signal_bins", "bank_precision", "bank_limit_mb", "bank_on_cpu"}

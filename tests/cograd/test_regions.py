@@ -152,25 +152,6 @@ def test_one_region_is_always_drawn() -> None:
     assert sampler.draw(1, RandomStreams(0)).tolist() == [0] and float(sampler.log_probabilities()) == 0.0
 
 
-@pytest.mark.parametrize("lead", [1, 2, 5])
-def test_no_region_is_further_ahead_than_the_lead(lead) -> None:
-    """Whatever Eq. (7) favours: here region 3, a hundred times over."""
-    sampler, streams = _sampler({}, count=7, max_visit_lead=lead), RandomStreams(0)
-    for _ in range(100):
-        for region in sampler.draw(3, streams).tolist():
-            sampler.observe(region, 1.0 + 100.0 * (region == 3) * int(sampler.n[3]))
-        assert int(sampler.n.max() - sampler.n.min()) <= lead
-    assert float(sampler.log_probabilities().exp().sum()) == pytest.approx(1)
-
-
-def test_within_the_lead_p_decides() -> None:
-    losses = {0: [1.0, 1.0], 1: [1.0, 1.2], 2: [1.0], 3: [1.0, 1.0, 1.0, 1.0]}  # region 3 waits
-    paper, limited = (_sampler(losses, max_visit_lead=lead).log_probabilities().exp() for lead in (0, 3))
-    assert float(limited[3]) == 0 and limited[:3].tolist() == pytest.approx((paper[:3] / paper[:3].sum()).tolist(), rel=1e-12)
-    order = _sampler(losses, max_visit_lead=3).draw(4, RandomStreams(0)).tolist()
-    assert order[3] == 3
-
-
 def test_more_views_than_regions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"5 views a step from 4 regions; expected 1\.\.4, all different"):
         _sampler({}).draw(5, RandomStreams(0))

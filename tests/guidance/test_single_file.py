@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A single checkpoint in the original Stable Diffusion layout loads to the same model as its diffusers folder."""
 
+import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -162,3 +164,41 @@ def test_single_file_without_base_and_network(tiny, tmp_path, monkeypatch):
         ModelUnavailable, match=r"base_model_key must name a local folder with its configs and tokenizer"
     ):
         load(path)
+
+
+OTHER = {
+    "XL": ("conditioner.embedders.1.model.ln_final.weight", r"is a Stable Diffusion XL checkpoint; only 1.x and 2.x work here; give"),
+    "3": ("model.diffusion_model.joint_blocks.0.x", r"is a FLUX or Stable Diffusion 3 checkpoint"),
+    "ControlNet": ("control_model.zero_convs.0.0.weight", r"is a ControlNet; controlnet_model_key takes one as a folder; give"),
+    "diffusers ControlNet": ("controlnet_cond_embedding.conv_in.weight", r"is a ControlNet; controlnet_model_key takes"),
+    "kohya": ("lora_unet_down_blocks_0.lora_down.weight", r"is a LoRA; name it in LoRA_path; give"),
+    "peft": ("unet.down_blocks.0.to_q.lora_A.weight", r"is a LoRA; name it in LoRA_path"),
+    "cloneofsimo": ("unet:0:up", r"is a LoRA; name it in LoRA_path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("name", OTHER)
+def test_a_file_of_something_else_is_named(tiny, tmp_path, name, suffix):
+    key, sentence = OTHER[name]
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".ckpt":
+        torch.save({key: torch.zeros(3)}, path)
+    else:
+        save_file({key: torch.zeros(3)}, path)
+    with pytest.raises(ModelUnavailable, match=sentence):
+        load(path, base_model_key=str(tiny))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_base_folder_says_what_a_file_predicts(tiny, tmp_path, kind):
+    """Stable Diffusion 2.1 at 768 px predicts v; the file alone cannot tell."""
+    base = shutil.copytree(tiny, tmp_path / "base")
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": kind}))
+    path = tmp_path / "model.safetensors"
+    save_file(original_layout(tiny), path)
+    single, folder = load(path, base_model_key=str(base)), load(base)
+    x, t, text = torch.ones(1, 4, 8, 8), torch.tensor([700]), folder.get_text_embeds(["a cat"])
+    assert single.prediction_type == kind
+    torch.testing.assert_close(single.predict_noise(x, t, text), folder.predict_noise(x, t, text))

@@ -155,14 +155,8 @@ def test_a_cloud_of_the_users_own_is_read_instead(tmp_path) -> None:
     assert streams.numpy.rand() == np.random.RandomState(0).rand()
 
 
-def test_pointe_says_what_to_set_instead(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"Point-E is not supported yet; set init_shape: sphere .*init_points3d\.ply"):
-        load_or_sample_points(tmp_path / "none.ply", GenerateCamParams(init_shape="pointe"), RandomStreams(0))
-    assert not (tmp_path / "none.ply").exists()
-
-
 def test_an_unknown_shape_lists_the_known_and_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"'shpere'; known shapes are sphere, box, .*scene; did you mean 'sphere'\?"):
+    with pytest.raises(ValueError, match=r"'shpere'; known shapes are sphere, box, .*scene, pointe, shap_e; did you mean 'sphere'\?"):
         initial_points(GenerateCamParams(init_shape="shpere"), RandomStreams(0))
 
 

@@ -5,12 +5,14 @@ import json
 import math
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from arguments.load import ConfigError, load_config
 from tools import ablate_toy
 from tools.ablation import grid, runs, summary
+from tools.ablation.pictures import LABEL_PX
 
 TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
 ROBOT = "a cyan robot with orange arms"
@@ -35,6 +37,7 @@ def test_variants_are_the_switches_they_are_called_after() -> None:
         "wo_region": (True, False, "full", True),
         "wo_timestep": (True, True, "random", True),
         "wo_fusion": (True, True, "full", False),
+        "improved": (True, True, "full", True),
     }
 
 
@@ -56,6 +59,8 @@ def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
     from guidance.toy.objects import ONE_SIDED
 
     classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
+    assert {p.cograd_preset for name, p in ((name, _config(name).cograd) for name in grid.PAPER_VARIANTS)} == {"paper"}
+    assert len(grid.PAPER_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)
     assert len(set(classes)) >= 4 and sum(name in ONE_SIDED for name in classes) >= 2
 
 
@@ -230,6 +235,11 @@ def test_a_miniature_benchmark(tmp_path) -> None:
     kept = {path.name for path in (tmp_path / "runs").iterdir()}
     assert kept == {name.removesuffix(".json") for name in results}
     assert not list(tmp_path.rglob("log.jsonl")) and len(list(tmp_path.rglob("regions_5.png"))) == 4
+    picture = tmp_path / "sheet.png"
+    _told(tmp_path, *SELECTED, "--summary_only", "--picture", str(picture), "--picture_px", "24")
+    shown = cv2.imread(str(picture))
+    assert shown.shape == (4 * 24, LABEL_PX + 8 * 24, 3)
+    assert all((row[:, LABEL_PX:] < 250).any() and (row[:, LABEL_PX:] > 250).any() for row in np.split(shown, 4))
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     _told(tmp_path, *SELECTED, "--", *TINY)
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}

@@ -13,12 +13,19 @@ from arguments import Config
 from arguments.load import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIORS = {"ideal": "configs/quickstart.yaml", "trained": "configs/quickstart_trained.yaml"}
-OBJECTS = (
+PRIORS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
+OBJECTS = (  # the preset "improved" was chosen on these
     "a cyan robot with orange arms",
     "a white snowman with red scarf",
     "a yellow house with red roof",
     "a brown donut with pink icing",
+)
+
+OTHER_OBJECTS = (  # and on none of these
+    "a purple owl with green belly",
+    "an orange cat with blue collar",
+    "a red mushroom with white stem",
+    "a yellow mug with blue handle",
 )
 
 
@@ -44,9 +51,11 @@ VARIANTS: dict[str, dict[str, str]] = {
     "wo_region": _switches(False, "full", True),
     "wo_timestep": _switches(True, "random", True),
     "wo_fusion": _switches(True, "full", False),
+    "improved": {**_switches(True, "full", True), "CoGradParams.cograd_preset": "improved"},
 }
 """Variant -> flags. plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the
-config's own camera law and timestep range."""
+config's own camera law and timestep range. improved: the preset of that name; all others are the paper's."""
+PAPER_VARIANTS = [name for name in VARIANTS if name != "improved"]
 
 OUTPUT_FLAGS = {
     "save_video": "false",
