@@ -105,9 +105,10 @@ def settings_of(case: Case, device: torch.device) -> tuple[Any, ...]:
 def of_family(module: Any, case: Case, device: torch.device) -> tuple[Render, Any]:
     """A rasterizer with the original's interface: its call, and the object called."""
     rasterizer = module.GaussianRasterizer(module.GaussianRasterizationSettings(*settings_of(case, device)))
+    screen_points = torch.zeros(case.count, 3, device=device, requires_grad=True)
 
     def render(inputs: dict[str, Tensor]) -> Sequence[Tensor]:
-        outputs = rasterizer(means2D=torch.zeros_like(inputs["means3D"], requires_grad=True), **inputs)
+        outputs = rasterizer(means2D=screen_points, **inputs)
         return [x for x in outputs if x.is_floating_point() and x.requires_grad]
 
     return render, rasterizer
