@@ -67,10 +67,10 @@ def named(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> Flat:
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
-    """a + b of gradients with the same names and shapes."""
-    if isinstance(a, Flat) and isinstance(b, Flat):
+    """a + b; a name that only one of them has keeps its tensor."""
+    if isinstance(a, Flat) and isinstance(b, Flat) and list(_shapes(a).items()) == list(_shapes(b).items()):
         return named(a.vector + b.vector, _shapes(a))
-    return {name: x + b[name] for name, x in a.items()}
+    return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
 
 
 def products(a: Gradient, b: Gradient) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cograd.fusion import fuse, inner, norm, products, project_orthogonal
+from cograd.fusion import added, flat, fuse, inner, norm, products, project_orthogonal
 
 SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
 
@@ -124,6 +124,19 @@ def test_group_projection_is_orthogonal_in_each_group() -> None:
             a, b = g.double().flatten(), g_main[name].double().flatten()
             assert abs(float(a @ b)) < 1e-6 * float(g_aux[name].double().norm() * b.norm())
     assert not torch.allclose(g_proj["opacity"], project_orthogonal(g_aux, g_main)["opacity"])
+
+
+@pytest.mark.parametrize("made", [dict, flat], ids=["tensors", "flat"])
+def test_views_add_up_whatever_each_of_them_moves(made) -> None:
+    a, b = _gradient(0), _gradient(1)
+    both = added(made(a), made(b))
+    assert list(both) == list(a) and all(torch.equal(both[name], a[name] + b[name]) for name in a)
+    for one, other in ((a, b), (b, a)):  # a name that one view has no gradient for
+        fewer = {name: x for name, x in other.items() if name != "background"}
+        total = added(made(one), made(fewer))
+        assert torch.equal(total["background"], one["background"]) and torch.equal(total["xyz"], a["xyz"] + b["xyz"])
+        total = added(made(fewer), made(one))
+        assert torch.equal(total["background"], one["background"]) and torch.equal(total["xyz"], a["xyz"] + b["xyz"])
 
 
 def test_inputs_stay_as_they_are() -> None:
