@@ -208,7 +208,7 @@ class CoGradParams:
 
     enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
     cograd_preset: str = key(
-        "paper", "defaults of the keys below: the paper's, or those that did better here", choices=("paper", "improved")
+        "paper", "defaults of the keys below: the paper's, or those chosen on the toy world", choices=("paper", "improved")
     )
 
     use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
@@ -278,7 +278,7 @@ COGRAD_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "improved": {"loss_signal": "t_normalised", "min_visit_share": 0.5, "prog_range": (0.2, 0.5), "t_jitter": 200},
 }
-"""cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/ablation.md has the reasons."""
+"""cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/preset.md has what was tried."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,8 +54,8 @@ class RegionGrid:
     """Elevation x azimuth x distance in N cells; remembers nothing but its geometry.
 
     Region (e, a, d) has the index (e * A + a) * D + d; level 0 is the lowest elevation, the sector that starts at
-    azimuth 0, the smallest distance. `neighbour` [N, K] int64 and `neighbour_distance` [N, K] float64 list each
-    region's neighbourhood, itself first; unused places have distance inf, so that 2^-d is 0 there.
+    azimuth 0, the smallest distance. `neighbours` [N] lists (region, d) of N(i) = { j : d_ij < neighbour_distance }, the
+    region itself first, then the nearest.
     """
 
     def __init__(
