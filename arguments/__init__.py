@@ -208,7 +208,9 @@ class CoGradParams:
 
     enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
     cograd_preset: str = key(
-        "paper", "defaults of the keys below: the paper's, or those chosen on the toy world", choices=("paper", "improved")
+        "paper",
+        "defaults of the keys below: the paper's, or those chosen on the toy world",
+        choices=("paper", "improved"),
     )
 
     use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")

@@ -118,6 +118,19 @@ def test_an_empty_bank_gives_the_plain_sum_of_the_views_exactly(tmp_path, prior,
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_optimizer_leaves_the_stored_gradient_alone(tmp_path, prior) -> None:
+    """With one view a step and nothing to fuse, the bank and the optimizer share memory; weight decay included."""
+    config = _config(tmp_path, C_batch_size=1, densify_until_iter=0, max_t_difference=0, weight_decay=0.1)
+    state = _start(config, prior)
+    for _ in range(6):
+        report = accumulate_gradients(state, prior, PromptBook(prior, config.guidance), config)
+        g_main = {name: g.clone() for name, g in report.main_gradients[0].items()}
+        apply_update(state, report, config)
+        region = int(report.plan.regions[0])
+    stored = state.cograd.bank.entries[region].unpack(g_main)
+    assert stored["xyz"].any() and equal(dict(stored), g_main)
+
+
 @pytest.mark.parametrize("changes", [{}, {"loss_signal": "t_normalised", "bank_precision": "float32"}], ids=["paper", "normalised"])
 @pytest.mark.parametrize("cut", [1, 4, 9])
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) -> None:
