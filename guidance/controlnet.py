@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidance.weights import (
-    HUB_ID,
-    REPOSITORY,
-    ModelUnavailable,
-    check_complete,
-    load_part,
-    quiet,
-    read_json,
-    reason_of,
-)
+from guidance.model_checks import check_complete, read_json
+from guidance.sources import HUB_ID, REPOSITORY, ModelUnavailable, quiet, reason_of
+from guidance.weights import load_part
 
 HOW_TO_GET = (
     "give GuidanceParams.controlnet_model_key the hub id or folder of a depth ControlNet in diffusers layout that was "

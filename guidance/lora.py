@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidance.weights import Components, ModelUnavailable, add_words
+from guidance.sources import ModelUnavailable
+from guidance.weights import Components, add_words
 
 FOLDER_FILE = "pytorch_lora_weights.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")

@@ -18,7 +18,8 @@ import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.lora import merge_lora, read_lora
-from guidance.weights import Components, ModelUnavailable, load_components
+from guidance.sources import ModelUnavailable
+from guidance.weights import Components, load_components
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
 

@@ -17,7 +17,7 @@ from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
-from guidance.weights import ModelUnavailable
+from guidance.sources import ModelUnavailable
 from utils.random_streams import RandomStreams
 
 

@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from guidance.controlnet import check_controlnet
 from guidance.lora import _in_order, merge_lora, read_lora
-from guidance.weights import Components, ModelUnavailable
+from guidance.sources import ModelUnavailable
+from guidance.weights import Components
 
 UNETS = {
     "1.5": {"cross_attention_dim": 768, "attention_head_dim": 8},

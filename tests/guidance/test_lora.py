@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from arguments import GuidanceParams
 from guidance.lora import merge_lora, read_lora
 from guidance.sd_utils import StableDiffusion
-from guidance.weights import ModelUnavailable, load_components
+from guidance.sources import ModelUnavailable
+from guidance.weights import load_components
 
 BLOCK = "down_blocks.1.attentions.0"
 LAYERS = {  # a linear layer, a 1x1 and a 3x3 convolution of the U-Net, a linear layer of the text encoder

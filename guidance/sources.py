@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What model_key means: a folder in diffusers layout, one file, or a hub id, downloaded or from the offline cache."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from arguments import GuidanceParams
+
+logger = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Taken off the hub in November 2025; every upstream config still names it.
+REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
+SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HOW_TO_GET = "give GuidanceParams.model_key a folder in diffusers layout, a hub id that exists, or a .safetensors file"
+
+
+class ModelUnavailable(ValueError):
+    """The diffusion model's weights cannot be had; the message says why and what to do."""
+
+
+def find_source(params: GuidanceParams) -> Path | str:
+    """What model_key means: an existing folder or file, or a hub id (with the removed one replaced by its mirror)."""
+    key = params.model_key
+    if not key:
+        raise ModelUnavailable(f"GuidanceParams.model_key is not set; {HOW_TO_GET}")
+    for path in (Path(key).expanduser(), REPOSITORY / key):
+        if path.is_dir() or path.is_file():
+            return _checked_path(path, params.is_safe_tensor)
+    if Path(key).suffix in SINGLE_FILE_SUFFIXES:
+        raise ModelUnavailable(f"model file {key!r} does not exist; {HOW_TO_GET}")
+    if not HUB_ID.fullmatch(key):
+        raise ModelUnavailable(f"model_key {key!r} is neither an existing folder nor a hub id; {HOW_TO_GET}")
+    if key == REMOVED_MODEL_KEY and params.model_key_mirror and not _is_cached(key):
+        mirror = params.model_key_mirror
+        logger.warning("%s was removed from the hub; using %s (GuidanceParams.model_key_mirror)", key, mirror)
+        return mirror
+    return key
+
+
+def _checked_path(path: Path, is_safe_tensor: bool) -> Path:
+    if path.is_dir():
+        if is_safe_tensor:
+            raise ModelUnavailable(
+                f"is_safe_tensor is on but model_key {path} is a folder; name a file, or turn it off"
+            )
+        return path
+    if path.suffix not in SINGLE_FILE_SUFFIXES:
+        expected = " or ".join(SINGLE_FILE_SUFFIXES)
+        raise ModelUnavailable(f"model file {path} has suffix {path.suffix!r}; expected {expected}, or a folder")
+    return path
+
+
+def _is_cached(key: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(key, "model_index.json"), str)
+
+
+def download(key: str, revision: str | None) -> Path:
+    """Folder of a hub model: from the local cache, or downloaded now.  Raises ModelUnavailable."""
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        with quiet():
+            folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None)
+    except Exception as error:  # hub, http and file-system errors share no base class
+        raise ModelUnavailable(_hub_sentence(key, revision, error)) from error
+    return Path(folder)
+
+
+def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
+    """One sentence for a failed download: what happened, what to do."""
+    names = {type(cause).__name__ for cause in _causes(error)}
+    if "RevisionNotFoundError" in names:
+        return f"hub model {key!r} has no revision {revision!r}; correct GuidanceParams.model_revision"
+    if "GatedRepoError" in names:
+        return f"hub model {key!r} is gated; accept its licence on its page and run `hf auth login`, or use another one"
+    if "RepositoryNotFoundError" in names:
+        return f"hub model {key!r} does not exist (or is private); {HOW_TO_GET}"
+    if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
+        return f"hub model {key!r} is not in diffusers layout (no model_index.json); {HOW_TO_GET}"
+    detail = reason_of(error)
+    asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
+    return (
+        f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
+        f"connect to the network once, or give GuidanceParams.model_key a local folder"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of the error that caused the others."""
+    return first_line(list(_causes(error))[-1])
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence both model libraries for the length of a with block: errors are told in one sentence here."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    before = [(library, library.get_verbosity()) for library in (of_diffusers, of_transformers)]
+    bars = [library for library, _ in before if library.is_progress_bar_enabled()]
+    for library, _ in before:
+        library.set_verbosity(logging.CRITICAL)
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in before:
+            library.set_verbosity(level)
+        for library in bars:
+            library.enable_progress_bar()
