@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arguments import Config
+from utils.bounded_file import read_bytes
 
 MAX_BYTES = 1 << 20
 
@@ -29,11 +30,11 @@ def read_cfg_args(path: Path) -> dict[str, Any]:
     Raises ValueError for a file that is missing, too long or not `Namespace(...)` of literals.
     """
     try:
-        raw = path.open("rb").read(MAX_BYTES + 1)
+        raw = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise ValueError(f"cfg_args {path} cannot be read ({error.strerror}): expected a run's cfg_args") from None
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"cfg_args {path} is longer than {MAX_BYTES} bytes: expected one line Namespace(...)")
+    except ValueError as error:
+        raise ValueError(f"cfg_args {error}: expected one line Namespace(...)") from None
     try:
         return _parse(raw.decode("utf-8"))
     except (ValueError, SyntaxError, RecursionError, MemoryError):

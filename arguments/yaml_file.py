@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from arguments.coerce import show
+from utils.bounded_file import read_bytes
 
 MAX_BYTES = 256 * 1024
 BASE_KEY = "base"
@@ -80,13 +81,10 @@ def read_yaml(path: str) -> tuple[dict[Any, Any], list[str]]:
     Each problem is one sentence that starts with the path.
     """
     try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        return {}, [f"{path}: cannot be read ({reason}): expected a YAML file, such as configs/quickstart.yaml"]
-    if len(raw) > MAX_BYTES:
-        return {}, [f"{path}: longer than {MAX_BYTES} bytes: expected a YAML file of settings"]
+        reason = getattr(error, "strerror", None) or str(error)
+        return {}, [f"{path}: cannot be read ({reason.lower()}): expected a YAML file, such as configs/quickstart.yaml"]
     try:
         return _parse(path, raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

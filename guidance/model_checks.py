@@ -3,6 +3,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from safetensors import safe_open
 
 from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line
+from utils.bounded_file import read_text
 
+MAX_CONFIG_BYTES = 1 << 24  # of a JSON file or a list of words beside the weights
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Names of weights that tell a file of something else: what it is and where it belongs.
 OTHER_FILES = {
@@ -23,12 +26,23 @@ OTHER_FILES = {
 
 def read_json(path: Path) -> dict[str, Any]:
     """A config of a model.  Raises ModelUnavailable when it is damaged."""
+    contents = _read(path, json.loads, "readable JSON")
+    if not isinstance(contents, dict):
+        raise ModelUnavailable(f"{path} is not a JSON object; the model is damaged, fetch it again")
+    return contents
+
+
+def read_words(path: Path) -> frozenset[str]:
+    """The words of a list, white space between them.  Raises ModelUnavailable when it is damaged."""
+    return frozenset(_read(path, str.split, "a list of words"))
+
+
+def _read(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
+        return parse(read_text(path, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(
-            f"{path} is not readable JSON ({reason}); the model is damaged, fetch it again"
+            f"{path} is not {kind} ({first_line(error)}); the model is damaged, fetch it again"
         ) from error
 
 

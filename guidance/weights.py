@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from arguments import GuidanceParams
-from guidance.model_checks import PARTS, check_complete, check_layout, read_json, refuse_other_files
+from guidance.model_checks import PARTS, check_complete, check_layout, read_json, read_words, refuse_other_files
 from guidance.sd_step import PREDICTION_TYPES
 from guidance.sources import (
     HOW_TO_GET,
@@ -71,13 +71,14 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     from transformers import AutoTokenizer, CLIPTextModel
 
     check_layout(folder)
+    words = folder / "tokenizer" / "words.txt"
     fast: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
     return Components(
         unet=load_part(folder / "unet", UNet2DConditionModel.from_pretrained, **fast),
         vae=load_part(folder / "vae", _vae_class(folder).from_pretrained, **fast),
         text_encoder=load_part(folder / "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
         tokenizer=load_part(folder / "tokenizer", AutoTokenizer.from_pretrained, info=False),
-        known_words=_known_words(folder / "tokenizer" / "words.txt"),
+        known_words=read_words(words) if words.is_file() else None,
         scheduler=load_part(folder / "scheduler", DDIMScheduler.from_pretrained, info=False),
     )
 
@@ -197,10 +198,6 @@ def check_fit(components: Components, source: str) -> None:
             f"{source}: scheduler prediction_type is {kind!r}; expected one of {', '.join(PREDICTION_TYPES)}, "
             "use such a model"
         )
-
-
-def _known_words(path: Path) -> frozenset[str] | None:
-    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
 def add_words(components: Components, source: str | dict[str, torch.Tensor], told: str) -> None:

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from utils.bounded_file import read_text
 from utils.random_streams import RandomStreams
 
 POINTS = 4096  # what Point-E's upsampler gives; as many are drawn from Shap-E's mesh
 HALF_SIDE = 0.5  # of the cube that Point-E's objects fill; Shap-E's are scaled to it
+MAX_INDEX_BYTES = 1 << 20
 SHAP_E_STEPS, SHAP_E_GUIDANCE = 64, 15.0  # the pipeline's documentation uses these
 INSTEAD = (
     "set init_shape: sphere, or init_fallback: true to go on with a sphere (or put a cloud of your own at "
@@ -70,8 +72,8 @@ def load_shap_e(model_key: str) -> Any:
     if folder.is_dir():
         index = folder / "model_index.json"
         try:
-            kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name") if index.is_file() else None
-        except ValueError:
+            kind = json.loads(read_text(index, MAX_INDEX_BYTES)).get("_class_name") if index.is_file() else None
+        except (ValueError, AttributeError, RecursionError):  # no text, no JSON, no object
             kind = None
         if kind != "ShapEPipeline":
             found = f"a {kind}" if kind else "no readable model_index.json"

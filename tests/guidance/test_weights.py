@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import guidance
 from arguments import GuidanceParams
-from guidance import sources, weights
+from guidance import model_checks, sources, weights
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 
@@ -208,9 +208,26 @@ def test_a_weight_that_is_missing_is_not_replaced_by_a_random_one(folder, part):
         load(folder)
 
 
-def test_broken_json(folder):
-    (folder / "model_index.json").write_text("{")
-    with pytest.raises(ModelUnavailable, match=r"model_index.json is not readable JSON"):
+@pytest.mark.parametrize(
+    ("contents", "told"),
+    [
+        (b"{", "is not readable JSON"),
+        (b"\xff", "is not readable JSON"),
+        (b"[" * 100_000, "is not readable JSON"),
+        (b" " * (model_checks.MAX_CONFIG_BYTES + 1), "is not readable JSON .*is longer than 16777216 bytes"),
+        (b"[1]", "is not a JSON object"),
+    ],
+    ids=["cut", "no text", "deep", "long", "list"],
+)
+def test_broken_json(folder, contents, told):
+    (folder / "model_index.json").write_bytes(contents)
+    with pytest.raises(ModelUnavailable, match=rf"model_index.json {told}.*; the model is damaged, fetch it again"):
+        load(folder)
+
+
+def test_a_damaged_list_of_words(folder):
+    (folder / "tokenizer" / "words.txt").write_bytes(b"\xff")
+    with pytest.raises(ModelUnavailable, match=r"words.txt is not a list of words \(.*; the model is damaged"):
         load(folder)
 
 
@@ -260,6 +277,14 @@ def test_textual_inversion_adds_its_word(golden_dir, tmp_path):
     difference = taught.get_text_embeds(["a <zork>"]) - plain.get_text_embeds(["a <zork>"])
     assert difference.abs().max() > 1e-3
     assert torch.equal(taught.get_text_embeds(["a cat"]), plain.get_text_embeds(["a cat"]))
+
+
+def test_code_in_a_textual_inversion_is_not_run(golden_dir, tmp_path):
+    path, trace = tmp_path / "word.bin", tmp_path / "was_run"
+    torch.save({"<zork>": Payload(trace)}, path)
+    with pytest.raises(ModelUnavailable, match=r"textual inversion .* does not fit"):
+        load(golden_dir / "tiny-sd", textual_inversion_path=str(path))
+    assert not trace.exists()
 
 
 def test_textual_inversion_that_does_not_fit(golden_dir, tmp_path):

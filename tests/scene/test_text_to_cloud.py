@@ -145,7 +145,7 @@ def test_the_sphere_where_the_user_allows_it(offline, shape, caplog, monkeypatch
     assert "starting from a sphere (init_fallback): GenerateCamParams.init_shape is" in caplog.text
 
 
-@pytest.mark.parametrize(("contents", "found"), [({"_class_name": "StableDiffusionPipeline"}, "a StableDiffusionPipeline"), (None, "no readable model_index.json")])
+@pytest.mark.parametrize(("contents", "found"), [({"_class_name": "StableDiffusionPipeline"}, "a StableDiffusionPipeline"), (["x"], "no readable model_index.json"), (None, "no readable model_index.json")])
 def test_a_folder_of_something_else(tmp_path, contents, found):
     if contents:
         (tmp_path / "model_index.json").write_text(json.dumps(contents))

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/reliability.md: every promise is a sentence that names its tests, and the tests it names exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)))
+
+
+def promises(document):
+    """The items of the section Promises; anything else there but headings is an error."""
+    section = document.split("\n## Promises\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.strip() and not line.startswith("#")]
+    assert lines and all(line.startswith(("- ", "  ")) for line in lines), "a line that is no promise"
+    return re.split(r"^- ", "\n".join(lines), flags=re.MULTILINE)[1:]
+
+
+@pytest.mark.parametrize("promise", promises(DOCUMENT), ids=lambda text: text[:40])
+def test_a_promise_is_one_sentence_and_its_tests(promise):
+    sentence, _, tests = re.sub(r"\s+", " ", promise).strip().partition(" (`tests/")
+    assert tests and re.fullmatch(r"[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*\)", tests), "names no test"
+    assert sentence.endswith(".") and ". " not in sentence, "not one sentence"
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_a_named_test_exists(path, name):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("text", ["text between", "- a promise.\n\nand more text"])
+def test_loose_text_among_the_promises_is_noticed(text):
+    with pytest.raises(AssertionError, match="a line that is no promise"):
+        promises(f"\n## Promises\n\n{text}\n\n## Figures\n")

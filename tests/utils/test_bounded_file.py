@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file is read whole up to the limit, refused beyond it, and a device without end costs no more than the limit."""
+
+import pytest
+
+from utils.bounded_file import read_bytes, read_text
+
+
+def test_up_to_the_limit_and_not_beyond(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("käse", encoding="utf-8")
+    assert read_text(path, 5) == "käse" and read_bytes(path, 5) == path.read_bytes()
+    with pytest.raises(ValueError, match=r"a\.txt is longer than 4 bytes"):
+        read_bytes(path, 4)
+
+
+def test_a_device_without_end_is_refused():
+    with pytest.raises(ValueError, match=r"/dev/zero is longer than 1000 bytes"):
+        read_bytes("/dev/zero", 1000)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "b").write_bytes(b"\xff")
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "b", 10)
