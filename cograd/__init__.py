@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from arguments import CoGradParams
@@ -74,19 +76,20 @@ class CoGrad:
     def plan(self, step: int, batch: int, streams: RandomStreams) -> Plan:
         """Regions and timesteps of `batch` views; draws `batch` uniform numbers for each from the torch stream."""
         log_p = self.sampler.log_probabilities()
-        regions, probabilities = self.sampler.draw(batch, streams, log_p), log_p.exp()
+        regions = self.sampler.draw(batch, streams, log_p)
+        probabilities = np.exp(log_p.numpy())
         times = self.controller.plan(regions, step / self.total_steps, streams)
         self._record = {
             "regions": regions.tolist(),
-            "probability": [float(probabilities.numpy()[region]) for region in regions.tolist()],
-            "largest_probability": float(probabilities.numpy().max()),
+            "probability": probabilities[regions.numpy()].tolist(),
+            "largest_probability": float(probabilities.max()),
             "t_global": times.t_global,
             "t_local": times.t_local.tolist(),
             "t_base": times.t_base.tolist(),
             "t": times.t.tolist(),
             "fusion": [],
         }
-        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, probabilities)
+        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, torch.from_numpy(probabilities))
 
     def keeps_gradients(self, step: int) -> bool:
         """Whether `fuse` or `observe` of this step can have a use for gradients: whether `flat` ones save a copy."""

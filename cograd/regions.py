@@ -172,7 +172,7 @@ def with_visit_floor(log_p: Tensor, share: float) -> Tensor:
     """log of P <- (1 - s) P + s / N; s = 0 is the paper's P."""
     if share == 0:
         return log_p
-    return ((1 - share) * log_p.exp() + share / len(log_p)).log()
+    return torch.from_numpy(np.log((1 - share) * np.exp(log_p.numpy()) + share / len(log_p)))
 
 
 def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
@@ -236,7 +236,7 @@ class RegionSampler:
 
     def starved_share(self) -> float:
         """Share of the regions with fewer than five visits."""
-        return float((self._arrays[0] < STARVED_BELOW).mean())
+        return np.count_nonzero(self._arrays[0] < STARVED_BELOW) / len(self.n)
 
     def state_dict(self) -> dict[str, Any]:
         """All histories."""

@@ -208,7 +208,7 @@ class TimestepController:
 
 
 class LossSignal:
-    """The number that Eqs. (6) and (8) read as a view's loss; remembers count, mean and spread of each timestep bin.
+    """The number that Eqs. (6) and (8) read as a view's loss; remembers count and mean of each timestep bin.
 
     DECISION: a distillation gradient has no natural scalar. `residual` is the mean square of eps_hat - target before
     w(t); it falls by orders of magnitude with t, so that Eq. (8) mostly answers its own jitter. `weighted` is that
@@ -220,9 +220,8 @@ class LossSignal:
         abar = alphas_cumprod.detach().cpu().double()
         self.mode, self.T = params.loss_signal, len(abar)
         self.w = ((1 - abar) / abar).sqrt()  # [T]
-        bins = params.loss_signal_bins
-        self.count = torch.zeros(bins, dtype=torch.int64)
-        self.mean, self.square = torch.zeros(2, bins, dtype=torch.float64).unbind()  # square: sum of (L - mean)^2
+        self.count = torch.zeros(params.loss_signal_bins, dtype=torch.int64)
+        self.mean = torch.zeros(params.loss_signal_bins, dtype=torch.float64)
 
     def __call__(self, losses: Tensor, t: Tensor) -> Tensor:
         """Signals [B] of the views' residual losses [B] at timesteps t [B]; a loss that is not finite comes back."""
@@ -231,36 +230,26 @@ class LossSignal:
             return losses
         if self.mode == "weighted":
             return losses * self.w[t]
-        bins = self.bin_of(t)
-        for b, loss in zip(bins.tolist(), losses.tolist()):
-            if math.isfinite(loss):
-                self._record(b, loss)
-        mean = self.mean[bins]
-        return torch.where(losses.isfinite() & (mean == 0), 1.0, losses / mean)
+        bins = [self.bin_of(t_view) for t_view in t.tolist()]
+        finite = [(loss, b) for loss, b in zip(losses.tolist(), bins) if math.isfinite(loss)]
+        count, mean = self.count.numpy(), self.mean.numpy()  # there a single number costs a tenth of a tensor's
+        for loss, b in finite:
+            count[b] += 1
+            mean[b] += (loss - mean[b]) / count[b]
+        divisors = torch.tensor([float(mean[b]) for b in bins], dtype=torch.float64)
+        return torch.where(losses.isfinite() & (divisors == 0), 1.0, losses / divisors)
 
-    def _record(self, b: int, loss: float) -> None:
-        """Running mean and sum of squared deviations of bin b."""
-        self.count[b] += 1
-        off = loss - float(self.mean[b])
-        self.mean[b] += off / int(self.count[b])
-        self.square[b] += off * (loss - float(self.mean[b]))
-
-    def bin_of(self, t: Tensor) -> Tensor:
-        """Timestep bins of t."""
+    def bin_of(self, t: int) -> int:
+        """The bin of a timestep."""
         return t * len(self.count) // self.T
 
-    def spread(self) -> Tensor:
-        """Standard deviation over mean of each bin's losses [bins]; 0 where there are fewer than two."""
-        variance = self.square / (self.count - 1).clamp(min=1)
-        return torch.where(self.mean > 0, variance.sqrt() / self.mean.clamp(min=1e-300), 0.0)
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Count, mean and sum of squares of each bin."""
-        return {"count": self.count.clone(), "mean": self.mean.clone(), "square": self.square.clone()}
+        """Count and mean of each bin."""
+        return {"count": self.count.clone(), "mean": self.mean.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues where `state_dict` was taken; ValueError for another number of bins."""
         if len(state["count"]) != len(self.count):
             given, own = len(state["count"]), len(self.count)
             raise ValueError(f"the saved loss signal has {given} timestep bins, this one {own}; keep loss_signal_bins")
-        self.count, self.mean, self.square = (state[name].cpu().clone() for name in ("count", "mean", "square"))
+        self.count, self.mean = (state[name].cpu().clone() for name in ("count", "mean"))

@@ -29,6 +29,18 @@ from utils.general_utils import atomic_path
 PRINTED = "printed.txt"
 BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*")
 Result = dict[str, Any]
+LATE_IMPORTS = (  # what train.py and its libraries import when they need it, together seconds
+    "train",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "guidance.ideal",
+    "guidance.linear_autoencoder",
+    "guidance.sd_utils",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.schedulers.scheduling_ddim",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 class RunFailed(RuntimeError):
@@ -92,9 +104,7 @@ def _forkserver() -> ForkServerContext:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the server and its children
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["train", "guidance.sd_utils", "guidance.ideal", "torch.utils.tensorboard", __name__]
-    )
+    context.set_forkserver_preload([*LATE_IMPORTS, __name__])
     return context
 
 
