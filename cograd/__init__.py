@@ -77,19 +77,19 @@ class CoGrad:
         """Regions and timesteps of `batch` views; draws `batch` uniform numbers for each from the torch stream."""
         log_p = self.sampler.log_probabilities()
         regions = self.sampler.draw(batch, streams, log_p)
-        probabilities = np.exp(log_p.numpy())
+        P = np.exp(log_p.numpy())
         times = self.controller.plan(regions, step / self.total_steps, streams)
         self._record = {
             "regions": regions.tolist(),
-            "probability": probabilities[regions.numpy()].tolist(),
-            "largest_probability": float(probabilities.max()),
+            "probability": P[regions.numpy()].tolist(),
+            "largest_probability": float(P.max()),
             "t_global": times.t_global,
             "t_local": times.t_local.tolist(),
             "t_base": times.t_base.tolist(),
             "t": times.t.tolist(),
             "fusion": [],
         }
-        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, torch.from_numpy(probabilities))
+        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, torch.from_numpy(P))
 
     def keeps_gradients(self, step: int) -> bool:
         """Whether `fuse` or `observe` of this step can have a use for gradients: whether `flat` ones save a copy."""
