@@ -105,6 +105,7 @@ class CoGrad:
                 "region": int(region),
                 "main_norm": result.main_norm,
                 "fused_norm": result.fused_norm,
+                "auxiliaries": len(candidates),
                 "cosines": list(result.cosines),
                 "distances": [c.d for c in candidates],
             }

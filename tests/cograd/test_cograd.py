@@ -174,7 +174,8 @@ def test_record_is_strict_json_and_tells_all() -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["bank_bytes"] == cograd.bank.nbytes() > 0 and record["bank_limit_bytes"] == 1400 * 10**6 and len(record["fusion"]) == len(record["t"]) == 2
     for view in record["fusion"]:
-        assert view["fused_norm"] >= view["main_norm"] * (1 - 1e-6) and len(view["cosines"]) == len(view["distances"])
+        assert view["fused_norm"] >= view["main_norm"] * (1 - 1e-6)
+        assert len(view["cosines"]) == len(view["distances"]) == view["auxiliaries"]
 
 
 def test_maps_are_indexed_by_elevation_azimuth_distance() -> None:
