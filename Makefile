@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
-CHECKED := $(wildcard train.py arguments cograd gaussian_renderer guidance scene tools utils)
+CHECKED := $(wildcard train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 
 .PHONY: setup setup-dev demo smoke test lint bench fuzz cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point downwards only: tools -> train -> cograd -> guidance, gaussian_renderer -> scene -> arguments -> utils."""
+"""Imports point downwards only: tools -> train -> cograd, evaluation -> guidance, gaussian_renderer -> scene -> arguments
+-> utils."""
 
 import ast
 from pathlib import Path
@@ -14,6 +15,7 @@ LAYER = {
     "gaussian_renderer": 3,
     "guidance": 3,
     "cograd": 4,
+    "evaluation": 4,
     "train": 5,
     "tools": 6,
 }

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from arguments import PipelineParams
+from evaluation.run_folder import config_of_run, gaussians_of_run
 from gaussian_renderer import render
 from guidance.toy.scoring import AZIMUTHS_DEG
 from scene.dataset_readers import camera_at
-from scene.gaussian_model import GaussianModel
 from tools.ablation.grid import Run
-from tools.score_toy import config_of_run, last_point_cloud
 
 THETA_DEG = 80  # 10 degrees above the horizon
 LABEL_PX = 150
@@ -38,9 +37,7 @@ def _has(out: Path, run: Run) -> bool:
 @torch.no_grad()
 def _views(folder: Path, side_px: int) -> np.ndarray:
     config = config_of_run(folder)
-    gaussians = GaussianModel(config.model.sh_degree, "cpu")
-    gaussians.load_ply(last_point_cloud(folder)[1])
-    gaussians.active_sh_degree = gaussians.max_sh_degree
+    gaussians = gaussians_of_run(folder, config)
     radius, fov_rad = config.cameras.default_radius, config.cameras.default_fovy
     pictures = []
     for azimuth in AZIMUTHS_DEG:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from evaluation.known_truth import score_run
 from tools.ablation.grid import ROOT, Run
-from tools.score_toy import score_run
 from utils.general_utils import atomic_path
 
 PRINTED = "printed.txt"

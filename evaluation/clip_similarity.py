@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CLIP similarity (Radford et al. 2021): 100 times the cosine between a picture's and the prompt's embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from evaluation.pictures import batches, network_input
+from evaluation.weights import from_pretrained, repository
+
+
+class ClipSimilarity:
+    """Holds a CLIP model and its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device) -> None:
+        self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
+
+    @torch.no_grad()
+    def __call__(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
+        """100 cos [V] of pictures, uint8 [V, H, W, 3]; a prompt beyond CLIP's 77 tokens is cut off."""
+        side_px = self.model.config.vision_config.image_size
+        longest = self.model.config.text_config.max_position_embeddings
+        words = self.tokenizer([prompt], truncation=True, max_length=longest, return_tensors="pt").to(self.device)
+        text = _embedding(self.model.get_text_features(**words))
+        parts = [network_input(part, side_px).to(self.device) for part in batches(pictures)]
+        images = torch.cat([_embedding(self.model.get_image_features(pixel_values=part)) for part in parts])
+        return (100 * images @ text.T)[:, 0].double().cpu().numpy()
+
+
+def _embedding(output: Any) -> Tensor:
+    """Unit vectors [n, D]. transformers 5 returns an object whose pooler_output is the projected embedding."""
+    return normalize(output.pooler_output, dim=-1)
+
+
+def load(device: torch.device, folder: Path | None, name: str) -> ClipSimilarity:
+    """From the repository `name`, a CLIP model of transformers. Raises MetricUnavailable."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    found = repository(name, folder)
+    model = from_pretrained(found, CLIPModel.from_pretrained, dtype=torch.float32)
+    return ClipSimilarity(model, from_pretrained(found, AutoTokenizer.from_pretrained, weights=False), device)

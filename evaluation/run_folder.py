@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished run folder: its settings, its last cloud, and pictures of it from an orbit.
+
+V pictures, uint8 [V, H, W, 3] RGB on the run's own background.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arguments import Config
+from arguments.load import load_config
+from gaussian_renderer.outputs import turntable
+from scene.dataset_readers import circle_cameras
+from scene.gaussian_model import GaussianModel
+
+
+def config_of_run(run: Path) -> Config:
+    """The resolved settings that the run wrote; ValueError if the folder is not a run."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run} holds no config.yaml, so it is no run folder; give the folder that train.py wrote.")
+    return load_config(["--opt", str(path)])
+
+
+def last_point_cloud(run: Path) -> tuple[int, Path]:
+    """(iteration, path) of the latest saved point cloud; ValueError if there is none."""
+    found = [
+        (int(match.group(1)), path)
+        for path in run.glob("point_cloud/iteration_*/point_cloud.ply")
+        if (match := re.fullmatch(r"iteration_(\d+)", path.parent.name))
+    ]
+    if not found:
+        raise ValueError(f"{run} holds no point_cloud/iteration_K/point_cloud.ply; let the run finish or save first.")
+    return max(found)
+
+
+def gaussians_of_run(run: Path, config: Config, device: str | torch.device = "cpu") -> GaussianModel:
+    """The last saved cloud, with every SH degree active. Raises ValueError."""
+    gaussians = GaussianModel(config.model.sh_degree, device)
+    gaussians.load_ply(last_point_cloud(run)[1])
+    return gaussians
+
+
+def orbit(gaussians: GaussianModel, config: Config, count: int, size_px: int = 0) -> np.ndarray:
+    """`count` pictures from a circle around the object at the run's default pose; azimuth 0, the front, comes first.
+
+    `size_px` 0: the size of the run's own test views.
+    """
+    params = replace(config.cameras, view_px=size_px or config.cameras.view_px)
+    cameras = circle_cameras(params, count, gaussians.get_xyz.device)
+    return np.stack([rgb for rgb, _ in turntable(gaussians, cameras, config)])

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's learned metrics of finished runs: python tools/evaluate.py RUN [RUN ...] [--metrics clip_b32 vqascore]
+
+A run folder's prompt and last cloud are taken. docs/evaluation.md says what each number is and where weights come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from evaluation import METRICS, Metric, MetricUnavailable, load_metric, over_views
+from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
+from utils.device import resolve_device
+
+Scores = dict[str, dict[str, float] | str]
+"""Metric -> its mean and standard deviation over the views, or why it is missing."""
+
+
+def score_scene(run: Path, name: str, metric: Metric, device: torch.device) -> dict[str, float]:
+    """Mean and standard deviation of one metric over its views of one run. Raises ValueError."""
+    config = config_of_run(run)
+    pictures = orbit(gaussians_of_run(run, config, device), config, METRICS[name].views)
+    return over_views(metric(pictures, config.guidance.text))
+
+
+def evaluate(
+    runs: Sequence[Path], names: Sequence[str], device: torch.device, folder: Path | None
+) -> dict[str, Scores]:
+    """Run -> scores. One metric is in memory at a time."""
+    found: dict[str, Scores] = {str(run): {} for run in runs}
+    for name in names:
+        try:
+            metric = load_metric(name, device, folder)
+        except MetricUnavailable as reason:
+            for scores in found.values():
+                scores[name] = f"missing: {reason}"
+            continue
+        for run in runs:
+            found[str(run)][name] = score_scene(run, name, metric, device)
+    return found
+
+
+def table(scores: Scores) -> str:
+    """One run's scores for people."""
+    lines = []
+    for name, score in scores.items():
+        kind = METRICS[name]
+        told = (
+            score if isinstance(score, str) else f"{score['mean']:8.4f}, std {score['std']:.4f} over {kind.views} views"
+        )
+        lines.append(f"  {kind.title:<12} {told}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all were measured, 1 some are missing, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=list(METRICS))
+    parser.add_argument("--weights", type=Path, help="folder of the metrics' hub repositories; default: the hub")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the scores to this file")
+    args = parser.parse_args(argv)
+    try:
+        for run in args.runs:
+            gaussians_of_run(run, config_of_run(run))  # before gigabytes are loaded
+        found = evaluate(args.runs, args.metrics, resolve_device(args.device), args.weights)
+    except ValueError as problem:
+        print(f"evaluate: {problem}", file=sys.stderr)
+        return 2
+    print("\n".join(f"{run}\n{table(scores)}" for run, scores in found.items()))
+    if args.json is not None:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 1 if any(isinstance(score, str) for scores in found.values() for score in scores.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
