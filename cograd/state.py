@@ -38,14 +38,14 @@ class TrainState:
     skipped_steps: int = 0
 
     @classmethod
-    def start(cls, config: Config, device: Any) -> TrainState:
+    def start(cls, config: Config, device: Any, writes: bool = True) -> TrainState:
         """Seeded streams, the initial points, their optimizer: a run before its first step.
 
-        Raises ValueError for initial points that cannot be had.
+        writes: whether the run folder gets cameras.json. Raises ValueError for initial points that cannot be had.
         """
         streams = RandomStreams(config.seed, config.guidance.noise_seed, device)
         gaussians = GaussianModel(config.model.sh_degree, device)
-        scene = Scene(config, gaussians, streams, device)
+        scene = Scene(config, gaussians, streams, device, writes)
         gaussians.training_setup(config.optimization)
         return cls(gaussians, scene, streams)
 

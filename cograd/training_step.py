@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step, baseline and CoGrad alike: gradients first, outputs may be written, then the update.
 
+Several processes make it together: each draws everything, renders and distils its share of the views, and goes on with
+the gradients of all of them.
+
 B views, N Gaussians, H x W pixels, C x h x w latents. Upstream's order is kept: cameras and augmentations are drawn
 view by view, then `as_latent`, then what the guidance draws; densification comes after backward and before the
 optimizer step.
@@ -17,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arguments import Config
+from arguments import Config, OptimizationParams
 from cograd import Plan
+from cograd.exchange import OnScreen, gather_gradients, gather_numbers
 from cograd.fusion import Gradient, added, flat
 from cograd.state import TrainState
 from gaussian_renderer import Augmentation, draw_augmentation, render
@@ -28,6 +32,7 @@ from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
 from utils.device import threads_for
+from utils.distributed import ALONE, Share, World
 from utils.general_utils import all_finite
 from utils.loss_utils import tv_loss
 from utils.run_log import PhaseTimer
@@ -52,16 +57,22 @@ class RenderedView:
 class StepReport:
     """What one step did; everything the log, the outputs and the tests want to know of it.
 
-    `plan`, the views' `main_gradients` and CoGrad's own record are there with CoGrad on.
+    `plan`, the views' `main_gradients` and CoGrad's own record are there with CoGrad on. `views` and `distillation` are
+    those of this process's share, all the rest is of all views.
     """
 
     iteration: int
     views: list[RenderedView]
+    share: Share
+    azimuth_deg: list[float]
     as_latent: bool
     warm_up_rate: float
     timer: PhaseTimer
     distillation: Distillation = field(init=False)
     losses: dict[str, float] = field(init=False)
+    loss_per_view: Tensor = field(init=False)  # [B] on the CPU
+    t: Tensor = field(init=False)  # [B] on the CPU
+    on_screen: list[OnScreen] = field(default_factory=list)
     fault: str | None = None
     plan: Plan | None = None
     use_control: bool | None = None  # None: the run has no ControlNet
@@ -80,12 +91,12 @@ class StepReport:
             "iteration": self.iteration,
             "loss": losses["total"],
             "losses": losses,
-            "loss_per_view": self.distillation.loss_per_view.tolist() if self.fault is None else None,
-            "t": self.distillation.t.tolist(),
+            "loss_per_view": self.loss_per_view.tolist() if self.fault is None else None,
+            "t": self.t.tolist(),
             "unet_timesteps": self.distillation.unet_timesteps,
             "as_latent": self.as_latent,
             "warm_up_rate": self.warm_up_rate,
-            "azimuth_deg": [float(view.camera.delta_azimuth) for view in self.views],
+            "azimuth_deg": self.azimuth_deg,
             "points": points,
             **({} if self.use_control is None else {"use_control": self.use_control}),
             **({} if self.cograd is None else {"cograd": self.cograd}),
@@ -94,7 +105,9 @@ class StepReport:
         }
 
 
-def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
+def accumulate_gradients(
+    state: TrainState, prior: Prior, prompts: PromptBook, config: Config, world: World = ALONE
+) -> StepReport:
     """Runs the step state.iteration + 1 up to its parameter gradients, which are left in `.grad`.
 
     A loss or gradient that is not finite leaves no gradient and is named in `StepReport.fault`.
@@ -106,28 +119,28 @@ def accumulate_gradients(state: TrainState, prior: Prior, prompts: PromptBook, c
     if state.cograd is not None:
         with timer("plan"):
             plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams)
+    share = world.share(config.guidance.C_batch_size)
     with timer("render"):
-        views = [_draw_view(state, camera, config) for camera in _cameras(state, plan, config)]
+        drawn = [(camera, _draw_augmentation(state, config)) for camera in _cameras(state, plan, config)]
+        views = [_render_view(state, camera, augmentation, config) for camera, augmentation in share.of(drawn)]
+    azimuth_deg = [float(camera.delta_azimuth) for camera, _ in drawn]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
     use_control = _use_control(state, config)
     warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0)
-    report = StepReport(state.iteration, views, as_latent, warm_up_rate, timer, plan=plan, use_control=use_control)
+    report = StepReport(state.iteration, views, share, azimuth_deg, as_latent, warm_up_rate, timer, plan=plan)
+    report.use_control = use_control
     with timer("guidance"):
-        g_images = _ask_prior(report, state, prior, prompts, config)
-    report.fault = _fault(report, g_images)
+        g_images = _ask_prior(report, state, prior, prompts, config, world)
     if report.fault is None:
         total: Gradient | None = None
         numbers = _parameter_count(state)
-        for v, view in enumerate(views):
-            with timer("backward"):
-                _view_backward(view, [g[v] for g in g_images], opt.lambda_scale / len(views))
-                gradient = _take_gradient(state)
+        for v, gradient in enumerate(_view_gradients(report, state, g_images, opt.lambda_scale, world)):
             if state.cograd is not None and plan is not None:
                 with timer("fuse"), threads_for(numbers):
                     if state.cograd.keeps_gradients(state.iteration):
                         gradient = flat(gradient)  # once, for fusing and for the bank
                     report.main_gradients.append(gradient)
-                    region, t = int(plan.regions[v]), int(report.distillation.t[v])
+                    region, t = int(plan.regions[v]), int(report.t[v])
                     gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused
             with timer("backward"), threads_for(numbers):  # what one backward pass over all views would have added up
                 total = gradient if total is None else added(total, gradient)
@@ -150,13 +163,12 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     numbers = _parameter_count(state)
     if state.cograd is not None and report.plan is not None:
         with report.timer("observe"), threads_for(numbers):
-            distillation = report.distillation
-            regions, losses, gradients = report.plan.regions, distillation.loss_per_view, report.main_gradients
-            state.cograd.observe(state.iteration, regions, distillation.t, losses, gradients)
+            regions, gradients = report.plan.regions, report.main_gradients
+            state.cograd.observe(state.iteration, regions, report.t, report.loss_per_view, gradients)
             report.cograd = state.cograd.record()
     with report.timer("densify"), torch.no_grad():
         if state.iteration < opt.densify_until_iter:
-            _densify(state, report.views, config)
+            _densify(state, report.on_screen, config)
     with report.timer("optimizer"), threads_for(numbers):
         if state.iteration < opt.iterations:
             state.optimizer.step()
@@ -188,22 +200,17 @@ def _cameras(state: TrainState, plan: Plan | None, config: Config) -> Iterator[R
         yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams)
 
 
-def _draw_view(state: TrainState, camera: RCamera, config: Config) -> RenderedView:
-    model, gaussians = config.model, state.gaussians
-    background = plain_background(config, gaussians)
-    augmentation = draw_augmentation(
-        state.streams,
-        gaussians,
-        background,
-        model.sh_deg_aug_ratio,
-        model.bg_aug_ratio,
-        model.shs_aug_ratio,
-        model.scale_aug_ratio,
-    )
+def _draw_augmentation(state: TrainState, config: Config) -> Augmentation:
+    model, background = config.model, plain_background(config, state.gaussians)
+    ratios = (model.sh_deg_aug_ratio, model.bg_aug_ratio, model.shs_aug_ratio, model.scale_aug_ratio)
+    return draw_augmentation(state.streams, state.gaussians, background, *ratios)
+
+
+def _render_view(state: TrainState, camera: RCamera, augmentation: Augmentation, config: Config) -> RenderedView:
     pipe = config.pipeline
     if 0 <= config.debug_from < state.iteration:
         pipe = dataclasses.replace(pipe, debug=True)
-    out = render(camera, gaussians, pipe, background, augmentation=augmentation)
+    out = render(camera, state.gaussians, pipe, augmentation.background, augmentation=augmentation)
     return RenderedView(
         camera,
         augmentation,
@@ -218,38 +225,54 @@ def _draw_view(state: TrainState, camera: RCamera, config: Config) -> RenderedVi
 
 
 def _ask_prior(
-    report: StepReport, state: TrainState, prior: Prior, prompts: PromptBook, config: Config
+    report: StepReport, state: TrainState, prior: Prior, prompts: PromptBook, config: Config, world: World
 ) -> list[Tensor]:
-    """The gradients of guidance and total variation on the images [B, 3, H, W] and the disparities [B, 1, H, W].
+    """The gradients of guidance and total variation on the share's images [., 3, H, W] and disparities [., 1, H, W].
 
-    Leaves the distillation and every term of the loss in the report.
+    Leaves the distillation, every term of the loss and a fault in the report.
     """
     images, disparities, transmittances = report.image_stacks()
     images.requires_grad_(), disparities.requires_grad_()
-    azimuth_deg = [float(view.camera.delta_azimuth) for view in report.views]
+    share = report.share
     report.distillation = distill(
         prior,
         images,
         disparities,
         transmittances,
-        prompts.conditioning(azimuth_deg),
+        prompts.conditioning(share.of(report.azimuth_deg)),
         config.guidance,
         state.streams,
         warm_up_rate=report.warm_up_rate,
         as_latent=report.as_latent,
         memory=state.memory,
-        ind_t=None if report.plan is None else _indices_of(prior, report.plan.t),
+        ind_t=None if report.plan is None else _indices_of(prior, share.of(report.plan.t)),
         use_control=bool(report.use_control),
+        share=share,
     )
     report.distillation.backward()
     opt, tv_rgb, tv_depth = config.optimization, tv_loss(images), tv_loss(disparities)
-    (opt.lambda_tv * (tv_rgb + tv_depth)).backward()
-    scale = torch.stack([view.scales.detach().mean() for view in report.views]).mean()
-    guidance = report.distillation.loss_per_view.mean()
-    total = guidance + opt.lambda_tv * (tv_rgb + tv_depth) + opt.lambda_scale * scale
-    terms = {"guidance": guidance, "tv_rgb": tv_rgb, "tv_depth": tv_depth, "scale": scale, "total": total}
-    report.losses = {name: float(value.detach()) for name, value in terms.items()}
-    return [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
+    (opt.lambda_tv * len(share) / share.total * (tv_rgb + tv_depth)).backward()
+    g_images = [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
+    columns = {
+        "guidance": report.distillation.loss_per_view,
+        "tv_rgb": tv_rgb.expand(len(share)),
+        "tv_depth": tv_depth.expand(len(share)),
+        "scale": torch.stack([view.scales.detach().mean() for view in report.views]),
+        "t": report.distillation.t,
+        "sound_guidance": report.distillation.finite_per_view,
+        "sound_image": torch.tensor([all(all_finite(g[v]) for g in g_images) for v in range(len(share))]),
+    }
+    _sum_up(report, gather_numbers(columns, len(state.gaussians.get_xyz), share, world), opt)
+    return g_images
+
+
+def _sum_up(report: StepReport, numbers: dict[str, Tensor], opt: OptimizationParams) -> None:
+    """Terms of the loss, losses and timesteps of the views, and the fault, from numbers [B] of all views."""
+    report.loss_per_view, report.t = numbers["guidance"], numbers["t"].long()
+    losses = {name: float(numbers[name].mean()) for name in ("guidance", "tv_rgb", "tv_depth", "scale")}
+    weighted = opt.lambda_tv * (losses["tv_rgb"] + losses["tv_depth"]) + opt.lambda_scale * losses["scale"]
+    report.losses = {**losses, "total": losses["guidance"] + weighted}
+    report.fault = _fault(report, numbers["sound_guidance"] > 0, numbers["sound_image"] > 0)
 
 
 def _use_control(state: TrainState, config: Config) -> bool | None:
@@ -269,6 +292,30 @@ def _indices_of(prior: Prior, t: Tensor) -> Tensor:
     return sd_step.indices_of_timesteps(t, prior.num_train_timesteps, len(prior.alphas_cumprod), prior.steps_offset)
 
 
+def _view_gradients(
+    report: StepReport, state: TrainState, g_images: list[Tensor], lambda_scale: float, world: World
+) -> Iterator[Gradient]:
+    """g_main of every view, in their order, each as it is ready; `on_screen` of the report grows alike."""
+    own = []
+    for v, view in enumerate(report.views):
+        with report.timer("backward"):
+            _view_backward(view, [g[v] for g in g_images], lambda_scale / report.share.total)
+            gradient = _take_gradient(state)
+        assert view.screen_points.grad is not None, "the backward pass has just been there"
+        on_screen = OnScreen(view.screen_points.grad[:, :2], view.radii_px)
+        if world.size == 1:
+            report.on_screen.append(on_screen)
+            yield gradient
+        else:
+            own.append((gradient, on_screen))
+    if own:
+        with report.timer("exchange"):
+            every = gather_gradients(own, report.share, world)
+        for gradient, on_screen in every:
+            report.on_screen.append(on_screen)
+            yield gradient
+
+
 def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: float) -> None:
     """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer.
 
@@ -279,17 +326,16 @@ def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: flo
     torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
 
 
-def _densify(state: TrainState, views: list[RenderedView], config: Config) -> None:
+def _densify(state: TrainState, views: list[OnScreen], config: Config) -> None:
     """Statistics, then clone, split, prune and reset when due.
 
     Kept from upstream: the baseline's statistics are those of the batch's last view only; CoGrad's, of every view.
     """
     opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
     for view in views if state.cograd else views[-1:]:
-        seen = view.visible
+        seen = view.radii_px > 0
         gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
-        assert view.screen_points.grad is not None, "densification comes after the backward pass"
-        gaussians.add_densification_stats(view.screen_points.grad, seen)
+        gaussians.add_densification_stats(view.ndc, seen)
     if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
         max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
         index_map = gaussians.densify_and_prune(
@@ -324,12 +370,12 @@ def _give_gradient(state: TrainState, gradient: Gradient) -> str | None:
     return bad
 
 
-def _fault(report: StepReport, g_images: list[Tensor]) -> str | None:
-    """Names the first term that is not finite, with its views and timesteps; None when all are."""
+def _fault(report: StepReport, sound_guidance: Tensor, sound_image: Tensor) -> str | None:
+    """Names the first term that is not finite, with its views [B] and timesteps; None when all are."""
     terms = [name for name, value in report.losses.items() if not math.isfinite(value)]
-    terms += [] if report.distillation.is_finite else ["guidance gradient"]
-    bad_views = [v for v in range(len(report.views)) if not all(all_finite(g[v]) for g in g_images)]
+    terms += [] if bool(sound_guidance.all()) else ["guidance gradient"]
+    bad_views = (~sound_image).nonzero().flatten().tolist()
     if not terms and not bad_views:
         return None
-    t = report.distillation.t.tolist()
+    t = report.t.tolist()
     return f"{(terms or ['image gradient'])[0]} is not finite (views {bad_views or 'all'}, timesteps {t})"

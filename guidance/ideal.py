@@ -33,6 +33,7 @@ from guidance.toy.captions import (
 from guidance.toy.objects import CLASSES
 from guidance.toy.posterior import NoiseLevel, PictureTable, posterior_mean
 from guidance.toy.rendered_set import PoseRanges, RenderedSet, render_set
+from utils.distributed import Share
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +105,10 @@ class IdealPrior:
         row[SET_NAMES.index(name)] = 1
         return row
 
-    def encode_imgs(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B,3,H,W] in [0,1] -> latents of the same shape; differentiable, nothing is drawn from `generator`."""
+    def encode_imgs(
+        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Tensor:
+        """[B,3,H,W] in [0,1] -> latents of the same shape; differentiable, nothing is drawn."""
         if tuple(images.shape[-2:]) != (self.resolution_px,) * 2:
             size, (height, width) = self.resolution_px, images.shape[-2:]
             raise ValueError(

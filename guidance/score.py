@@ -21,6 +21,7 @@ from torch import Tensor
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.perpneg_utils import perp_neg_direction
+from utils.distributed import Share
 from utils.random_streams import RandomStreams
 
 # Upstream adds one random offset per channel to the noise, drawn outside the seeded noise generator (kept).
@@ -40,8 +41,13 @@ class Prior(Protocol):
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """[K,L,D]"""
 
-    def encode_imgs(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images [B,3,H,W] in [0,1] -> scaled latents [B,C,h,w]; differentiable."""
+    def encode_imgs(
+        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Tensor:
+        """Images [B,3,H,W] in [0,1] -> scaled latents [B,C,h,w]; differentiable.
+
+        share: the images are this part of a step's; what is drawn, is drawn for all of it.
+        """
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents [B,C,h,w] -> images [B,3,H,W] in [0,1]."""
@@ -70,7 +76,7 @@ class Conditioning:
 
 @dataclass
 class NoiseMemory:
-    """What the guidance remembers between steps: the first noise [B,C,h,w] that it drew, part of a run's state.
+    """What the guidance remembers between steps: the first noise that it drew, of all views of a step [B,C,h,w].
 
     One object belongs to one run; a checkpoint must keep it.
     """
@@ -150,6 +156,7 @@ def distill(
     memory: NoiseMemory,
     ind_t: Tensor | None = None,
     use_control: bool = False,
+    share: Share | None = None,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
@@ -157,17 +164,19 @@ def distill(
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
     use_control: the prior's ControlNet is shown each view's disparity, without gradient.
+    share: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
     ind_t (noise stream).  Raises ValueError for inputs that do not fit together.
     """
     batch = _checked_batch(pred_rgb, pred_depth, pred_alpha, conditioning, ind_t)
+    share = share or Share.whole(batch)
     flipped = bool(streams.rand(1) < 0.5)
     shown = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
-    latents = prior.encode_imgs(shown.flip(-1) if flipped else shown, streams.torch)
+    latents = prior.encode_imgs(shown.flip(-1) if flipped else shown, streams.torch, share)
     if use_control:
         disparity = pred_depth.detach().expand(-1, 3, -1, -1)
         conditioning = replace(conditioning, control=disparity.flip(-1) if flipped else disparity)
-    noise = draw_noise(latents, params, streams, memory)
+    noise = share.of(draw_noise(latents, share.total, params, streams, memory))
     delta = params.delta_t
     if params.annealing_intervals:
         delta = sd_step.annealed_delta(params.delta_t, params.delta_t_start, warm_up_rate, round_up=params.perpneg)
@@ -204,29 +213,32 @@ def _checked_batch(rgb: Tensor, depth: Tensor, alpha: Tensor, conditioning: Cond
     return batch
 
 
-def draw_noise(latents: Tensor, params: GuidanceParams, streams: RandomStreams, memory: NoiseMemory) -> Tensor:
-    """Noise [B,C,h,w] for the latents.
+def draw_noise(
+    latents: Tensor, total: int, params: GuidanceParams, streams: RandomStreams, memory: NoiseMemory
+) -> Tensor:
+    """Noise [total,C,h,w] for the step's views, of which `latents` [B,C,h,w] are some or all.
 
     Upstream's plain step draws a noise to keep before its first step, whether fix_noise then uses it or not; the
     Perp-Neg step knows no fix_noise.  Both are kept: they decide what every later draw is.
     """
     if params.perpneg:
-        return _fresh_noise(latents, streams)
+        return _fresh_noise(latents, total, streams)
     if memory.first is None:
-        memory.first = _fresh_noise(latents, streams)
+        memory.first = _fresh_noise(latents, total, streams)
     if not params.fix_noise:
-        return _fresh_noise(latents, streams)
-    if memory.first.shape != latents.shape:
+        return _fresh_noise(latents, total, streams)
+    if memory.first.shape != (needed := (total, *latents.shape[1:])):
         raise ValueError(
-            f"fix_noise keeps a noise of shape {tuple(memory.first.shape)} but the latents are {tuple(latents.shape)}; "
+            f"fix_noise keeps a noise of shape {tuple(memory.first.shape)} but the latents are {needed}; "
             "keep C_batch_size and the image size through a run, or turn fix_noise off"
         )
     return memory.first.to(latents)
 
 
-def _fresh_noise(latents: Tensor, streams: RandomStreams) -> Tensor:
+def _fresh_noise(latents: Tensor, total: int, streams: RandomStreams) -> Tensor:
     """Noise from the noise stream, plus one offset a channel from the torch stream."""
-    noise = torch.randn(latents.shape, generator=streams.noise, device=latents.device, dtype=latents.dtype)
+    shape = (total, *latents.shape[1:])
+    noise = torch.randn(shape, generator=streams.noise, device=latents.device, dtype=latents.dtype)
     return noise + OFFSET_NOISE * streams.randn(1, latents.shape[1], 1, 1).to(noise)
 
 

@@ -20,6 +20,7 @@ from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.lora import merge_lora, read_lora
 from guidance.sources import ModelUnavailable
 from guidance.weights import Components, load_components
+from utils.distributed import Share
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
 
@@ -95,13 +96,20 @@ class StableDiffusion:
                 ", ".join(sorted(self.known_words)),
             )
 
-    def encode_imgs(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents [B,C,h,w] of images [B,3,H,W] in [0,1]: one sample of the posterior; differentiable."""
+    def encode_imgs(
+        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Tensor:
+        """Scaled latents [B,C,h,w] of images [B,3,H,W] in [0,1]: one sample of the posterior; differentiable.
+
+        share: the images are this part of a step's, whose noise is drawn whole.
+        """
         if min(images.shape[2:]) < self.pixels_per_latent:
             size = f"{images.shape[3]}x{images.shape[2]} px"
             raise ValueError(f"image is {size}; this model needs at least {self.pixels_per_latent} px a side")
         posterior = self.vae.encode((2 * images - 1).to(self.dtype)).latent_dist
-        return (posterior.sample(generator) * self.vae.config.scaling_factor).to(images.dtype)
+        noise = (share or Share.whole(len(images))).randn(posterior.mean, generator)
+        latents = posterior.mean + posterior.std * noise
+        return (latents * self.vae.config.scaling_factor).to(images.dtype)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:

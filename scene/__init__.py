@@ -68,10 +68,16 @@ class Scene:
     """Remembers the camera ranges (replace `ranges` to widen them), the stack of training cameras, the Gaussians."""
 
     def __init__(
-        self, config: Config, gaussians: GaussianModel, streams: RandomStreams, device: str | torch.device
+        self,
+        config: Config,
+        gaussians: GaussianModel,
+        streams: RandomStreams,
+        device: str | torch.device,
+        writes: bool = True,
     ) -> None:
         """Read `init_points3d.ply` of the output folder, or sample and write it; start `gaussians` from it.
 
+        writes: whether cameras.json is written too.
         Raises ValueError for an initial shape that is unknown or not available, and for a cloud that cannot be read.
         """
         self.config = config
@@ -84,7 +90,8 @@ class Scene:
         self._test_cameras = circle_cameras(config.cameras, TEST_VIEWS, device, config.cameras.render_45)
         cloud = load_or_sample_points(self.model_path / "init_points3d.ply", config.cameras, streams)
         gaussians.create_from_pcd(cloud, self.cameras_extent)
-        self._write_cameras_json()
+        if writes:
+            self._write_cameras_json()
 
     def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
         """A fresh batch of ModelParams.batch training cameras from the present ranges."""

@@ -118,7 +118,7 @@ def test_timesteps_drawn_over_thirty_steps_are_upstreams(golden_dir, name):
     trace = json.loads((golden_dir / "end_to_end" / f"trace_{name}.json").read_text())
     params = GuidanceParams(text="x", perpneg=name != "plain")
     prior = GaussianMixturePrior(torch.zeros(1, 4, 8, 8), 0.5)
-    prior.encode_imgs = lambda images, generator: torch.zeros(len(images), 4, 8, 8)
+    prior.encode_imgs = lambda images, generator, share: torch.zeros(len(images), 4, 8, 8)
     cond = PromptBook(prior, params).conditioning([0.0, 90.0])
     streams, memory, blank = RandomStreams(0), NoiseMemory(), torch.zeros(2, 1, 64, 64)
     for step in trace["trace"]:

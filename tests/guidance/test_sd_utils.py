@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
+from guidance.prompts import PromptBook
+from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
+from utils.distributed import Share
+from utils.random_streams import RandomStreams
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,29 @@ def test_words_outside_a_small_world_are_told(golden_dir, tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "this model was never told what 'zebra', 'blue' means; it knows: a, cube, red"
     ]
+
+
+@pytest.mark.parametrize("change", [{"perpneg": True}, {"perpneg": False, "fix_noise": True}, {"sds": True}])
+def test_shares_of_the_views_are_distilled_as_the_whole(prior, change):
+    """Two of three views and the third in another process: posterior, noise and timesteps drawn as for all three."""
+    params = GuidanceParams(text="a mug", **change)
+    rgb, depth, azimuth_deg = rand(3, 3, 32, 32), rand(3, 1, 32, 32), [10.0, -80.0, 170.0]
+    book = PromptBook(prior, params)
+
+    def run(share):
+        streams, memory = RandomStreams(3), NoiseMemory()
+        inputs = (share.of(x) for x in (rgb, depth, depth))
+        conditioning = book.conditioning(share.of(azimuth_deg))
+        options = {"warm_up_rate": 0.5, "as_latent": False, "memory": memory, "share": share}
+        return distill(prior, *inputs, conditioning, params, streams, **options), streams, memory
+
+    whole, streams, memory = run(Share.whole(3))
+    for begin, end in ((0, 2), (2, 3)):
+        part, part_streams, part_memory = run(Share(3, begin, end))
+        for name in ("latents", "grad", "loss_per_view", "ind_t"):
+            got, want = (getattr(x, name).double() for x in (part, whole))
+            assert float((got - want[begin:end]).norm()) <= 1e-3 * float(want.norm()), name
+        assert torch.equal(part_streams.torch.get_state(), streams.torch.get_state())
+        assert torch.equal(part_streams.noise.get_state(), streams.noise.get_state())
+        assert part_memory.state_dict().keys() == memory.state_dict().keys()
+        assert all(torch.equal(x, part_memory.state_dict()[name]) for name, x in memory.state_dict().items())

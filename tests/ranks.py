@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same function in several processes that find one another, as torchrun would start them."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.distributed import World
+
+PATIENCE_S = 120
+
+
+def in_ranks(work: Callable[..., Any], size: int, folder: Path, *args: Any) -> list[Any]:
+    """work(world, *args) of each of `size` processes, by rank; what it returns is kept in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(r, size, port, folder, work, args), daemon=True) for r in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(PATIENCE_S)
+    assert [process.exitcode for process in ranks] == [0] * size
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def _rank(rank: int, size: int, port: int, folder: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), **place)
+    world = World.start(timeout_min=PATIENCE_S / 60)
+    torch.save(work(world, *args), folder / f"rank{rank}.pt")
+    world.close()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes, one run: `torchrun --nproc_per_node=K train.py ...` splits the views of a step.
+
+Every process draws the same random numbers for all B views, works on its own Share of them, and gets what the others
+made of theirs by `World.gather`; from there on all do the same. A world of one process copies and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+TIMEOUT_MIN = 30.0  # rank 0 loads, renders videos, writes; the others wait that long
+Result = TypeVar("Result")
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run ended, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The views begin..end - 1 of a step's `total` views: what one process renders and distils."""
+
+    total: int
+    begin: int
+    end: int
+
+    @classmethod
+    def whole(cls, total: int) -> Share:
+        """All views."""
+        return cls(total, 0, total)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def of(self, x: Any) -> Any:
+        """The share's part of x [total, ...], a tensor or a sequence."""
+        return x[self.begin : self.end]
+
+    def randn(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The share's part of normal numbers [total, ...] in the type of `like` [len(self), ...].
+
+        All are drawn, so that every process's generator moves alike.
+        """
+        device = like.device if generator is None else generator.device
+        drawn = torch.randn((self.total, *like.shape[1:]), generator=generator, device=device, dtype=like.dtype)
+        return self.of(drawn).to(like.device)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run: this one is `rank` of `size`, the `local_rank`-th of its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    store: Any = None
+
+    @classmethod
+    def start(cls, environ: Mapping[str, str] = os.environ, timeout_min: float = TIMEOUT_MIN) -> World:
+        """The world that torchrun's variables describe; a process alone without them.
+
+        Raises ValueError for variables that contradict one another, PeerLost when the others do not come.
+        """
+        if environ.get("WORLD_SIZE", "1") == "1":
+            return cls()
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environ]
+        if missing:
+            raise ValueError(
+                f"WORLD_SIZE is {environ['WORLD_SIZE']} but {' and '.join(missing)} not set; "
+                "start several processes with torchrun --nproc_per_node=K train.py ..., or unset WORLD_SIZE"
+            )
+        patience = timedelta(minutes=timeout_min)
+        store, rank, size = _heard(lambda: next(iter(rendezvous("env://", timeout=patience))))
+        _heard(lambda: dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience))
+        return cls(rank, size, int(environ.get("LOCAL_RANK", rank)), store)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def share(self, total: int) -> Share:
+        """This process's part of `total` views; the parts differ by one view at most.
+
+        Raises ValueError when there are more processes than views.
+        """
+        if self.size > total:
+            raise ValueError(
+                f"{self.size} processes were started for {total} view(s) a step; "
+                f"start at most {total}, or raise GuidanceParams.C_batch_size"
+            )
+        return _share(self.rank, self.size, total)
+
+    def gather(self, x: Tensor, share: Share) -> Tensor:
+        """All processes' x [len(share), ...] as one [share.total, ...], in the order of the views."""
+        if self.size == 1:
+            return x
+        most = -(-share.total // self.size)
+        padded = x if len(x) == most else torch.cat([x, x[:1].expand(most - len(x), *x.shape[1:])])
+        every = x.new_empty(self.size * most, *x.shape[1:])
+        _heard(lambda: dist.all_gather_single(every, padded.contiguous()))
+        if share.total == len(every):
+            return every
+        counts = [len(_share(rank, self.size, share.total)) for rank in range(self.size)]
+        return torch.cat([part[:count] for part, count in zip(every.split(most), counts)])
+
+    def broadcast(self, tree: Any = None) -> Any:
+        """Rank 0's `tree`, of plain values and tensors of the CPU, on every process."""
+        if self.size == 1:
+            return tree
+        trees = [tree]
+        _heard(lambda: dist.broadcast_object_list(trees, src=0, device=torch.device("cpu")))
+        return trees[0]
+
+    def device_name(self, name: str, gpus: int) -> str:
+        """The device that a process takes when the config says `name`: on GPUs each its own, of `gpus` in the machine.
+
+        Raises ValueError for one named GPU, or for fewer GPUs than processes.
+        """
+        if self.size == 1 or name == "cpu" or (name == "auto" and not gpus):
+            return name
+        if ":" in name:
+            raise ValueError(
+                f"device {name} given for {self.size} processes; use --device cuda, each takes its own GPU"
+            )
+        if gpus and self.local_rank >= gpus:
+            raise ValueError(
+                f"{self.local_rank + 1} or more processes were started on a machine with {gpus} GPU(s); "
+                f"use --nproc_per_node={gpus}, or --device cpu"
+            )
+        return f"cuda:{self.local_rank}"
+
+    def quiet_followers(self) -> None:
+        """Warnings are said once, by rank 0."""
+        if not self.leads:
+            logging.disable(logging.WARNING)
+            warnings.simplefilter("ignore")
+
+    def is_first_to_tell(self) -> bool:
+        """Whether no other process has told yet why the run ends: one sentence is enough."""
+        try:
+            return self.store is None or self.store.add("told", 1) == 1
+        except RuntimeError:  # the store went with the process that kept it
+            return True
+
+    def close(self) -> None:
+        """Leaves the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+ALONE = World()
+
+
+def _share(rank: int, size: int, total: int) -> Share:
+    return Share(total, rank * total // size, (rank + 1) * total // size)
+
+
+def _heard(call: Callable[[], Result]) -> Result:
+    """The result of a call to the other processes."""
+    try:
+        return call()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PeerLost(
+            f"another process of this run ended or did not answer within {TIMEOUT_MIN:g} minutes ({reason}); "
+            "its own message says why, if it had time to leave one"
+        ) from error
