@@ -32,7 +32,7 @@ class Team:
     def accumulate_gradients(self, state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
         """`training_step.accumulate_gradients` of all processes together."""
         if self.world.size > 1:
-            self.world.broadcast(GO if state.iteration == self._at else moved(state.state_dict(), "cpu"))
+            self.world.broadcast(GO if state.iteration == self._at else state.state_dict())
             self._at = state.iteration + 1
         return accumulate_gradients(state, prior, prompts, config, self.world)
 

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from utils.tree_file import tree_from_bytes, tree_to_bytes
+
 TIMEOUT_MIN = 30.0  # rank 0 loads, renders videos, writes; the others wait that long
 Result = TypeVar("Result")
 
@@ -117,12 +119,15 @@ class World:
         return torch.cat([part[:count] for part, count in zip(every.split(most), counts)])
 
     def broadcast(self, tree: Any = None) -> Any:
-        """Rank 0's `tree`, of plain values and tensors of the CPU, on every process."""
+        """Rank 0's `tree`, as utils.tree_file saves it, on every process; tensors on the CPU."""
         if self.size == 1:
             return tree
-        trees = [tree]
-        _heard(lambda: dist.broadcast_object_list(trees, src=0, device=torch.device("cpu")))
-        return trees[0]
+        sent = torch.frombuffer(bytearray(tree_to_bytes(tree)), dtype=torch.uint8) if self.leads else None
+        size = torch.tensor([0 if sent is None else len(sent)])
+        _heard(lambda: dist.broadcast(size, src=0))
+        data = torch.empty(int(size), dtype=torch.uint8) if sent is None else sent
+        _heard(lambda: dist.broadcast(data, src=0))
+        return tree if self.leads else tree_from_bytes(data.numpy().tobytes())
 
     def device_name(self, name: str, gpus: int) -> str:
         """The device that a process takes when the config says `name`: on GPUs each its own, of `gpus` in the machine.

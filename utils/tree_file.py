@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 
 from utils.general_utils import atomic_path
 
@@ -38,6 +38,19 @@ def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         return _attach(json.loads(metadata["tree"]), tensors)
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a whole checkpoint of this program ({error}); use an earlier one") from error
+
+
+def tree_to_bytes(tree: Any) -> bytes:
+    """What save_tree writes, for another process."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_detach(tree, "", tensors))
+    return save(tensors, metadata={"schema": SCHEMA, "tree": text})
+
+
+def tree_from_bytes(data: bytes) -> Any:
+    """The tree of tree_to_bytes, on the CPU."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return _attach(json.loads(header["__metadata__"]["tree"]), load(data))
 
 
 def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

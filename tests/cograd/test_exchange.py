@@ -72,7 +72,8 @@ def _rank(world: World, folder: Path) -> dict:
     except RuntimeError as error:
         wrong = str(error)
     rows = world.gather(torch.arange(world.rank * 2, 3)[: 1 + world.rank].float()[:, None], world.share(3))
-    return {"wrong": wrong, "uneven": rows, **{name: _run(world, folder, name) for name in RUNS}}
+    told = world.broadcast({"x": torch.arange(3.0), "rank": [world.rank, None, "a"]})
+    return {"wrong": wrong, "uneven": rows, "told": told, **{name: _run(world, folder, name) for name in RUNS}}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,11 @@ def test_what_the_runs_were_to_show_is_in_play(runs) -> None:
 def test_uneven_shares_come_together_in_order(runs) -> None:
     for rank in runs[1]:
         assert rank["uneven"].tolist() == [[0.0], [2.0], [2.0]]
+
+
+def test_all_hear_what_the_first_says(runs) -> None:
+    for rank in runs[1]:
+        assert equal(rank["told"], {"x": torch.arange(3.0), "rank": [0, None, "a"]})
 
 
 def test_processes_that_came_apart_are_told(runs) -> None:
