@@ -6,13 +6,16 @@ file that promises more vertices than it holds costs neither memory nor a stack 
 """
 
 import os
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from plyfile import PlyData, PlyElement, PlyParseError
 
+from arguments.coerce import show
 from utils.general_utils import atomic_path
 
 MAX_HEADER_BYTES = 65536
@@ -24,10 +27,18 @@ class PlyError(ValueError):
     """A PLY file that cannot be used; the message is one sentence for the user."""
 
 
+@dataclass
+class _Element:
+    """What a header says of one element: rows, type of each field, least bytes of a row."""
+
+    count: int
+    types: dict[str, str] = field(default_factory=dict)
+    row_bytes: int = 0
+
+
 class _Header(NamedTuple):
+    elements: dict[str, _Element]
     is_ascii: bool
-    vertex_count: int
-    types: dict[str, str]
     body_bytes: int
 
 
@@ -42,7 +53,7 @@ def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) ->
     header = _read_header(path)
     _check_header(path, header, required)
     try:
-        vertices = np.array(PlyData.read(str(path), mmap=False)["vertex"].data)
+        vertices = np.array(PlyData.read(str(path))["vertex"].data)  # copied out of the mapped file
     except (PlyParseError, ValueError, KeyError, EOFError, OverflowError, MemoryError) as error:
         raise PlyError(f"{path} cannot be read as PLY ({error}): damaged; copy or write it again") from error
     for name in required:
@@ -60,43 +71,53 @@ def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray) -> None:
 
 
 def _read_header(path: Path) -> _Header:
-    """Format, vertex count and scalar fields, reading at most MAX_HEADER_BYTES."""
+    """Every element, from at most MAX_HEADER_BYTES; lines end as the first one does, which is plyfile's reading."""
     with open(path, "rb") as file:
         start = file.read(MAX_HEADER_BYTES)
-    if start[:3] != b"ply" or b"end_header" not in start:
+    newline = next((end for end in (b"\r\n", b"\n", b"\r") if start.startswith(b"ply" + end)), b"")
+    head, end, _ = start.partition(newline + b"end_header" + newline)
+    if not newline or not end:
         raise PlyError(f"{path} is no PLY file (no header from 'ply' to 'end_header'); expected a PLY point cloud")
-    end = start.index(b"end_header")
-    body_start = start.find(b"\n", end) + 1 or len(start)
-    lines = [line.split() for line in start[:end].decode("ascii", errors="replace").splitlines()]
-    count, types, element = -1, {}, None
+    lines = [line.split() for line in head.decode("ascii", errors="replace").split(newline.decode())]
+    header = _Header({}, ["format", "ascii", "1.0"] in lines, path.stat().st_size - len(head) - len(end))
+    element = _Element(0)
     for words in lines:
         if words[:1] == ["element"] and len(words) == 3:
-            element = words[1]
-            if element == "vertex" and words[2].isdigit() and len(words[2]) < 16:
-                count = int(words[2])
-        elif words[:1] == ["property"] and element == "vertex" and len(words) >= 3:
-            types[words[-1]] = words[1]
-    return _Header(["format", "ascii", "1.0"] in lines, count, types, path.stat().st_size - body_start)
+            if not words[2].isdecimal() or len(words[2]) > 15:
+                raise PlyError(f"{path} promises {show(words[2])} of {show(words[1])}; expected a count: damaged")
+            element = header.elements[words[1]] = _Element(int(words[2]))
+        elif words[:1] == ["property"] and len(words) >= 3:
+            element.types[words[-1]] = words[1]
+            # ascii: at least one digit and one separator a value; a list in binary: at least its length
+            element.row_bytes += 2 if header.is_ascii else _SIZES.get(words[1], 1)
+    return header
 
 
 def _check_header(path: Path, header: _Header, required: Sequence[str]) -> None:
     """Raise PlyError where the header alone shows that the file cannot serve."""
-    if header.vertex_count < 0:
+    if "vertex" not in header.elements:
         raise PlyError(f"{path} has no 'vertex' element; expected a PLY point cloud")
-    missing = [name for name in required if name not in header.types]
+    vertex = header.elements["vertex"]
+    missing = [name for name in required if name not in vertex.types]
     if missing:
-        has = ", ".join(header.types) or "none"
+        has = textwrap.shorten(", ".join(vertex.types) or "none", 300)
         raise PlyError(f"{path} lacks the vertex fields {', '.join(missing)}; it has {has}")
-    odd = [name for name in required if header.types[name] not in _SIZES]
+    odd = [name for name in required if vertex.types[name] not in _SIZES]
     if odd:
-        kind = header.types[odd[0]]
-        raise PlyError(f"{path} declares the vertex field {odd[0]} as {kind!r}; expected a single number")
-    if header.vertex_count == 0:
+        kind = show(vertex.types[odd[0]])
+        raise PlyError(f"{path} declares the vertex field {odd[0]} as {kind}; expected a single number")
+    if vertex.count == 0:
         raise PlyError(f"{path} holds 0 vertices; expected at least one point")
-    # ascii: at least one digit and one separator a value
-    row_bytes = sum(2 if header.is_ascii else _SIZES.get(kind, 1) for kind in header.types.values())
-    if header.vertex_count * row_bytes > header.body_bytes + header.is_ascii:
+    for name, element in header.elements.items():
+        _check_size(path, header, "vertices" if name == "vertex" else f"rows of {show(name)}", element)
+
+
+def _check_size(path: Path, header: _Header, told: str, element: _Element) -> None:
+    """Raise PlyError where a file cannot hold what its header promises of one element."""
+    if element.count and not element.types:
+        raise PlyError(f"{path} promises {element.count} {told} without a field; expected some: damaged")
+    if element.count * element.row_bytes > header.body_bytes + header.is_ascii:
         raise PlyError(
-            f"{path} is truncated: its header promises {header.vertex_count} vertices of at least {row_bytes} bytes, "
+            f"{path} is truncated: its header promises {element.count} {told} of at least {element.row_bytes} bytes, "
             f"{header.body_bytes} bytes follow; copy or write it again"
         )

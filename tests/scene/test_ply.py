@@ -69,7 +69,32 @@ def test_a_truncated_file_names_what_is_missing(good) -> None:
 
 def test_a_huge_promise_costs_nothing(good) -> None:
     assert "is truncated" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex 999999999999")))
-    assert "no 'vertex' element" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex " + b"9" * 5000)))
+    assert "expected a count: damaged" in _message(_damaged(good, lambda data: data.replace(b"vertex 3", b"vertex " + b"9" * 5000)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (b"element face 999999999999\nproperty list int int v", "999999999999 rows of 'face'"),
+        (b"element void 999999999999", "999999999999 rows of 'void' without a field"),
+        (b"comment end_header\nelement face 999999999999\nproperty list int int v", "999999999999 rows of 'face'"),
+    ],
+)
+def test_a_huge_promise_beside_the_vertices_costs_nothing(good, lines, told) -> None:
+    assert told in _message(_damaged(good, lambda data: data.replace(b"end_header", lines + b"\nend_header")))
+
+
+def test_what_is_read_is_a_copy_in_memory(good) -> None:
+    vertices = read_vertices(good, ("x",))
+    good.write_bytes(b"")
+    assert vertices["x"].tolist() == [0, 3, 6] and vertices.flags.owndata and not isinstance(vertices, np.memmap)
+
+
+@pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
+def test_other_line_ends(good, newline) -> None:
+    head, end, body = good.read_bytes().partition(b"end_header\n")
+    other = (head + end).replace(b"\n", newline) + body
+    assert np.array_equal(read_vertices(_damaged(good, lambda data: other), ("x",)), read_vertices(good))
 
 
 def test_missing_fields_are_named(good) -> None:
