@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import ipaddress
 import json
 import logging
@@ -36,7 +37,7 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
-MAX_SIDE_PX = 4096
+MAX_SIDE_PX, MAX_PIXELS = 4096, 1 << 23  # a 4K screen has 3840 x 2160
 LENGTH = struct.Struct("<I")
 
 
@@ -87,7 +88,10 @@ class NetworkGui:
         self._asked: ViewRequest | None = None
 
     def listen(self) -> int:
-        """Binds and listens; returns the port (the one found when 0 was given). ValueError when that cannot be done."""
+        """Binds and listens; returns the port: where the one asked for is in use, or 0, a free one.
+
+        Raises ValueError when that cannot be done.
+        """
         try:
             address = ipaddress.ip_address(self.ip)
             family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
@@ -96,7 +100,7 @@ class NetworkGui:
             raise ValueError(f"viewer address {self.ip!r} given: expected an IP address such as 127.0.0.1") from None
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.ip, self.port))
+            self._bind(listener)
             listener.listen(1)
         except OSError as error:
             listener.close()
@@ -110,9 +114,19 @@ class NetworkGui:
             LOG.warning("the viewer's socket is open to every machine that reaches %s:%d", self.ip, self.port)
         return self.port
 
+    def _bind(self, listener: socket.socket) -> None:
+        try:
+            listener.bind((self.ip, self.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            listener.bind((self.ip, 0))
+            told = self.port, self.ip, listener.getsockname()[1]
+            LOG.warning("viewer port %d on %s is in use: listening on port %d instead", *told)
+
     def close(self) -> None:
         """Drops the viewer and stops listening. May be called twice."""
-        self._drop()
+        self.drop()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -146,12 +160,12 @@ class NetworkGui:
             message = self._next_message()
             request = None if message is None else parse_request(message, device)
         except ValueError as error:
-            self._drop(f"sent what is no request ({error})")
+            self.drop(f"sent what is no request ({error})")
             return None
         if request is not None:
             self._asked = request
         elif self._received and time.monotonic() - self._message_began_s > self.timeout_s:
-            self._drop(f"took longer than {self.timeout_s:g} s for one message")
+            self.drop(f"took longer than {self.timeout_s:g} s for one message")
         return request
 
     def reply(self, image: torch.Tensor | None, verify: str) -> bool:
@@ -173,7 +187,7 @@ class NetworkGui:
             self._viewer.sendall(picture + LENGTH.pack(len(text)) + text)
             self._viewer.setblocking(False)
         except OSError as error:
-            self._drop(f"did not take the answer ({error})")
+            self.drop(f"did not take the answer ({error})")
         self._last_heard_s = time.monotonic()
         return self.connected
 
@@ -188,7 +202,7 @@ class NetworkGui:
         if self._viewer is not None and time.monotonic() - self._last_heard_s < self.timeout_s:
             newcomer.close()
             return False
-        self._drop("gave way to another")
+        self.drop("gave way to another")
         newcomer.setblocking(False)
         self._viewer, self._last_heard_s = newcomer, time.monotonic()
         return True
@@ -203,14 +217,14 @@ class NetworkGui:
         try:
             arrived = self._viewer.recv(room) if room else None
             if arrived == b"":
-                self._drop()
+                self.drop()
                 return
             self._received += arrived or b""
             self._last_heard_s = time.monotonic()
         except BlockingIOError:
             return
         except OSError as error:
-            self._drop(f"cannot be read ({error})")
+            self.drop(f"cannot be read ({error})")
 
     def _next_message(self) -> bytes | None:
         """Removes and returns the next complete message; ValueError when its length is impossible."""
@@ -227,7 +241,8 @@ class NetworkGui:
         self._message_began_s = time.monotonic()
         return message
 
-    def _drop(self, reason: str = "") -> None:
+    def drop(self, reason: str = "") -> None:
+        """Closes the connection of the viewer, if there is one; a reason is logged."""
         if self._viewer is not None:
             if reason:
                 LOG.warning("remote viewer dropped: it %s", reason)
@@ -252,8 +267,12 @@ def serve(
     while True:
         request = gui.poll(background.device)
         if request is not None:
-            image = None if request.camera is None else _picture(request, gaussians, pipe, background)
-            gui.reply(image, verify)
+            try:
+                image = _picture(request, gaussians, pipe, background)
+            except (RuntimeError, ValueError, MemoryError) as error:  # more than the rasterizer or the memory can take
+                gui.drop(f"asked for a view that cannot be rendered ({error})")
+            else:
+                gui.reply(image, verify)
         if not gui.wants_to_hold(finished):
             return
         if request is None:
@@ -263,7 +282,9 @@ def serve(
 @torch.no_grad()
 def _picture(
     request: ViewRequest, gaussians: GaussianModel, pipe: PipelineParams, background: torch.Tensor
-) -> torch.Tensor:
+) -> torch.Tensor | None:
+    if request.camera is None:
+        return None
     pipe = dataclasses.replace(
         pipe, convert_SHs_python=request.shs_python, compute_cov3D_python=request.rot_scale_python
     )
@@ -287,6 +308,8 @@ def parse_request(message: bytes, device: torch.device | str = "cpu") -> ViewReq
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
     width, height = _whole(fields, "resolution_x"), _whole(fields, "resolution_y")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} is asked for, more than {MAX_PIXELS} pixels")
     camera = _camera(fields, width, height, device) if width and height else None
     switches = {name: _switch(fields, name) for name in ("train", "keep_alive", "shs_python", "rot_scale_python")}
     return ViewRequest(camera, scaling_modifier=_number(fields, "scaling_modifier", 0.0, 100.0), **switches)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gaussian_renderer
-from arguments import PipelineParams
+from arguments import Config, PipelineParams
 from gaussian_renderer.network_gui import MAX_MESSAGE_BYTES, NetworkGui, parse_request, rgb_bytes, serve
 
 EYE = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
@@ -119,9 +119,19 @@ def test_nothing_is_bound_before_listen_and_after_close():
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
-def test_a_port_in_use_and_a_bad_address_are_told(gui):
-    with pytest.raises(ValueError, match=rf"viewer port {gui.port} on 127\.0\.0\.1 cannot be had .*choose another with --port"):
-        NetworkGui(port=gui.port).listen()
+def test_a_port_in_use_gives_way_to_a_free_one(gui, caplog):
+    with NetworkGui(port=gui.port) as second:
+        assert second.port not in (0, gui.port)
+        assert f"viewer port {gui.port} on 127.0.0.1 is in use: listening on port {second.port} instead" in caplog.text
+
+
+def test_it_is_loopback_unless_another_address_is_asked_for(gui):
+    assert gui._listener.getsockname()[0] == "127.0.0.1" == Config().ip and not Config().gui
+
+
+def test_an_address_that_cannot_be_bound_is_told():
+    with pytest.raises(ValueError, match=r"viewer port 7000 on 192\.0\.2\.1 cannot be had .*choose another with --port"):
+        NetworkGui("192.0.2.1", 7000).listen()  # an address of the documentation: no machine has it
     with pytest.raises(ValueError, match=r"viewer address 'here' given: expected an IP address such as 127\.0\.0\.1"):
         NetworkGui(ip="here").listen()
 
@@ -150,6 +160,7 @@ def test_an_image_of_another_size_is_refused(gui, viewer):
         (struct.pack("<I", 100_000) + b"[" * 100_000, "sent what is no request"),
         (packed(REQUEST | {"fov_x": math.nan}), "fov_x is not a number from 0.001 to"),
         (packed(REQUEST | {"resolution_x": 100_000}), "resolution_x is not a number from 0 to 4096"),
+        (packed(REQUEST | {"resolution_x": 4096, "resolution_y": 4096}), "4096 x 4096 is asked for, more than 8388608 pixels"),
         (packed(REQUEST | {"resolution_x": 2.5}), "resolution_x is not a whole number"),
         (packed(REQUEST | {"view_matrix": EYE[:-1]}), "view_matrix is not a list of 16 numbers"),
         (packed(REQUEST | {"view_matrix": [0.0] * 16}), "view_matrix has no inverse"),
@@ -269,6 +280,18 @@ def test_serve_returns_at_once_without_a_viewer_and_stays_for_one_that_keeps_ali
         serve(gui, None, PipelineParams(), torch.zeros(3), "v", finished=True)
         assert least <= time.monotonic() - start < least + 1.0
         assert read_exactly(viewer, 5) == b"\1\0\0\0v"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("more than 2^31 pairs"), MemoryError("no room"), ValueError("odd")])
+def test_a_view_that_cannot_be_rendered_costs_the_viewer_not_the_training(gui, viewer, monkeypatch, caplog, error):
+    def render(*_):
+        raise error
+
+    monkeypatch.setattr(gaussian_renderer, "render", render)
+    viewer.sendall(packed(REQUEST))
+    time.sleep(0.05)
+    serve(gui, None, PipelineParams(), torch.zeros(3), "v")
+    assert f"asked for a view that cannot be rendered ({error})" in caplog.text and dropped(viewer)
 
 
 def test_any_bytes_on_the_wire_leave_the_server_alive(gui):
