@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
-# make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference; FUZZ_ARGS="--seed 7".
+# make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
+# settings, PLY files, checkpoints, viewers and prompts; FUZZ_ARGS="--seed 7", "--seconds 60" (each), "--cases 3".
 # Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
 
 VENV ?= .venv
@@ -69,6 +70,7 @@ bench: setup
 
 fuzz: setup-dev
 	$(BIN)/python tests/submodules/fuzz.py --seconds 600 $(FUZZ_ARGS)
+	$(BIN)/python -m tests.fuzzing --seconds 600 $(FUZZ_ARGS)
 
 # Registers and spills of the installed CUDA kernels, as the compiler reported them; fails if one spills.
 cuda-report: setup

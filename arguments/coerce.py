@@ -12,6 +12,7 @@ from typing import Any
 from arguments.declare import KeySpec
 from utils.device import DEVICE_NAME
 
+MAX_LINE = 1000
 TRUE_WORDS, FALSE_WORDS, NONE_WORDS = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {"none", "null", "~"}
 
 
@@ -23,10 +24,17 @@ def show(value: object) -> str:
     """A short repr of any value, safe for huge, deep and self-containing ones."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
+    short.maxlevel = 2
     try:
         return short.repr(value)
     except Exception:  # a number with too many digits to print, or a tag's object that cannot be shown
         return f"<{type(value).__name__}>"
+
+
+def one_line(text: str) -> str:
+    """The text without what a terminal would not print as it stands; the middle of a very long one is left out."""
+    printed = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return printed if len(printed) <= MAX_LINE else f"{printed[: MAX_LINE // 2]} ... {printed[-MAX_LINE // 2 :]}"
 
 
 def is_pair(kind: Any) -> bool:

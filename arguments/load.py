@@ -12,7 +12,7 @@ import yaml
 
 from arguments import COGRAD_PRESETS, GROUPS, CoGradParams, Config
 from arguments.checks import contradictions, named_devices
-from arguments.coerce import Unexpected, coerce, show
+from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
 from arguments.yaml_file import read_layers
@@ -26,9 +26,9 @@ class ConfigError(ValueError):
     """Settings with which no run can start. `problems` holds one sentence for each; the message holds all."""
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
+        self.problems = [one_line(problem) for problem in problems]
         plural = "" if len(problems) == 1 else "s"
-        super().__init__(f"{len(problems)} problem{plural} in the settings:\n" + "\n".join(f"  {p}" for p in problems))
+        super().__init__("\n  ".join([f"{len(problems)} problem{plural} in the settings:", *self.problems]))
 
 
 class ConfigWarning(UserWarning):

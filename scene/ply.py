@@ -55,7 +55,8 @@ def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) ->
     try:
         vertices = np.array(PlyData.read(str(path))["vertex"].data)  # copied out of the mapped file
     except (PlyParseError, ValueError, KeyError, EOFError, OverflowError, MemoryError) as error:
-        raise PlyError(f"{path} cannot be read as PLY ({error}): damaged; copy or write it again") from error
+        reason = textwrap.shorten(str(error), 200)
+        raise PlyError(f"{path} cannot be read as PLY ({reason}): damaged; copy or write it again") from error
     for name in required:
         bad = int(np.count_nonzero(~np.isfinite(vertices[name])))
         if bad:

@@ -35,9 +35,13 @@ def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if metadata.get("schema") != SCHEMA:
             raise ValueError(f"schema {metadata.get('schema')!r}")
-        return _attach(json.loads(metadata["tree"]), tensors)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of this program ({error}); use an earlier one") from error
+        tree = _attach(json.loads(metadata["tree"]), tensors)
+        if not isinstance(tree, dict):
+            raise ValueError("it holds something else")
+        return tree
+    except (SafetensorError, ValueError, KeyError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not a whole checkpoint of this program ({reason}); use an earlier one") from error
 
 
 def tree_to_bytes(tree: Any) -> bytes:
@@ -65,6 +69,8 @@ def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _attach(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, dict) and MARK in node:
+        return tensors[str(node[MARK])]
     if isinstance(node, dict):
-        return tensors[node[MARK]] if MARK in node else {key: _attach(value, tensors) for key, value in node.items()}
+        return {key: _attach(value, tensors) for key, value in node.items()}
     return [_attach(value, tensors) for value in node] if isinstance(node, list) else node

@@ -11,9 +11,11 @@ before the part, prompts may have one.
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
 from dataclasses import dataclass
 
+from arguments.coerce import show
 from guidance.toy.objects import CLASSES, PARTS
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -171,7 +173,7 @@ def parse_prompt(text: str) -> Spec:
     words = [SYNONYMS.get(word, word) for word in re.findall(r"[a-z0-9]+", text.lower())]
     named = [(at, word) for at, word in enumerate(words) if word in CLASSES]
     if not named:
-        raise UnknownPrompt(f"The prompt {text!r} names no object of the toy world. {known_words()}")
+        raise UnknownPrompt(f"The prompt {show(text)} names no object of the toy world. {known_words()}")
     at, class_name = named[0]
     before = [word for word in words[:at] if word in COLOURS]
     after = [word for word in words[at + 1 :] if word in COLOURS]
@@ -185,8 +187,9 @@ def _warn_about_strangers(text: str, words: list[str], class_name: str) -> None:
     known = _IGNORED | set(COLOURS) | {class_name, PARTS[class_name]}
     strangers = [word for word in words if word not in known]
     if strangers:
+        ignored = textwrap.shorten(", ".join(map(repr, strangers)), 300)
         warnings.warn(
-            f"The toy world ignores {', '.join(map(repr, strangers))} in the prompt {text!r}. {known_words()}"
+            f"The toy world ignores {ignored} in the prompt {show(text)}. {known_words()}"
             f" The second colour of a {class_name} is that of its {PARTS[class_name]}.",
             stacklevel=3,
         )
