@@ -45,7 +45,7 @@ $(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
 	touch $@
 
 demo: setup
-	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart $(DEMO_ARGS)
+	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart --overwrite $(DEMO_ARGS)
 	@echo "Look at the turntable: $$(ls -t output/quickstart/videos/*/video_rgb_*.mp4 | head -n 1)"
 
 # The demo's shape in a few steps: every output file must be there in the end.

@@ -14,9 +14,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 from arguments import Config
-from arguments.load import ConfigError, load_config, to_yaml
-from arguments.run_folder import prepare_run_folder
-from cograd.state import TrainState
+from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
+from arguments.load import load_config, to_yaml
+from arguments.run_folder import RunFolder
+from cograd.faults import TrainingStopped
+from cograd.recovery import Recovery
+from cograd.state import TrainState, read_start
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
 from gaussian_renderer.network_gui import NetworkGui, serve
 from gaussian_renderer.outputs import RunOutputs, plain_background
@@ -25,110 +28,122 @@ from guidance.panel import guidance_panel
 from guidance.prompts import PromptBook
 from utils.device import resolve_device
 from utils.run_log import RunLog
-
-MAX_FAULTS_IN_A_ROW = 20
-
-
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
+from utils.stop_signals import StopSignals
 
 
 class Trainer:
     """One run: its config, prior, state, and what it writes."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.folder = config, config.output_dir
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
         device = resolve_device(config.device)
         # Cheap things that can be wrong come before the weights of a diffusion model.
-        prepare_run_folder(self.folder, config, device)
+        found = folder.begin(device) or read_start(config.start_checkpoint, device)
         self.state = TrainState.start(config, device)
         self.prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
         self.prompts = PromptBook(self.prior, config.guidance)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
-        if config.start_checkpoint:
-            self.state.load_checkpoint(Path(config.start_checkpoint))
-        self.outputs = RunOutputs(self.folder, self.state.scene, self.state.gaussians, config)
-        self.log = RunLog(self.folder, config.optimization.iterations, self.state.iteration, config.quiet)
-        self.faults_in_a_row = 0
+        self.outputs = RunOutputs(folder.path, self.state.scene, self.state.gaussians, config)
+        self.log = RunLog(folder.path, config.optimization.iterations, config.quiet)
+        self.recovery = Recovery(folder.path, self.state, self.log, self.outputs.process_video, config)
+        if found is not None:
+            self.recovery.go_on(*found)
         self.gui = NetworkGui(config.ip, config.port) if config.gui else None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last iteration is done."""
+        return self.state.iteration >= self.config.optimization.iterations
+
     def train(self) -> Path | None:
-        """Runs every iteration; returns the path of the last turntable video, None when videos are off."""
+        """Runs up to the last iteration or a signal; returns the path of the last turntable video, None without one.
+
+        Raises TrainingStopped when it cannot go on, and when something is missing in the end.
+        """
         video = None
-        try:
-            if self.gui is not None:
-                self.log.note(f"remote viewer: listening on {self.config.ip}:{self.gui.listen()}")
-            while self.state.iteration < self.config.optimization.iterations:
-                report = accumulate_gradients(self.state, self.prior, self.prompts, self.config)
-                video = self._write_outputs(report) or video
-                apply_update(self.state, report, self.config)
-                self.log.step(report.record(len(self.state.gaussians.get_xyz)))
-                self._heed(report)
-                if report.iteration in self.config.checkpoint_iterations:
-                    self.state.save_checkpoint(self.folder)
-                self._serve_viewer()
-        finally:
-            if self.gui is not None:
-                self.gui.close()
-            self.outputs.close()
-            self.log.close()
+        with StopSignals() as self.signals, torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
+            try:
+                if self.gui is not None:
+                    self.log.note(f"remote viewer: listening on {self.config.ip}:{self.gui.listen()}")
+                while not self.is_finished and not self.signals():
+                    report = accumulate_gradients(self.state, self.prior, self.prompts, self.config)
+                    video = self._write_outputs(report) or video
+                    apply_update(self.state, report, self.config)
+                    self.recovery.after_step(report)
+                    self._serve_viewer()
+                if self.is_finished:
+                    self.recovery.writes("run.json", self.folder.finished)
+                elif not self.recovery.save():
+                    raise TrainingStopped(f"{self.signals.received} ended the run, whose checkpoint cannot be written")
+            except TrainingStopped:
+                self.recovery.save_last_scene()
+                raise
+            finally:
+                self._close()
+        if missing := self.recovery.writes.missing():
+            raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
         return video
 
     def _write_outputs(self, report: StepReport) -> Path | None:
         """As upstream: reports show, and saves hold, the scene before this iteration's update."""
-        config, iteration, video = self.config, report.iteration, None
+
+        def panel() -> torch.Tensor:
+            return guidance_panel(self.prior, report.distillation, *report.image_stacks())
+
         with report.timer("outputs"):
-            self.outputs.process_frame(iteration)
-            if iteration % config.guidance.vis_interval == 0 and report.fault is None:
-                self.outputs.panel(iteration, guidance_panel(self.prior, report.distillation, *report.image_stacks()))
-            if iteration in config.test_iterations:
-                self.outputs.test_views(iteration)
-                if self.state.cograd is not None:
-                    self.outputs.region_maps(iteration, self.state.cograd.maps())
-                video = self.outputs.videos(iteration) if config.save_video else None
-            if iteration in config.save_iterations:
-                self.state.scene.save(iteration)
-        return video
+            maps = None if self.state.cograd is None else self.state.cograd.maps
+            return self.outputs.write_due(report.iteration, self.recovery.writes, None if report.fault else panel, maps)
 
     def _serve_viewer(self) -> None:
         if self.gui is not None:
-            gaussians, finished = self.state.gaussians, self.state.iteration == self.config.optimization.iterations
-            background = plain_background(self.config, gaussians)
-            serve(self.gui, gaussians, self.config.pipeline, background, str(self.folder), finished)
+            look = self.config.pipeline, plain_background(self.config, self.state.gaussians), str(self.folder.path)
+            serve(self.gui, self.state.gaussians, *look, self.is_finished, self.signals)
 
-    def _heed(self, report: StepReport) -> None:
-        """Tells of a skipped step; stops after MAX_FAULTS_IN_A_ROW of them, with the last good scene saved."""
-        self.faults_in_a_row = self.faults_in_a_row + 1 if report.fault else 0
-        if report.fault:
-            self.log.note(f"step {report.iteration} skipped: {report.fault}")
-        if self.faults_in_a_row == MAX_FAULTS_IN_A_ROW:
-            self.state.scene.save(report.iteration)
-            raise TrainingStopped(
-                f"{MAX_FAULTS_IN_A_ROW} steps in a row were not finite, the last one because {report.fault}; the scene "
-                f"before them is saved in {self.folder}. Lower the learning rates "
-                "or the guidance scale, or set fp16: false"
-            )
+    def _close(self) -> None:
+        if self.gui is not None:
+            self.gui.close()
+        self.recovery.writes("process video", self.outputs.process_video.close)
+        self.recovery.writes("log.jsonl", self.log.flush)
+        self.log.close()
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 finished, 1 stopped for a stated reason, 2 refused bad input before any work."""
+    """Exit status: arguments/exit_codes.py says what each means."""
     try:
         config = load_config(argv)
         if config.dry_run:
             print(to_yaml(config), end="")
-            return 0
-        trainer = Trainer(config)
-    except (ConfigError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+            return FINISHED
+        folder = RunFolder(config)
+    except ValueError as error:
+        return _told(error, REFUSED)
+    with folder:
+        try:
+            return _run(config, folder)
+        except KeyboardInterrupt:
+            return _told("interrupted at once", KILLED)
+
+
+def _run(config: Config, folder: RunFolder) -> int:
+    """Trains in a folder that is ours; the exit status."""
     try:
-        with torch.autograd.set_detect_anomaly(config.detect_anomaly):
-            video = trainer.train()
+        trainer = Trainer(config, folder)
+    except ValueError as error:
+        return _told(error, REFUSED)
+    try:
+        video = trainer.train()
     except TrainingStopped as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    print(f"The scene is in {trainer.folder / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
-    return 0
+        return _told(error, STOPPED)
+    if not trainer.is_finished:
+        at = f"{trainer.signals.received} came, stopped after step {trainer.state.iteration}"
+        return _told(f"{at}; --resume {folder.path} goes on", INTERRUPTED)
+    print(f"The scene is in {folder.path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
+    return FINISHED
+
+
+def _told(what: object, status: int) -> int:
+    print(f"train.py: {what}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

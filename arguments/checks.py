@@ -85,5 +85,7 @@ def _folders(config: Config) -> Iterator[Problem]:
     if not workspace.strip() or PurePath(workspace).is_absolute() or ".." in parts or "\0" in workspace or parts == ():
         hint = "the name of a folder below output/; use ModelParams.model_path to write elsewhere"
         yield "ModelParams.workspace", show(workspace), hint
+    if config.resume and config.overwrite:
+        yield "overwrite", "true", "false with --resume, which goes on with what is in the run folder"
     if "\0" in config.model.model_path:
         yield "ModelParams.model_path", show(config.model.model_path), "a path of a folder"

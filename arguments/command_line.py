@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 from arguments import GROUPS, Config
 from arguments.coerce import expectation, is_pair, is_tuple
 from arguments.declare import KeySpec, keys_of
+from arguments.exit_codes import MEANING
 
 DESCRIPTION = "Text to 3D Gaussians. Settings: defaults < YAML file (--opt) < command line."
 EPILOG = (
     "Every key is also --Group.key VALUE or --set Group.key=VALUE. "
-    'Example: python train.py --opt configs/quickstart.yaml --text "a red mug" --iterations 600'
+    'Example: python train.py --opt configs/quickstart.yaml --text "a red mug" --iterations 600. '
+    f"Exit status: {'. '.join(f'{code}: {meaning}' for code, meaning in MEANING.items())}."
 )
 
 

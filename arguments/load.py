@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import warnings
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -84,6 +85,7 @@ class _Collector:
         self.sources: dict[str, str] = {}
         self.rejected: set[str] = set()
         self.problems: list[str] = []
+        self.run_folder: Path | None = None  # of the run that is continued by its name
 
     def read(self, argv: list[str]) -> bool:
         """Takes the YAML file, then the command line. False when a source could not be read at all."""
@@ -92,10 +94,13 @@ class _Collector:
         except CommandLineError as error:
             self.problems.append(f"{COMMAND_LINE}: {error}")
             return False
-        path = next((given for group, name, given in words.settings if (group, name) == ("", "opt")), None)
-        usable = True
-        if path and len(path) == 1:
-            layers, problems = read_layers(path[0])
+        single = {name: values[0] for group, name, values in words.settings if not group and len(values) == 1}
+        path, run, usable = single.get("opt"), single.get("resume"), True
+        if run not in (None, "auto"):
+            path = self._settings_of_run(Path(run), path)
+            usable = path is not None
+        if path:
+            layers, problems = read_layers(path)
             usable = bool(layers)
             self.problems += problems
             for source, tree in layers:
@@ -105,9 +110,23 @@ class _Collector:
         for assignment in words.assignments:
             self._take_assignment(assignment)
         self._refuse_strangers(words.strangers)
+        if self.run_folder is not None:
+            self.values["ModelParams", "model_path"] = str(self.run_folder)
         if {"ip", "port"} & {name for group, name, _ in words.settings if not group}:
             self.values.setdefault(("", "gui"), True)
         return usable
+
+    def _settings_of_run(self, run: Path, opt: str | None) -> str | None:
+        """The config.yaml of a run that is to go on in its folder: a path, or a name below output/."""
+        folder = next((place for place in (run, Path("output") / run) if (place / "config.yaml").is_file()), None)
+        if folder is None:
+            expected = "expected auto, or the folder of a run, which holds config.yaml"
+            self._problem(COMMAND_LINE, "resume", show(str(run)), expected)
+        elif opt is not None:
+            self._problem(COMMAND_LINE, "opt", show(opt), "expected none, the run's config.yaml is read")
+        else:
+            self.run_folder = folder
+        return None if self.run_folder is None else str(self.run_folder / "config.yaml")
 
     def config(self) -> Config:
         """The Config of all values taken; a rejected value leaves the default in place."""

@@ -16,8 +16,9 @@ from guidance.score import NoiseMemory
 from scene import Scene
 from scene.dataset_readers import CameraRanges
 from scene.gaussian_model import GaussianModel
+from scene.upstream_checkpoint import is_upstream, read_upstream
 from utils.random_streams import RandomStreams
-from utils.tree_file import load_tree, save_tree
+from utils.tree_file import load_tree
 
 
 @dataclass
@@ -26,7 +27,7 @@ class TrainState:
 
     Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of
     cameras drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, CoGrad's
-    histories and bank (None: the baseline), the number of the last step and of skipped ones.
+    histories and bank (None: the baseline), the number of the last step, of skipped ones and of rollbacks.
     """
 
     gaussians: GaussianModel
@@ -36,6 +37,7 @@ class TrainState:
     cograd: CoGrad | None = None
     iteration: int = 0
     skipped_steps: int = 0
+    rollbacks: int = 0
 
     @classmethod
     def start(cls, config: Config, device: Any, writes: bool = True) -> TrainState:
@@ -65,6 +67,7 @@ class TrainState:
         return {
             "iteration": self.iteration,
             "skipped_steps": self.skipped_steps,
+            "rollbacks": self.rollbacks,
             "gaussians": self.gaussians.capture(),
             "ranges": dataclasses.asdict(self.scene.ranges),
             "camera_stack": self.scene.camera_stack.state_dict(),
@@ -85,17 +88,30 @@ class TrainState:
         if self.cograd is not None:
             self.cograd.load_state_dict(state["cograd"])
         self.iteration, self.skipped_steps = state["iteration"], state["skipped_steps"]
+        self.rollbacks = state["rollbacks"]
 
-    def save_checkpoint(self, folder: Path) -> Path:
-        """Writes chkpntK.safetensors of iteration K into the run folder, atomically; returns its path."""
-        path = folder / f"chkpnt{self.iteration}.safetensors"
-        save_tree(path, self.state_dict())
-        return path
+    def load_upstream(self, captured: dict[str, Any], iteration: int, config: Config) -> None:
+        """Continues from scene.upstream_checkpoint: Gaussians, optimizer, statistics, and ranges as wide as by then.
 
-    def load_checkpoint(self, path: Path) -> None:
-        """Continues from a file of save_checkpoint; raises ValueError for a missing, damaged or foreign one."""
-        state = load_tree(path, self.gaussians.device)
-        try:
-            self.load_state_dict(state)
-        except KeyError as error:
-            raise ValueError(f"{path} is not a checkpoint of a training run: it has no {error}") from error
+        Random streams and CoGrad's histories start anew, for upstream's files do not hold them.
+        """
+        self.gaussians.restore(captured)
+        for step in range(1, iteration + 1):
+            self.scene.ranges = self.scene.ranges.at_step(step, config.optimization, config.cameras)
+        self.iteration = iteration
+
+    def renew_noise(self) -> None:
+        """After going back to a checkpoint: other noise than the one that led astray."""
+        self.rollbacks += 1
+        self.streams.renew_noise(self.rollbacks)
+        self.memory.load_state_dict({})
+
+
+def read_start(path: str | None, device: torch.device) -> tuple[Path, dict[str, Any]] | None:
+    """A checkpoint to begin with: ours, or {"upstream": (captured, iteration)} of upstream's; None without a path.
+
+    Raises ValueError when it cannot be used.
+    """
+    if path is None:
+        return None
+    return Path(path), {"upstream": read_upstream(Path(path))} if is_upstream(path) else load_tree(Path(path), device)

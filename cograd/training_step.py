@@ -33,7 +33,7 @@ from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
 from utils.device import threads_for
 from utils.distributed import ALONE, Share, World
-from utils.general_utils import all_finite
+from utils.general_utils import all_finite, first_not_finite
 from utils.loss_utils import tv_loss
 from utils.run_log import PhaseTimer
 
@@ -74,6 +74,7 @@ class StepReport:
     t: Tensor = field(init=False)  # [B] on the CPU
     on_screen: list[OnScreen] = field(default_factory=list)
     fault: str | None = None
+    broken_parameter: str | None = None  # after the update; no later step can heal it
     plan: Plan | None = None
     use_control: bool | None = None  # None: the run has no ControlNet
     cograd: dict[str, Any] | None = None
@@ -135,6 +136,10 @@ def accumulate_gradients(
         total: Gradient | None = None
         numbers = _parameter_count(state)
         for v, gradient in enumerate(_view_gradients(report, state, g_images, opt.lambda_scale, world)):
+            with timer("backward"):
+                report.fault = _gradient_fault(gradient, v, report)
+            if report.fault is not None:
+                break
             if state.cograd is not None and plan is not None:
                 with timer("fuse"), threads_for(numbers):
                     if state.cograd.keeps_gradients(state.iteration):
@@ -144,7 +149,7 @@ def accumulate_gradients(
                     gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused
             with timer("backward"), threads_for(numbers):  # what one backward pass over all views would have added up
                 total = gradient if total is None else added(total, gradient)
-        report.fault = _give_gradient(state, total or {})
+        report.fault = report.fault or _give_gradient(state, total or {})
     if report.fault is not None:
         state.optimizer.zero_grad(set_to_none=True)
     return report
@@ -173,6 +178,9 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
         if state.iteration < opt.iterations:
             state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
+        report.broken_parameter = first_not_finite(state.gaussians.parameters_in_order())
+        if report.broken_parameter is not None:
+            report.fault = f"{report.broken_parameter} is not finite after the update"
 
 
 def prepare_schedules(state: TrainState, config: Config) -> None:
@@ -184,10 +192,7 @@ def prepare_schedules(state: TrainState, config: Config) -> None:
     gaussians.update_scaling_learning_rate(iteration)
     if iteration % 500 == 0:
         gaussians.oneupSHdegree()
-    # Upstream's flag says the opposite of what it does: ranges are widened unless `use_progressive`.
-    widening = not opt.use_progressive and iteration >= opt.progressive_view_iter
-    if widening and iteration % opt.scale_up_cameras_iter == 0:
-        state.scene.ranges = state.scene.ranges.widened(opt, config.cameras)
+    state.scene.ranges = state.scene.ranges.at_step(iteration, opt, config.cameras)
 
 
 def _cameras(state: TrainState, plan: Plan | None, config: Config) -> Iterator[RCamera]:
@@ -360,14 +365,19 @@ def _take_gradient(state: TrainState) -> Gradient:
     return gradient
 
 
+def _gradient_fault(gradient: Gradient, v: int, report: StepReport) -> str | None:
+    """Names the first parameter for which view v's gradient is not finite, None when all are."""
+    bad = first_not_finite(gradient)
+    t = int(report.t[v]) if bad else 0
+    return f"the gradient of {bad} is not finite (view {v}, timestep {t})" if bad else None
+
+
 def _give_gradient(state: TrainState, gradient: Gradient) -> str | None:
-    """Hands a gradient to the optimizer; names the first parameter whose gradient is not finite, None when all are."""
-    bad = None
+    """Hands the step's gradient to the optimizer; names the first parameter for which it is not finite."""
     for name, parameter in state.gaussians.parameters_in_order().items():
         parameter.grad = gradient.get(name)
-        if bad is None and parameter.grad is not None and not all_finite(parameter.grad):
-            bad = f"the gradient of {name} is not finite"
-    return bad
+    bad = first_not_finite(gradient)
+    return f"the sum of all views' gradients of {bad} is not finite" if bad else None
 
 
 def _fault(report: StepReport, sound_guidance: Tensor, sound_image: Tensor) -> str | None:

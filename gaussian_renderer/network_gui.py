@@ -23,6 +23,7 @@ import socket
 import struct
 import time
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,10 +260,12 @@ def serve(
     background: torch.Tensor,
     verify: str,
     finished: bool = False,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answers the viewer's pending request, if any; call it once an iteration. background [3]; verify: the text sent.
 
-    Blocks while a viewer that is still talking has paused the training, or, once `finished`, wants to go on looking.
+    Blocks while a viewer that is still talking has paused the training, or, once `finished`, wants to go on looking,
+    but not once the program is asked to stop.
     """
     while True:
         request = gui.poll(background.device)
@@ -273,7 +276,7 @@ def serve(
                 gui.drop(f"asked for a view that cannot be rendered ({error})")
             else:
                 gui.reply(image, verify)
-        if not gui.wants_to_hold(finished):
+        if is_asked_to_stop() or not gui.wants_to_hold(finished):
             return
         if request is None:
             time.sleep(0.005)

@@ -8,7 +8,7 @@ from the global streams; a run with other report intervals is another run there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,10 @@ import torch
 
 from arguments import Config
 from gaussian_renderer import render
+from utils.careful_writes import CarefulWrites
 from utils.heat_map import heat_map, in_rows, text_strip
 from utils.image_utils import colour_map, to_uint8, write_png
-from utils.video import VideoWriter
+from utils.video import SegmentedVideo, VideoWriter
 
 if TYPE_CHECKING:
     from scene import Scene
@@ -63,7 +64,28 @@ class RunOutputs:
             if self._process_frames
             else []
         )
-        self._process = VideoWriter(folder / "process_videos" / "video_rgb.mp4", FPS)
+        self.process_video = SegmentedVideo(folder / "process_videos" / "video_rgb.mp4", FPS)
+
+    def write_due(
+        self,
+        iteration: int,
+        writes: CarefulWrites,
+        panel: Callable[[], torch.Tensor] | None,
+        maps: Callable[[], Mapping[str, torch.Tensor]] | None,
+    ) -> Path | None:
+        """All that is due at this iteration; returns the path of a turntable video. panel, maps: None without them."""
+        config, video = self.config, None
+        writes("process video", self.process_frame, iteration)
+        if iteration % config.guidance.vis_interval == 0 and panel is not None:
+            writes("panel", self.panel, iteration, panel())
+        if iteration in config.test_iterations:
+            writes("test views", self.test_views, iteration)
+            if maps is not None:
+                writes("region maps", self.region_maps, iteration, maps())
+            video = writes("turntable", self.videos, iteration) if config.save_video else None
+        if iteration in config.save_iterations:
+            writes("scene", self.scene.save, iteration)
+        return video
 
     def test_views(self, iteration: int) -> None:
         """test_six_views/K_iteration/render_view_V.png and render_depth_V.png."""
@@ -123,10 +145,7 @@ class RunOutputs:
         done = iteration * self._process_frames // self.config.optimization.iterations
         if done > (iteration - 1) * self._process_frames // self.config.optimization.iterations:
             (rgb, _), *_ = turntable(self.gaussians, [self._process_cameras[done - 1]], self.config)
-            self._process.add(rgb)
-
-    def close(self) -> None:
-        self._process.close()
+            self.process_video.add(rgb)
 
 
 def _line(text: str, row: Sequence[np.ndarray]) -> list[np.ndarray]:

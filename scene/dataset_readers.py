@@ -46,6 +46,14 @@ class CameraRanges:
         p = cam_params
         return cls(p.radius_range, p.theta_range, p.phi_range, p.fovy_range)
 
+    def at_step(self, iteration: int, opt: "OptimizationParams", cam_params: "GenerateCamParams") -> "CameraRanges":
+        """The ranges from this iteration on, given those before it: widened where that is due.
+
+        Upstream's flag says the opposite of what it does: ranges are widened unless `use_progressive`.
+        """
+        widening = not opt.use_progressive and iteration >= opt.progressive_view_iter
+        return self.widened(opt, cam_params) if widening and iteration % opt.scale_up_cameras_iter == 0 else self
+
     def widened(self, optimization_params: "OptimizationParams", cam_params: "GenerateCamParams") -> "CameraRanges":
         """One progressive change: closer, wider lens, larger angles, each held by its max_* range.
 

@@ -274,7 +274,9 @@ class GaussianModel:
             self._parameters[name] = self._group(name)["params"][0] = new
             self.optimizer.state.pop(old, None)
             if captured["optimizer"][name]:
-                self.optimizer.state[new] = dict(captured["optimizer"][name])
+                # AdamW's step count stays on the CPU wherever the parameters are
+                stored_state = captured["optimizer"][name].items()
+                self.optimizer.state[new] = {k: x.cpu() if k == "step" else x.to(self.device) for k, x in stored_state}
         for name in STATISTICS:
             setattr(self, name, captured["statistics"][name].to(self.device))
         self.active_sh_degree = captured["active_sh_degree"]

@@ -20,7 +20,7 @@ LAYER = {
     "tools": 6,
 }
 # The method files of cograd are a library of their own: no renderer, no diffusion model.
-TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py", "cograd/team.py"}
+TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py", "cograd/recovery.py", "cograd/team.py"}
 
 
 def _imported_modules(path: Path) -> set[str]:

@@ -4,8 +4,8 @@
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -55,6 +55,14 @@ def all_finite(x: torch.Tensor) -> bool:
     return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
 
 
+def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the first tensor with a NaN or an infinity, None without one; reads one number when all is well."""
+    sums = [x.detach().sum() for x in tensors.values() if x.numel()]
+    if not sums or math.isfinite(float(torch.stack(sums).sum())):
+        return None
+    return next((name for name, x in tensors.items() if not all_finite(x)), None)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.
@@ -74,6 +82,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs are meant to be handed on
         os.replace(temporary, target)
+        _flush_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename survive a loss of power; a file system that cannot do that is left alone."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

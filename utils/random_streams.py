@@ -25,6 +25,7 @@ class RandomStreams:
         self.python = random.Random(seed)
         self.numpy = np.random.RandomState(seed)
         self.torch = torch.Generator(self.device).manual_seed(seed)
+        self.noise_seed = noise_seed
         self.noise = torch.Generator(self.device).manual_seed(noise_seed)
 
     def rand(self, *shape: int) -> torch.Tensor:
@@ -34,6 +35,10 @@ class RandomStreams:
     def randn(self, *shape: int) -> torch.Tensor:
         """Standard normal float32 tensor from the torch stream."""
         return torch.randn(shape, generator=self.torch, device=self.device)
+
+    def renew_noise(self, times: int) -> None:
+        """Begin a noise stream that no run has seen before its `times`-th renewal."""
+        self.noise.manual_seed((self.noise_seed + 1_000_003 * times) % 2**63)
 
     def state_dict(self) -> State:
         """Everything that decides the next draws, as plain lists, ints, strings and tensors."""

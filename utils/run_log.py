@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import FileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 
@@ -39,39 +43,140 @@ BOARD_INTERVAL = 10  # iterations; a scalar is seen as a curve
 class RunLog:
     """Progress bar, `log.jsonl`, and at times TensorBoard scalars (of a list, its mean) of one run folder.
 
-    Remembers: the exponential moving average of the loss that the bar shows.
+    Remembers: the exponential moving average of the loss that the bar shows, and the position in log.jsonl, by which a
+    continued run cuts off what was logged after its checkpoint.
     """
 
-    def __init__(self, folder: Path, iterations: int, first_iteration: int = 0, quiet: bool = False) -> None:
-        self._jsonl = (folder / "log.jsonl").open("a" if first_iteration else "w", buffering=1)
-        self._board = FileWriter(str(folder))
-        self._bar = tqdm(total=iterations, initial=first_iteration, desc="Training", disable=quiet, smoothing=0.05)
+    def __init__(self, folder: Path, iterations: int, quiet: bool = False) -> None:
+        self._lines = LineFile(folder / "log.jsonl")
+        self._board = EventFile(folder)
+        self._bar = tqdm(total=iterations, desc="Training", disable=quiet, smoothing=0.05)
         self._ema_loss: float | None = None
+        self._iteration = 0
 
     def step(self, record: dict[str, Any]) -> None:
-        """Logs one step: numbers, lists and mappings by name, among them `iteration`, `loss` and `points`."""
-        self._jsonl.write(json.dumps(record) + "\n")
-        if record["iteration"] % BOARD_INTERVAL == 0 or record["iteration"] == self._bar.total:
-            self._to_board(record)
+        """Logs one step: numbers, lists and mappings by name, among them `iteration`, `loss` and `points`.
+
+        Raises OSError when it cannot be written; the line is kept and goes out with a later one.
+        """
+        self._iteration = record["iteration"]
         if record["loss"] is not None:
             old = record["loss"] if self._ema_loss is None else self._ema_loss
             self._ema_loss = 0.6 * old + 0.4 * record["loss"]
         self._bar.update()
         if self._ema_loss is not None:
             self._bar.set_postfix_str(f"loss={self._ema_loss:.4g}, points={record['points']}", refresh=False)
+        self._lines.add(json.dumps(record) + "\n")
+        if record["iteration"] % BOARD_INTERVAL == 0 or record["iteration"] == self._bar.total:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in _scalars(record)]
+            self._board.add(Event(step=record["iteration"], summary=Summary(value=values)))  # one event a step
 
-    def _to_board(self, record: dict[str, Any]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in _scalars(record)]
-        self._board.add_summary(Summary(value=values), record["iteration"])  # one event a step: a fifth of the time
+    def flush(self) -> None:
+        """Every line is on disk once this returns. Raises OSError."""
+        self._lines.synced()
 
     def note(self, message: str) -> None:
         """Prints a line without tearing the progress bar."""
         self._bar.write(message)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the log stands. log.jsonl is on disk up to there once this returns. Raises OSError."""
+        return {"iteration": self._iteration, "bytes": self._lines.synced(), "ema_loss": self._ema_loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back or on to where `state_dict` was taken: later lines are cut off, later scalars are hidden."""
+        self._lines.cut(state["bytes"])
+        self._iteration, self._ema_loss = state["iteration"], state["ema_loss"]
+        self._bar.n = self._bar.last_print_n = self._iteration
+        self._bar.refresh()
+        self._board.add(Event(step=self._iteration + 1, session_log=SessionLog(status=SessionLog.START)))
+
     def close(self) -> None:
+        """May be called twice."""
         self._bar.close()
         self._board.close()
-        self._jsonl.close()
+        self._lines.close()
+
+
+class LineFile:
+    """A file that lines are added to. A line that cannot be written is kept, and goes out before the next one.
+
+    When the file is gone, with its folder perhaps, it is begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._waiting = path, b""
+        self._file = path.open("ab", buffering=0)
+
+    def add(self, line: str) -> None:
+        """Raises OSError, with no half line left behind where that can be helped."""
+        self._waiting += line.encode("utf-8")
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file.close()
+            self._file = self.path.open("ab", buffering=0)
+            raise FileNotFoundError(errno.ENOENT, "it was gone and is begun anew", str(self.path))
+        before = os.fstat(self._file.fileno()).st_size
+        written = 0
+        try:
+            written = self._file.write(self._waiting) or 0
+            if written < len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError:
+            if written:
+                self._file.truncate(before)
+            raise
+        self._waiting = b""
+
+    def synced(self) -> int:
+        """Bytes of the file, all of them on disk. Raises OSError when lines wait to be written."""
+        if self._waiting:
+            self.add("")
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Forgets what was added after the file had `size` bytes; a shorter file, of another folder, is left alone."""
+        self._waiting = b""
+        if os.fstat(self._file.fileno()).st_size > size:
+            self._file.truncate(size)
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._file.close()
+
+
+class EventFile:
+    """A TensorBoard file of one process, begun with its first event; begun anew after a failure."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+
+    def add(self, event: Event) -> None:
+        """Raises OSError."""
+        event.wall_time = time.time()
+        try:
+            if self._file is None:
+                self._file = self._begin(event.wall_time)
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def _begin(self, now: float) -> IO[bytes]:
+        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{time.perf_counter_ns()}"
+        file = (self._folder / name).open("xb")
+        RecordWriter(file).write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        return file
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._file is not None:
+            with suppress(OSError):  # its last bytes did not fit
+                self._file.close()
+            self._file = None
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

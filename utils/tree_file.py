@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One nested dictionary of tensors and plain values in one safetensors file: JSON for the shape of it, no pickle."""
+"""One nested dictionary of tensors and plain values in one safetensors file: JSON for the shape of it, no pickle.
+
+The file's metadata holds the schema version, the JSON and a checksum over both it and the tensors' bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,29 +17,38 @@ from safetensors.torch import load, save, save_file
 
 from utils.general_utils import atomic_path
 
-SCHEMA = "1"
+SCHEMA = "2"
 MARK = "$tensor"
 
 
 def save_tree(path: Path, tree: dict[str, Any]) -> None:
-    """Writes dicts (string keys), lists, tuples (as lists), numbers, strings, None and tensors; atomically."""
+    """Writes dicts (string keys), lists, tuples (as lists), numbers, strings, None and tensors; atomically.
+
+    Raises OSError when the file cannot be written; what was at `path` before is then still there.
+    """
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_detach(tree, "", tensors))
+    metadata = {"schema": SCHEMA, "tree": text, "checksum": _checksum(text, tensors)}
     with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"schema": SCHEMA, "tree": text})
+        try:
+            save_file(tensors, str(temporary), metadata=metadata)
+        except SafetensorError as error:  # a full disk, told by the library in its own words
+            raise OSError(str(error)) from error
 
 
 def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Reads what save_tree wrote; ValueError for a file that is missing, damaged or of another kind."""
+    """Reads what save_tree wrote; ValueError for a file that is missing, damaged, of another kind or version."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; expected a checkpoint file such as chkpnt1000.safetensors")
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if metadata.get("schema") != SCHEMA:
-            raise ValueError(f"schema {metadata.get('schema')!r}")
-        tree = _attach(json.loads(metadata["tree"]), tensors)
+            raise ValueError(f"its schema is {metadata.get('schema')!r}, this program reads {SCHEMA!r}")
+        if metadata.get("checksum") != _checksum(metadata["tree"], tensors):
+            raise ValueError("its checksum does not fit")
+        tree = _attach(json.loads(metadata["tree"]), {name: x.to(device) for name, x in tensors.items()})
         if not isinstance(tree, dict):
             raise ValueError("it holds something else")
         return tree
@@ -55,6 +68,15 @@ def tree_from_bytes(data: bytes) -> Any:
     """The tree of tree_to_bytes, on the CPU."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return _attach(json.loads(header["__metadata__"]["tree"]), load(data))
+
+
+def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """BLAKE2b over the JSON, then each tensor's name and bytes, in the order of the names."""
+    total = hashlib.blake2b(text.encode("utf-8"), digest_size=16)
+    for name, x in sorted(tensors.items()):
+        total.update(name.encode("utf-8"))
+        total.update(x.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

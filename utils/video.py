@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""H.264 video files that a browser plays, written frame by frame through the ffmpeg that imageio-ffmpeg bundles.
+"""H.264 video files that a browser plays, through the ffmpeg that imageio-ffmpeg bundles.
 
 Frames are uint8 [H, W, 3] RGB. OpenCV's own writer is not used: its wheel cannot encode H.264.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
+import torch
+
+from utils.general_utils import atomic_path
+
+QUALITY = ["-crf", "18", "-preset", "veryfast"]
 
 
 class VideoWriter:
-    """Writes frames to `path` as they come; the size is fixed by the first frame.
+    """Writes frames as they come; the size is fixed by the first. The file is at `path` once the `with` block ends.
 
-    The file is a fragmented MP4: what was written before a crash stays playable.
+    After an exception in the block nothing is there, or what was there before. Raises OSError.
     """
 
     def __init__(self, path: Path, fps: int = 30) -> None:
         self.path, self.fps, self.frames = Path(path), fps, 0
+        self._file = atomic_path(self.path)
+        self._temporary: Path | None = None
         self._pipe: Generator[None, Any, None] | None = None
 
     def add(self, frame: np.ndarray) -> None:
@@ -33,31 +43,90 @@ class VideoWriter:
         self.frames += 1
 
     def _open(self, width_px: int, height_px: int) -> Generator[None, Any, None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        options = ["-crf", "18", "-preset", "veryfast", "-movflags", "frag_keyframe+empty_moov"]
+        self._temporary = self._file.__enter__()
         pipe = imageio_ffmpeg.write_frames(
-            str(self.path),
+            str(self._temporary),
             (width_px, height_px),
             fps=self.fps,
             codec="libx264",
             quality=None,
             macro_block_size=1,
-            output_params=options,
+            output_params=[*QUALITY, "-movflags", "+faststart", "-f", "mp4"],
         )
         pipe.send(None)
         return pipe
 
-    def close(self) -> None:
-        """Finishes the file; closing twice, or without a single frame, is allowed."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pipe is None or self._temporary is None:
+            return
+        self._pipe.close()
+        self._pipe = None
+        if kind is None and not self._temporary.stat().st_size:
+            error = OSError(f"{self.path}: the encoder wrote nothing")
+            self._file.__exit__(OSError, error, None)
+            raise error
+        self._file.__exit__(kind, error, trace)
+
+
+class SegmentedVideo:
+    """A video that grows over a run and is the same file whether the run was interrupted or not.
+
+    Remembers the finished segments as H.264 bytes, SEGMENT frames each and encoded on their own, by one thread so that
+    no machine's core count shows, and the frames of the segment that is not full yet, [F, H, W, 3]. The file at `path`
+    is replaced as a whole when a segment is full and on `close`.
+    """
+
+    SEGMENT = 30
+
+    def __init__(self, path: Path, fps: int = 30) -> None:
+        self.path, self.fps = Path(path), fps
+        self._stream, self._frames = b"", list[np.ndarray]()
+        self.frames = 0
+
+    def add(self, frame: np.ndarray) -> None:
+        """Appends one frame, uint8 [H, W, 3]. Raises OSError when the file cannot be written; the frame is kept."""
+        self._frames.append(_even_sized(frame))
+        self.frames += 1
+        if len(self._frames) >= self.SEGMENT:
+            self._stream, self._frames = self._stream + self._encoded(), []
+            self._write(self._stream)
+
+    def close(self) -> None:
+        """Writes the file with every frame added so far; without one there is no file. More may be added."""
+        if self.frames:
+            self._write(self._stream + self._encoded())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All frames so far, encoded or not."""
+        pending = torch.from_numpy(np.stack(self._frames)) if self._frames else None
+        stream = torch.frombuffer(bytearray(self._stream), dtype=torch.uint8) if self._stream else None
+        return {"frames": self.frames, "stream": stream, "pending": pending}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken."""
+        stream, pending = state["stream"], state["pending"]
+        self._stream = b"" if stream is None else stream.cpu().numpy().tobytes()
+        self._frames = [] if pending is None else list(pending.cpu().numpy())
+        self.frames = state["frames"]
+
+    def _encoded(self) -> bytes:
+        """The pending frames as a closed piece of H.264; no B frames, so that pieces can be put one behind another."""
+        if not self._frames:
+            return b""
+        height, width = self._frames[0].shape[:2]
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
+        codec = ["-c:v", "libx264", "-threads", "1", "-bf", "0", *QUALITY, "-pix_fmt", "yuv420p", "-f", "h264", "-"]
+        return _ffmpeg([*source, *codec], b"".join(frame.tobytes() for frame in self._frames))
+
+    def _write(self, stream: bytes) -> None:
+        source = ["-f", "h264", "-framerate", str(self.fps), "-i", "-"]
+        with atomic_path(self.path) as temporary:
+            _ffmpeg([*source, "-c", "copy", "-movflags", "+faststart", "-f", "mp4", "-y", str(temporary)], stream)
 
 
 def read_video(path: Path) -> np.ndarray:
@@ -65,6 +134,16 @@ def read_video(path: Path) -> np.ndarray:
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+def _ffmpeg(words: list[str], given: bytes) -> bytes:
+    """Runs ffmpeg on bytes, out of reach of the terminal's Ctrl-C; OSError with its last line when it fails."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words]
+    done = subprocess.run(command, input=given, capture_output=True, check=False, start_new_session=True)
+    if done.returncode != 0:
+        told = done.stderr.decode("utf-8", "replace").strip().splitlines() or [os.strerror(5)]
+        raise OSError(f"ffmpeg: {told[-1][:200]}")
+    return done.stdout
 
 
 def _even_sized(frame: np.ndarray) -> np.ndarray:

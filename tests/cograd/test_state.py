@@ -10,6 +10,7 @@ from cograd.state import TrainState
 from cograd.training_step import accumulate_gradients, apply_update
 from guidance.prompts import PromptBook
 from tests.trees import equal
+from utils.tree_file import load_tree, save_tree
 
 
 def _config(folder: Path):
@@ -33,9 +34,9 @@ def _run(state: TrainState, prior, config, until: int) -> TrainState:
 def test_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut) -> None:
     whole = _run(TrainState.start(_config(tmp_path / "whole"), "cpu"), prior, _config(tmp_path / "whole"), 14)
     config = _config(tmp_path / "cut")
-    path = _run(TrainState.start(config, "cpu"), prior, config, cut).save_checkpoint(tmp_path)
+    save_tree(tmp_path / "state", _run(TrainState.start(config, "cpu"), prior, config, cut).state_dict())
     resumed = TrainState.start(config, "cpu")
-    resumed.load_checkpoint(path)
+    resumed.load_state_dict(load_tree(tmp_path / "state"))
     _run(resumed, prior, config, 14)
     assert len(whole.gaussians.get_xyz) > 60  # densification was in play
     assert equal(whole.state_dict(), resumed.state_dict())
@@ -49,9 +50,9 @@ def test_two_runs_from_one_seed_are_identical(tmp_path, prior) -> None:
 
 def test_checkpoint_of_another_sh_degree_is_refused(tmp_path, prior) -> None:
     config = _config(tmp_path)
-    path = TrainState.start(config, "cpu").save_checkpoint(tmp_path)
+    state = TrainState.start(config, "cpu").state_dict()
     other = TrainState.start(
         load_config(["--text", "x", "--sh_degree", "0", "--init_num_pts", "60", "--model_path", str(tmp_path)]), "cpu"
     )
     with pytest.raises(ValueError, match=r"keep ModelParams\.sh_degree"):
-        other.load_checkpoint(path)
+        other.load_state_dict(state)

@@ -14,6 +14,7 @@ from cograd.state import TrainState
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
 from guidance.prompts import PromptBook
 from tests.trees import equal
+from utils.tree_file import load_tree, save_tree
 
 STEPS = 14
 SMALL = {
@@ -142,9 +143,9 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) ->
     config = _config(tmp_path / "cut", **changes)
     broken = _start(config, prior)
     _run(broken, prior, config, cut)
-    path = broken.save_checkpoint(tmp_path)
+    save_tree(tmp_path / "state", broken.state_dict())
     resumed = _start(config, prior)
-    resumed.load_checkpoint(path)
+    resumed.load_state_dict(load_tree(tmp_path / "state"))
     assert equal(broken.state_dict()["cograd"], resumed.state_dict()["cograd"])
     _run(resumed, prior, config, STEPS)
     assert len(whole.gaussians.get_xyz) > 60  # densification was in play
@@ -153,9 +154,9 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) ->
 
 def test_a_checkpoint_of_the_baseline_is_refused(tmp_path, prior) -> None:
     plain = _config(tmp_path, **{"CoGradParams.enabled": False})
-    path = _start(plain, prior).save_checkpoint(tmp_path)
+    state = _start(plain, prior).state_dict()
     with pytest.raises(ValueError, match=r"another CoGradParams\.enabled"):
-        _start(_config(tmp_path), prior).load_checkpoint(path)
+        _start(_config(tmp_path), prior).load_state_dict(state)
 
 
 # --- switches ---------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_the_process_video_goes_once_round_however_long_the_run(monkeypatch) -> 
     outputs, seen = RunOutputs.__new__(RunOutputs), []
     outputs.config = load_config(["--text", "x", "--iterations", "20", "--pro_frames_num", "7"])
     outputs.gaussians, outputs._process_frames, outputs._process_cameras = None, 7, list("abcdefg")
-    outputs._process = SimpleNamespace(add=lambda frame: seen[-1].append(frame))
+    outputs.process_video = SimpleNamespace(add=lambda frame: seen[-1].append(frame))
     monkeypatch.setattr(gaussian_renderer.outputs, "turntable", lambda gaussians, cameras, config: [(cameras[0], None)])
     for iteration in range(1, 21):
         seen.append([])

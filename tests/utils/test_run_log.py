@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,12 +31,71 @@ def test_mappings_by_view_are_averaged(tmp_path) -> None:
     assert board.Scalars("cograd/fusion/cosines")[0].value == pytest.approx(0.3)
 
 
-def test_a_new_run_begins_a_new_log_and_a_resumed_one_goes_on(tmp_path) -> None:
-    for first in (0, 0, 1):
-        log = RunLog(tmp_path, iterations=2, first_iteration=first, quiet=True)
-        log.step({"iteration": first + 1, "loss": 0.5, "points": 7})
-        log.close()
-    assert [json.loads(line)["iteration"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_continued_log_forgets_what_came_after_its_checkpoint(tmp_path) -> None:
+    """20 steps, a checkpoint after 12, and another end from there on; the curve of the first end is hidden."""
+    log = RunLog(tmp_path, iterations=20, quiet=True)
+    for iteration in range(1, 21):
+        log.step({"iteration": iteration, "loss": 1.0 * iteration, "points": 7})
+        if iteration == 12:
+            state = log.state_dict()
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"iteration": 21, "lo')  # the process was killed while it wrote
+    log = RunLog(tmp_path, iterations=20, quiet=True)
+    log.load_state_dict(state)
+    for iteration in range(13, 21):
+        log.step({"iteration": iteration, "loss": -1.0 * iteration, "points": 7})
+    log.close()
+    assert [line["loss"] for line in _lines(tmp_path)] == [1.0 * k for k in range(1, 13)] + [-1.0 * k for k in range(13, 21)]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(10, 10.0), (20, -20.0)]
+
+
+def test_the_log_of_another_folder_is_not_missed(tmp_path) -> None:
+    log = RunLog(tmp_path, iterations=20, quiet=True)
+    log.load_state_dict({"iteration": 12, "bytes": 4321, "ema_loss": 2.0})
+    log.step({"iteration": 13, "loss": 0.5, "points": 7})
+    log.close()
+    assert [line["iteration"] for line in _lines(tmp_path)] == [13]
+
+
+def test_lines_that_cannot_be_written_go_out_later(tmp_path, monkeypatch) -> None:
+    """Of a full disk that takes three bytes of a line none is left behind."""
+    log = RunLog(tmp_path, iterations=9, quiet=True)
+    file = log._lines._file
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, line):
+            return file.write(line[:3])
+
+    log.step({"iteration": 1, "loss": 0.5, "points": 7})
+    log._lines._file = Full()
+    with pytest.raises(OSError, match="No space left"):
+        log.step({"iteration": 2, "loss": 0.5, "points": 7})
+    assert [line["iteration"] for line in _lines(tmp_path)] == [1]
+    log._lines._file = file
+    log.step({"iteration": 3, "loss": 0.5, "points": 7})
+    log.close()
+    assert [line["iteration"] for line in _lines(tmp_path)] == [1, 2, 3]
+
+
+def test_a_log_whose_folder_vanished_is_begun_anew(tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    log = RunLog(tmp_path / "run", iterations=9, quiet=True)
+    log.step({"iteration": 1, "loss": 0.5, "points": 7})
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(OSError, match="it was gone and is begun anew"):
+        log.step({"iteration": 2, "loss": 0.5, "points": 7})
+    log.step({"iteration": 3, "loss": 0.5, "points": 7})
+    log.close()
+    assert [line["iteration"] for line in _lines(tmp_path / "run")] == [2, 3]
 
 
 def test_a_step_without_loss_is_logged_too(tmp_path) -> None:

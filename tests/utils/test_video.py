@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
+import pytest
 
-from utils.video import VideoWriter, read_video
+from utils.tree_file import load_tree, save_tree
+from utils.video import SegmentedVideo, VideoWriter, read_video
 
 
 def test_frames_come_back_in_order_and_h264(tmp_path) -> None:
@@ -15,19 +17,67 @@ def test_frames_come_back_in_order_and_h264(tmp_path) -> None:
     assert b"avc1" in path.read_bytes()
 
 
-def test_video_cut_before_close_is_readable(tmp_path) -> None:
-    path = tmp_path / "cut.mp4"
-    video = VideoWriter(path)
-    for _ in range(600):
-        video.add(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    video.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * 3 // 4])
-    assert 0 < len(read_video(path)) < 600
+def test_an_unfinished_file_never_stands_in_for_a_whole_one(tmp_path) -> None:
+    path = tmp_path / "v.mp4"
+    with VideoWriter(path) as video:
+        video.add(np.zeros((16, 16, 3), np.uint8))
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), VideoWriter(path) as video:
+        video.add(np.zeros((16, 16, 3), np.uint8))
+        assert path.read_bytes() == before
+        raise RuntimeError
+    assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["v.mp4"]
 
 
-def test_closing_without_frames_writes_nothing(tmp_path) -> None:
-    video = VideoWriter(tmp_path / "none.mp4")
+def test_no_frames_no_file(tmp_path) -> None:
+    with VideoWriter(tmp_path / "none.mp4"):
+        pass
+    SegmentedVideo(tmp_path / "none.mp4").close()
+    assert not list(tmp_path.iterdir())
+
+
+def _frames(count: int) -> list[np.ndarray]:
+    """Moving stripes with odd sides."""
+    ramp = np.add.outer(np.arange(33), np.arange(47))
+    return [np.repeat(((ramp * 3 + 5 * k) % 256)[..., None], 3, axis=2).astype(np.uint8) for k in range(count)]
+
+
+@pytest.mark.parametrize("cut", [1, 29, 30, 31, 65])
+def test_a_continued_video_is_the_same_file(tmp_path, cut) -> None:
+    """Segments are 30 frames long: cuts within one, at its end, and after the last frame."""
+    frames, whole, first = _frames(65), SegmentedVideo(tmp_path / "whole.mp4"), SegmentedVideo(tmp_path / "cut.mp4")
+    for frame in frames:
+        whole.add(frame)
+    for frame in frames[:cut]:
+        first.add(frame)
+    save_tree(tmp_path / "state", first.state_dict())
+    first.add(frames[0])  # after the checkpoint, before the crash
+    first.close()
+    second = SegmentedVideo(tmp_path / "cut.mp4")
+    second.load_state_dict(load_tree(tmp_path / "state"))
+    for frame in frames[cut:]:
+        second.add(frame)
+    whole.close(), second.close()
+    assert (tmp_path / "cut.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    shown = read_video(tmp_path / "whole.mp4")
+    assert len(shown) == 65 == whole.frames == second.frames
+    assert max(np.abs(shown[k][:33, :47].astype(int) - frames[k]).mean() for k in range(65)) < 6
+
+
+def test_a_growing_video_can_be_watched_a_segment_behind(tmp_path) -> None:
+    video = SegmentedVideo(tmp_path / "v.mp4")
+    for frame in _frames(40):
+        video.add(frame)
+    assert len(read_video(tmp_path / "v.mp4")) == 30
+
+
+def test_frames_that_cannot_be_written_are_kept(tmp_path) -> None:
+    (tmp_path / "blocked").write_bytes(b"")  # a file where the folder should be
+    video = SegmentedVideo(tmp_path / "blocked" / "v.mp4")
+    for frame in _frames(29):
+        video.add(frame)
+    with pytest.raises(OSError):
+        video.add(_frames(1)[0])
+    (tmp_path / "blocked").unlink()
     video.close()
-    video.close()
-    assert not (tmp_path / "none.mp4").exists()
+    assert len(read_video(tmp_path / "blocked" / "v.mp4")) == 30

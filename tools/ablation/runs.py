@@ -27,7 +27,7 @@ from tools.ablation.grid import ROOT, Run
 from utils.general_utils import atomic_path
 
 PRINTED = "printed.txt"
-BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*")
+BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*", "run.lock")
 Result = dict[str, Any]
 LATE_IMPORTS = (  # what train.py and its libraries import when they need it, together seconds
     "train",
@@ -87,7 +87,7 @@ def run_one(run: Run, flags: Sequence[str], out: Path, score_px: int, keep_all: 
     """
     folder, path = out / "runs" / run.name, out / f"{run.name}.json"
     if folder.exists():
-        shutil.rmtree(folder)  # of a run that was stopped; train.py would take its initial points and add to its log
+        shutil.rmtree(folder)  # of a run that was stopped
     folder.mkdir(parents=True)
     process = _forkserver().Process(target=_train_and_score, args=(run, flags, folder, path, score_px, keep_all))
     process.start()
@@ -118,7 +118,7 @@ def _train_and_score(run: Run, flags: Sequence[str], folder: Path, path: Path, s
     folder, path = folder.resolve(), path.resolve()
     os.chdir(ROOT)
     start = time.perf_counter()
-    status = train.main([*flags, "--model_path", str(folder)])
+    status = train.main([*flags, "--model_path", str(folder), "--checkpoint_every", "0"])
     if status != 0:
         sys.exit(status)
     train_s = time.perf_counter() - start

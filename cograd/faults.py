@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong in a run's numbers: counts it, says when to go back to a checkpoint, and when and why to stop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+
+OPAQUE = 1e-3  # a view in which no pixel is covered more than this shows nothing
+LARGE = 1e6  # world units; no scene is so far away or so big
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the message says why and what to try."""
+
+
+class FaultWatch:
+    """Remembers the faulty and the empty steps in a row, and how often each fault was met since the start.
+
+    `limit` faults in a row are one too many; a run with more than `max_points` Gaussians has exploded.
+    """
+
+    def __init__(self, limit: int, max_points: int) -> None:
+        self.limit, self.max_points = limit, max_points
+        self.met: Counter[str] = Counter()
+        self.faults_in_a_row = self.empty_in_a_row = 0
+
+    def is_lost(self, fault: str | None, broken_parameter: str | None) -> bool:
+        """Counts one step; True when no later step can be expected to be better."""
+        self.faults_in_a_row = self.faults_in_a_row + 1 if fault else 0
+        if fault:
+            self.met[fault.split(" (")[0]] += 1
+        return self.faults_in_a_row >= self.limit or broken_parameter is not None
+
+    def restart(self) -> None:
+        """After going back to a checkpoint: the faults in a row are forgotten, what was met is not."""
+        self.faults_in_a_row = self.empty_in_a_row = 0
+
+    def check_scene(self, points: int, transmittances: torch.Tensor) -> None:
+        """Raises TrainingStopped for a scene that no step can mend: points after the step, views [B, 1, H, W] in it."""
+        if points == 0:
+            raise TrainingStopped(
+                "every Gaussian was pruned, for all had become nearly transparent; lower opacity_lr, raise "
+                "opacity_reset_interval, or begin with more init_num_pts"
+            )
+        if points > self.max_points:
+            raise TrainingStopped(
+                f"{points} Gaussians are more than OptimizationParams.max_points = {self.max_points}; raise "
+                "densify_grad_threshold or densification_interval, or max_points if memory allows"
+            )
+        empty = float(transmittances.min()) > 1 - OPAQUE if transmittances.numel() else False
+        self.empty_in_a_row = self.empty_in_a_row + 1 if empty else 0
+        if self.empty_in_a_row >= self.limit:
+            raise TrainingStopped(
+                f"{self.limit} steps in a row showed empty pictures: everything is transparent or out of sight; lower "
+                "opacity_lr, or check radius_range and default_radius against the size of the initial shape"
+            )
+
+    def diagnosis(self, fault: str | None, parameters: Mapping[str, torch.Tensor], rolled_back: bool) -> str:
+        """Why a lost run ends: what was met how often, the state of the parameters, and what to try."""
+        often = ", ".join(f"{name} {count} times" for name, count in self.met.most_common(3))
+        before = "going back to a checkpoint did not help" if rolled_back else "there is no checkpoint to go back to"
+        return (
+            f"{self.faults_in_a_row} steps in a row were not finite, the last one because {fault}, and {before}. "
+            f"Met so far: {often}. {_extremes(parameters)}. Lower the learning rates or the guidance "
+            "scale, or set fp16: false"
+        )
+
+
+def _extremes(parameters: Mapping[str, torch.Tensor]) -> str:
+    """The parameters that are not finite or larger than a scene can be, in words."""
+    told = []
+    for name, x in parameters.items():
+        bad = int((~x.isfinite()).any(dim=tuple(range(1, x.ndim))).sum()) if x.numel() else 0
+        if bad:
+            told.append(f"{name} of {bad} of {len(x)} Gaussians is not finite")
+        elif x.numel() and float(x.detach().abs().max()) > LARGE:
+            told.append(f"{name} reaches {float(x.detach().abs().max()):.3g}")
+    return "; ".join(told) or "The parameters themselves are finite"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of one run folder: when one is due, which are kept, which is the newest that is whole.
+
+`chkpntK.safetensors` is the run after its step K: the `state_dict()` of every part, by the part's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from utils.tree_file import load_tree, save_tree
+
+Tell = Callable[[str], None]
+
+
+class Part(Protocol):
+    """Something that a checkpoint holds."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class CheckpointRules:
+    """Every `every` steps (0: never) and after the `last`, of which `keep` stay; at `chosen` ones, which all stay."""
+
+    every: int
+    keep: int
+    chosen: Collection[int]
+    last: int
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether a checkpoint is to be written after this iteration."""
+        periodic = self.every and (iteration % self.every == 0 or iteration == self.last)
+        return iteration in self.chosen or bool(periodic)
+
+
+class Checkpoints:
+    """Remembers the folder, the parts of the run, and the rules."""
+
+    def __init__(self, folder: Path, parts: Mapping[str, Part], rules: CheckpointRules) -> None:
+        self.folder, self.parts, self.rules = folder, parts, rules
+
+    def save(self, iteration: int) -> Path:
+        """Writes chkpntK.safetensors atomically, then removes what need not be kept. Raises OSError."""
+        path = self.folder / f"chkpnt{iteration}.safetensors"
+        save_tree(path, {name: part.state_dict() for name, part in self.parts.items()})
+        others = [(number, old) for number, old in numbered(self.folder) if number not in self.rules.chosen]
+        for old in [old for number, old in others if number <= iteration][self.rules.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self, path: Path, tree: Mapping[str, Any]) -> None:
+        """Continues every part from a checkpoint that was read. ValueError when it is of another kind of run."""
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(tree[name])
+        except KeyError as error:
+            raise ValueError(f"{path} is not a checkpoint of a training run: it has no {error}") from error
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """(iteration, path) of the checkpoints in a folder, the newest first."""
+    found = [(re.fullmatch(r"chkpnt(\d{1,9})\.safetensors", path.name), path) for path in folder.glob("chkpnt*")]
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def newest_good(folder: Path, tell: Tell, device: str | torch.device = "cpu") -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a folder and what is in it, None without one; tells of each damaged one."""
+    for _, path in numbered(folder):
+        try:
+            return path, load_tree(path, device)
+        except ValueError as error:
+            tell(f"{error}: falling back to the checkpoint before it")
+    return None
