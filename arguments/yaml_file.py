@@ -6,6 +6,7 @@ A file may begin from another one: `base: prompt.yaml` at its top level, a path 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | 
     if not isinstance(base, str) or not base.strip() or "\0" in base:
         return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, or no such key"
     path = Path(trail[-1]).parent / base
+    if os.path.exists(path) and not os.path.isfile(path):  # a terminal or a pipe might never end
+        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, this is no file"
     if path.resolve() in [Path(earlier).resolve() for earlier in trail]:
         told = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
         return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {told}"

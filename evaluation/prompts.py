@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.bounded_file import read_text
+
 GALLERY = Path(__file__).resolve().parents[1] / "assets" / "prompts" / "dreamfusion_gallery.json"
 PAPER_COUNT = 80
+MAX_BYTES = 1 << 20
 
 
 def gallery() -> list[str]:
@@ -35,14 +39,14 @@ def read_prompts(path: Path) -> list[str]:
     Raises ValueError for a file that cannot be read, holds no prompt, or one twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MAX_BYTES)
         found = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); expected a prompt a line, or a JSON list") from error
     if not isinstance(found, list) or not all(isinstance(prompt, str) for prompt in found):
         raise ValueError(f"{path}: expected a JSON list of strings")
     prompts = [prompt.strip() for prompt in found if prompt.strip() and not prompt.lstrip().startswith("#")]
-    twice = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
+    twice = sorted(prompt for prompt, count in Counter(prompts).items() if count > 1)
     if twice or not prompts:
         told = f"{twice[0]!r} is there twice" if twice else "no prompt is there"
         raise ValueError(f"{path}: {told}; expected each prompt once, a line each")

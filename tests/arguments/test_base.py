@@ -50,7 +50,9 @@ def test_a_resolved_config_has_no_base(files):
 
 
 def test_an_underscored_key_overrides_the_plain_one_of_the_base(files):
-    path = files(bottom=BOTTOM + "ModelParams: {resolution: 2}\n", top="base: bottom.yaml\nModelParams: {_resolution: 4}\n")
+    path = files(
+        bottom=BOTTOM + "ModelParams: {resolution: 2}\n", top="base: bottom.yaml\nModelParams: {_resolution: 4}\n"
+    )
     assert load_config(["--opt", path]).model.resolution == 4
 
 
@@ -66,7 +68,10 @@ def test_a_missing_base_names_both_files(files, tmp_path):
     [
         ({"top": "base: top.yaml\n"}, "top.yaml -> top.yaml"),
         ({"a": "base: top.yaml\n", "top": "base: a.yaml\n"}, "top.yaml -> a.yaml -> top.yaml"),
-        ({"a": "base: b.yaml\n", "b": "base: ./a.yaml\n", "top": "base: a.yaml\n"}, "top.yaml -> a.yaml -> b.yaml -> a.yaml"),
+        (
+            {"a": "base: b.yaml\n", "b": "base: ./a.yaml\n", "top": "base: a.yaml\n"},
+            "top.yaml -> a.yaml -> b.yaml -> a.yaml",
+        ),
     ],
 )
 def test_files_based_on_each_other(files, texts, trail):
@@ -77,6 +82,13 @@ def test_files_based_on_each_other(files, texts, trail):
 def test_a_base_that_is_no_path(files, value):
     told = only_problem(files(top=f"base: {value}\nGuidanceParams: {{text: a mug}}\n"))
     assert "top.yaml: base = " in told and "expected the path of another YAML file" in told
+
+
+@pytest.mark.parametrize("value", [".", "/dev/null"])
+def test_a_base_that_is_no_file_is_not_opened(files, value):
+    assert f"base = '{value}': expected the path of another YAML file, this is no file" in only_problem(
+        files(top=f"base: {value}\n")
+    )
 
 
 def test_a_problem_of_the_base_is_told_with_the_base(files):

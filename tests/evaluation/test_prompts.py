@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from evaluation.prompts import GALLERY, PAPER_COUNT, chosen, gallery, read_prompts
+from evaluation.prompts import GALLERY, MAX_BYTES, PAPER_COUNT, chosen, gallery, read_prompts
 
 RECORDED = ["a capybara wearing a top hat, low poly", "a cat with a mullet", "a chimpanzee holding a peeled banana"]
 
@@ -42,6 +42,8 @@ def test_a_users_own_list(tmp_path) -> None:
         ("a.txt", "", "no prompt is there"),
         ("a.txt", "x\ny\nx\n", "'x' is there twice"),
         ("a.json", "{}", "expected a JSON list of strings"),
+        ("a.txt", "x" * (MAX_BYTES + 1), "cannot be read .*longer than 1048576 bytes"),
+        ("a.json", "[" * 100_000, "cannot be read"),
         ("a.json", "[", "cannot be read .* expected a prompt a line, or a JSON list"),
     ],
 )
