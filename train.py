@@ -23,7 +23,7 @@ from cograd.state import TrainState, read_start
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
 from gaussian_renderer.network_gui import NetworkGui, serve
 from gaussian_renderer.outputs import RunOutputs, plain_background
-from guidance import load_prior
+from guidance import load_prior, release_text_encoder
 from guidance.panel import guidance_panel
 from guidance.prompts import PromptBook
 from utils.device import resolve_device
@@ -40,8 +40,10 @@ class Trainer:
         # Cheap things that can be wrong come before the weights of a diffusion model.
         found = folder.begin(device) or read_start(config.start_checkpoint, device)
         self.state = TrainState.start(config, device)
-        self.prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
+        self.prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras, config)
         self.prompts = PromptBook(self.prior, config.guidance)
+        if not config.guidance.keep_text_encoder:
+            release_text_encoder(self.prior)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
         self.outputs = RunOutputs(folder.path, self.state.scene, self.state.gaussians, config)
         self.log = RunLog(folder.path, config.optimization.iterations, config.quiet)

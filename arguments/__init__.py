@@ -18,6 +18,7 @@ from arguments.declare import key
 FRACTION = {"lo": 0.0, "hi": 1.0}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
 INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
+SWITCH = {"choices": ("auto", "on", "off")}
 PI = 3.141592653589793
 
 
@@ -167,8 +168,36 @@ class GuidanceParams:
     negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides")
     front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", lo=0.0)
     side_decay_factor: float = key(10.0, "Perp-Neg: decay of the side's weight", lo=0.0)
-    vram_O: bool = key(False, "save GPU memory at the cost of time")
-    fp16: bool = key(True, "half precision on a GPU; a CPU always uses float32")
+    vram_O: bool = key(False, "less memory for more time: turns on vae_slicing and vae_checkpointing, unet_batch 4")
+    fp16: bool = key(True, "what precision auto means on a GPU: float16; false: float32")
+    precision: str = key(
+        "auto",
+        "numbers that the prior computes with; auto: float32 on a CPU, by fp16 on a GPU",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    channels_last: str = key("auto", "memory layout of convolutions; auto: on for half precision on a GPU", **SWITCH)
+    fuse_qkv: str = key("auto", "one matrix for query, key and value; auto: on for a GPU", **SWITCH)
+    attention_kernel: str = key(
+        "auto",
+        "attention; what a kernel cannot do goes to efficient or math; auto: torch chooses",
+        choices=("auto", "flash", "efficient", "cudnn", "math"),
+    )
+    compile_unet: bool = key(False, "torch.compile the U-Net's transformer blocks; not on a V100")
+    cuda_graphs: bool = key(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
+    keep_text_encoder: bool = key(False, "keep the text encoder in memory once the prompt is encoded")
+    unet_batch: int = key(
+        0, "most samples that the U-Net sees at a time; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
+    )
+    vae_slicing: str = key("auto", "encode, recompute and decode one view at a time; auto: on with vram_O", **SWITCH)
+    vae_checkpointing: str = key(
+        "auto", "recompute the autoencoder's blocks in the backward pass; auto: on with vram_O", **SWITCH
+    )
+    offload_unet: bool = key(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
+    memory_check: str = key(
+        "refuse",
+        "when the estimate made before loading exceeds the memory that is free",
+        choices=("refuse", "warn", "off"),
+    )
     hf_key: str | None = key(None, "older spelling of model_key", unread=True)
     t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", ordered=True, **FRACTION)
     max_t_range: float = key(0.98, "upper end of t_range at the start of the warm-up", **FRACTION)

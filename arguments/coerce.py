@@ -106,6 +106,8 @@ def _boolean(value: object, wanted: str) -> bool:
 
 
 def _text(value: object, spec: KeySpec, wanted: str) -> str:
+    if {"on", "off"} <= set(spec.choices) and str(value).lower() in TRUE_WORDS | FALSE_WORDS:
+        value = "on" if _boolean(value, wanted) else "off"  # YAML 1.1 reads on and off as true and false
     if not isinstance(value, str):
         raise Unexpected(f"{wanted}; put it in quotes" if value is not None and not spec.choices else wanted)
     try:

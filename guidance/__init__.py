@@ -6,7 +6,7 @@
 
 import torch
 
-from arguments import GenerateCamParams, GuidanceParams
+from arguments import Config, GenerateCamParams, GuidanceParams
 from guidance.score import Prior
 
 KINDS = ("SD", "ideal")
@@ -17,17 +17,20 @@ def load_prior(
     device: torch.device | str,
     resolution_px: int,
     cam_params: GenerateCamParams | None = None,
+    config: Config | None = None,
 ) -> Prior:
     """The prior named by `guidance_params.guidance`, ready on `device`.
 
     resolution_px is the side of the training images and cam_params the run's cameras: the ideal prior renders its own
-    pictures for both.
-    Raises ValueError for an unknown kind, ModelUnavailable (a ValueError) when weights cannot be had.
+    pictures for both.  With the run's whole config its memory is estimated before weights are read.
+    Raises ValueError for an unknown kind or too little memory, ModelUnavailable (a ValueError) when weights cannot be
+    had.
     """
     if guidance_params.guidance == "SD":
-        from guidance.sd_utils import StableDiffusion  # imported late: diffusers takes seconds to import
+        from guidance.preflight import RunSize  # imported late: diffusers takes seconds to import
+        from guidance.sd_utils import StableDiffusion
 
-        return StableDiffusion(guidance_params, device)
+        return StableDiffusion(guidance_params, device, RunSize.of(config) if config else None)
     if guidance_params.guidance == "ideal":
         from guidance.ideal import IdealPrior
 
@@ -36,3 +39,10 @@ def load_prior(
         f"GuidanceParams.guidance is {guidance_params.guidance!r}; expected one of {', '.join(KINDS)}: "
         "SD for any Stable Diffusion weights, ideal for the built-in closed-form prior"
     )
+
+
+def release_text_encoder(prior: Prior) -> None:
+    """Free what only embedding texts needs, where the prior has such a thing."""
+    release = getattr(prior, "release_text_encoder", None)
+    if release is not None:
+        release()

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable Diffusion as a prior: encode, decode, embed text, predict noise.
 
-Everything is frozen and in eval mode.  Half precision stays inside, and on a GPU only: latents and predictions are
-float32.
+Everything is frozen and in eval mode.  Half precision stays inside: latents and predictions are float32.
 Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent channels, h w latent size, H W image.
 """
 
 import logging
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.controlnet import find_controlnet, load_controlnet, residuals
+from guidance.cuda_graphs import GraphedCall
+from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.lora import merge_lora, read_lora
+from guidance.preflight import RunSize, check_memory
 from guidance.sources import ModelUnavailable
 from guidance.weights import Components, load_components
 from utils.distributed import Share
@@ -30,28 +34,48 @@ logger = logging.getLogger(__name__)
 class StableDiffusion:
     """A Stable-Diffusion-shaped pipeline behind the `Prior` protocol; remembers its weights and schedule only."""
 
-    def __init__(self, guidance_params: GuidanceParams, device: torch.device | str):
-        """Load `guidance_params.model_key` onto `device`.  Raises ModelUnavailable (a ValueError)."""
+    def __init__(self, guidance_params: GuidanceParams, device: torch.device | str, run: RunSize | None = None):
+        """Load `guidance_params.model_key` onto `device`, unless `run` will not fit there.
+
+        Raises ModelUnavailable (a ValueError), and ValueError for settings that the device cannot do.
+        """
         self.device = torch.device(device)
-        half = guidance_params.fp16 and self.device.type == "cuda"
-        self.dtype = torch.float16 if half else torch.float32
+        self.execution = Execution.of(guidance_params, self.device)
+        self.dtype = self.execution.dtype
         # What can be read in a moment is read before the weights of the model.
         lora = read_lora(guidance_params.LoRA_path) if guidance_params.LoRA_path else None
         control = guidance_params.controlnet_model_key
         control_source = find_controlnet(control) if control else None
-        parts = load_components(guidance_params, self.dtype)
+        check = None if run is None else partial(check_memory, params=guidance_params, run=run, device=self.device)
+        parts = load_components(guidance_params, self.dtype, check)
         if lora is not None:
             merge_lora(parts, lora, guidance_params.LoRA_scale)
         self.controlnet = None if control_source is None else load_controlnet(control_source, parts.unet, self.dtype)
-        for module in (parts.unet, parts.vae, parts.text_encoder, self.controlnet):
-            if module is None:
-                continue
-            module.requires_grad_(False).eval().to(self.device)
         self.unet, self.vae = parts.unet, parts.vae
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
+        self._place()
         self.known_words = parts.known_words
         self._take_schedule(parts, guidance_params.num_train_timesteps)
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+
+    def _place(self) -> None:
+        """Freeze the networks, move them to the device, and set them up as `execution` says."""
+        execution, device = self.execution, self.device
+        self.unet.requires_grad_(False)
+        speed_up(self.unet, execution)
+        for module in (self.unet, self.vae, self.text_encoder, self.controlnet):
+            if module is not None:
+                on_call = execution.offload_unet and module is self.unet
+                prepare(module, execution, torch.device("cpu") if on_call else device)
+        if execution.offload_unet:
+            offload(self.unet, device)
+        if execution.vae_checkpointing and self.vae._supports_gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        self._call_networks = GraphedCall(self._networks) if execution.cuda_graphs else self._networks
+
+    def release_text_encoder(self) -> None:
+        """Let the text encoder go once every text of the run is embedded."""
+        self.text_encoder = None
 
     def _take_schedule(self, parts: Components, num_train_timesteps: int | None) -> None:
         """alphas_cumprod, offset and prediction type from the scheduler's own config."""
@@ -74,6 +98,8 @@ class StableDiffusion:
     @torch.no_grad()
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut, and of words that mean nothing here."""
+        if self.text_encoder is None:
+            raise RuntimeError("the text encoder was released after the prompt; set GuidanceParams.keep_text_encoder")
         self._warn_of_unknown_words(texts)
         limit = self.text_encoder.config.max_position_embeddings
         for text in texts:
@@ -106,15 +132,31 @@ class StableDiffusion:
         if min(images.shape[2:]) < self.pixels_per_latent:
             size = f"{images.shape[3]}x{images.shape[2]} px"
             raise ValueError(f"image is {size}; this model needs at least {self.pixels_per_latent} px a side")
-        posterior = self.vae.encode((2 * images - 1).to(self.dtype)).latent_dist
+        pictures = (2 * images - 1).to(self.dtype)
+        with self.execution.attention():
+            if self.execution.vae_slicing:
+                moments = [
+                    checkpoint(self._moments, one, use_reentrant=False, preserve_rng_state=False)
+                    for one in pictures.split(1)
+                ]
+            else:
+                moments = [self._moments(pictures)]
+        posterior = DiagonalGaussianDistribution(torch.cat(moments))
         noise = (share or Share.whole(len(images))).randn(posterior.mean, generator)
         latents = posterior.mean + posterior.std * noise
         return (latents * self.vae.config.scaling_factor).to(images.dtype)
 
+    def _moments(self, pictures: Tensor) -> Tensor:
+        """Mean and log variance [B,2C,h,w] of the latents of pictures [B,3,H,W] in [-1,1]."""
+        return self.vae.encode(pictures).latent_dist.parameters
+
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in [0,1] of scaled latents [B,C,h,w]."""
-        images = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample
+        unscaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
+        parts = unscaled.split(1) if self.execution.vae_slicing else [unscaled]
+        with self.execution.attention():
+            images = torch.cat([self.vae.decode(part).sample for part in parts])
         return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -123,11 +165,16 @@ class StableDiffusion:
 
         control [B,3,H,W] in [0,1]: the picture that the ControlNet shows to the U-Net; None leaves it out.
         """
-        x, embeddings = x_t.to(self.dtype), embeddings.to(self.dtype)
-        added: dict[str, Any] = {}
-        if control is not None:
-            if self.controlnet is None:
-                raise ValueError("a ControlNet picture was given but GuidanceParams.controlnet_model_key is not set")
-            added = residuals(self.controlnet, x, t, embeddings, control)
-        output = self.unet(x, t, encoder_hidden_states=embeddings, **added).sample.to(x_t.dtype)
+        if control is not None and self.controlnet is None:
+            raise ValueError("a ControlNet picture was given but GuidanceParams.controlnet_model_key is not set")
+        inputs = [x_t.to(self.dtype), t, embeddings.to(self.dtype), *([] if control is None else [control])]
+        at_a_time = self.execution.unet_batch or len(x_t)
+        with self.execution.attention():
+            parts = [self._call_networks(*part) for part in zip(*(x.split(at_a_time) for x in inputs), strict=True)]
+        output = torch.cat(parts).to(x_t.dtype)
         return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])
+
+    def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Tensor:
+        """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's picture [B,3,H,W]."""
+        added = {} if control is None else residuals(self.controlnet, x, t, embeddings, control)
+        return self.unet(x, t, encoder_hidden_states=embeddings, **added).sample

@@ -44,17 +44,27 @@ class Components:
     known_words: frozenset[str] | None = None
 
 
-def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
-    """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
-    if params.vram_O:
-        raise ValueError("GuidanceParams.vram_O is not supported yet; leave it out")
+def load_components(
+    params: GuidanceParams, dtype: torch.dtype, before_loading: Callable[[Path], None] | None = None
+) -> Components:
+    """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable.
+
+    before_loading is shown the folder with the model's configs before any weight is read; for a single file it is that
+    of base_model_key, and without one on this machine nothing is shown.
+    """
     # transformers tells at import that torchvision is missing, which nothing here needs.
     transformers.logging.set_verbosity_error()
     source = find_source(params)
     if isinstance(source, Path) and source.is_file():
+        base = _local_base(params.base_model_key)
+        if before_loading is not None and base is not None and (Path(base) / "unet").is_dir():
+            before_loading(Path(base))
         components = _from_single_file(source, params.base_model_key, dtype)
     else:
         folder = source if isinstance(source, Path) else download(source, params.model_revision)
+        check_layout(folder)
+        if before_loading is not None:
+            before_loading(folder)
         components = _from_folder(folder, dtype)
     check_fit(components, str(source))
     if path := params.textual_inversion_path:
@@ -70,12 +80,11 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel
 
-    check_layout(folder)
     words = folder / "tokenizer" / "words.txt"
     fast: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": _has_accelerate()}
     return Components(
         unet=load_part(folder / "unet", UNet2DConditionModel.from_pretrained, **fast),
-        vae=load_part(folder / "vae", _vae_class(folder).from_pretrained, **fast),
+        vae=load_part(folder / "vae", vae_class(folder).from_pretrained, **fast),
         text_encoder=load_part(folder / "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
         tokenizer=load_part(folder / "tokenizer", AutoTokenizer.from_pretrained, info=False),
         known_words=read_words(words) if words.is_file() else None,
@@ -89,7 +98,7 @@ def _has_accelerate() -> bool:
     return is_accelerate_available()
 
 
-def _vae_class(folder: Path) -> Any:
+def vae_class(folder: Path) -> Any:
     """The autoencoder class that vae/config.json names."""
     config = folder / "vae" / "config.json"
     name = read_json(config).get("_class_name")

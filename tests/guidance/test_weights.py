@@ -254,11 +254,6 @@ def test_prediction_type_that_is_no_noise(folder):
         load(folder)
 
 
-def test_vram_O_says_that_it_comes_later(golden_dir):
-    with pytest.raises(ValueError, match=r"GuidanceParams.vram_O is not supported yet; leave it out"):
-        load(golden_dir / "tiny-sd", vram_O=True)
-
-
 def test_safe_tensor_switch_contradicts_a_folder(golden_dir):
     with pytest.raises(ModelUnavailable, match=r"is_safe_tensor is on but model_key .* is a folder"):
         load(golden_dir / "tiny-sd", is_safe_tensor=True)

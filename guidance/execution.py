@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the networks are run: number type, memory layout, kernels, how much at a time. None of it changes the result
+by more than rounding; docs/memory_and_speed.md says when each setting is worth it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from arguments import GuidanceParams
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# The kernel asked for, then those for shapes that it cannot do: the autoencoder's one head is 512 wide.
+ATTENTION = {
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "math": [SDPBackend.MATH],
+}
+AMPERE, VOLTA = (8, 0), (7, 0)
+LOW_MEMORY_UNET_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Execution:
+    """GuidanceParams' settings of speed and memory with every `auto` decided for one device."""
+
+    dtype: torch.dtype
+    channels_last: bool
+    fuse_qkv: bool
+    attention_kernel: str
+    compile_unet: bool
+    cuda_graphs: bool
+    unet_batch: int  # samples that the U-Net sees at a time; 0: all
+    vae_slicing: bool
+    vae_checkpointing: bool
+    offload_unet: bool
+
+    @classmethod
+    def of(cls, params: GuidanceParams, device: torch.device) -> Execution:
+        """Decide for `device`. Raises ValueError for what it cannot do."""
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        for key, value, problem, remedy in _impossible(params, capability):
+            name = "a CPU" if capability is None else f"a GPU of compute capability {capability[0]}.{capability[1]}"
+            raise ValueError(f"GuidanceParams.{key} is {value}, but {name} {problem}; {remedy}")
+        if params.offload_unet and (params.cuda_graphs or params.compile_unet):
+            other = "cuda_graphs" if params.cuda_graphs else "compile_unet"
+            raise ValueError(
+                f"GuidanceParams.offload_unet moves the weights during a call, which {other} cannot follow; "
+                "turn one of them off"
+            )
+        dtype = _dtype(params, on_gpu=capability is not None)
+        tensor_cores = capability is not None and capability >= VOLTA and dtype != torch.float32
+        return cls(
+            dtype=dtype,
+            channels_last=_decided(params.channels_last, tensor_cores),
+            fuse_qkv=_decided(params.fuse_qkv, capability is not None),
+            attention_kernel=params.attention_kernel,
+            compile_unet=params.compile_unet,
+            cuda_graphs=params.cuda_graphs,
+            unet_batch=params.unet_batch or (LOW_MEMORY_UNET_BATCH if params.vram_O else 0),
+            vae_slicing=_decided(params.vae_slicing, params.vram_O),
+            vae_checkpointing=_decided(params.vae_checkpointing, params.vram_O),
+            offload_unet=params.offload_unet,
+        )
+
+    def attention(self) -> contextlib.AbstractContextManager[Any]:
+        """A with block in which attention runs by the chosen kernel; auto leaves the choice to torch."""
+        if self.attention_kernel == "auto":
+            return contextlib.nullcontext()
+        return sdpa_kernel(ATTENTION[self.attention_kernel], set_priority=True)
+
+
+def _decided(setting: str, auto: bool) -> bool:
+    return auto if setting == "auto" else setting == "on"
+
+
+def _dtype(params: GuidanceParams, on_gpu: bool) -> torch.dtype:
+    """Auto: float16 on a GPU, upstream's and eight times finer than bfloat16, unless fp16 is off; float32 on a CPU."""
+    if params.precision != "auto":
+        return DTYPES[params.precision]
+    return torch.float16 if params.fp16 and on_gpu else torch.float32
+
+
+def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> list[tuple[str, Any, str, str]]:
+    """(key, value, what is missing, what to do) of settings that a device of this capability (None: CPU) cannot do."""
+    kernel = params.attention_kernel
+    found: list[tuple[str, Any, str, str]] = []
+    half = _dtype(params, capability is not None) != torch.float32
+    if capability is None:
+        if params.cuda_graphs:
+            found.append(("cuda_graphs", True, "has none", "leave it out"))
+        if kernel in ("efficient", "cudnn"):
+            found.append(("attention_kernel", kernel, "has no such kernel", "use auto, flash or math"))
+        return found
+    if params.precision == "bfloat16" and capability < AMPERE:
+        found.append(("precision", "bfloat16", "does not compute in bfloat16", "use float16 or auto"))
+    if kernel in ("flash", "cudnn") and (capability < AMPERE or not half):
+        problem = "does not run it in float32" if capability >= AMPERE else "cannot run it"
+        found.append(("attention_kernel", kernel, problem, "use auto, efficient or math"))
+    if params.compile_unet and capability <= VOLTA:
+        found.append(("compile_unet", True, "is too old for torch.compile's kernels", "leave it out"))
+    return found
+
+
+def prepare(module: nn.Module, execution: Execution, device: torch.device) -> None:
+    """Freeze a network, move it to its device, and put its convolutions into the layout that is asked for."""
+    module.requires_grad_(False).eval().to(device)
+    if execution.channels_last and any(isinstance(part, nn.Conv2d) for part in module.modules()):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def speed_up(unet: Any, execution: Execution) -> None:
+    """Fuse and compile what `execution` asks for of a U-Net that stands on its device."""
+    if execution.fuse_qkv:
+        fuse_qkv(unet)
+    if execution.compile_unet:
+        unet.compile_repeated_blocks()
+
+
+def fuse_qkv(unet: Any) -> None:
+    """One matrix for the query, key and value of each attention; the single ones are let go."""
+    unet.fuse_qkv_projections()
+    for module in unet.modules():
+        if hasattr(module, "to_qkv"):
+            module.to_q = module.to_k = module.to_v = None
+        elif hasattr(module, "to_kv"):
+            module.to_k = module.to_v = None
+
+
+def offload(unet: nn.Module, device: torch.device) -> None:
+    """Keep a network's weights where they are; each layer's own are on `device` while the layer is called, no longer.
+
+    On a GPU the copies come from pinned memory, in order with the work, so nothing waits on the host.
+    """
+    for layer in unet.modules():
+        if weights := list(layer.parameters(recurse=False)):
+            homes = [w.data.pin_memory() if device.type == "cuda" else w.data for w in weights]
+            layer.register_forward_pre_hook(partial(_bring, weights, homes, device))
+            layer.register_forward_hook(partial(_send_back, weights, homes))
+            _send_back(weights, homes)
+
+
+def _bring(weights: list[nn.Parameter], homes: list[Tensor], device: torch.device, *_: Any) -> None:
+    for weight, home in zip(weights, homes, strict=True):
+        weight.data = home.to(device, non_blocking=True, copy=True)
+
+
+def _send_back(weights: list[nn.Parameter], homes: list[Tensor], *_: Any) -> None:
+    for weight, home in zip(weights, homes, strict=True):
+        weight.data = home

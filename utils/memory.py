@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a device has left, and the most that this process has had of it."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be had: of a GPU, or of main memory within the container's limit; None: it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        limits.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # "max", no limit, is no number
+        used = int((CGROUP / "memory.current").read_text())
+        limits.append(max(int((CGROUP / "memory.max").read_text()) - used, 0))
+    return min(limits, default=None)
+
+
+def peak_bytes(device: torch.device) -> dict[str, int]:
+    """The most that this process has held so far: `main` memory and, on a GPU, what torch `gpu` tensors took."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"main": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["gpu"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def in_gb(count: float) -> str:
+    """Bytes in words: "1.4 GB" (10^9 bytes), small ones in MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
