@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from scene.gaussian_model import GaussianModel
 
 
-
 def check_rasterizer(module: Any) -> None:
     """Raises ImportError when the module that was imported is one of the forks that share its name.
 

@@ -324,9 +324,11 @@ def _camera(fields: dict[str, Any], width: int, height: int, device: torch.devic
     view[:, 1:3] *= -1
     full[:, 1] *= -1
     try:
-        centre = torch.linalg.inv(view)[3, :3]
+        centre = torch.linalg.inv(view)[3, :3].float()
     except RuntimeError:
         raise ValueError("view_matrix has no inverse") from None
+    if not centre.isfinite().all():
+        raise ValueError("view_matrix has no inverse in float32")
     return MiniCam(
         image_width=width,
         image_height=height,
@@ -336,7 +338,7 @@ def _camera(fields: dict[str, Any], width: int, height: int, device: torch.devic
         zfar=_number(fields, "z_far", 0.0, 1e9),
         world_view_transform=view.float().to(device),
         full_proj_transform=full.float().to(device),
-        camera_center=centre.float().to(device),
+        camera_center=centre.to(device),
     )
 
 

@@ -3,6 +3,7 @@
 
     python -m tests.fuzzing --seconds 600                     # part of make fuzz
     python -m tests.fuzzing --only ply --seed 1234 --cases 1  # one round of inputs again
+    python -m tests.fuzzing --seed 0 --cases 1 --round 250    # the slice in make test
 
 Ends with a line for docs/reliability.md for each target, and status 1 if one broke its law.
 """
@@ -17,11 +18,11 @@ from tests.fuzzing.engine import LIMIT_MB, LIMIT_S, ROUND, Tally, Target, run_ro
 from tests.fuzzing.targets import TARGETS
 
 
-def fuzz(target: Target, first_seed: int, seconds: float, limit: int | None = None) -> Tally:
+def fuzz(target: Target, first_seed: int, seconds: float, limit: int | None, inputs: int) -> Tally:
     """Rounds first_seed, first_seed + 1, ... until the time or the number is over; failures are told once each."""
     tally, seed, end, told = Tally(), first_seed, time.monotonic() + seconds, set()
     while time.monotonic() < end and (limit is None or seed < first_seed + limit):
-        error = run_round(target, seed, tally)
+        error = run_round(target, seed, tally, inputs)
         if error is not None and str(error) not in told:
             told.add(str(error))
             print(f"{target.name}: round {seed}:\n{''.join(traceback.format_exception(error))}", flush=True)
@@ -40,13 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1_000_000, help="the first round")
-    parser.add_argument("--cases", type=int, help=f"at most so many rounds of {ROUND} inputs a target")
+    parser.add_argument("--cases", type=int, help="at most so many rounds a target")
+    parser.add_argument("--round", type=int, default=ROUND, help="inputs a round")
     parser.add_argument("--only", choices=[target.name for target in TARGETS])
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # every dropped viewer would have its line
     chosen = [target for target in TARGETS if options.only in (None, target.name)]
     print(f"limits of an input: {LIMIT_S:g} s, {LIMIT_MB} MB", flush=True)
-    tallies = [fuzz(target, options.seed, options.seconds / len(chosen), options.cases) for target in chosen]
+    share_s = options.seconds / len(chosen)
+    tallies = [fuzz(target, options.seed, share_s, options.cases, options.round) for target in chosen]
     sys.exit(1 if any(tally.failures for tally in tallies) else 0)
 
 
