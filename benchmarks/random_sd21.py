@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable Diffusion 2.1 at full size with random weights, in a folder that the program loads: no download."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = ROOT / "assets" / "toy-prior" / "tokenizer"  # the words do not matter, their number does
+UNET = {
+    "sample_size": 64,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+VAE = {
+    "sample_size": 768,
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
+TEXT = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+    "hidden_act": "gelu",
+}
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def networks(device: torch.device | str) -> dict[str, Any]:
+    """U-Net, autoencoder and text encoder by their folder's name."""
+    with torch.device(device):
+        return {
+            "unet": UNet2DConditionModel(**UNET),
+            "vae": AutoencoderKL(**VAE),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT)),
+        }
+
+
+def write_random_sd21(folder: Path, device: torch.device) -> Path:
+    """Writes the pipeline's folder, 2.6 GB in float16; the weights are drawn on `device`, from seed 0."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for name, network in networks(device).items():
+            network.half().save_pretrained(folder / name)
+    DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir(parents=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / file, folder / "tokenizer" / file)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
