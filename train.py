@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to 3D Gaussians: `python train.py --opt configs/quickstart.yaml --text "..."`."""
+"""Text to 3D Gaussians: `python train.py --opt configs/quickstart.yaml --text "..."`.
+
+On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one for each of the step's views.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +23,26 @@ from arguments.run_folder import RunFolder
 from cograd.faults import TrainingStopped
 from cograd.recovery import Recovery
 from cograd.state import TrainState, read_start
-from cograd.training_step import StepReport, accumulate_gradients, apply_update
+from cograd.team import Team, device_of, follow, prior_of
+from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.network_gui import NetworkGui, serve
 from gaussian_renderer.outputs import RunOutputs, plain_background
-from guidance import load_prior, release_text_encoder
 from guidance.panel import guidance_panel
-from guidance.prompts import PromptBook
-from utils.device import resolve_device
+from utils.distributed import ALONE, PeerLost, World
 from utils.run_log import RunLog
 from utils.stop_signals import StopSignals
 
 
 class Trainer:
-    """One run: its config, prior, state, and what it writes."""
+    """One run: its config, prior, state, and what it writes; the leader of its processes, where there are several."""
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
-        device = resolve_device(config.device)
+    def __init__(self, config: Config, folder: RunFolder, world: World) -> None:
+        self.config, self.folder, self.team = config, folder, Team(world)
+        device = device_of(config, world)
         # Cheap things that can be wrong come before the weights of a diffusion model.
         found = folder.begin(device) or read_start(config.start_checkpoint, device)
         self.state = TrainState.start(config, device)
-        self.prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras, config)
-        self.prompts = PromptBook(self.prior, config.guidance)
-        if not config.guidance.keep_text_encoder:
-            release_text_encoder(self.prior)
+        self.prior, self.prompts = prior_of(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
         self.outputs = RunOutputs(folder.path, self.state.scene, self.state.gaussians, config)
         self.log = RunLog(folder.path, config.optimization.iterations, config.quiet)
@@ -68,7 +67,7 @@ class Trainer:
                 if self.gui is not None:
                     self.log.note(f"remote viewer: listening on {self.config.ip}:{self.gui.listen()}")
                 while not self.is_finished and not self.signals():
-                    report = accumulate_gradients(self.state, self.prior, self.prompts, self.config)
+                    report = self.team.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
                     video = self._write_outputs(report) or video
                     apply_update(self.state, report, self.config)
                     self.recovery.after_step(report)
@@ -102,6 +101,7 @@ class Trainer:
             serve(self.gui, self.state.gaussians, *look, self.is_finished, self.signals)
 
     def _close(self) -> None:
+        self.team.end()
         if self.gui is not None:
             self.gui.close()
         self.recovery.writes("process video", self.outputs.process_video.close)
@@ -112,30 +112,40 @@ class Trainer:
 def main(argv: list[str]) -> int:
     """Exit status: arguments/exit_codes.py says what each means."""
     try:
-        config = load_config(argv)
-        if config.dry_run:
-            print(to_yaml(config), end="")
-            return FINISHED
-        folder = RunFolder(config)
-    except ValueError as error:
+        world = World.start()
+    except (ValueError, PeerLost) as error:
         return _told(error, REFUSED)
-    with folder:
+    with world:
         try:
-            return _run(config, folder)
-        except KeyboardInterrupt:
-            return _told("interrupted at once", KILLED)
+            config = load_config(argv)
+            world.share(config.guidance.C_batch_size)
+            if not world.leads:
+                return follow(config, world)
+            if config.dry_run:
+                print(to_yaml(config), end="")
+                return FINISHED
+            folder = RunFolder(config)
+        except ValueError as error:
+            return _told(error, REFUSED, world)
+        except PeerLost as error:
+            return _told(error, STOPPED, world)
+        with folder:
+            try:
+                return _run(config, folder, world)
+            except KeyboardInterrupt:
+                return _told("interrupted at once", KILLED, world)
 
 
-def _run(config: Config, folder: RunFolder) -> int:
+def _run(config: Config, folder: RunFolder, world: World) -> int:
     """Trains in a folder that is ours; the exit status."""
     try:
-        trainer = Trainer(config, folder)
+        trainer = Trainer(config, folder, world)
     except ValueError as error:
-        return _told(error, REFUSED)
+        return _told(error, REFUSED, world)
     try:
         video = trainer.train()
     except TrainingStopped as error:
-        return _told(error, STOPPED)
+        return _told(error, STOPPED, world)
     if not trainer.is_finished:
         at = f"{trainer.signals.received} came, stopped after step {trainer.state.iteration}"
         return _told(f"{at}; --resume {folder.path} goes on", INTERRUPTED)
@@ -143,8 +153,10 @@ def _run(config: Config, folder: RunFolder) -> int:
     return FINISHED
 
 
-def _told(what: object, status: int) -> int:
-    print(f"train.py: {what}", file=sys.stderr)
+def _told(what: object, status: int, world: World = ALONE) -> int:
+    """Says why the run ends, unless another of its processes has."""
+    if world.is_first_to_tell():
+        print(f"train.py: {what}", file=sys.stderr)
     return status
 
 

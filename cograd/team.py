@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one run: the first leads it, as if it were alone, the others follow.
+"""The processes of one run: the first leads it as if it were alone, the others follow.
 
 Before each step the leader says what is next: its whole state, where the step begins anywhere else than the last one
-ended (the first step, after a resumed checkpoint, after going back to one); "go"; or "end". Followers read, write and
-decide nothing.
+ended (at first, and after going back to a checkpoint); "go"; or "end". Followers decide and write nothing.
 """
 
 from __future__ import annotations
@@ -13,55 +12,90 @@ from typing import Any
 import torch
 
 from arguments import Config
+from arguments.exit_codes import FINISHED
+from cograd.faults import TrainingStopped
 from cograd.state import TrainState
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
-from guidance import load_prior
+from guidance import load_prior, release_text_encoder
 from guidance.prompts import PromptBook
 from guidance.score import Prior
-from utils.distributed import World
+from utils.device import resolve_device
+from utils.distributed import PeerLost, World
+from utils.stop_signals import StopSignals
 
 GO, END = "go", "end"
 
 
+def device_of(config: Config, world: World) -> torch.device:
+    """The device of this process. Raises ValueError for one that it cannot have."""
+    device = resolve_device(world.device_name(config.device, torch.cuda.device_count()))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def prior_of(config: Config, device: torch.device) -> tuple[Prior, PromptBook]:
+    """The prior and the prompt's embeddings. Raises ValueError when they cannot be had."""
+    prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras, config)
+    prompts = PromptBook(prior, config.guidance)
+    if not config.guidance.keep_text_encoder:
+        release_text_encoder(prior)
+    return prior, prompts
+
+
 class Team:
-    """The leader's side; remembers at which step the followers are."""
+    """The leader's side. Remembers what the followers hold, and whether they wait for word."""
 
     def __init__(self, world: World) -> None:
-        self.world, self._at = world, -1
+        self.world = world
+        self._held: tuple[int, int] | None = None
+        self._waiting = world.size > 1
 
     def accumulate_gradients(self, state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
-        """`training_step.accumulate_gradients` of all processes together."""
-        if self.world.size > 1:
-            self.world.broadcast(GO if state.iteration == self._at else state.state_dict())
-            self._at = state.iteration + 1
-        return accumulate_gradients(state, prior, prompts, config, self.world)
+        """`training_step.accumulate_gradients` of all processes together. Raises TrainingStopped when one is lost."""
+        if self.world.size == 1:
+            return accumulate_gradients(state, prior, prompts, config)
+        self._waiting = False
+        try:
+            here = state.iteration, state.rollbacks
+            self.world.broadcast(GO if self._held == here else state.state_dict())
+            report = accumulate_gradients(state, prior, prompts, config, self.world)
+        except PeerLost as error:
+            raise TrainingStopped(f"{error}; --resume auto goes on from the last checkpoint") from error
+        self._held, self._waiting = (state.iteration, state.rollbacks), True
+        return report
 
     def end(self) -> None:
-        """Lets the followers go; without it they take the leader's leave for a fault."""
-        if self.world.size > 1:
+        """Lets followers go that wait for the next step. Others notice that the leader has gone."""
+        if self._waiting:
+            self._waiting = False
             self.world.broadcast(END)
 
 
-def follow(config: Config, device: torch.device, world: World) -> None:
-    """A follower's whole run. Raises ValueError for a prior that cannot be had, PeerLost when the leader is gone."""
-    prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
-    prompts, order = PromptBook(prior, config.guidance), world.broadcast()
-    if order == END:
-        return
-    state = TrainState.start(config, device, writes=False)  # from the points that the leader has written by now
-    state.begin_cograd(config, prior.alphas_cumprod)
-    while order != END:
-        if order != GO:
-            state.load_state_dict(moved(order, device))
-        report = accumulate_gradients(state, prior, prompts, config, world)
-        apply_update(state, report, config)
+def follow(config: Config, world: World) -> int:
+    """A follower's whole run; its exit status. ValueError for what it cannot have, PeerLost when the leader is gone."""
+    if config.dry_run:
+        return FINISHED
+    device = device_of(config, world)
+    prior, prompts = prior_of(config, device)
+    with StopSignals():  # the leader heeds them
         order = world.broadcast()
+        if order == END:
+            return FINISHED
+        state = TrainState.start(config, device, writes=False)  # from the points that the leader has written by now
+        state.begin_cograd(config, prior.alphas_cumprod)
+        while order != END:
+            if order != GO:
+                state.load_state_dict(moved(order, device))
+            apply_update(state, accumulate_gradients(state, prior, prompts, config, world), config)
+            order = world.broadcast()
+    return FINISHED
 
 
-def moved(tree: Any, device: torch.device | str) -> Any:
+def moved(tree: Any, device: torch.device) -> Any:
     """A tree of dictionaries, lists and values with its tensors on `device`."""
     if isinstance(tree, torch.Tensor):
-        return tree.detach().to(device)
+        return tree.to(device)
     if isinstance(tree, dict):
         return {key: moved(value, device) for key, value in tree.items()}
-    return [moved(value, device) for value in tree] if isinstance(tree, list | tuple) else tree
+    return [moved(value, device) for value in tree] if isinstance(tree, list) else tree

@@ -34,6 +34,5 @@ def _rank(rank: int, size: int, port: int, folder: Path, work: Callable[..., Any
     torch.set_num_threads(1)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), **place)
-    world = World.start(timeout_min=PATIENCE_S / 60)
-    torch.save(work(world, *args), folder / f"rank{rank}.pt")
-    world.close()
+    with World.start(timeout_min=PATIENCE_S / 60) as world:
+        torch.save(work(world, *args), folder / f"rank{rank}.pt")

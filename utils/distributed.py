@@ -147,11 +147,19 @@ class World:
             )
         return f"cuda:{self.local_rank}"
 
-    def quiet_followers(self) -> None:
-        """Warnings are said once, by rank 0."""
+    def __enter__(self) -> World:
+        """From here on warnings are said once, by rank 0."""
         if not self.leads:
             logging.disable(logging.WARNING)
             warnings.simplefilter("ignore")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """Leaves the others; after an error that Python will print they need not say that this process is gone."""
+        if kind is not None:
+            self.is_first_to_tell()
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
     def is_first_to_tell(self) -> bool:
         """Whether no other process has told yet why the run ends: one sentence is enough."""
@@ -159,11 +167,6 @@ class World:
             return self.store is None or self.store.add("told", 1) == 1
         except RuntimeError:  # the store went with the process that kept it
             return True
-
-    def close(self) -> None:
-        """Leaves the others."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
 
 
 ALONE = World()

@@ -36,8 +36,8 @@ def test_shares_of_a_draw_are_the_draw() -> None:
 def test_one_process_copies_nothing() -> None:
     x = torch.zeros(3)
     assert World.start({}) == World.start({"WORLD_SIZE": "1"}) == ALONE and ALONE.leads
-    assert ALONE.gather(x, Share.whole(3)) is x and ALONE.broadcast(x) is x and ALONE.is_first_to_tell()
-    ALONE.close()
+    with ALONE as world:
+        assert world.gather(x, Share.whole(3)) is x and world.broadcast(x) is x and world.is_first_to_tell()
 
 
 def test_half_of_torchruns_variables_are_told() -> None:
@@ -77,8 +77,7 @@ def test_gpus_that_cannot_be_shared_out_are_told() -> None:
 
 def test_followers_do_not_repeat_warnings(caplog) -> None:
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            World(1, 2).quiet_followers()
+        with warnings.catch_warnings(record=True) as caught, World(1, 2):
             logging.getLogger("guidance").warning("said by the leader")
             warnings.warn("this too", stacklevel=1)
         assert not caught and not caplog.records

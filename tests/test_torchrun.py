@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""train.py under torchrun: the run of one process, in one folder, with one word about what goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from scene.ply import read_vertices
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "iterations": 10, "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 60, "guidance": "ideal", "perpneg": False,
+    "text": "a red cube", "device": "cpu", "pro_frames_num": 2, "C_batch_size": 3, "densify_from_iter": 1, "test_ratio": 1,
+    "densification_interval": 4, "densify_until_iter": 9, "densify_grad_threshold": 1e-7, "save_video": False, "vis_interval": 5,
+    "CoGradParams.enabled": True, "azimuth_levels": 4, "max_step_share": 0.9, "max_t_difference": 900, "checkpoint_every": 4,
+    "quiet": True,
+}  # fmt: skip
+
+
+def _argv(folder: Path, **changes) -> list[str]:
+    return [
+        word for name, value in {**SMALL, "model_path": folder, **changes}.items() for word in (f"--{name}", str(value))
+    ]
+
+
+def _torchrun(argv: list[str], program: str = str(ROOT / "train.py")) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", program, *argv]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+
+
+def _told(result: subprocess.CompletedProcess) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("train.py: ")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("torchrun")
+    assert train.main(_argv(folder / "one")) == 0
+    return folder / "one", folder / "two", _torchrun(_argv(folder / "two"))
+
+
+def test_two_processes_write_what_one_writes(runs) -> None:
+    one, two, result = runs
+    assert result.returncode == 0 and not _told(result), result.stderr
+    assert result.stdout.count("The scene is in") == 1
+    names = [sorted(_without_events(folder)) for folder in (one, two)]
+    assert names[0] == names[1]
+    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)]
+    for want, got in zip(*logs, strict=True):
+        assert (got["t"], got["azimuth_deg"], got["points"]) == (want["t"], want["azimuth_deg"], want["points"])
+        assert got["loss_per_view"] == pytest.approx(want["loss_per_view"], rel=1e-3)
+    assert logs[0][-1]["points"] > 60
+    clouds = [read_vertices(folder / "point_cloud" / "iteration_10" / "point_cloud.ply") for folder in (one, two)]
+    for name in clouds[0].dtype.names:
+        want, got = (torch.from_numpy(cloud[name].astype("f8")) for cloud in clouds)
+        same = (got - want).abs() <= 1e-4 + 1e-3 * want.abs()
+        # Adam with eps 1e-15 turns the rounding of a gradient that is almost 0 into a step of another sign.
+        assert float(same.double().mean()) >= 0.97, name
+
+
+def _without_events(folder: Path) -> set[str]:
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in files if "tfevents" not in name}
+
+
+def test_an_error_in_one_process_ends_both_with_one_word(tmp_path) -> None:
+    """The second process breaks in its third call of the prior."""
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "import os, sys\nimport train\nfrom guidance.ideal import IdealPrior\nsound, calls = IdealPrior.predict_noise, []\n"
+        "def broken(*args):\n    calls.append(1)\n"
+        "    if os.environ['RANK'] == '1' and len(calls) == 3:\n        raise ValueError('the second process broke')\n"
+        "    return sound(*args)\nIdealPrior.predict_noise = broken\nsys.exit(train.main(sys.argv[1:]))\n"
+    )
+    result = _torchrun(_argv(tmp_path / "run"), str(program))
+    assert result.returncode != 0
+    assert _told(result) == ["train.py: the second process broke"]
