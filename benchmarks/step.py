@@ -7,7 +7,7 @@ The trainer's own step, CoGrad with fusion on, at a fixed timestep (950 has the 
 cache flushed after each call, the device waited for in each iteration, cudnn deterministic, none of the settings for
 speed. The two take turns, step by step. `step` is timed as the trainer runs; the phases in further steps, each waiting
 for the device at its ends. Arithmetic is that of the networks, counted in one more step. GB is the device's peak; with
---upstream-like it is left out, for two priors are loaded.
+--upstream-like it is left out, for two priors are loaded. Further flags are our mode's settings (`--cuda_graphs true`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SIZES = {
     "full": {"opt": ROOT / "configs" / "prompt.yaml"},
     "small": {"opt": ROOT / "configs" / "toy_trained.yaml", "model_key": ROOT / "assets" / "toy-prior"},
 }
-SLOW: dict[str, str] = {}  # settings of the prior that LucidDreamer does without
+SLOW = {"channels_last": "off", "fuse_qkv": "off"}  # of the prior's settings, what LucidDreamer does without
 
 
 @dataclass
@@ -78,6 +78,7 @@ class Case:
     t: int
     points: int | None
     base: dict[str, Any]
+    more: list[str]  # words of the command line, for our mode
 
     def config(self, folder: Path, changes: dict[str, str]) -> Config:
         """The settings of its steps."""
@@ -85,6 +86,7 @@ class Case:
         if self.points:
             settings["init_num_pts"] = self.points
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        words += [] if changes else self.more
         return load_config([*words, "--model_path", str(folder), "--t_base_range", str(self.t), str(self.t)])
 
 
@@ -208,14 +210,11 @@ def lines(case: Case, priors: dict[str, Any], options: argparse.Namespace, devic
 
 
 def load_priors(options: argparse.Namespace, case: Case, folder: Path, device: torch.device) -> dict[str, Any]:
-    """The prior of each mode; one for both where the settings for speed make no difference."""
+    """The prior of each mode."""
     made: dict[str, Any] = {}
     for mode in ("ours", "upstream-like") if options.upstream_like else ("ours",):
         config = case.config(folder, SLOW if mode == "upstream-like" else {})
-        if not made or SLOW:
-            made[mode] = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
-        else:
-            made[mode] = made["ours"]
+        made[mode] = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
     return made
 
 
@@ -232,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--upstream-like", action="store_true", help="the same steps as LucidDreamer makes them, too")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(argv)
+    options, more = parser.parse_known_args(argv)
     device = torch.device(options.device)
     options.size = options.size or ("full" if device.type == "cuda" else "small")
     if options.threads:
@@ -244,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             base["model_key"] = write_random_sd21(Path(folder) / "sd21", device)
         cases = [
-            Case(n, p == "on", options.t, options.points, base) for n, p in product(options.views, options.perpneg)
+            Case(n, p == "on", options.t, options.points, base, more)
+            for n, p in product(options.views, options.perpneg)
         ]
         priors = load_priors(options, cases[0], Path(folder) / "run", device)
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}, torch {torch.__version__}, {options.size} size\n")
