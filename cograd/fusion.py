@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 Gradient = dict[str, Tensor]
+ON_HOST = ("cpu",)  # devices whose numbers are read without waiting
+DEVICE_CHUNK = 1 << 22  # numbers that are float64 at a time
 CHUNK = 1 << 15  # a float32 sum of so many products is exact to about 1e-7
 FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to products that underflow float32
 
@@ -114,16 +116,16 @@ def fuse(
     if not candidates:
         main_norm = norm(g_main)
         return FusionResult(g_main, main_norm, main_norm)
-    main = flat(g_main)
+    main, hists = flat(g_main), [flat(g_hist) for _, g_hist in candidates]
+    for hist in hists:
+        _check_fit(hist, main)
     spans = _vectors(main, projection)
-    main_main = _dots(main.vector, main.vector, spans)
+    _know_norms(hists)
+    main_main, *hist_mains = _all_dots([(x.vector, main.vector, spans) for x in (main, *hists)])
     main_norm = math.sqrt(sum(main_main))
     shares, cosines = [0.0] * len(spans), []
     g_fused = main.vector
-    for w, g_hist in candidates:
-        hist = flat(g_hist)
-        _check_fit(hist, main)
-        hist_main = _dots(hist.vector, main.vector, spans)
+    for (w, _), hist, hist_main in zip(candidates, hists, hist_mains, strict=True):
         shares = [share + w * one for share, one in zip(shares, _shares(hist_main, main_main, delta))]
         g_fused = torch.add(g_fused, hist.vector, alpha=w, out=None if g_fused is main.vector else g_fused)
         scale = hist.norm * main_norm
@@ -174,7 +176,30 @@ def _spans(g: Gradient) -> list[slice]:
 
 def _dots(a: Tensor, b: Tensor, spans: Sequence[slice]) -> list[float]:
     """Inner products of parts of two vectors [D], to 1e-6 of |a| |b|."""
-    return [_dot(a[span], b[span]) for span in spans]
+    return _all_dots([(a, b, spans)])[0]
+
+
+def _all_dots(triples: Sequence[tuple[Tensor, Tensor, Sequence[slice]]]) -> list[list[float]]:
+    """`_dots` of several (a, b, spans); the host waits for a GPU once, not for each number."""
+    if all(a.device.type in ON_HOST for a, _, _ in triples):
+        return [[_dot(a[span], b[span]) for span in spans] for a, b, spans in triples]
+    sums = [_device_dot(a[span], b[span]) for a, b, spans in triples for span in spans]
+    values = iter(torch.stack(sums).tolist())
+    return [[next(values) for _ in spans] for _, _, spans in triples]
+
+
+def _device_dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> in float64, left on the device."""
+    pieces = zip(a.split(DEVICE_CHUNK), b.split(DEVICE_CHUNK))
+    return torch.stack([(x.double() * y.double()).sum() for x, y in pieces]).sum()
+
+
+def _know_norms(gradients: Sequence[Flat]) -> None:
+    """Works out the norms that are not known yet, all at once."""
+    unknown = [g for g in gradients if "norm" not in vars(g)]
+    squares = _all_dots([(g.vector, g.vector, [slice(0, len(g.vector))]) for g in unknown])
+    for g, square in zip(unknown, squares, strict=True):
+        vars(g)["norm"] = math.sqrt(sum(square))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -134,12 +134,11 @@ def accumulate_gradients(
         g_images = _ask_prior(report, state, prior, prompts, config, world)
     if report.fault is None:
         total: Gradient | None = None
+        sums: list[Gradient] = []
         numbers = _parameter_count(state)
         for v, gradient in enumerate(_view_gradients(report, state, g_images, opt.lambda_scale, world)):
             with timer("backward"):
-                report.fault = _gradient_fault(gradient, v, report)
-            if report.fault is not None:
-                break
+                sums.append({name: g.sum() for name, g in gradient.items() if g.numel()})
             if state.cograd is not None and plan is not None:
                 with timer("fuse"), threads_for(numbers):
                     if state.cograd.keeps_gradients(state.iteration):
@@ -149,7 +148,7 @@ def accumulate_gradients(
                     gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused
             with timer("backward"), threads_for(numbers):  # what one backward pass over all views would have added up
                 total = gradient if total is None else added(total, gradient)
-        report.fault = report.fault or _give_gradient(state, total or {})
+        report.fault = _give_gradient(state, total or {}, sums, report.t)
     if report.fault is not None:
         state.optimizer.zero_grad(set_to_none=True)
     return report
@@ -265,7 +264,7 @@ def _ask_prior(
         "scale": torch.stack([view.scales.detach().mean() for view in report.views]),
         "t": report.distillation.t,
         "sound_guidance": report.distillation.finite_per_view,
-        "sound_image": torch.tensor([all(all_finite(g[v]) for g in g_images) for v in range(len(share))]),
+        "sound_image": torch.stack([g.isfinite().flatten(1).all(dim=1) for g in g_images]).all(dim=0),
     }
     _sum_up(report, gather_numbers(columns, len(state.gaussians.get_xyz), share, world), opt)
     return g_images
@@ -327,7 +326,7 @@ def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: flo
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
     """
-    g_scale = torch.tensor(scale_weight, device=view.scales.device)
+    g_scale = torch.full((), scale_weight, device=view.scales.device)  # a tensor from a number would wait
     torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
 
 
@@ -339,7 +338,7 @@ def _densify(state: TrainState, views: list[OnScreen], config: Config) -> None:
     opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
     for view in views if state.cograd else views[-1:]:
         seen = view.radii_px > 0
-        gaussians.max_radii2D[seen] = torch.maximum(gaussians.max_radii2D[seen], view.radii_px[seen].float())
+        gaussians.max_radii2D = torch.maximum(gaussians.max_radii2D, view.radii_px.float())  # 0 where not seen
         gaussians.add_densification_stats(view.ndc, seen)
     if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
         max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
@@ -365,19 +364,20 @@ def _take_gradient(state: TrainState) -> Gradient:
     return gradient
 
 
-def _gradient_fault(gradient: Gradient, v: int, report: StepReport) -> str | None:
-    """Names the first parameter for which view v's gradient is not finite, None when all are."""
-    bad = first_not_finite(gradient)
-    t = int(report.t[v]) if bad else 0
-    return f"the gradient of {bad} is not finite (view {v}, timestep {t})" if bad else None
+def _give_gradient(state: TrainState, gradient: Gradient, sums: list[Gradient], t: Tensor) -> str | None:
+    """Hands the step's gradient to the optimizer; names the first parameter for which it is not finite, and the view.
 
-
-def _give_gradient(state: TrainState, gradient: Gradient) -> str | None:
-    """Hands the step's gradient to the optimizer; names the first parameter for which it is not finite."""
+    sums: of each view's gradient, by parameter. One number is read from the device when all is well.
+    """
     for name, parameter in state.gaussians.parameters_in_order().items():
         parameter.grad = gradient.get(name)
     bad = first_not_finite(gradient)
-    return f"the sum of all views' gradients of {bad} is not finite" if bad else None
+    if bad is None:
+        return None
+    for v, of_view in enumerate(sums):
+        if bad in of_view and not all_finite(of_view[bad]):
+            return f"the gradient of {bad} is not finite (view {v}, timestep {int(t[v])})"
+    return f"the sum of all views' gradients of {bad} is not finite"
 
 
 def _fault(report: StepReport, sound_guidance: Tensor, sound_image: Tensor) -> str | None:

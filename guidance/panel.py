@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidance.score import Distillation, Prior
+from guidance.score import Distillation, Prior, turned
 
 COLUMNS = ("rgb", "depth", "alpha", "saturation", "latents", "gradient", "x0_guided", "x0_target")
 MARGIN_PX = 2
@@ -25,8 +25,8 @@ def guidance_panel(
     Non-finite numbers are shown as 0: a panel must be writable when a step went wrong.
     """
     size = tuple(pred_rgb.shape[2:])
-    latents = _turned(distillation.latents.detach(), distillation.flipped)
-    gradient = _turned(distillation.grad, distillation.flipped).norm(dim=1, keepdim=True)  # [B,1,h,w]
+    latents = turned(distillation.latents.detach(), distillation.flip)
+    gradient = turned(distillation.grad, distillation.flip).norm(dim=1, keepdim=True)  # [B,1,h,w]
     previews = distillation.x0_preview(prior)
     tiles = (
         pred_rgb,
@@ -67,11 +67,6 @@ def grid(columns: list[Tensor]) -> Tensor:
     rows = functional.pad(rows, (MARGIN_PX, 0, MARGIN_PX, 0), value=1.0)
     panel = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     return functional.pad(panel, (0, MARGIN_PX, 0, MARGIN_PX), value=1.0)
-
-
-def _turned(x: Tensor, flipped: bool) -> Tensor:
-    """Undo the horizontal flip of the step, so that all columns show the same side."""
-    return x.flip(-1) if flipped else x
 
 
 def _as_colour(tile: Tensor, size: tuple[int, ...]) -> Tensor:

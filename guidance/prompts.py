@@ -13,6 +13,7 @@ from torch import Tensor
 from arguments import GuidanceParams
 from guidance.perpneg_utils import view_weights
 from guidance.score import Conditioning, Prior
+from utils.device import send
 
 VIEWS = ("front", "side", "back")
 
@@ -84,5 +85,5 @@ class PromptBook:
         result = []
         for pairs in zip(*rows, strict=True):
             texts = torch.stack([self.embeddings[VIEWS[view]] for view, _ in pairs])
-            result.append((texts, torch.tensor([weight for _, weight in pairs], device=texts.device)))
+            result.append((texts, send([weight for _, weight in pairs], texts.device)))
         return tuple(result)

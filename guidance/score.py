@@ -21,6 +21,7 @@ from torch import Tensor
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.perpneg_utils import perp_neg_direction
+from utils.device import send
 from utils.distributed import Share
 from utils.random_streams import RandomStreams
 
@@ -115,7 +116,12 @@ class Distillation:
     unet_timesteps: list[int]
     residual: Residual = field(repr=False)
     alpha_bar: Tensor = field(repr=False)  # [B]
-    flipped: bool = False
+    flip: Tensor = field(repr=False)  # [1] bool, whether the views were turned left to right
+
+    @property
+    def flipped(self) -> bool:
+        """`flip`, read from the device."""
+        return bool(self.flip)
 
     @property
     def finite_per_view(self) -> Tensor:
@@ -138,7 +144,7 @@ class Distillation:
         images = {}
         for name, eps in (("guided", self.residual.eps_hat), ("target", self.residual.target)):
             image = prior.decode_latents(sd_step.predict_x0(self.residual.x_t, eps, self.alpha_bar))
-            images[name] = image.flip(-1) if self.flipped else image
+            images[name] = turned(image, self.flip)
         return images
 
 
@@ -170,12 +176,12 @@ def distill(
     """
     batch = _checked_batch(pred_rgb, pred_depth, pred_alpha, conditioning, ind_t)
     share = share or Share.whole(batch)
-    flipped = bool(streams.rand(1) < 0.5)
+    flip = streams.rand(1) < 0.5
     shown = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
-    latents = prior.encode_imgs(shown.flip(-1) if flipped else shown, streams.torch, share)
+    latents = prior.encode_imgs(turned(shown, flip), streams.torch, share)
     if use_control:
         disparity = pred_depth.detach().expand(-1, 3, -1, -1)
-        conditioning = replace(conditioning, control=disparity.flip(-1) if flipped else disparity)
+        conditioning = replace(conditioning, control=turned(disparity, flip))
     noise = share.of(draw_noise(latents, share.total, params, streams, memory))
     delta = params.delta_t
     if params.annealing_intervals:
@@ -195,8 +201,13 @@ def distill(
         unet_timesteps=residual.unet_timesteps,
         residual=residual,
         alpha_bar=alpha_bar,
-        flipped=flipped,
+        flip=flip,
     )
+
+
+def turned(x: Tensor, flip: Tensor) -> Tensor:
+    """x [...,W] left to right where flip [1] is true; the host need not know."""
+    return torch.where(flip, x.flip(-1), x)
 
 
 def _checked_batch(rgb: Tensor, depth: Tensor, alpha: Tensor, conditioning: Conditioning, ind_t: Tensor | None) -> int:
@@ -258,45 +269,52 @@ def residual_of(
     conditioning: Conditioning,
     params: GuidanceParams,
 ) -> Residual:
-    """Guided prediction and target for latents, noise [B,C,h,w] at schedule indices ind_t [B], interval `delta`."""
-    t = prior.timesteps_of(ind_t.to(prior.alphas_cumprod.device))
+    """Guided prediction and target for latents, noise [B,C,h,w] at schedule indices ind_t [B], interval `delta`.
+
+    The host reads ind_t, which decides the calls, and nothing else; indices that are on the CPU cost no waiting.
+    """
+    indices = ind_t.tolist()
+    t = prior.timesteps_of(send(indices, latents.device))
     if params.sds:
         x_t, target = sd_step.add_noise(latents, noise, prior.alphas_cumprod[t]), noise
         calls: list[int] = []
     else:
-        x_t, target, calls = invert(prior, latents, noise, ind_t, delta, conditioning, params)
+        x_t, target, calls = invert(prior, latents, noise, indices, delta, conditioning, params)
     eps_hat = guided_noise(prior, x_t, t, conditioning, params.guidance_scale)
-    return Residual(x_t, eps_hat, target, t, [*calls, int(t[0])])
+    return Residual(x_t, eps_hat, target, t, [*calls, *_timesteps(prior, indices[:1])])
 
 
 def invert(
     prior: Prior,
     latents: Tensor,
     noise: Tensor,
-    ind_t: Tensor,
+    indices: Sequence[int],
     delta: int,
     conditioning: Conditioning,
     params: GuidanceParams,
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """DDIM inversion of every view to its own ind_t: x_t, the last step's noise prediction, first view's timesteps.
+    """DDIM inversion of every view to its own index: x_t, the last step's noise prediction, first view's timesteps.
 
     One network call a round for all views that still have a step to take.
     """
-    paths = [sd_step.inversion_path(k, delta, params.xs_delta_t, params.xs_inv_steps) for k in ind_t.tolist()]
+    paths = [sd_step.inversion_path(k, delta, params.xs_delta_t, params.xs_inv_steps) for k in indices]
     device = latents.device
-    start = prior.timesteps_of(torch.tensor([path[0] for path in paths], device=device))
+    start = prior.timesteps_of(send([path[0] for path in paths], device))
     x = sd_step.add_noise(latents, noise, prior.alphas_cumprod[start])
     target = torch.zeros_like(x)
     for step in sd_step.inversion_rounds(paths):
-        rows = torch.tensor(step.rows, device=device)
-        t_from = prior.timesteps_of(torch.tensor(step.ind_from, device=device))
-        t_to = prior.timesteps_of(torch.tensor(step.ind_to, device=device))
+        rows = send(step.rows, device)
+        t_from = prior.timesteps_of(send(step.ind_from, device))
+        t_to = prior.timesteps_of(send(step.ind_to, device))
         eps = inversion_noise(prior, x[rows], t_from, conditioning, rows, params.denoise_guidance_scale)
         moved = sd_step.ddim_step(x[rows], eps, prior.alphas_cumprod[t_from], prior.alphas_cumprod[t_to], params.xs_eta)
         x = x.index_copy(0, rows, moved)
         target = target.index_copy(0, rows, eps)  # rounds end with each view's last step, so the last copy stays
-    first = torch.tensor(paths[0][:-1], device=device)
-    return x, target, prior.timesteps_of(first).tolist()
+    return x, target, _timesteps(prior, paths[0][:-1])
+
+
+def _timesteps(prior: Prior, indices: Sequence[int]) -> list[int]:
+    return prior.timesteps_of(torch.tensor(indices)).tolist()
 
 
 def inversion_noise(

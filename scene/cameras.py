@@ -102,7 +102,7 @@ def cameras_from_poses(
     world_view = torch.from_numpy(getWorld2View2(R, T)).transpose(1, 2).contiguous()
     full = world_view @ projection
     centre = torch.linalg.inv(world_view)[:, 3, :3]
-    on_device = [x.contiguous().to(device) for x in (world_view, projection, full, centre)]
+    on_device = [x.contiguous().to(device, non_blocking=True) for x in (world_view, projection, full, centre)]
     delta_polar, delta_azimuth, delta_radius = _deltas(poses, default_pose)
     return [
         RCamera(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +27,11 @@ def threads_for(numbers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def send(numbers: Sequence[float] | Sequence[int], device: torch.device) -> torch.Tensor:
+    """A few numbers as a tensor on `device`; the host does not wait for what the device has still to do."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -169,3 +169,25 @@ def test_gradients_of_other_parameters_are_refused() -> None:
         with pytest.raises(ValueError, match="do not fit; pass the same parameters each time"):
             fuse(g, [(1.0, other)])
     assert math.isclose(inner({}, {}), 0.0)
+
+
+@pytest.mark.parametrize("projection", ["vector", "group"])
+def test_a_gpus_numbers_are_read_twice_a_view_and_are_the_same(monkeypatch, projection) -> None:
+    """The way of devices whose numbers are waited for, here on the CPU: once for all products, once for |g_fused|."""
+    from cograd import fusion
+
+    g_main, candidates = _gradient(0), [(0.5**k, _gradient(k)) for k in range(1, 5)]
+    expected = fuse(g_main, candidates, projection=projection)
+    reads = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(fusion, "ON_HOST", ())
+    monkeypatch.setattr(fusion, "DEVICE_CHUNK", 37)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: (reads.append(self.numel()), real(self))[1])
+    stored = [(w, flat(g)) for w, g in candidates]
+    for count in (3, 2):  # the norm of a stored gradient is worked out once
+        reads.clear()
+        result = fuse(g_main, stored, projection=projection)
+        assert len(reads) == count
+    torch.testing.assert_close(_vector(result.g_fused), _vector(expected.g_fused), rtol=1e-5, atol=1e-6)
+    numbers = (result.main_norm, result.fused_norm, *result.cosines)
+    assert numbers == pytest.approx((expected.main_norm, expected.fused_norm, *expected.cosines), rel=1e-6, abs=1e-7)

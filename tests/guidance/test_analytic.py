@@ -62,7 +62,7 @@ def test_mixture_eps_survives_far_points_and_switched_off_components():
 def test_ddim_inversion_of_one_gaussian_is_linear(one_gaussian):
     prior, latents, noise = one_gaussian, randn(2, 3, 4, 4, seed=6), randn(2, 3, 4, 4, seed=7)
     ind_t = torch.tensor([700, 333])
-    x_t, target, _ = invert(prior, latents, noise, ind_t, 80, conditioning(prior, 2), PARAMS)
+    x_t, target, _ = invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2), PARAMS)
     for view, last in enumerate(ind_t.tolist()):
         path = [k + 1 for k in sd_step.inversion_path(last, 80, PARAMS.xs_delta_t, PARAMS.xs_inv_steps)]
         abar = prior.alphas_cumprod[path]
@@ -83,7 +83,7 @@ def test_residual_of_one_gaussian_is_the_closed_form(one_gaussian, sds):
     if sds:
         x_t, target = abar.sqrt() * latents + (1 - abar).sqrt() * noise, noise
     else:
-        x_t, target, _ = invert(prior, latents, noise, ind_t, 80, conditioning(prior, 2), params)
+        x_t, target, _ = invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2), params)
     eps = (1 - abar).sqrt() * (x_t - abar.sqrt() * prior.means) / spread(abar)
     assert (residual.eps_hat - eps).abs().max() < 1e-6
     assert (residual.target - target).abs().max() < 1e-6
