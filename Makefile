@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make reproduce: the paper's tables in miniature on the toy world, in two minutes; the report is in output/reproduce.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
 # settings, PLY files, checkpoints, viewers and prompts; FUZZ_ARGS="--seed 7", "--seconds 60" (each), "--cases 3".
@@ -19,7 +20,7 @@ EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*
 CHECKED := $(wildcard train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-dev demo smoke test lint bench fuzz cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-dev demo smoke reproduce test lint bench fuzz cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -58,6 +59,9 @@ smoke: setup
 		test -s output/smoke/$$file || { echo "smoke: output/smoke/$$file is missing or empty"; exit 1; }; \
 	done
 	@echo "smoke: every output file is there"
+
+reproduce: setup
+	$(BIN)/python tools/reproduce.py --prior toy --miniature --out output/reproduce
 
 test: setup-dev
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)

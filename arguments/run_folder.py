@@ -190,7 +190,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 
@@ -214,6 +214,11 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that numbers depend on."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

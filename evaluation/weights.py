@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from guidance.weights import ModelUnavailable, load_part, quiet, reason_of
+from guidance.sources import ModelUnavailable, quiet, reason_of
+from guidance.weights import load_part
 
 CONFIGS = ("*.json", "*.txt", "*.model")
 PICKLES = ("*.bin", "*.pt")

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from tools.ablation.grid import OBJECTS, OTHER_OBJECTS, PAPER_VARIANTS, PRIORS, VARIANTS, check_runs, runs_of
 from tools.ablation.pictures import sheet
-from tools.ablation.runs import read_results, rescore, run_all
+from tools.ablation.runs import rescore, run_grid
 from tools.ablation.summary import summary
+from tools.sweep.runs import read_results
 from utils.image_utils import write_png
 
 
@@ -64,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif not args.summary_only:
             check_runs(runs, args.weak, extra)
             args.out.mkdir(parents=True, exist_ok=True)
-            failures = run_all(runs, args.out, args.weak, extra, args.jobs, args.score_px, args.keep_all)
+            failures = run_grid(runs, args.out, args.weak, extra, args.jobs, args.score_px, args.keep_all)
         if args.picture:
             write_png(args.picture, sheet(args.out, runs, args.picture_px))
     except ValueError as problem:
         print(f"ablate_toy: {problem}", file=sys.stderr)
         return 2
-    text = summary(read_results(args.out, runs))
+    text = summary(read_results(args.out, [run.name for run in runs]))
     if args.out.is_dir():
         (args.out / "summary.md").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -13,6 +13,8 @@ from arguments.load import ConfigError, load_config
 from tools import ablate_toy
 from tools.ablation import grid, runs, summary
 from tools.ablation.pictures import LABEL_PX
+from tools.sweep import facts
+from tools.sweep import runs as sweep_runs
 
 TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
 ROBOT = "a cyan robot with orange arms"
@@ -66,14 +68,19 @@ def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
 
 def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
     config = _config("full", extra=["--distance_range", "1.5", "2.0"])
-    with pytest.raises(ValueError, match=r"x\.yaml: its cameras have distances 3\.5\.\.3\.5, its regions 1\.5\.\.2; set CoGradParams\.distance_range"):
+    with pytest.raises(
+        ValueError,
+        match=r"x\.yaml: its cameras have distances 3\.5\.\.3\.5, its regions 1\.5\.\.2; set CoGradParams\.distance_range",
+    ):
         grid.check_regions(config, "x.yaml")
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
-def _result(variant: str, seed: int, psnr: float, face: float | None = 0.5, janus: int | None = 3, prompt: str = ROBOT) -> dict:
+def _result(
+    variant: str, seed: int, psnr: float, face: float | None = 0.5, janus: int | None = 3, prompt: str = ROBOT
+) -> dict:
     scores = {"psnr": psnr, "ssim": 0.5, "iou": 0.9, "detail": 0.2, "face": face, "janus_count": janus}
     scores |= {"psnr_turned": psnr, "detail_turned": 0.2, "face_margin": face}
     return {
@@ -112,7 +119,10 @@ def test_false_faces_and_objects_without_a_front() -> None:
 
 def test_the_tables_say_means_pairs_and_what_is_significant() -> None:
     text = summary.summary(RESULTS)
-    assert "| full | 4 | 40 | 41.00 +- 38.69 |" in text and "| CoGrad3D - plain | full - plain | 3 | **+2.00 +- 0.58** |" in text
+    assert (
+        "| full | 4 | 40 | 41.00 +- 38.69 |" in text
+        and "| CoGrad3D - plain | full - plain | 3 | **+2.00 +- 0.58** |" in text
+    )
     weak = [_result("plain", seed, value) for seed, value in enumerate([19.0, 24.0, 19.0])]
     assert "| +1.00 +- 1.15 |" in summary.summary([*RESULTS[:3], *weak])
     other = [_result(v, s, 20.0, prompt="a red cube") for v in ("full", "plain") for s in (0, 1)]
@@ -123,19 +133,39 @@ def test_a_log_gives_calls_and_mechanisms() -> None:
     view = {"cosines": [0.5, 0.3], "fused_norm": 2.2, "main_norm": 2.0}
     empty = {"cosines": [], "fused_norm": 1.0, "main_norm": 1.0}
     step = {"unet_timesteps": [7], "t": [100, 900], "loss_per_view": [math.e, 1.0]}
-    cograd = {"fusion": [view, empty], "u": [0.05, 0.01], "u_raw": [0.4, 0.01], "largest_probability": 0.2, "starved_share": 0.4}
-    log = [{**step, "cograd": cograd}, {**step, "cograd": {**cograd, "starved_share": 0.1, "u": [None, None], "u_raw": [None, None]}}]
-    assert runs.denoiser_calls(log) == 4
-    expected = {"loss_explained_by_t": 1.0, "starved_share": 0.1, "largest_probability": 0.2, "clipped_share": 0.5, "auxiliaries": 1.0, "cosine": 0.4, "norm_gain": 1.1}
-    assert runs.mechanism(log) == pytest.approx(expected)
-    assert runs.mechanism([step]) == {"loss_explained_by_t": pytest.approx(1.0)}
+    cograd = {
+        "fusion": [view, empty],
+        "u": [0.05, 0.01],
+        "u_raw": [0.4, 0.01],
+        "largest_probability": 0.2,
+        "starved_share": 0.4,
+    }
+    log = [
+        {**step, "cograd": cograd},
+        {**step, "cograd": {**cograd, "starved_share": 0.1, "u": [None, None], "u_raw": [None, None]}},
+    ]
+    assert facts.denoiser_calls(log) == 4
+    expected = {
+        "loss_explained_by_t": 1.0,
+        "starved_share": 0.1,
+        "largest_probability": 0.2,
+        "clipped_share": 0.5,
+        "auxiliaries": 1.0,
+        "cosine": 0.4,
+        "norm_gain": 1.1,
+    }
+    assert facts.mechanism(log) == pytest.approx(expected)
+    assert facts.mechanism([step]) == {"loss_explained_by_t": pytest.approx(1.0)}
 
 
 def test_a_loss_that_t_does_not_explain() -> None:
     rng = np.random.default_rng(0)
-    steps = [{"t": [int(t)], "loss_per_view": [float(L)]} for t, L in zip(rng.integers(1, 999, 2000), np.exp(rng.normal(size=2000)))]
-    assert runs.loss_explained_by_t(steps) < 0.03  # 20 bins of noise explain about 19 / 2000
-    assert runs.loss_explained_by_t([{"t": [3], "loss_per_view": None}]) == 0
+    steps = [
+        {"t": [int(t)], "loss_per_view": [float(L)]}
+        for t, L in zip(rng.integers(1, 999, 2000), np.exp(rng.normal(size=2000)))
+    ]
+    assert facts.loss_explained_by_t(steps) < 0.03  # 20 bins of noise explain about 19 / 2000
+    assert facts.loss_explained_by_t([{"t": [3], "loss_per_view": None}]) == 0
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -150,15 +180,15 @@ def pretended(monkeypatch):
     """run_one without training: the list of what it was asked for; names in `pretended.failing` fail."""
     asked = SimpleNamespace(names=[], failing=set())
 
-    def run_one(run, flags, out, score_px, keep_all):
-        asked.names.append(run.name)
-        if run.variant in asked.failing:
-            raise runs.RunFailed("train.py ended with status 1: no memory")
-        result = {**_result(run.variant, run.seed, 20.0), "flags": list(flags), "train_s": 1.0}
-        (out / f"{run.name}.json").write_text(json.dumps(result))
+    def run_one(job, sweep, slot):
+        asked.names.append(job.name)
+        if job.facts["variant"] in asked.failing:
+            raise sweep_runs.RunFailed("train.py ended with status 1: no memory")
+        result = {**_result(job.facts["variant"], job.facts["seed"], 20.0), "flags": list(job.flags), "train_s": 1.0}
+        sweep.path(job.name).write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr(runs, "run_one", run_one)
+    monkeypatch.setattr(sweep_runs, "run_one", run_one)
     return asked
 
 
@@ -193,7 +223,9 @@ def test_scoring_again_changes_the_scores_alone(tmp_path, pretended, monkeypatch
     _told(tmp_path, *SELECTED)
     path = tmp_path / f"{pretended.names[0]}.json"
     before = json.loads(path.read_text())
-    monkeypatch.setattr(runs, "score_run", lambda folder, px: {**before["scores"], "psnr": 31.0, "iou": float(folder.name == path.stem)})
+    monkeypatch.setattr(
+        runs, "score_run", lambda folder, px: {**before["scores"], "psnr": 31.0, "iou": float(folder.name == path.stem)}
+    )
     _told(tmp_path, *SELECTED, "--rescore")
     assert json.loads(path.read_text()) == {**before, "scores": {**before["scores"], "psnr": 31.0, "iou": 1.0}}
     assert len(pretended.names) == 4 and "31.00" in (tmp_path / "summary.md").read_text()
@@ -212,16 +244,6 @@ def test_summary_only_runs_nothing(tmp_path, pretended, capsys) -> None:
     before = len(pretended.names)
     _told(tmp_path, *SELECTED, "--summary_only")
     assert len(pretended.names) == before and "1 objects, 1 seeds" in capsys.readouterr().out
-
-
-def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
-    cell = grid.Run("ideal", "full", ROBOT, "full", 0)
-    left = tmp_path / "runs" / cell.name / "init_points3d.ply"  # of a run that was stopped
-    left.parent.mkdir(parents=True)
-    left.write_text("half a cloud")
-    with pytest.raises(runs.RunFailed, match=r"status 2: +no_such_file\.yaml: cannot be read"):
-        runs.run_one(cell, ["--opt", "no_such_file.yaml"], tmp_path, 16, False)
-    assert not left.exists() and not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.slow

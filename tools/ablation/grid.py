@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from arguments import Config
 from arguments.load import load_config
+from tools.sweep.runs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PRIORS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
 OBJECTS = (  # the preset "improved" was chosen on these
     "a cyan robot with orange arms",

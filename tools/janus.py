@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the Janus problem without knowing who made what.
+
+python tools/janus.py sheet OUT RUN [RUN ...]     writes OUT/sheet.html and OUT/key.json (do not look at the key)
+python tools/janus.py rate OUT [--labels FILE]    rates of each method, from the labels that the sheet saved
+
+A run's method is its folder's name up to the first "-". The sheet is one page that works without a network: j, c or u
+for "Janus or inconsistent", "consistent", "unsure", and a button that saves labels.json. tools/reproduce.py writes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+import cv2
+
+from evaluation.janus import LABELS, Rate, blinded, rates
+from evaluation.run_folder import config_of_run
+from tools.pages import PLAY, escape, image, jpeg, page, video_file
+from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
+
+SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"
+KEYS = {"consistent": "c", "janus": "j", "unsure": "u"}
+STYLE = """
+.asset { border: 2px solid transparent; } .asset:focus-within, .asset.here { border-color: #36c; }
+.cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); }
+.asset button { margin: .3rem .3rem 0 0; padding: .35rem .6rem; font: inherit; }
+.asset button[aria-pressed=true] { outline: 3px solid #36c; }
+.bar { position: sticky; top: 0; background: Canvas; padding: .5rem 0; z-index: 1;
+  border-bottom: 1px solid var(--line); }
+"""
+SCRIPT = """
+const name = 'janus-' + document.body.dataset.sheet;
+const given = JSON.parse(localStorage.getItem(name) || '{}');
+const assets = [...document.querySelectorAll('.asset')]; let at = 0;
+function show() {
+  assets.forEach((asset, k) => { asset.classList.toggle('here', k === at);
+    asset.querySelectorAll('button').forEach(b => b.setAttribute('aria-pressed', given[asset.id] === b.value)); });
+  document.getElementById('count').textContent = Object.keys(given).length + ' of ' + assets.length;
+}
+function label(k, value) {
+  given[assets[k].id] = value; localStorage.setItem(name, JSON.stringify(given));
+  at = Math.min(k + 1, assets.length - 1); assets[at].scrollIntoView({block: 'center', behavior: 'smooth'}); show();
+}
+assets.forEach((asset, k) =>
+  asset.querySelectorAll('button').forEach(b => b.addEventListener('click', () => label(k, b.value))));
+document.addEventListener('keydown', event => {
+  const value = {j: 'janus', c: 'consistent', u: 'unsure'}[event.key];
+  if (value && !event.ctrlKey && !event.metaKey) label(at, value);
+});
+document.getElementById('save').addEventListener('click', () => {
+  const link = document.createElement('a');
+  const saved = JSON.stringify({sheet: document.body.dataset.sheet, labels: given}, null, 1);
+  link.href = URL.createObjectURL(new Blob([saved], {type: 'application/json'}));
+  link.download = 'labels.json'; link.click(); URL.revokeObjectURL(link.href);
+});
+show();
+"""
+
+
+def write_sheet(out: Path, runs: Mapping[str, Path], seed: int) -> None:
+    """OUT/sheet.html and OUT/key.json of runs, name -> folder, whose pictures have been drawn."""
+    key = blinded(list(runs), seed)
+    cards = [_card(number, runs[name]) for number, name in key.items()]
+    intro = (
+        "Mark an object that shows more than one front (faces all round), or whose sides do not fit together. "
+        "What made it is hidden. Keys: j, c, u; labels are kept in this browser until they are saved."
+    )
+    body = [
+        "<h1>Which of these are inconsistent?</h1>",
+        f"<p>{escape(intro)}</p>",
+        '<div class="bar"><b id="count"></b> labelled <button id="save">Save labels.json</button></div>',
+        f'<div class="cards">{"".join(cards)}</div>',
+    ]
+    document = page("Janus sheet", body, PLAY + SCRIPT, STYLE).replace(
+        "<body>", f'<body data-sheet="{_identity(key)}">'
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SHEET).write_text(document, encoding="utf-8")
+    (out / KEY).write_text(json.dumps({"sheet": _identity(key), "key": key}, indent=1) + "\n", encoding="utf-8")
+
+
+def _identity(key: Mapping[str, str]) -> str:
+    """Tells one sheet's labels from another's, and nothing else."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+
+
+def _card(number: str, run: Path) -> str:
+    folder = run / PICTURES
+    strip = cv2.cvtColor(cv2.imread(str(folder / VIEWS)), cv2.COLOR_BGR2RGB)
+    video = video_file(folder / TURNTABLE, jpeg(strip[:, : strip.shape[1] // STRIP]), f"turntable {number}")
+    buttons = "".join(f'<button value="{label}">{label} ({KEYS[label]})</button>' for label in LABELS)
+    prompt = escape(config_of_run(run).guidance.text)
+    sides = image(jpeg(strip), f"{number} from eight sides")
+    return f'<div class="card asset" id="{number}"><b>{number}</b> {prompt}{video}{sides}{buttons}</div>'
+
+
+def read_rates(out: Path, labels: Path) -> dict[str, Rate]:
+    """Method -> rate, of a sheet's key and the labels that it saved. ValueError where they do not belong together."""
+    key, given = (_read(path) for path in (out / KEY, labels))
+    if key.get("sheet") != given.get("sheet"):
+        raise ValueError(f"{labels} belongs to another sheet than {out / KEY}; label {out / SHEET} and save again")
+    return rates(given["labels"], key["key"], {name: name.split("-")[0] for name in key["key"].values()})
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); expected a file that the sheet or this tool wrote"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sheet = commands.add_parser("sheet", help="write the blinded sheet")
+    sheet.add_argument("out", type=Path)
+    sheet.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    sheet.add_argument("--seed", type=int, default=0, help="of the order")
+    sheet.add_argument("--view_px", type=int, default=256)
+    rate = commands.add_parser("rate", help="print the rates")
+    rate.add_argument("out", type=Path)
+    rate.add_argument("--labels", type=Path, help="default: OUT/labels.json")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "sheet":
+            for run in args.runs:
+                draw(run, args.view_px)
+            write_sheet(args.out, {run.name: run for run in args.runs}, args.seed)
+            print(f"Open {args.out / SHEET} in a browser; then: python tools/janus.py rate {args.out}")
+            return 0
+        for method, found in read_rates(args.out, args.labels or args.out / SAVED).items():
+            low, high = found.interval
+            told = f"{found.janus} of {found.counted}, {found.unsure} unsure"
+            print(f"{method}: {found.value:.4f} ({told}), 95 % interval {low:.3f} .. {high:.3f}")
+    except ValueError as problem:
+        print(f"janus: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

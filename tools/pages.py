@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of one file: no link leaves them, pictures and videos are inside. Readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --quiet: #777; --card: #8881; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 1rem; }
+h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+th { font-weight: 600; vertical-align: bottom; } td { white-space: nowrap; }
+small, .quiet { color: var(--quiet); font-size: .85em; } td small { display: block; }
+.cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.card { background: var(--card); border-radius: 6px; padding: .6rem; min-width: 0; }
+.card video, .card img, details img, figure img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+.card video { width: 100%; cursor: pointer; background: #fff; }
+figure { margin: .6rem 0; } figcaption { color: var(--quiet); font-size: .85em; overflow-wrap: anywhere; }
+details { margin: .6rem 0; } summary { cursor: pointer; } pre { overflow-x: auto; } li, p { overflow-wrap: anywhere; }
+"""
+PLAY = """
+for (const video of document.querySelectorAll('video')) {
+  const play = () => { const started = video.play(); if (started) started.catch(() => {}); };
+  video.addEventListener('mouseenter', play);
+  video.addEventListener('mouseleave', () => video.pause());
+  video.addEventListener('click', () => video.paused ? play() : video.pause());
+}
+"""
+
+
+def page(title: str, body: Sequence[str], script: str = PLAY, style: str = "") -> str:
+    """A whole HTML document; `body` and `script` are trusted, the title is escaped."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}{style}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + f"\n<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def escape(text: object) -> str:
+    """Text of any origin as HTML, quotes included."""
+    return html.escape(str(text))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls sideways where it is too wide. Cells are HTML."""
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
+
+
+def jpeg(picture: np.ndarray, quality: int = 88) -> bytes:
+    """uint8 [H, W, 3] RGB as a JPEG file."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return encoded.tobytes()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """`kind` is a MIME type, such as image/jpeg."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def image(content: bytes, alt: str, kind: str = "image/jpeg") -> str:
+    """A picture, with the words for those who do not see it."""
+    return f'<img src="{data_uri(content, kind)}" alt="{escape(alt)}">'
+
+
+def image_file(path: Path, alt: str) -> str:
+    """A PNG or JPEG file as a picture."""
+    return image(path.read_bytes(), alt, "image/png" if path.suffix == ".png" else "image/jpeg")
+
+
+def video_file(path: Path, poster: bytes, alt: str) -> str:
+    """An MP4 file that plays under the pointer or at a touch."""
+    source = data_uri(path.read_bytes(), "video/mp4")
+    return (
+        f'<video src="{source}" poster="{data_uri(poster, "image/jpeg")}" muted loop playsinline preload="none" '
+        f'aria-label="{escape(alt)}"></video>'
+    )
