@@ -37,3 +37,10 @@ def test_a_named_test_exists(path, name):
 def test_loose_text_among_the_promises_is_noticed(text):
     with pytest.raises(AssertionError, match="a line that is no promise"):
         promises(f"\n## Promises\n\n{text}\n\n## Figures\n")
+
+
+def test_every_input_that_is_listed_as_found_is_in_the_corpus():
+    listed = set(re.findall(r"`(\w+/\w+\.\w+)`", DOCUMENT.split("## Fuzzing", 1)[1])) - {"submodules/fuzz.py"}
+    corpus = ROOT / "tests" / "fuzzing" / "corpus"
+    found = {path.relative_to(corpus).as_posix() for path in corpus.glob("*/found_*")}
+    assert found and found <= listed and all((corpus / name).is_file() for name in listed)
