@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
+from utils.bounded_file import read_text
+
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+MAX_BYTES = 1 << 16
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -20,11 +23,11 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     limits = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        line = next(line for line in read_text(MEMINFO, MAX_BYTES).splitlines() if line.startswith("MemAvailable:"))
         limits.append(int(line.split()[1]) * 1024)
     with contextlib.suppress(OSError, ValueError):  # "max", no limit, is no number
-        used = int((CGROUP / "memory.current").read_text())
-        limits.append(max(int((CGROUP / "memory.max").read_text()) - used, 0))
+        used = int(read_text(CGROUP / "memory.current", MAX_BYTES))
+        limits.append(max(int(read_text(CGROUP / "memory.max", MAX_BYTES)) - used, 0))
     return min(limits, default=None)
 
 
