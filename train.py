@@ -29,6 +29,7 @@ from gaussian_renderer.network_gui import NetworkGui, serve
 from gaussian_renderer.outputs import RunOutputs, plain_background
 from guidance.panel import guidance_panel
 from utils.distributed import ALONE, PeerLost, World
+from utils.memory import peak_bytes, peak_in_words
 from utils.run_log import RunLog
 from utils.stop_signals import StopSignals
 
@@ -73,7 +74,7 @@ class Trainer:
                     self.recovery.after_step(report)
                     self._serve_viewer()
                 if self.is_finished:
-                    self.recovery.writes("run.json", self.folder.finished)
+                    self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
                 elif not self.recovery.save():
                     raise TrainingStopped(f"{self.signals.received} ended the run, whose checkpoint cannot be written")
             except TrainingStopped:
@@ -150,6 +151,7 @@ def _run(config: Config, folder: RunFolder, world: World) -> int:
         at = f"{trainer.signals.received} came, stopped after step {trainer.state.iteration}"
         return _told(f"{at}; --resume {folder.path} goes on", INTERRUPTED)
     print(f"The scene is in {folder.path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
+    print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
     return FINISHED
 
 

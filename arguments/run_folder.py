@@ -88,9 +88,9 @@ class RunFolder:
             raise self._cannot_write(error) from error
         return found
 
-    def finished(self) -> None:
-        """Notes in run.json that the run came to its end. Raises OSError."""
-        self._write_record(self._read_record() | {"finished_utc": _now()})
+    def finished(self, peak_bytes: dict[str, int]) -> None:
+        """Notes in run.json that the run came to its end, and the most memory that it had. Raises OSError."""
+        self._write_record(self._read_record() | {"finished_utc": _now(), "peak_bytes": peak_bytes})
 
     def close(self) -> None:
         """Others may have the folder now."""

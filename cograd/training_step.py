@@ -35,6 +35,7 @@ from utils.device import threads_for
 from utils.distributed import ALONE, Share, World
 from utils.general_utils import all_finite, first_not_finite
 from utils.loss_utils import tv_loss
+from utils.memory import peak_bytes
 from utils.run_log import PhaseTimer
 
 
@@ -86,7 +87,7 @@ class StepReport:
         return tuple(torch.stack([getattr(view, name) for view in self.views]).detach() for name in names)  # type: ignore
 
     def record(self, points: int) -> dict[str, Any]:
-        """The JSON line of this step: losses, timesteps, points, phase times in milliseconds."""
+        """The JSON line of this step: losses, timesteps, points, phase times in milliseconds, peak memory."""
         losses = {name: value if math.isfinite(value) else None for name, value in self.losses.items()}
         return {
             "iteration": self.iteration,
@@ -103,6 +104,7 @@ class StepReport:
             **({} if self.cograd is None else {"cograd": self.cograd}),
             "fault": self.fault,
             "phase_ms": {name: round(ms, 3) for name, ms in self.timer.ms.items()},
+            "peak_mb": {name: round(n / 1e6) for name, n in peak_bytes(self.distillation.grad.device).items()},
         }
 
 

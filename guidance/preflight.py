@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from arguments import Config, GuidanceParams
 from guidance.execution import Execution
@@ -31,7 +32,8 @@ WASTE = 1.1
 class RunSize:
     """What of a run's settings decides its memory beside the diffusion model."""
 
-    views: int
+    views: int  # that this process renders
+    all_views: int
     size_px: tuple[int, int]  # (H, W) of what the prior sees
     gaussians: int  # once densified
     sh_degree: int
@@ -45,7 +47,8 @@ class RunSize:
         densifies = opt.densify_until_iter > opt.densify_from_iter
         stores = cograd.enabled and cograd.use_fusion and not cograd.bank_on_cpu
         return cls(
-            views=config.guidance.C_batch_size,
+            views=-(-config.guidance.C_batch_size // (dist.get_world_size() if dist.is_initialized() else 1)),
+            all_views=config.guidance.C_batch_size,
             size_px=(cameras.image_h * cameras.SSAA, cameras.image_w * cameras.SSAA),
             gaussians=cameras.init_num_pts * (GROWTH if densifies else 1),
             sh_degree=config.model.sh_degree,
@@ -62,7 +65,7 @@ class RunSize:
     def scene_bytes(self) -> int:
         """Gaussians with gradient, two moments and each view's gradient; what rendering keeps; the pictures."""
         pictures = self.views * self.size_px[0] * self.size_px[1] * 4 * 5 * PICTURE_COPIES
-        return (4 + self.views) * self.gradient_bytes + self.gaussians * self.views * RASTER_BYTES + pictures
+        return (4 + self.all_views) * self.gradient_bytes + self.gaussians * self.views * RASTER_BYTES + pictures
 
     @property
     def bank_bytes(self) -> int:
@@ -148,5 +151,5 @@ def _savings(
         ("bank_on_cpu: true", {}, {"regions": 0}),
         ("unet_batch: 1", {"unet_batch": 1}, {}),
         *([("offload_unet: true", {"offload_unet": True}, {})] if can_offload else []),
-        ("C_batch_size: 1", {}, {"views": 1}),
+        ("C_batch_size: 1", {}, {"views": 1, "all_views": 1}),
     ]

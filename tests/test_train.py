@@ -55,11 +55,13 @@ def test_log_has_a_line_a_step(finished) -> None:
         assert len(line["t"]) == len(line["loss_per_view"]) == 2 and line["points"] > 0
         assert {"render", "guidance", "backward", "densify", "optimizer"} <= line["phase_ms"].keys()
         assert {"guidance", "tv_rgb", "tv_depth", "scale", "total"} == line["losses"].keys()
+        assert line["peak_mb"]["main"] > 50
 
 
-def test_the_written_config_gives_the_same_run(finished, tmp_path) -> None:
+def test_the_written_config_gives_the_same_run(finished, tmp_path, capsys) -> None:
     again = tmp_path / "again"
     assert train.main(["--opt", str(finished / "config.yaml"), "--model_path", str(again)]) == 0
+    assert "B of main memory" in capsys.readouterr().out
     cloud = Path("point_cloud") / "iteration_4" / "point_cloud.ply"
     assert (finished / cloud).read_bytes() == (again / cloud).read_bytes()
 
@@ -74,7 +76,7 @@ def test_a_checkpoint_continues_to_the_same_cloud(finished, tmp_path) -> None:
 def test_run_folder_says_what_made_it(finished) -> None:
     run = json.loads((finished / "run.json").read_text())
     assert run["versions"]["torch"] == torch.__version__.split("+")[0] or run["versions"]["torch"] == torch.__version__
-    assert run["seed"] == 0 and run["revision"]
+    assert run["seed"] == 0 and run["revision"] and run["peak_bytes"]["main"] > 5e7
 
 
 def test_dry_run_prints_the_config_and_writes_nothing(tmp_path, capsys) -> None:

@@ -26,9 +26,17 @@ def free_bytes(device: torch.device) -> int | None:
         line = next(line for line in read_text(MEMINFO, MAX_BYTES).splitlines() if line.startswith("MemAvailable:"))
         limits.append(int(line.split()[1]) * 1024)
     with contextlib.suppress(OSError, ValueError):  # "max", no limit, is no number
-        used = int(read_text(CGROUP / "memory.current", MAX_BYTES))
+        used = int(read_text(CGROUP / "memory.current", MAX_BYTES)) - _reclaimable()
         limits.append(max(int(read_text(CGROUP / "memory.max", MAX_BYTES)) - used, 0))
     return min(limits, default=None)
+
+
+def _reclaimable() -> int:
+    """Bytes of files that were read and are kept in case, which the container's use counts."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = read_text(CGROUP / "memory.stat", MAX_BYTES).splitlines()
+        return int(next(line for line in lines if line.startswith("inactive_file ")).split()[1])
+    return 0
 
 
 def peak_bytes(device: torch.device) -> dict[str, int]:
@@ -38,6 +46,13 @@ def peak_bytes(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peak["gpu"] = torch.cuda.max_memory_allocated(device)
     return peak
+
+
+def peak_in_words(device: torch.device) -> str:
+    """`peak_bytes` for a reader: "0.8 GB of main memory, 5.1 GB in tensors on cuda:0"."""
+    peak = peak_bytes(device)
+    on_gpu = f", {in_gb(peak['gpu'])} in tensors on {device}" if "gpu" in peak else ""
+    return f"{in_gb(peak['main'])} of main memory{on_gpu}"
 
 
 def in_gb(count: float) -> str:

@@ -101,6 +101,13 @@ def test_the_scene_takes_what_its_tensors_take():
         assert RunSize.of(config(*settings, *off)).bank_bytes == 0
 
 
+def test_processes_share_the_views(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    run = RunSize.of(config())
+    assert (run.views, run.all_views) == (2, 4)
+
+
 def test_each_saving_lowers_the_estimate(model, ampere):
     run, params = RunSize.of(config()), config().guidance
     full = sum(needed(model, params, run, GPU).values())
@@ -130,7 +137,7 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would_fit(sd21, ampere):
         check_memory(sd21, params, run, GPU, GB)
     least = dataclasses.replace(params, vram_O=True, unet_batch=1, vae_slicing="on", vae_checkpointing="on", offload_unet=True)
     with pytest.raises(ValueError, match=r"every saving is in use, so use a smaller image_w"):
-        check_memory(sd21, least, dataclasses.replace(run, regions=0, views=1), GPU, GB)
+        check_memory(sd21, least, dataclasses.replace(run, regions=0, views=1, all_views=1), GPU, GB)
 
 
 def test_the_check_can_warn_or_be_off(sd21, ampere, caplog):

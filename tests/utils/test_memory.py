@@ -4,7 +4,7 @@
 import torch
 
 from utils import memory
-from utils.memory import free_bytes, in_gb, peak_bytes
+from utils.memory import free_bytes, in_gb, peak_bytes, peak_in_words
 
 CPU = torch.device("cpu")
 
@@ -25,12 +25,21 @@ def test_the_containers_limit_counts(tmp_path, monkeypatch):
     for limit, free in (("max", 5_120_000), ("3000000", 2_000_000), ("900000", 0)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         assert free_bytes(CPU) == free
+    (tmp_path / "memory.max").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 300000\nactive_file 7\n")
+    assert free_bytes(CPU) == 200_000  # what was read from files gives way
 
 
 def test_a_machine_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "gone")
     assert free_bytes(CPU) is None
+
+
+def test_a_gpus_tensors_are_told_beside(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5_100_000_000)
+    assert peak_in_words(torch.device("cuda", 1)).endswith(" of main memory, 5.1 GB in tensors on cuda:1")
+    assert peak_in_words(CPU).endswith("B of main memory")
 
 
 def test_bytes_in_words():
