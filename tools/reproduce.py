@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--keep_all", action="store_true", help="keep the runs' logs too")
     made.add_argument("--yes", action="store_true", help=f"start even if it takes more than {ASK_FROM_HOURS:g} hours")
     made.add_argument("--dry_run", action="store_true", help="tell what would be made and what it costs")
+    made.add_argument("--part", metavar="K/N", help="only every N-th asset, from the K-th on: one of N machines' share")
     made.add_argument("--report_only", action="store_true", help="make nothing; tables and report of what is there")
     return made
 
@@ -93,7 +95,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     prompts = prompts_of(args)
     seeds = args.seeds or (plan.MINIATURE_SEEDS if args.miniature else 4 if args.prior == "toy" else 1)
     flags = [*(plan.MINIATURE_FLAGS if args.miniature else ()), *extra]
-    assets = assets_of(args.prior, args.methods, prompts, seeds)
+    assets = part_of(assets_of(args.prior, args.methods, prompts, seeds), args.part)
     jobs = [asset.job(flags) for asset in assets]
     for job in {asset.method: job for asset, job in zip(assets, jobs)}.values():
         load_config(["--opt", str(ROOT / job.flags[1]), *job.flags[2:]])
@@ -104,6 +106,16 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     sweep = Sweep(args.out, measured, at_once, threads, gpus, 1, resume=args.prior == "sd", keep_all=args.keep_all)
     default = [] if args.prior == "toy" else list(METRICS)
     return Order(args.prior, assets, jobs, sweep, default if args.metrics is None else args.metrics)
+
+
+def part_of(assets: list[Asset], part: str | None) -> list[Asset]:
+    """The share K/N of one of N machines, which may write to one folder; all without `part`."""
+    if part is None:
+        return assets
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--part {part!r} given; expected K/N with 1 <= K <= N, such as 3/8")
+    return assets[int(found[1]) - 1 :: int(found[2])]
 
 
 def prompts_of(args: argparse.Namespace) -> list[str]:
@@ -205,6 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"that is more than {ASK_FROM_HOURS:g} hours; add --yes to start, or --count for less")
             args.out.mkdir(parents=True, exist_ok=True)
             failures = make(order, print)
+        if args.part and not args.report_only:
+            print("This part is done; --report_only, without --part, makes tables and report once all are.")
+            return 1 if failures else 0
         missing = not_asked(order)
         missing |= add_metrics(order.sweep, order.assets, order.metrics, resolve_device("auto"), args.weights, print)
         path = write_all(order, failures, missing)

@@ -164,6 +164,8 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
     ("words", "told"),
     [
         (["--miniature"], r"--miniature is for --prior toy"),
+        (["--part", "9/8"], r"--part '9/8' given; expected K/N with 1 <= K <= N"),
+        (["--part", "half"], r"--part 'half' given; expected K/N"),
         (["--seeds", "0"], r"--seeds is too small"),
         (["--prior", "toy", "--view_px", "8"], r"--view_px is too small"),
         (["--count", "500"], r"500 prompts asked for, 415 are there"),
@@ -207,6 +209,18 @@ def test_failures_are_tried_twice_and_reported(tmp_path, pretended, capsys) -> N
     pretended.failing.clear()
     _told(tmp_path, *SMALL)
     assert "Failed twice" not in (tmp_path / "report.html").read_text()
+
+
+def test_parts_are_the_whole_and_share_nothing(tmp_path, pretended, capsys) -> None:
+    for k in (1, 2, 3):
+        _told(tmp_path, *SMALL, "--part", f"{k}/3")
+    assert len(set(pretended.names)) == len(pretended.names) == 4
+    assert "This part is done" in capsys.readouterr().out and not (tmp_path / "report.html").exists()
+    _told(tmp_path, *SMALL, "--report_only")
+    assert "Some assets are missing" not in (tmp_path / "report.html").read_text()
+    (tmp_path / f"{pretended.names[0]}.json").unlink()
+    _told(tmp_path, *SMALL, "--report_only")
+    assert "Some assets are missing" in (tmp_path / "report.html").read_text()
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys) -> None:

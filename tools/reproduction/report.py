@@ -67,6 +67,7 @@ def report(
         "<h1>CoGrad3D: tables 1 and 2, ours beside the paper's</h1>",
         f"<p>{escape(intro)}</p>",
         f'<p class="quiet">{escape(_made(provenance))}</p>',
+        *_uneven(rows),
         *_numbers(rows, columns(prior), missing),
         *_janus(rows, rates),
         *_failures(failures),
@@ -83,6 +84,13 @@ def report(
 
 def _made(provenance: Mapping[str, Any]) -> str:
     return f"{provenance['written_utc']}, revision {provenance['revision']}, {provenance['machine']}"
+
+
+def _uneven(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where methods do not have equally many assets."""
+    if len({row["assets"] for row in rows}) == 1:
+        return []
+    return ["<p><b>Some assets are missing</b>: the methods are averaged over different prompts and seeds.</p>"]
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], own: Sequence[Column], missing: Mapping[str, str]) -> list[str]:
