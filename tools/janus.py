@@ -29,7 +29,7 @@ from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
 SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"
 KEYS = {"consistent": "c", "janus": "j", "unsure": "u"}
 STYLE = """
-.asset { border: 2px solid transparent; } .asset:focus-within, .asset.here { border-color: #36c; }
+.asset { max-width: none; border: 2px solid transparent; } .asset:focus-within, .asset.here { border-color: #36c; }
 .cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); }
 .asset button { margin: .3rem .3rem 0 0; padding: .35rem .6rem; font: inherit; }
 .asset button[aria-pressed=true] { outline: 3px solid #36c; }

@@ -22,8 +22,8 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align:
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 th { font-weight: 600; vertical-align: bottom; } td { white-space: nowrap; }
 small, .quiet { color: var(--quiet); font-size: .85em; } td small { display: block; }
-.cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
-.card { background: var(--card); border-radius: 6px; padding: .6rem; min-width: 0; }
+.cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.card { max-width: 260px; background: var(--card); border-radius: 6px; padding: .6rem; min-width: 0; }
 .card video, .card img, details img, figure img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .card video { width: 100%; cursor: pointer; background: #fff; }
 figure { margin: .6rem 0; } figcaption { color: var(--quiet); font-size: .85em; overflow-wrap: anywhere; }

@@ -62,7 +62,9 @@ def report(
     """The whole document. `rows`: tables.summary of `results`; `missing`: metric -> why."""
     prompts = list(dict.fromkeys(result["prompt"] for result in results))
     seeds = sorted({result["seed"] for result in results})
-    intro = f"{len(results)} assets: {len(rows)} methods, {len(prompts)} prompts, {len(seeds)} seeds. {PRIORS[prior]}"
+    counts = ((len(rows), "method"), (len(prompts), "prompt"), (len(seeds), "seed"))
+    told = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    intro = f"{len(results)} assets: {told}. {PRIORS[prior]}"
     body = [
         "<h1>CoGrad3D: tables 1 and 2, ours beside the paper's</h1>",
         f"<p>{escape(intro)}</p>",
