@@ -2,7 +2,9 @@
 """tools/sweep: what is left to do, failures tried again, slots, and a train.py that fails."""
 
 import json
+import multiprocessing
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +92,43 @@ def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
     with pytest.raises(RunFailed, match=r"status 2: +no_such_file\.yaml: cannot be read"):
         runs.run_one(Job("bad", ("--opt", "no_such_file.yaml"), {}), Sweep(tmp_path, json.dumps))
     assert not left.exists() and not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
+    """The process is killed once it has left a checkpoint; called again, the run is completed, not repeated."""
+    flags = [
+        "--opt",
+        "configs/toy.yaml",
+        "--iterations",
+        "60",
+        "--checkpoint_every",
+        "10",
+        "--image_w",
+        "16",
+        "--image_h",
+        "16",
+        "--view_px",
+        "16",
+        "--init_num_pts",
+        "60",
+    ]
+    job = Job("long", (*flags, "--save_video", "false", "--save_process", "false", "--quiet", "true"), {})
+    sweep = Sweep(tmp_path, measure, resume=True)
+    folder = sweep.folder("long")
+
+    def kill() -> None:
+        while not list(folder.glob("chkpnt*.safetensors")):
+            time.sleep(0.02)
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    watch = threading.Thread(target=kill, daemon=True)
+    watch.start()
+    with pytest.raises(RunFailed, match="status -9"):
+        runs.run_one(job, sweep)
+    watch.join()
+    assert runs.run_one(job, sweep)["steps"] == 60
+    record = json.loads((folder / "run.json").read_text())
+    assert len(record["resumed"]) == 1 and record["resumed"][0]["from"].startswith("chkpnt")
+    assert not list(folder.glob("chkpnt*"))  # bulky, and of no use any more
