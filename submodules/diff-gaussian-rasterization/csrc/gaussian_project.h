@@ -133,17 +133,36 @@ struct Form {
     F slope_x, slope_y;  // dx that minimises the form for given dy = 1, and the converse
 };
 
+// The form of an ordinary Gaussian as a sum of squares: log2(exp(power)) is -(u^2 + v^2), u = a*dx + b*dy, v = c*dy.
+// a = 0 marks the others, for which a loop must not rely on any of this:
+// - alpha needs no clamp (opacity below kAlphaMax) and power is never positive (Sigma2 is definite);
+// - no pixel of a 4x4 block that is reached at all has a power below -(sqrt(8.02) + sqrt(3.41 * 18))^2 > -120, since
+//   the form's eigenvalues are below 3.41: the dilation keeps each below 2.41 and their norm below 3.41.
+template <class F>
+struct Squares {
+    F a, b, c;
+};
+
+template <class F>
+GM_FUNC Squares<F> squares_of(const Form<F>& f, const Cov2<F>& cov2, F opacity) {
+    const F norm2 = f.ka * f.ka + f.kc * f.kc + 0.5f * f.kb * f.kb;
+    const Mask<F> ordinary = (opacity < 0.989f) & (f.cull < 8.02f) & (f.ka < 0.0f) & (norm2 < 3.41f * 3.41f);
+    const F a = Ops<F>::sqrt(-f.ka), c = Ops<F>::sqrt((0.5f * kLog2e) / cov2.yy);
+    return {Ops<F>::select(ordinary, a, F{}), -a * cov2.xy / cov2.yy, c};
+}
+
 // A Gaussian on the screen, as the blending loops want it: one cache line.
 struct alignas(64) Splat {
     Form<float> form;
     float opacity;
     float r, g, b, z;
-    float unused[3];
+    Squares<float> squares;  // CPU only
 };
 
 template <class F>
 struct Screen {
     Form<F> form;
+    Squares<F> squares;
     F z, radius_px;
     Mask<F> visible, dropped;  // dropped: something is not finite
 };
@@ -168,6 +187,7 @@ GM_FUNC Screen<F> screen_of(const Camera& cam, const Inputs<F>& in, const Vec3<F
     f.cull = Ops<F>::select(in.opacity > 0.0f, Ops<F>::log2(in.opacity * 255.0f) + kCullSlack, F{} - 1.0f);
     // An indefinite Sigma2 (only cov3D_precomp can give one) has no ellipse to cut at: it keeps its whole rectangle.
     f.cull = Ops<F>::select(shape.cov2.det > 0.0f, f.cull, F{} + INFINITY);
+    s.squares = squares_of(f, shape.cov2, in.opacity);
     s.z = view.z;
     s.radius_px = screen_radius_px(shape.cov2);
     const Mask<F> finite_input = finite(in.mean) & finite(in.opacity) & shape.finite_input;

@@ -30,31 +30,54 @@ struct Tile {
 };
 
 // First pixel of each block, relative to the tile.
-constexpr float kBlockX[kBlocks] = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
-constexpr float kBlockY[kBlocks] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+alignas(64) constexpr float kBlockX[kBlocks] = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
+alignas(64) constexpr float kBlockY[kBlocks] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
 
-// mean - pixel for the pixels of one part of the tile's first block.
-struct Offset {
-    vr x, y;
-    GM_FUNC Offset of(const Splat& s, const Tile& tile, int part) {
-        return {(s.form.x - (float)tile.x0_px) - lane_column(), (s.form.y - (float)tile.y0_px) - lane_row(part)};
+// A Gaussian as the pixels of the tile's first block see it: d = mean - pixel, and where it is ordinary (gm::Squares) u
+// and v, from which the other blocks differ by a constant.
+template <bool kOrdinary>
+struct Placed {
+    vr dx[kParts], dy[kParts], u[kParts], v[kParts];
+    alignas(64) float shift_u[kBlocks], shift_v[kBlocks];
+
+    __attribute__((always_inline)) Placed(const Splat& s, const Tile& tile) {
+        const gm::Squares<float> q = s.squares;
+        for (int p = 0; p < kParts; ++p) {
+            dx[p] = (s.form.x - (float)tile.x0_px) - lane_column();
+            dy[p] = (s.form.y - (float)tile.y0_px) - lane_row(p);
+            if (!kOrdinary) continue;
+            u[p] = q.a * dx[p] + q.b * dy[p];
+            v[p] = q.c * dy[p];
+            const vr x = block_corners(kBlockX, p), y = block_corners(kBlockY, p);
+            const vr su = q.a * x + q.b * y, sv = q.c * y;
+            memcpy(shift_u + p * kWidth, &su, sizeof su);
+            memcpy(shift_v + p * kWidth, &sv, sizeof sv);
+        }
+    }
+    GM_FUNC vr block_corners(const float* corners, int part) {
+        return simd::bit_cast<vr>(*(const float(*)[kWidth])(corners + part * kWidth));
     }
 };
 
-// alpha before the 0.99 clamp where the Gaussian counts for the pixel, else 0; d = mean - pixel.
-struct Coverage {
-    vr dx, dy, raw;
-};
+// alpha before the 0.99 clamp where the Gaussian counts for the pixel, else 0.
+GM_FUNC vr coverage(const Splat& s, const Placed<true>& g, int block, int part, vr alpha_min, vri takes) {
+    const vr u = g.u[part] - g.shift_u[block], v = g.v[part] - g.shift_v[block];
+    const vr raw = s.opacity * simd::exp2_nonpositive(-(u * u + v * v));
+    return simd::select((raw >= alpha_min) & takes, raw, vr{});
+}
 
-GM_FUNC Coverage coverage(const Splat& s, const Offset& offset, int block, vr alpha_min, vri takes) {
-    const vr dx = offset.x - kBlockX[block], dy = offset.y - kBlockY[block];
+GM_FUNC vr coverage(const Splat& s, const Placed<false>& g, int block, int part, vr alpha_min, vri takes) {
+    const vr dx = g.dx[part] - kBlockX[block], dy = g.dy[part] - kBlockY[block];
     const gm::Form<float>& q = s.form;
     const vr power = (q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy;
     const vr raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
-    return {dx, dy, simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vr{})};
+    return simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vr{});
 }
 
-GM_FUNC vr clamp_alpha(vr raw) { return gm::smaller(raw, simd::splat(gm::kAlphaMax)); }
+template <bool kOrdinary>
+GM_FUNC vr clamp_alpha(vr raw) {
+    return kOrdinary ? raw : gm::smaller(raw, simd::splat(gm::kAlphaMax));
+}
 
 // Runs fn(pixel in block order, index into an image plane) over the pixels of the tile that lie in the image.
 template <class Fn>
@@ -95,11 +118,12 @@ GM_FUNC vr stop_pixels(Pixels& px, int block, int part, vri stopping, vr alpha, 
     return simd::select(stopping, vr{}, alpha);
 }
 
-GM_FUNC void blend_block(const Splat& s, const Offset (&offset)[kParts], int b, int position, Pixels& px) {
+template <bool kOrdinary>
+GM_FUNC void blend_block(const Splat& s, const Placed<kOrdinary>& g, int b, int position, Pixels& px) {
     vr alpha[kParts], t_next[kParts];
     unsigned stopping = 0;
     for (int p = 0; p < kParts; ++p) {
-        alpha[p] = clamp_alpha(coverage(s, offset[p], b, px.alpha_min[b][p], vri{} - 1).raw);
+        alpha[p] = clamp_alpha<kOrdinary>(coverage(s, g, b, p, px.alpha_min[b][p], vri{} - 1));
         t_next[p] = px.t[b][p] * (1.0f - alpha[p]);
         stopping |= simd::bits_less(t_next[p], simd::splat(gm::kTransmittanceMin));
     }
@@ -118,6 +142,12 @@ GM_FUNC void blend_block(const Splat& s, const Offset (&offset)[kParts], int b, 
     }
 }
 
+template <bool kOrdinary>
+GM_FUNC void blend_gaussian(const Splat& s, const Tile& tile, unsigned mask, int position, Pixels& px) {
+    const Placed<kOrdinary> g(s, tile);
+    for (; mask; mask &= mask - 1) blend_block(s, g, __builtin_ctz(mask), position, px);
+}
+
 // The masks are worked out ahead, so that the loop over their bits, which no branch predictor foresees, need not wait.
 GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px) {
     const Splat* splats = f.splats.data();
@@ -132,11 +162,13 @@ GM_FUNC void blend_list(Frame& f, const Tile& tile, Pixels& px) {
             f.block_masks[k] = (uint16_t)(mask & px.live_blocks);
         }
         for (k = first; k < end; ++k) {
-            unsigned mask = f.block_masks[k] &= (uint16_t)px.live_blocks;
+            const unsigned mask = f.block_masks[k] &= (uint16_t)px.live_blocks;
             const Splat s = splats[entries[k].gaussian];
-            Offset offset[kParts];
-            for (int p = 0; p < kParts; ++p) offset[p] = Offset::of(s, tile, p);
-            for (; mask; mask &= mask - 1) blend_block(s, offset, __builtin_ctz(mask), (int)(k - tile.begin), px);
+            const int position = (int)(k - tile.begin);
+            if (s.squares.a > 0.0f)
+                blend_gaussian<true>(s, tile, mask, position, px);
+            else
+                blend_gaussian<false>(s, tile, mask, position, px);
         }
     }
     memset(&f.block_masks[k], 0, sizeof(uint16_t) * (tile.end - k));
@@ -188,8 +220,8 @@ void blend(Frame& f, int t, float* color, float* depth_alpha) {
 
 // ---------------------------------------------------------------------------------------------- backward
 
-// Per pixel: transmittance behind the current Gaussian, gradients of the outputs, and behind = sum over the Gaussians
-// behind of dL/d(their weight) * weight, plus the background's share: what alpha of the current one takes away from.
+// Per pixel: transmittance behind the current Gaussian, gradients of the outputs, and behind = dL/dt, from the Gaussians
+// behind and the background: alpha of the current one trades it for its own dL/d(weight).
 struct PixelGradients {
     Plane t, behind, r, g, b, z;
     vri stop[kBlocks][kParts];
@@ -211,8 +243,7 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
     const float* bg = f.background;
     for (int k = 0; k < kBlocks; ++k) {
         for (int p = 0; p < kParts; ++p)
-            px.behind[k][p] = px.t[k][p] * (transmittance[k][p] + bg[0] * px.r[k][p] + bg[1] * px.g[k][p] +
-                                            bg[2] * px.b[k][p]);
+            px.behind[k][p] = transmittance[k][p] + bg[0] * px.r[k][p] + bg[1] * px.g[k][p] + bg[2] * px.b[k][p];
         px.last_stop[k] = 0;
         for (int l = 0; l < kLanes; ++l) {
             const int stop = ((const int32_t*)px.stop[k])[l];
@@ -223,24 +254,25 @@ GM_FUNC void load_gradients(const Frame& f, int t, const Tile& tile, const float
 
 typedef gm::Moments<vr> Moments;
 
-template <bool kDepthZ>
-GM_FUNC void block_backward(const Splat& s, const Offset& offset, int block, int part, int position,
+template <bool kOrdinary, bool kDepthZ>
+GM_FUNC void block_backward(const Splat& s, const Placed<kOrdinary>& placed, int block, int part, int position,
                             PixelGradients& px, Moments& m) {
-    const Coverage c = coverage(s, offset, block, simd::splat(gm::kAlphaMin), px.stop[block][part] > position);
+    const vr raw = coverage(s, placed, block, part, simd::splat(gm::kAlphaMin), px.stop[block][part] > position);
     const vr r = px.r[block][part], g = px.g[block][part], b = px.b[block][part], z = px.z[block][part];
-    const vr alpha = clamp_alpha(c.raw), inv = 1.0f / (1.0f - alpha);
-    const vr t = px.t[block][part] * inv, weight = alpha * t;
-    const vr grad_weight = r * s.r + g * s.g + b * s.b + z * s.z;
-    const vr w = c.raw * (t * grad_weight - px.behind[block][part] * inv);
-    px.behind[block][part] += weight * grad_weight;
+    const vr alpha = clamp_alpha<kOrdinary>(raw);
+    const vr t = px.t[block][part] / (1.0f - alpha), weight = alpha * t;
+    const vr gain = r * s.r + g * s.g + b * s.b + z * s.z - px.behind[block][part];
+    const vr w = (kOrdinary ? weight : raw * t) * gain;
+    px.behind[block][part] += alpha * gain;
     px.t[block][part] = t;
-    const vr wx = w * c.dx, wy = w * c.dy;
+    const vr dx = placed.dx[part] - kBlockX[block], dy = placed.dy[part] - kBlockY[block];
+    const vr wx = w * dx, wy = w * dy;
     m.w += w;
     m.wx += wx;
     m.wy += wy;
-    m.wxx += wx * c.dx;
-    m.wxy += wx * c.dy;
-    m.wyy += wy * c.dy;
+    m.wxx += wx * dx;
+    m.wxy += wx * dy;
+    m.wyy += wy * dy;
     m.r += weight * r;
     m.g += weight * g;
     m.b += weight * b;
@@ -262,6 +294,22 @@ GM_FUNC void store_partial(const LaneSums& sums, Partial* out) {
     memcpy(out, parts, sizeof parts);
 }
 
+template <bool kOrdinary, bool kDepthZ>
+GM_FUNC void gaussian_backward(const Splat& s, const Tile& tile, unsigned mask, int position, PixelGradients& px,
+                               Partial* out) {
+    const Placed<kOrdinary> g(s, tile);
+    alignas(64) LaneSums sums;
+    for (int p = 0; p < kParts; ++p) {
+        Moments m = {};
+        for (unsigned left = mask; left; left &= left - 1) {
+            const int b = __builtin_ctz(left);
+            if (px.last_stop[b] > position) block_backward<kOrdinary, kDepthZ>(s, g, b, p, position, px, m);
+        }
+        keep_part(m, p, sums);
+    }
+    store_partial(sums, out);
+}
+
 template <bool kDepthZ>
 GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradients& px, const Partials& partials) {
     const Splat* splats = f.splats.data();
@@ -271,22 +319,16 @@ GM_FUNC void blend_list_backward(const Frame& f, const Tile& tile, PixelGradient
             __builtin_prefetch(&splats[entries[k - 8].gaussian]);
             __builtin_prefetch(&partials.sums[entries[k - 8].slot], 1);
         }
-        const int position = (int)(k - tile.begin);
         const unsigned mask = f.block_masks[k];
         partials.any[entries[k].slot] = mask != 0;
         if (!mask) continue;
         const Splat s = splats[entries[k].gaussian];
-        alignas(64) LaneSums sums;
-        for (int p = 0; p < kParts; ++p) {
-            const Offset offset = Offset::of(s, tile, p);
-            Moments m = {};
-            for (unsigned left = mask; left; left &= left - 1) {
-                const int b = __builtin_ctz(left);
-                if (px.last_stop[b] > position) block_backward<kDepthZ>(s, offset, b, p, position, px, m);
-            }
-            keep_part(m, p, sums);
-        }
-        store_partial(sums, &partials.sums[entries[k].slot]);
+        const int position = (int)(k - tile.begin);
+        Partial* out = &partials.sums[entries[k].slot];
+        if (s.squares.a > 0.0f)
+            gaussian_backward<true, kDepthZ>(s, tile, mask, position, px, out);
+        else
+            gaussian_backward<false, kDepthZ>(s, tile, mask, position, px, out);
     }
 }
 

@@ -102,7 +102,8 @@ GM_FUNC void deal_out(const Frame& f, const gm::Screen<vf>& s, const Vec3v& colo
     for (int l = 0; l < lanes.count; ++l) {
         splats[l] = {{lane(q.x, l), lane(q.y, l), lane(q.ka, l), lane(q.kb, l), lane(q.kc, l), lane(q.cull, l),
                       lane(q.slope_x, l), lane(q.slope_y, l)},
-                     lane(opacity, l), lane(color.x, l), lane(color.y, l), lane(color.z, l), lane(s.z, l), {0, 0, 0}};
+                     lane(opacity, l), lane(color.x, l), lane(color.y, l), lane(color.z, l), lane(s.z, l),
+                     {lane(s.squares.a, l), lane(s.squares.b, l), lane(s.squares.c, l)}};
         radii[l] = 0;
         spans[l] = {0, 0, 0, 0, 0, 0};
         if (!lane(s.visible, l)) continue;
