@@ -7,13 +7,14 @@ A scene is a dict of the rasterizer's arguments (means3D, opacities, ...) and a 
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from reference import View, render
 from torch import Tensor
 
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, rasterize_batch
 
 REFERENCE_NAMES = {"means3D": "means", "cov3D_precomp": "cov3", "colors_precomp": "colors"}
 
@@ -123,6 +124,26 @@ def run_extension(scene: Scene, depth_z_gradient: bool = False, device: str = "c
     (images * scene.weights.to(device)).sum().backward()
     gradients = {k: v.grad.cpu() for k, v in leaves.items()}
     return Result(images.detach().cpu(), radii.cpu(), gradients, rasterizer.n_dropped)
+
+
+def three_views(precomputed: bool = False) -> list[Scene]:
+    """Three cameras, backgrounds, scale modifiers and losses; SH degrees 0, 1, 2 of nine coefficients."""
+    scenes = [random_scene(60 + k, n=90, height=33, width=49, sh_degree=2, precomputed=precomputed) for k in range(3)]
+    for k, scene in enumerate(scenes):
+        scene.view.sh_degree = k
+        scene.view.scale_modifier = 1.0 - 0.1 * k
+    return scenes
+
+
+def run_batch(scenes: list[Scene], inputs: dict[str, torch.Tensor], depth_z: bool = False):
+    """Images [B,5,H,W], radii [B,N], the gradients of the sum of the views' losses, and the counts."""
+    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+    leaves["means2D"] = torch.zeros(len(scenes), *scenes[0].inputs["means3D"].shape, requires_grad=True)
+    counts: dict[str, Any] = {}
+    color, radii, depth_alpha = rasterize_batch([settings_of(s.view, depth_z) for s in scenes], counts=counts, **leaves)
+    images = torch.cat([color, depth_alpha], 1)
+    (images * torch.stack([s.weights for s in scenes])).sum().backward()
+    return images.detach(), radii, {k: v.grad for k, v in leaves.items()}, counts
 
 
 def run_reference(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels, executed by the shim: any order of execution, every barrier, overflow, batches, the shim itself.
 
-The golden, law, reference and message tests run on these kernels too (fixture `each_backend`).
+The golden, law, reference, batch and message tests run on these kernels too (fixture `each_backend`).
 """
 
 import ctypes
@@ -10,9 +10,9 @@ import pytest
 import shim_build
 import torch
 from conftest import compiled
-from raster_scenes import Result, Scene, random_scene, run_extension, settings_of
+from raster_scenes import Result, Scene, random_scene, run_batch, run_extension, settings_of, three_views
 
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, _cuda
+from diff_gaussian_rasterization import GaussianRasterizer, _cuda
 
 SEEDS = (1, 2, 3, 4)
 
@@ -66,14 +66,14 @@ def orders_memory_only(barrier: str) -> bool:
 def test_every_barrier_is_needed(cuda_kernels):
     """Each barrier of the kernels removed in turn: some order of execution must notice it."""
     scene, views = crowded_scene(), many_small_views()
-    natural, natural_batch = run_extension(scene), batch_of(views, views[0].inputs)[0]
+    natural, natural_batch = run_extension(scene), run_batch(views, views[0].inputs)[0]
 
     def is_right() -> bool:
         for seed in (*SEEDS, 0):
             with shim_build.shuffled(cuda_kernels, seed):
                 assert_same_bits(natural, run_extension(scene))
         with shim_build.shuffled(cuda_kernels, SEEDS[0]):
-            assert torch.equal(batch_of(views, views[0].inputs)[0], natural_batch)
+            assert torch.equal(run_batch(views, views[0].inputs)[0], natural_batch)
         return True
 
     assert not shim_build.caught(cuda_kernels, "none", is_right)
@@ -128,60 +128,11 @@ def test_capacity_shrinks_slowly_and_always_holds_one_pair_per_gaussian():
 # ------------------------------------------------------------------------------------------------ batches
 
 
-def contiguous_settings(scene: Scene) -> GaussianRasterizationSettings:
-    s = settings_of(scene.view)
-    return s._replace(viewmatrix=s.viewmatrix.contiguous(), projmatrix=s.projmatrix.contiguous())
-
-
-def batch_of(scenes: list[Scene], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """All views in one call: images [B,5,H,W] and the gradients of the sum of their losses."""
-    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-    means2d = torch.zeros(len(scenes), *scenes[0].inputs["means3D"].shape, requires_grad=True)
-    names = ("shs", "colors_precomp", "opacities", "scales", "rotations", "cov3D_precomp")
-    settings = tuple(contiguous_settings(s) for s in scenes)
-    arrays = (leaves["means3D"], means2d, *map(leaves.get, names))
-    color, _, depth_alpha = _cuda.Rasterize.apply(*arrays, settings, (len(scenes),), {})
-    images = torch.cat([color, depth_alpha], 1)
-    (images * torch.stack([s.weights for s in scenes])).sum().backward()
-    return images.detach(), {k: v.grad for k, v in leaves.items()} | {"means2D": means2d.grad}
-
-
-def three_views() -> list[Scene]:
-    """Three cameras, backgrounds and losses; SH degrees 0, 1, 2 of nine coefficients."""
-    scenes = [random_scene(50 + k, n=90, height=33, width=49, sh_degree=2) for k in range(3)]
-    for k, scene in enumerate(scenes):
-        scene.view.sh_degree = k
-        scene.view.scale_modifier = 1.0 - 0.1 * k
-    return scenes
-
-
-def test_a_batch_is_its_views(cuda_kernels):
-    """Views of the same Gaussians: same pixels, means2D per view; the other gradients are summed over the views."""
-    scenes = three_views()
-    for s in scenes:
-        s.inputs = scenes[0].inputs
-    alone = [run_extension(s) for s in scenes]
-    images, gradients = batch_of(scenes, scenes[0].inputs)
-    assert torch.equal(images, torch.stack([r.images for r in alone]))
-    assert torch.equal(gradients["means2D"], torch.stack([r.gradients["means2D"] for r in alone]))
-    for name in scenes[0].inputs:
-        assert torch.equal(gradients[name], torch.stack([r.gradients[name] for r in alone]).sum(0)), name
-
-
-def test_a_batch_with_inputs_of_its_own_for_each_view(cuda_kernels):
-    scenes = three_views()
-    alone = [run_extension(s) for s in scenes]
-    inputs = {name: torch.stack([s.inputs[name] for s in scenes]) for name in scenes[0].inputs}
-    images, gradients = batch_of(scenes, inputs)
-    assert torch.equal(images, torch.stack([r.images for r in alone]))
-    for name in inputs:
-        assert torch.equal(gradients[name], torch.stack([r.gradients[name] for r in alone])), name
-
-
 def test_a_batch_that_does_not_fit(cuda_kernels, one_list):
     scenes = three_views()
     alone = [run_extension(s) for s in scenes]
-    images, gradients = batch_of(scenes, {n: torch.stack([s.inputs[n] for s in scenes]) for n in scenes[0].inputs})
+    inputs = {name: torch.stack([s.inputs[name] for s in scenes]) for name in scenes[0].inputs}
+    images, _, gradients, _ = run_batch(scenes, inputs)
     assert torch.equal(images, torch.stack([r.images for r in alone]))
     for name in scenes[0].inputs:
         expected = torch.stack([r.gradients[name] for r in alone])
@@ -191,7 +142,7 @@ def test_a_batch_that_does_not_fit(cuda_kernels, one_list):
 def test_too_many_views_at_once(cuda_kernels):
     scene = random_scene(1, n=4, height=8, width=8)
     with pytest.raises(ValueError, match="17 views in one batch, expected at most 16: split the batch"):
-        batch_of([scene] * 17, scene.inputs)
+        run_batch([scene] * 17, scene.inputs)
 
 
 def test_images_that_are_too_large_are_an_error_not_a_crash(cuda_kernels):

@@ -3,31 +3,11 @@
 
 import pytest
 import torch
-from raster_scenes import Scene, random_scene, run_extension, settings_of
+from raster_scenes import random_scene, run_batch, run_extension, settings_of, three_views
 
 from diff_gaussian_rasterization import rasterize_batch
 
 pytestmark = pytest.mark.usefixtures("each_backend")
-
-
-def three_views(precomputed: bool = False) -> list[Scene]:
-    """Three cameras, backgrounds, scale modifiers and losses; SH degrees 0, 1, 2 of nine coefficients."""
-    scenes = [random_scene(60 + k, n=90, height=33, width=49, sh_degree=2, precomputed=precomputed) for k in range(3)]
-    for k, scene in enumerate(scenes):
-        scene.view.sh_degree = k
-        scene.view.scale_modifier = 1.0 - 0.1 * k
-    return scenes
-
-
-def batch(scenes: list[Scene], inputs: dict[str, torch.Tensor], depth_z: bool = False):
-    """Images [B,5,H,W], radii [B,N], the gradients of the sum of the views' losses, and the counts."""
-    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-    leaves["means2D"] = torch.zeros(len(scenes), *scenes[0].inputs["means3D"].shape, requires_grad=True)
-    counts: dict[str, int] = {}
-    color, radii, depth_alpha = rasterize_batch([settings_of(s.view, depth_z) for s in scenes], counts=counts, **leaves)
-    images = torch.cat([color, depth_alpha], 1)
-    (images * torch.stack([s.weights for s in scenes])).sum().backward()
-    return images.detach(), radii, {k: v.grad for k, v in leaves.items()}, counts
 
 
 @pytest.mark.parametrize("depth_z", [False, True])
@@ -36,7 +16,7 @@ def test_views_with_inputs_of_their_own(precomputed, depth_z):
     scenes = three_views(precomputed)
     alone = [run_extension(s, depth_z) for s in scenes]
     inputs = {name: torch.stack([s.inputs[name] for s in scenes]) for name in scenes[0].inputs}
-    images, radii, gradients, _ = batch(scenes, inputs, depth_z)
+    images, radii, gradients, _ = run_batch(scenes, inputs, depth_z)
     assert torch.equal(images, torch.stack([r.images for r in alone]))
     assert torch.equal(radii, torch.stack([r.radii for r in alone]))
     for name, gradient in gradients.items():
@@ -49,7 +29,7 @@ def test_views_of_the_same_gaussians():
     for s in scenes:
         s.inputs = scenes[0].inputs
     alone = [run_extension(s) for s in scenes]
-    images, _, gradients, _ = batch(scenes, scenes[0].inputs)
+    images, _, gradients, _ = run_batch(scenes, scenes[0].inputs)
     assert torch.equal(images, torch.stack([r.images for r in alone]))
     assert torch.equal(gradients["means2D"], torch.stack([r.gradients["means2D"] for r in alone]))
     for name in scenes[0].inputs:
@@ -63,7 +43,7 @@ def test_an_expanded_parameter_has_a_gradient_for_each_view():
         s.inputs = scenes[0].inputs
     alone = [run_extension(s).gradients["scales"] for s in scenes]
     scales = scenes[0].inputs["scales"]
-    gradients = batch(scenes, scenes[0].inputs | {"scales": scales.expand(3, *scales.shape)})[2]
+    gradients = run_batch(scenes, scenes[0].inputs | {"scales": scales.expand(3, *scales.shape)})[2]
     assert torch.equal(gradients["scales"], torch.stack(alone))
 
 
@@ -71,7 +51,7 @@ def test_a_gaussian_that_is_not_finite_is_counted_in_every_view():
     scenes = three_views()
     inputs = {k: v.clone() for k, v in scenes[0].inputs.items()}
     inputs["means3D"][4, 1] = torch.nan
-    images, radii, gradients, counts = batch(scenes, inputs)
+    images, radii, gradients, counts = run_batch(scenes, inputs)
     assert int(counts["n_dropped"]) == 3
     assert torch.isfinite(images).all() and not radii[:, 4].any()
     assert all(torch.isfinite(g).all() for g in gradients.values())
@@ -79,7 +59,7 @@ def test_a_gaussian_that_is_not_finite_is_counted_in_every_view():
 
 def test_no_gaussians():
     scenes = [random_scene(k, n=0, height=5, width=7) for k in range(2)]
-    images, radii, gradients, _ = batch(scenes, scenes[0].inputs)
+    images, radii, gradients, _ = run_batch(scenes, scenes[0].inputs)
     assert radii.shape == (2, 0) and gradients["means2D"].shape == (2, 0, 3)
     for image, scene in zip(images, scenes):
         assert torch.equal(image[:3], scene.view.bg[:, None, None].expand(3, 5, 7))
@@ -104,7 +84,7 @@ def test_threads_change_no_bit_of_a_batch(n_threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(n_threads)
-        images, _, gradients, _ = batch(scenes, inputs)
+        images, _, gradients, _ = run_batch(scenes, inputs)
     finally:
         torch.set_num_threads(before)
     alone = [run_extension(s) for s in scenes]

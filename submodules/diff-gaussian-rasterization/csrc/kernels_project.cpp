@@ -25,37 +25,59 @@ struct Lanes {
     }
 };
 
-GM_FUNC vf load(const Lanes& lanes, const float* p, int stride, int k) {
-    alignas(64) float r[kLanes];
-    for (int l = 0; l < kLanes; ++l) r[l] = p[lanes.index[l] * stride + k];
-    return simd::load16(r);
+// Up to kRows numbers of each of the 16 Gaussians, a row of lanes for each. Rows are filled together and read later: a
+// vector read right after the scalar stores that make it up would wait for all of them.
+template <int kRows>
+struct Rows {
+    alignas(64) float row[kRows][kLanes];
+
+    __attribute__((always_inline)) void load(const Lanes& lanes, const float* p, int stride, int first, int count) {
+        for (int l = 0; l < kLanes; ++l)
+            for (int k = 0; k < count; ++k) row[first + k][l] = p[lanes.index[l] * stride + k];
+    }
+    __attribute__((always_inline)) void store(const Lanes& lanes, float* p, int stride, int first, int count) const {
+        for (int l = 0; l < lanes.count; ++l)
+            for (int k = 0; k < count; ++k) p[lanes.index[l] * stride + k] = row[first + k][l];
+    }
+    __attribute__((always_inline)) void set(int k, const vf& v) { memcpy(row[k], &v, sizeof v); }
+    __attribute__((always_inline)) void set3(int k, const Vec3v& v) { set(k, v.x), set(k + 1, v.y), set(k + 2, v.z); }
+    __attribute__((always_inline)) vf get(int k) const { return simd::load16(row[k]); }
+    __attribute__((always_inline)) Vec3v get3(int k) const { return {get(k), get(k + 1), get(k + 2)}; }
+};
+
+typedef Rows<3 * gm::kMaxShCoeffs> ShRows;
+
+// Where each input has its rows, and its gradient.
+enum { kMean = 0, kOpacity = 3, kScale = 4, kQuat = 7, kCov3 = 4, kColor = 11, kMean2d = 14, kInputRows = 17 };
+typedef Rows<kInputRows> InputRows;
+
+GM_FUNC void load_rows(const DgrScene& in, const Lanes& lanes, InputRows& rows) {
+    rows.load(lanes, in.means, 3, kMean, 3);
+    rows.load(lanes, in.opacities, 1, kOpacity, 1);
+    if (in.colors) rows.load(lanes, in.colors, 3, kColor, 3);
+    if (in.cov3) {
+        rows.load(lanes, in.cov3, 6, kCov3, 6);
+        return;
+    }
+    rows.load(lanes, in.scales, 3, kScale, 3);
+    rows.load(lanes, in.rotations, 4, kQuat, 4);
 }
 
-GM_FUNC void store(const Lanes& lanes, float* p, int stride, int k, vf v) {
-    for (int l = 0; l < lanes.count; ++l) p[lanes.index[l] * stride + k] = simd::lane(v, l);
+GM_FUNC void load_sh(const DgrScene& in, const Lanes& lanes, ShRows& rows) {
+    rows.load(lanes, in.shs, 3 * in.n_sh_coeffs, 0, 3 * gm::sh_coeffs(in.sh_degree));
 }
 
-GM_FUNC Vec3v load3(const Lanes& lanes, const float* p, int stride = 3, int k = 0) {
-    return {load(lanes, p, stride, k), load(lanes, p, stride, k + 1), load(lanes, p, stride, k + 2)};
-}
-
-GM_FUNC void store3(const Lanes& lanes, float* p, const Vec3v& v, int stride = 3, int k = 0) {
-    store(lanes, p, stride, k, v.x);
-    store(lanes, p, stride, k + 1, v.y);
-    store(lanes, p, stride, k + 2, v.z);
-}
-
-GM_FUNC gm::Inputs<vf> load_inputs(const DgrScene& in, const Lanes& lanes) {
+GM_FUNC gm::Inputs<vf> inputs_of(const DgrScene& in, const InputRows& rows) {
     gm::Inputs<vf> g;
-    g.mean = load3(lanes, in.means);
-    g.opacity = load(lanes, in.opacities, 1, 0);
+    g.mean = rows.get3(kMean);
+    g.opacity = rows.get(kOpacity);
     g.has_cov3 = in.cov3;
     if (in.cov3) {
-        for (int k = 0; k < 6; ++k) g.cov3[k] = load(lanes, in.cov3, 6, k);
+        for (int k = 0; k < 6; ++k) g.cov3[k] = rows.get(kCov3 + k);
         return g;
     }
-    g.scale = load3(lanes, in.scales);
-    for (int k = 0; k < 4; ++k) g.quat[k] = load(lanes, in.rotations, 4, k);
+    g.scale = rows.get3(kScale);
+    for (int k = 0; k < 4; ++k) g.quat[k] = rows.get(kQuat + k);
     return g;
 }
 
@@ -119,9 +141,13 @@ GM_FUNC void deal_out(const Frame& f, const gm::Screen<vf>& s, const Vec3v& colo
 int project_group(const DgrScene& in, Frame& f, int32_t* radii, int64_t begin, int64_t end) {
     const gm::Camera& cam = f.cam;
     const Lanes lanes(begin, end);
-    const gm::Inputs<vf> g = load_inputs(in, lanes);
-    const auto load_sh = [&](int k) { return load3(lanes, in.shs, 3 * in.n_sh_coeffs, 3 * k); };
-    const Vec3v color = in.colors ? load3(lanes, in.colors) : gm::clamp_at_zero(gm::sh_color(cam, g.mean, load_sh));
+    InputRows rows;
+    ShRows sh;
+    load_rows(in, lanes, rows);
+    if (!in.colors) load_sh(in, lanes, sh);
+    const gm::Inputs<vf> g = inputs_of(in, rows);
+    const auto coeff = [&](int k) { return sh.get3(3 * k); };
+    const Vec3v color = in.colors ? rows.get3(kColor) : gm::clamp_at_zero(gm::sh_color(cam, g.mean, coeff));
     const gm::Screen<vf> s = gm::screen_of(cam, g, color);
     deal_out(f, s, color, g.opacity, lanes, &f.splats[begin], &f.spans[begin], radii + begin);
     return __builtin_popcount(simd::lane_bits(s.dropped) & ((1u << lanes.count) - 1u));
@@ -165,40 +191,60 @@ GM_FUNC Vec3v masked(vi m, const Vec3v& a) { return {masked(m, a.x), masked(m, a
 // Writes dL/dshs and returns dL/dmean through the direction. Coefficients above the active degree get zeros.
 GM_FUNC Vec3v color_backward(const DgrScene& in, const gm::Camera& cam, const Lanes& lanes, const Vec3v& mean,
                              const Vec3v& grad_color, vi touched, float* grad_shs) {
-    const int stride = 3 * in.n_sh_coeffs;
-    const Vec3v zero = {vf{}, vf{}, vf{}};
-    for (int k = gm::sh_coeffs(in.sh_degree); k < in.n_sh_coeffs; ++k) store3(lanes, grad_shs, zero, stride, 3 * k);
-    return gm::sh_color_backward(
-        cam, mean, grad_color, [&](int k) { return load3(lanes, in.shs, stride, 3 * k); },
-        [&](int k, const Vec3v& g) { store3(lanes, grad_shs, masked(touched, g), stride, 3 * k); });
+    ShRows sh, grad;
+    load_sh(in, lanes, sh);
+    const Vec3v grad_mean = gm::sh_color_backward(
+        cam, mean, grad_color, [&](int k) { return sh.get3(3 * k); },
+        [&](int k, const Vec3v& g) { grad.set3(3 * k, masked(touched, g)); });
+    const int active = 3 * gm::sh_coeffs(in.sh_degree), all = 3 * in.n_sh_coeffs;
+    grad.store(lanes, grad_shs, all, 0, active);
+    for (int l = 0; l < lanes.count; ++l)
+        memset(grad_shs + lanes.index[l] * all + active, 0, sizeof(float) * (size_t)(all - active));
+    return grad_mean;
+}
+
+GM_FUNC void store_gradients(const DgrScene& in, const Lanes& lanes, const InputRows& rows, const DgrGradients& out) {
+    rows.store(lanes, out.means, 3, kMean, 3);
+    rows.store(lanes, out.means2d, 3, kMean2d, 3);
+    rows.store(lanes, out.opacities, 1, kOpacity, 1);
+    if (in.colors) rows.store(lanes, out.colors, 3, kColor, 3);
+    if (in.cov3) {
+        rows.store(lanes, out.cov3, 6, kCov3, 6);
+        return;
+    }
+    rows.store(lanes, out.scales, 3, kScale, 3);
+    rows.store(lanes, out.rotations, 4, kQuat, 4);
 }
 
 void project_backward_group(const DgrScene& in, const Frame& f, const Partials& partials, const DgrGradients& out,
                             int64_t begin, int64_t end) {
     const gm::Camera& cam = f.cam;
     const Lanes lanes(begin, end);
+    InputRows rows;
+    load_rows(in, lanes, rows);
     Sums s;
     sum_partials(f, partials, lanes, &s);
     const gm::Moments<vf>& m = s.moments;
-    const gm::Inputs<vf> g = load_inputs(in, lanes);
+    const gm::Inputs<vf> g = inputs_of(in, rows);
     gm::GeometryGradients<vf> grad;
     gm::geometry_backward(cam, g, m, &grad);
     Vec3v grad_mean = grad.mean;
     const Vec3v grad_color = {m.r, m.g, m.b};
     if (in.colors)
-        store3(lanes, out.colors, masked(s.touched, grad_color));
+        rows.set3(kColor, masked(s.touched, grad_color));
     else
         grad_mean = gm::plus(grad_mean, color_backward(in, cam, lanes, g.mean, grad_color, s.touched, out.shs));
     if (in.flags & DGR_DEPTH_Z_GRADIENT) grad_mean = gm::combine(vf{} + 1.0f, grad_mean, m.z, gm::view_row<vf>(cam, 2));
     if (in.cov3) {
-        for (int k = 0; k < 6; ++k) store(lanes, out.cov3, 6, k, masked(s.touched, grad.cov3[k]));
+        for (int k = 0; k < 6; ++k) rows.set(kCov3 + k, masked(s.touched, grad.cov3[k]));
     } else {
-        store3(lanes, out.scales, masked(s.touched, grad.scale));
-        for (int k = 0; k < 4; ++k) store(lanes, out.rotations, 4, k, masked(s.touched, grad.quat[k]));
+        rows.set3(kScale, masked(s.touched, grad.scale));
+        for (int k = 0; k < 4; ++k) rows.set(kQuat + k, masked(s.touched, grad.quat[k]));
     }
-    store3(lanes, out.means, masked(s.touched, grad_mean));
-    store3(lanes, out.means2d, masked(s.touched, Vec3v{grad.ndc_x, grad.ndc_y, vf{}}));
-    store(lanes, out.opacities, 1, 0, masked(s.touched, m.w / g.opacity));
+    rows.set3(kMean, masked(s.touched, grad_mean));
+    rows.set3(kMean2d, masked(s.touched, Vec3v{grad.ndc_x, grad.ndc_y, vf{}}));
+    rows.set(kOpacity, masked(s.touched, m.w / g.opacity));
+    store_gradients(in, lanes, rows, out);
 }
 
 void project_backward(const DgrScene& in, const Frame& f, const Partials& partials, const DgrGradients& out,

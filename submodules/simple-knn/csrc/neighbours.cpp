@@ -5,7 +5,6 @@
 // leaf are stored together, padded to kLeaf with points at infinity. A query starts with the leaf of its own point and
 // then walks the tree from the root. Box distances are computed by the same operations as point distances, each of
 // which is monotone under rounding, so a box is never farther than a point in it and pruning loses nothing.
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -14,6 +13,8 @@
 #include <limits>
 #include <new>
 #include <vector>
+
+#include "helpers.h"
 
 #ifdef KNN_X86_CLONES
 #define KNN_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
@@ -27,7 +28,8 @@
 namespace {
 
 constexpr int kLeaf = 16;
-constexpr int64_t kTaskPoints = 8192;      // subtrees smaller than this are built by one thread
+constexpr int64_t kTaskPoints = 8192;       // subtrees smaller than this are built by one thread
+constexpr int64_t kLeavesPerChunk = 32;
 constexpr int64_t kPointsPerThread = 1024;  // below this a second thread costs more than it saves
 constexpr int kMaxDepth = 64;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -88,20 +90,33 @@ void fill_leaf(Leaf& leaf, const Point* p, int64_t n) {
     }
 }
 
-void build(Tree& tree, Point* p, int64_t n, int64_t node, int levels_left) {
-    const Node box = tree.nodes[node] = box_of(p, n);
-    if (levels_left == 0) {
-        fill_leaf(tree.leaves[node - ((int64_t)1 << tree.depth) + 1], p, n);
-        return;
-    }
+// The points of a node; [0, half) and the rest go to its children.
+struct Range {
+    Point* p;
+    int64_t n;
+    int64_t half() const { return (n + 1) / 2; }
+    Range child(int side) const { return side ? Range{p + half(), n - half()} : Range{p, half()}; }
+};
+
+// Box of an inner node; its points put in order for its children.
+void split(Tree& tree, const Range& r, int64_t node) {
+    const Node box = tree.nodes[node] = box_of(r.p, r.n);
     int axis = 0;
     for (int c = 1; c < 3; ++c)
         if (box.hi[c] - box.lo[c] > box.hi[axis] - box.lo[axis]) axis = c;
-    const int64_t half = (n + 1) / 2;
-    std::nth_element(p, p + half, p + n, [axis](const Point& a, const Point& b) { return a.v[axis] < b.v[axis]; });
-#pragma omp task shared(tree) if (n > kTaskPoints)
-    build(tree, p, half, 2 * node + 1, levels_left - 1);
-    build(tree, p + half, n - half, 2 * node + 2, levels_left - 1);
+    const auto before = [axis](const Point& a, const Point& b) { return a.v[axis] < b.v[axis]; };
+    std::nth_element(r.p, r.p + r.half(), r.p + r.n, before);
+}
+
+void build(Tree& tree, const Range& r, int64_t node) {
+    const int64_t first_leaf = ((int64_t)1 << tree.depth) - 1;
+    if (node >= first_leaf) {
+        tree.nodes[node] = box_of(r.p, r.n);
+        fill_leaf(tree.leaves[node - first_leaf], r.p, r.n);
+        return;
+    }
+    split(tree, r, node);
+    for (int side = 0; side < 2; ++side) build(tree, r.child(side), 2 * node + 1 + side);
 }
 
 Tree build_tree(const float* points, int64_t n, int n_threads) {
@@ -112,9 +127,16 @@ Tree build_tree(const float* points, int64_t n, int n_threads) {
     while ((n + ((int64_t)1 << tree.depth) - 1) >> tree.depth > kLeaf) ++tree.depth;
     tree.nodes.resize(((size_t)2 << tree.depth) - 1);
     tree.leaves.resize((size_t)1 << tree.depth);
-#pragma omp parallel num_threads(n_threads) if (n_threads > 1)
-#pragma omp single
-    build(tree, p.data(), n, 0, tree.depth);
+    std::vector<Range> level = {{p.data(), n}};  // nodes level.size() - 1 and following; the top, level by level
+    while (level[0].n > kTaskPoints && (int)level.size() < 4 * n_threads) {
+        const int64_t first = (int64_t)level.size() - 1;
+        run_chunks(first + 1, n_threads, [&](int64_t i) { split(tree, level[i], first + i); });
+        std::vector<Range> next;
+        for (const Range& r : level) next.insert(next.end(), {r.child(0), r.child(1)});
+        level = std::move(next);
+    }
+    const int64_t first = (int64_t)level.size() - 1;
+    run_chunks(first + 1, n_threads, [&](int64_t i) { build(tree, level[i], first + i); });
     return tree;
 }
 
@@ -175,8 +197,10 @@ void run(int64_t n, const float* points, float* out, int n_threads) {
     n_threads = (int)std::max<int64_t>(1, std::min<int64_t>(n_threads, n / kPointsPerThread));
     const Tree tree = build_tree(points, n, n_threads);
     const int64_t n_leaves = (int64_t)tree.leaves.size();
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 16) if (n_threads > 1)
-    for (int64_t leaf = 0; leaf < n_leaves; ++leaf) query_leaf(tree, leaf, n, out);
+    run_chunks((n_leaves + kLeavesPerChunk - 1) / kLeavesPerChunk, n_threads, [&](int64_t chunk) {
+        const int64_t begin = chunk * kLeavesPerChunk, end = std::min(begin + kLeavesPerChunk, n_leaves);
+        for (int64_t leaf = begin; leaf < end; ++leaf) query_leaf(tree, leaf, n, out);
+    });
 }
 
 }  // namespace
