@@ -171,7 +171,10 @@ def run_faulty(library: ctypes.CDLL, name: str) -> tuple[str, list[int]]:
     ("kernel", "message"),
     [
         ("half_the_threads", "divergent barrier: thread 0 waits for its block at faulty.cu:6, thread 32 has ended"),
-        ("two_places", "divergent barrier: thread 0 waits for its block at faulty.cu:11, thread 32 waits for its block at faulty.cu:13"),
+        (
+            "two_places",
+            "divergent barrier: thread 0 waits for its block at faulty.cu:11, thread 32 waits for its block at faulty.cu:13",
+        ),
         ("half_a_warp", "divergent barrier: thread 0 waits for its warp at faulty.cu:17, thread 0 waits"),
     ],
 )

@@ -68,7 +68,9 @@ def test_no_gaussians():
 def test_what_the_views_must_share():
     scene = random_scene(1, n=4, height=8, width=8)
     settings, inputs = settings_of(scene.view), {**scene.inputs, "means2D": torch.zeros(4, 3)}
-    with pytest.raises(ValueError, match=r"image_width differs between the views of a batch \(8, 9\): give each its own"):
+    with pytest.raises(
+        ValueError, match=r"image_width differs between the views of a batch \(8, 9\): give each its own"
+    ):
         rasterize_batch([settings, settings._replace(image_width=9)], **inputs)
     with pytest.raises(ValueError, match="settings is empty, expected one GaussianRasterizationSettings for each view"):
         rasterize_batch([], **inputs)
