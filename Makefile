@@ -4,6 +4,7 @@
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
 # settings, PLY files, checkpoints, viewers and prompts; FUZZ_ARGS="--seed 7", "--seconds 60" (each), "--cases 3".
+# make crashtest: 50 SIGKILLs at random moments, each followed by --resume auto; CRASH_ARGS="--kills 5 --seed 7".
 # Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
 
 VENV ?= .venv
@@ -11,6 +12,7 @@ PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 PYTEST_ARGS ?= -n 2 --dist loadscope
 DEMO_ARGS ?=
 FUZZ_ARGS ?=
+CRASH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -20,7 +22,7 @@ EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*
 CHECKED := $(wildcard train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-dev demo smoke reproduce test lint bench fuzz cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-dev demo smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -76,6 +78,9 @@ bench: setup
 fuzz: setup-dev
 	$(BIN)/python tests/submodules/fuzz.py --seconds 600 $(FUZZ_ARGS)
 	$(BIN)/python -m tests.fuzzing --seconds 600 $(FUZZ_ARGS)
+
+crashtest: setup-dev
+	$(BIN)/python tests/reliability/crash.py $(CRASH_ARGS)
 
 # Registers and spills of the installed CUDA kernels, as the compiler reported them; fails if one spills.
 cuda-report: setup

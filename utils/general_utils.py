@@ -52,7 +52,7 @@ def build_covariance(scales: torch.Tensor, quaternions: torch.Tensor) -> torch.T
 
 def all_finite(x: torch.Tensor) -> bool:
     """Whether no number is NaN or infinite; by the sum, which is ten times faster, unless that overflows."""
-    return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
+    return math.isfinite(float(x.detach().sum())) or bool(x.isfinite().all())
 
 
 def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:

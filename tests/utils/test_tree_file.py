@@ -40,3 +40,46 @@ def test_a_tree_travels_as_bytes() -> None:
     tree = {"a": torch.arange(6).view(2, 3), "b": [1, None, {"c": torch.zeros(0)}], "d": "x"}
     assert equal(tree_from_bytes(tree_to_bytes(tree)), tree)
     assert tree_from_bytes(tree_to_bytes("go")) == "go"
+
+
+def _saved(path, **metadata) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    save_tree(path, {"a": torch.arange(100.0), "b": 1})
+    with safe_open(str(path), "pt") as file:
+        save_file({"/a": file.get_tensor("/a")}, str(path), {**file.metadata(), **metadata})
+
+
+@pytest.mark.parametrize("place", [-1, -200])
+def test_one_flipped_bit_is_noticed(tmp_path, place) -> None:
+    path = tmp_path / "t.safetensors"
+    _saved(path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its checksum does not fit"):
+        load_tree(path)
+
+
+def test_a_changed_word_of_the_json_is_noticed(tmp_path) -> None:
+    _saved(tmp_path / "t.safetensors", tree='{"a": {"$tensor": "/a"}, "b": 2}')
+    with pytest.raises(ValueError, match="its checksum does not fit"):
+        load_tree(tmp_path / "t.safetensors")
+
+
+def test_another_schema_is_told(tmp_path) -> None:
+    _saved(tmp_path / "t.safetensors", schema="1")
+    with pytest.raises(ValueError, match="its schema is '1', this program reads '2'"):
+        load_tree(tmp_path / "t.safetensors")
+
+
+def test_types_of_all_sizes_are_summed(tmp_path) -> None:
+    tree = {
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "bool": torch.tensor([True]),
+        "none": torch.zeros(0, dtype=torch.int64),
+    }
+    save_tree(tmp_path / "t.safetensors", tree)
+    back = load_tree(tmp_path / "t.safetensors")
+    assert all(torch.equal(back[name], x) and back[name].dtype == x.dtype for name, x in tree.items())

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from utils.careful_writes import CarefulWrites
+
+
+def _full() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failure_is_told_once_and_its_end_too() -> None:
+    told: list[str] = []
+    writes = CarefulWrites(told.append)
+    assert [writes("scene", _full), writes("scene", _full), writes("panel", _full)] == [None] * 3
+    assert [text.split(" could")[0] for text in told] == ["scene", "panel"] and "No space left" in told[0]
+    assert writes("scene", max, 3, 4) == 4 and told[-1] == "scene can be written again"
+    assert writes.missing() == "panel (1 times), scene (2 times)"
+
+
+def test_what_is_tried_again_is_missing_only_while_it_fails() -> None:
+    writes = CarefulWrites(lambda text: None)
+    writes("log.jsonl", _full)
+    assert writes.missing() == "log.jsonl (1 times)"
+    writes("log.jsonl", int)
+    assert writes.missing() == ""
+
+
+def test_another_error_is_not_swallowed() -> None:
+    with pytest.raises(ZeroDivisionError):
+        CarefulWrites(print)("scene", lambda: 1 / 0)
