@@ -33,7 +33,7 @@ from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
 from utils.device import threads_for
 from utils.distributed import ALONE, Share, World
-from utils.general_utils import all_finite, first_not_finite
+from utils.general_utils import first_not_finite
 from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
 from utils.run_log import PhaseTimer
@@ -376,9 +376,9 @@ def _give_gradient(state: TrainState, gradient: Gradient, sums: list[Gradient], 
     bad = first_not_finite(gradient)
     if bad is None:
         return None
-    for v, of_view in enumerate(sums):
-        if bad in of_view and not all_finite(of_view[bad]):
-            return f"the gradient of {bad} is not finite (view {v}, timestep {int(t[v])})"
+    for v, of_view in enumerate(sums):  # fusing spreads one parameter's NaN over all of them
+        if (own := first_not_finite(of_view)) is not None:
+            return f"the gradient of {own} is not finite (view {v}, timestep {int(t[v])})"
     return f"the sum of all views' gradients of {bad} is not finite"
 
 
