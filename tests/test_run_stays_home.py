@@ -56,6 +56,7 @@ def watched(folder, *runs):
     """What happened while train.py ran with each of the command lines, in one process, started in `folder`."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder / "tmp"), "HF_HOME": str(folder / "hub"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "tmp"),  # torch leaves it in the environment of other tests
     }  # fmt: skip
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         environment.pop(name, None)  # it must not need them
