@@ -29,7 +29,7 @@ def _run(folder: Path, steps: int = 1, finished: bool = False) -> None:
         (folder / "point_cloud").mkdir()
         (folder / "point_cloud" / "p.ply").write_text("cloud")
         if finished:
-            run.finished()
+            run.finished({})
 
 
 def test_a_second_run_is_refused_while_the_first_works(tmp_path) -> None:
