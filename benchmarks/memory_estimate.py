@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimate of guidance/footprint.py against main memory: `python benchmarks/memory_estimate.py --size_px 256`.
+
+Stable Diffusion's autoencoder with random weights in float32 encodes pictures and goes back, each case in a process of
+its own, whose peak is compared with the bytes counted on the meta device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from benchmarks.machine import machine
+from guidance.footprint import _encode, _lean_attention
+from utils.memory import peak_bytes
+
+CASES = (("plain", 1), ("plain", 2), ("recomputed", 2), ("sliced", 2))
+STATM = Path("/proc/self/statm")
+PAGE_BYTES = 4096
+
+
+def autoencoder(mode: str) -> torch.nn.Module:
+    """Of Stable Diffusion 1.x and 2.x."""
+    from diffusers import AutoencoderKL
+
+    down, up = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=down, up_block_types=up, layers_per_block=2
+    )
+    if mode == "recomputed":
+        vae.enable_gradient_checkpointing()
+    return vae.requires_grad_(False).eval()
+
+
+def measure(mode: str, views: int, size_px: int) -> str:
+    """A row of the table: what this process takes beyond its weights."""
+    with torch.device("meta"):
+        shapes = autoencoder(mode)
+    with _lean_attention():
+        estimate = _encode(shapes, (size_px, size_px))[1] * (1 if mode == "sliced" else views)
+    vae, images = autoencoder(mode), torch.rand(views, 3, size_px, size_px).requires_grad_()
+
+    def encode(part: torch.Tensor) -> torch.Tensor:
+        return vae.encode(part).latent_dist.mean
+
+    encode(images[:1, :, :64, :64]).sum().backward()  # libraries take what they take once
+    before = int(STATM.read_text().split()[1]) * PAGE_BYTES
+    parts = (
+        [checkpoint(encode, x, use_reentrant=False) for x in images.split(1)] if mode == "sliced" else [encode(images)]
+    )
+    torch.cat(parts).sum().backward()
+    taken = peak_bytes(torch.device("cpu"))["main"] - before
+    return f"| {mode} | {views} | {estimate / 1e9:.2f} | {taken / 1e9:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size_px", type=int, default=128, help="side of the pictures")
+    parser.add_argument("--case", type=int, help="index of one case, measured in this process")
+    options = parser.parse_args()
+    if options.case is not None:
+        print(measure(*CASES[options.case], options.size_px))
+        return
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {options.size_px} px\n")
+    print("| autoencoder | views | estimate, GB | measured, GB |\n|---|---|---|---|", flush=True)
+    for k in range(len(CASES)):
+        subprocess.run([sys.executable, __file__, "--case", str(k), "--size_px", str(options.size_px)], check=True)
+
+
+if __name__ == "__main__":
+    main()
