@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether environment.yml and requirements.txt can be installed, and on which GPUs torch's build then runs.
+
+`python tools/check_environment.py`: pip resolves the requirements without installing anything (older versions of pip
+download what they would install), once as they stand and once with the package index that environment.yml keeps behind
+a "#" for the V100. `--wheel torch-2.13.0-...whl` (pip download --no-deps torch==2.13.0, half a gigabyte) also reads the
+GPUs that a build serves from the machine code in it. What cannot be reached from here counts as not checked. Exit
+status: 1 when something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email import message_from_string
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from tools.cuda_architectures import Code, code_in
+
+ROOT = Path(__file__).resolve().parents[1]
+GPUS = {"V100": 70, "T4": 75, "A100": 80, "RTX 30": 86, "RTX 40, L40": 89, "H100, H200": 90}
+NEEDED = ("A100", "H100, H200")  # of the default build; the V100 has its own
+FIRST_CUDA_WITHOUT_VOLTA = 13
+ADDED_PLACES = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT")
+LIBRARY = "torch/lib/libtorch_cuda.so"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `state`: ok, wrong, or not checked."""
+
+    state: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.state:>11}: {self.what}"
+
+
+Run = Callable[[Sequence[str], bool], "subprocess.CompletedProcess[str]"]
+
+
+def pip(arguments: Sequence[str], plain: bool = False) -> subprocess.CompletedProcess[str]:
+    """pip of this Python; plain: without this machine's configuration of it, so that only what is named is asked."""
+    environ = {name: value for name, value in os.environ.items() if not (plain and name in ADDED_PLACES)}
+    environ |= {"PIP_CONFIG_FILE": os.devnull} if plain else {}
+    command = [sys.executable, "-m", "pip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+def check_files(environment: dict[str, Any], requirements: str, root: Path = ROOT) -> list[Finding]:
+    """Pins, and that environment.yml installs what is here."""
+    lines = [line.split("#")[0].strip() for line in requirements.splitlines()]
+    loose = [line for line in lines if line and not re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", line)]
+    found = [Finding("wrong", f"requirements.txt: {line!r} is no pin such as name==1.2") for line in loose]
+    asked: list[str] = next((entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)), [])
+    paths = [entry.removeprefix("-r ").strip() for entry in asked if not entry.startswith("--")]
+    gone = [path for path in paths if not (root / path).exists()]
+    found += [Finding("wrong", f"environment.yml installs {path}, which is not here") for path in gone]
+    if "requirements.txt" not in paths:
+        found.append(Finding("wrong", "environment.yml does not install requirements.txt"))
+    return found or [
+        Finding("ok", f"{len([x for x in lines if x])} requirements are pinned, environment.yml installs them")
+    ]
+
+
+def volta_index(environment: str) -> str | None:
+    """The package index that environment.yml names for the V100, behind a "#"."""
+    match = re.search(r"#\s*-\s*--extra-index-url\s+(\S+)", environment)
+    return match.group(1) if match else None
+
+
+def check_index(index: str, pin: str, run: Run = pip) -> Finding:
+    """Whether the V100's index has a CUDA build of torch at the version that requirements.txt pins."""
+    words = ["index", "versions", "torch", "--index-url", index, "--retries", "0", "--timeout", "15"]
+    versions = re.findall(r"\d[\w.+]*", (re.findall(r"Available versions: (.*)", run(words, True).stdout) or [""])[0])
+    if not versions:
+        return Finding("not checked", f"{index}, the V100's index, cannot be reached from here, or has no torch")
+    builds = [version for version in versions if version.partition("+")[0] == pin and "+cu" in version]
+    if not builds:
+        return Finding(
+            "wrong", f"{index} has no torch {pin} but {', '.join(versions[:3])}; change the pin or the index"
+        )
+    return Finding("ok", f"{index} has torch {builds[0]}")
+
+
+def resolve(requirements: Path, run: Run = pip, index: str | None = None) -> tuple[Finding, dict[str, Any] | None]:
+    """What pip would install on a fresh machine, with an index more or without, and torch's metadata."""
+    where = "the V100's index" if index else "pip's own indexes"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        words = ["install", "--dry-run", "--quiet", "--ignore-installed", "--report", str(report)]
+        made = run([*words, *(["--extra-index-url", index] if index else []), "-r", str(requirements)], False)
+        if made.returncode or not report.is_file():
+            last = next((line for line in reversed(made.stderr.splitlines()) if line.startswith("ERROR")), "pip failed")
+            return Finding("wrong", f"requirements.txt with {where}: {last.removeprefix('ERROR: ')}"), None
+        packages = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
+    return _resolved(packages, where)
+
+
+def _resolved(packages: list[dict[str, Any]], where: str) -> tuple[Finding, dict[str, Any] | None]:
+    torch = next((p for p in packages if p["name"].lower() == "torch"), None)
+    if any(p["name"].lower() == "torchvision" for p in packages):
+        return Finding(
+            "wrong", f"requirements.txt with {where} pulls in torchvision; leave out what asks for it"
+        ), torch
+    version = torch["version"] if torch else "no"
+    return Finding("ok", f"requirements.txt resolves with {where}: {len(packages)} packages, torch {version}"), torch
+
+
+def check_volta(environment: str, requirements: Path, run: Run = pip) -> list[Finding]:
+    """The variant of environment.yml for the V100."""
+    index, pin = volta_index(environment), re.search(r"^torch==([\w.]+)", requirements.read_text(), re.MULTILINE)
+    if index is None or pin is None:
+        return [Finding("wrong", "environment.yml names no index for the V100, or requirements.txt no torch==VERSION")]
+    found = check_index(index, pin.group(1), run)
+    if found.state != "ok":
+        return [found]
+    resolved, torch = resolve(requirements, run, index)
+    return [found, resolved] + ([check_cuda(torch, for_volta=True)] if torch else [])
+
+
+def check_cuda(torch: dict[str, Any], for_volta: bool) -> Finding:
+    """The CUDA version of a build of torch, from what its metadata asks for."""
+    asked = " ".join(torch.get("requires_dist") or [])
+    match = re.search(r"cuda-toolkit\S*?==(\d+)", asked) or re.search(r"nvidia-[\w-]+-cu(\d+)\b", asked)
+    local = re.search(r"\+cu(\d\d)\d", torch["version"])
+    if not match and not local:
+        told = "a CPU build, by this machine's configuration of pip; where it is not so configured it is another"
+        return Finding("not checked", f"torch {torch['version']} is {told}")
+    cuda = int((match or local).group(1))
+    serves = cuda < FIRST_CUDA_WITHOUT_VOLTA
+    if for_volta and not serves:
+        return Finding("wrong", f"torch {torch['version']} for the V100 is built with CUDA {cuda}, which has no sm_70")
+    return Finding(
+        "ok", f"torch {torch['version']} is built with CUDA {cuda}, which {'has' if serves else 'dropped'} sm_70"
+    )
+
+
+def check_wheel(path: Path) -> list[Finding]:
+    """What a wheel of torch asks for, and which GPUs have code in it. ValueError for a file that is no such wheel."""
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            names = wheel.namelist()
+            torch = _metadata(wheel.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode())
+            if LIBRARY not in names:
+                return [Finding("not checked", f"{path.name} has no CUDA library: it is a build for the CPU")]
+            return [check_cuda(torch, for_volta=False), *verdicts(path.name, code_in(wheel.read(LIBRARY)))]
+    except (OSError, zipfile.BadZipFile, StopIteration) as error:
+        reason = error or "it has no metadata"
+        raise ValueError(
+            f"{path} cannot be read as a wheel ({reason}); pip download --no-deps torch gets one"
+        ) from error
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    """Version and requirements as pip's report has them."""
+    message = message_from_string(text)
+    return {"version": message["Version"], "requires_dist": message.get_all("Requires-Dist")}
+
+
+def verdicts(name: str, code: Code) -> list[Finding]:
+    """A finding for the list of architectures, and one for each GPU."""
+    found = [Finding("ok", f"{name} holds code for {code}")]
+    for gpu, architecture in GPUS.items():
+        if code.runs_on(architecture):
+            found.append(Finding("ok", f"{gpu} (sm_{architecture}) runs it"))
+        elif gpu in NEEDED:
+            found.append(Finding("wrong", f"{gpu} (sm_{architecture}) does not run it"))
+        else:
+            found.append(Finding("ok", f"{gpu} (sm_{architecture}) does not run it, and needs the V100's variant"))
+    return found
+
+
+def main(argv: Sequence[str] | None = None, run: Run = pip) -> int:
+    """Prints what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, nargs="*", default=[], help="wheels of torch to look into")
+    parser.add_argument(
+        "--plain", action="store_true", help="pip as on a fresh machine, without its configuration here"
+    )
+    options = parser.parse_args(argv)
+    requirements = ROOT / "requirements.txt"
+    text = (ROOT / "environment.yml").read_text()
+    found = check_files(yaml.safe_load(text), requirements.read_text())
+    finding, torch = resolve(requirements, run)
+    found += [finding] + ([check_cuda(torch, for_volta=False)] if torch else [])
+    found += check_volta(text, requirements, run)
+    try:
+        for wheel in options.wheel:
+            found += check_wheel(wheel)
+    except ValueError as error:
+        found.append(Finding("wrong", str(error)))
+    if not options.wheel:
+        found.append(Finding("not checked", "the GPUs that torch's wheel serves: give it with --wheel"))
+    counts = {state: sum(f.state == state for f in found) for state in ("ok", "wrong", "not checked")}
+    print("\n".join(map(str, found)), "\n" + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    return 1 if counts["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
