@@ -53,10 +53,11 @@ def measure(mode: str, views: int, size_px: int) -> str:
 
     encode(images[:1, :, :64, :64]).sum().backward()  # libraries take what they take once
     before = int(STATM.read_text().split()[1]) * PAGE_BYTES
-    parts = (
-        [checkpoint(encode, x, use_reentrant=False) for x in images.split(1)] if mode == "sliced" else [encode(images)]
-    )
-    torch.cat(parts).sum().backward()
+    if mode == "sliced":
+        latents = torch.cat([checkpoint(encode, one, use_reentrant=False) for one in images.split(1)])
+    else:
+        latents = encode(images)
+    latents.sum().backward()
     taken = peak_bytes(torch.device("cpu"))["main"] - before
     return f"| {mode} | {views} | {estimate / 1e9:.2f} | {taken / 1e9:.2f} |"
 
