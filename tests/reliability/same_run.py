@@ -20,9 +20,9 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def log_lines(folder: Path) -> list[dict]:
-    """The lines of log.jsonl without the times."""
+    """The lines of log.jsonl without the times and the memory, which are the process's."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name != "phase_ms"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("phase_ms", "peak_mb")} for line in lines]
 
 
 def _same(first: Path, second: Path) -> bool:
