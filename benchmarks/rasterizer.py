@@ -204,10 +204,8 @@ def lines(case: Case, modules: dict[str, Any], repeats: int, device: torch.devic
 
 def print_anchors(ours: dict[Case, Timing]) -> None:
     """OpenSplat's CPU time beside ours with the first number of threads asked for."""
-    print(
-        "\nForward + backward in ms of CPU time. OpenSplat's CPU rasterizer has one thread and was measured once, on a"
-    )
-    print("machine of two cores; `times` compares it with one thread of ours.\n")
+    print("\nForward + backward in ms of CPU time. OpenSplat's CPU rasterizer has one thread and draws colour alone;")
+    print("it was measured once, on a machine of two cores. Ours draws depth and transmittance too.\n")
     print("| Gaussians | px | opacity | OpenSplat | ours | times |\n|---|---|---|---|---|---|")
     for case, timing in ours.items():
         theirs, cpu_ms = OPENSPLAT_MS[case], timing.cpu_ms
