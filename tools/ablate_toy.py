@@ -3,7 +3,8 @@
 
 Every variant, prior, strength of the view words, object and seed is one run of train.py on one core, with an equal
 number of steps and views. A finished run leaves one JSON file in FOLDER; called again, only the missing ones are done.
-At last FOLDER/summary.md is written and printed: scores and paired differences with standard errors.
+At last FOLDER/summary.md is written and printed (scores, paired differences with standard errors), and runs.csv, a line
+a run.
 What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 600
 """
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from tools.ablation.grid import OBJECTS, OTHER_OBJECTS, PAPER_VARIANTS, PRIORS, VARIANTS, check_runs, runs_of
 from tools.ablation.pictures import sheet
 from tools.ablation.runs import rescore, run_grid
-from tools.ablation.summary import summary
+from tools.ablation.summary import runs_csv, summary
 from tools.sweep.runs import read_results
 from utils.image_utils import write_png
 
@@ -71,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as problem:
         print(f"ablate_toy: {problem}", file=sys.stderr)
         return 2
-    text = summary(read_results(args.out, [run.name for run in runs]))
+    results = read_results(args.out, [run.name for run in runs])
+    text = summary(results)
     if args.out.is_dir():
         (args.out / "summary.md").write_text(text + "\n", encoding="utf-8")
+        (args.out / "runs.csv").write_text(runs_csv(results), encoding="utf-8")
     print(text)
     print("\n".join(f"ablate_toy: failed: {failure}" for failure in failures), file=sys.stderr)
     return 1 if failures else 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/ablate_toy.py: the grid's flags, what a summary says, resuming, failures, and one miniature benchmark."""
 
+import csv
 import json
 import math
 from types import SimpleNamespace
@@ -202,6 +203,9 @@ def test_only_missing_runs_are_done(tmp_path, pretended) -> None:
     _told(tmp_path, *SELECTED)
     assert pretended.names[4:] == [pretended.names[2]]
     assert "| full | 2 |" in (tmp_path / "summary.md").read_text()
+    lines = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
+    assert [(line["variant"], line["seed"]) for line in lines] == [("full", "0"), ("plain", "0"), ("full", "1"), ("plain", "1")]
+    assert all(float(line["psnr"]) > 0 for line in lines)
 
 
 def test_results_of_other_flags_are_not_mixed(tmp_path, pretended, capsys) -> None:

@@ -33,8 +33,8 @@ def _steps(count: int) -> dict[str, str]:
     return {"iterations": str(count), "warmup_iter": str(count), **small}
 
 
-SETTINGS = {"ideal": _steps(300), "trained": _steps(150)}
-"""Prior -> flags: small enough for a run a quarter of a minute on one core; more steps gain little on the trained."""
+SETTINGS = {"ideal": _steps(300), "trained": _steps(100)}
+"""Prior -> flags: small enough for a run of some ten seconds on one core."""
 
 
 def _switches(regions: bool, timesteps: str, fusion: bool, enabled: bool = True) -> dict[str, str]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -91,6 +93,18 @@ def summary(results: Sequence[Result]) -> str:
             parts += ["", f"Paired differences, {prompt}:", "", _contrast_table(alone)]
         parts.append("")
     return "\n".join(parts)
+
+
+def runs_csv(results: Sequence[Result]) -> str:
+    """A line a run: its cell, its scores and what the parts did, from which every table here can be made again."""
+    cell = ("prior", "words", "prompt", "variant", "seed", "denoiser_calls")
+    told = io.StringIO()
+    lines = csv.writer(told, lineterminator="\n")
+    lines.writerow([*cell, *SCORES, *MECHANISMS])
+    for result in results:
+        numbers = [score_of(result, name) for name in SCORES] + [result["mechanism"].get(name) for name in MECHANISMS]
+        lines.writerow([*(result[name] for name in cell), *("" if x is None else f"{x:.4g}" for x in numbers)])
+    return told.getvalue()
 
 
 def _variants(results: Sequence[Result]) -> list[str]:
