@@ -11,6 +11,7 @@ namespace dgr {
 namespace DGR_ISA {
 namespace {
 
+using simd::fma;
 using simd::kLanes;
 using simd::kParts;
 using simd::kWidth;
@@ -46,7 +47,7 @@ struct Placed {
             dx[p] = (s.form.x - (float)tile.x0_px) - lane_column();
             dy[p] = (s.form.y - (float)tile.y0_px) - lane_row(p);
             if (!kOrdinary) continue;
-            u[p] = q.a * dx[p] + q.b * dy[p];
+            u[p] = fma(q.a, dx[p], q.b * dy[p]);
             v[p] = q.c * dy[p];
             const vr x = block_corners(kBlockX, p), y = block_corners(kBlockY, p);
             const vr su = q.a * x + q.b * y, sv = q.c * y;
@@ -62,16 +63,16 @@ struct Placed {
 // alpha before the 0.99 clamp where the Gaussian counts for the pixel, else 0.
 GM_FUNC vr coverage(const Splat& s, const Placed<true>& g, int block, int part, vr alpha_min, vri takes) {
     const vr u = g.u[part] - g.shift_u[block], v = g.v[part] - g.shift_v[block];
-    const vr raw = s.opacity * simd::exp2_nonpositive(-(u * u + v * v));
+    const vr raw = s.opacity * simd::exp2_of_minus(fma(u, u, v * v));
     return simd::select((raw >= alpha_min) & takes, raw, vr{});
 }
 
 GM_FUNC vr coverage(const Splat& s, const Placed<false>& g, int block, int part, vr alpha_min, vri takes) {
     const vr dx = g.dx[part] - kBlockX[block], dy = g.dy[part] - kBlockY[block];
     const gm::Form<float>& q = s.form;
-    const vr power = (q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy;
-    const vr raw = s.opacity * simd::exp2_nonpositive(simd::vmax(power, simd::splat(-120.0f)));
-    return simd::select((power <= 0.0f) & (raw >= alpha_min) & takes, raw, vr{});
+    const vr fall = -((q.ka * dx + q.kb * dy) * dx + q.kc * dy * dy);
+    const vr raw = s.opacity * simd::exp2_of_minus(simd::vmin(fall, simd::splat(120.0f)));
+    return simd::select((fall >= 0.0f) & (raw >= alpha_min) & takes, raw, vr{});
 }
 
 template <bool kOrdinary>
@@ -124,20 +125,20 @@ GM_FUNC void blend_block(const Splat& s, const Placed<kOrdinary>& g, int b, int 
     unsigned stopping = 0;
     for (int p = 0; p < kParts; ++p) {
         alpha[p] = clamp_alpha<kOrdinary>(coverage(s, g, b, p, px.alpha_min[b][p], vri{} - 1));
-        t_next[p] = px.t[b][p] * (1.0f - alpha[p]);
+        t_next[p] = fma(-px.t[b][p], alpha[p], px.t[b][p]);
         stopping |= simd::bits_less(t_next[p], simd::splat(gm::kTransmittanceMin));
     }
     if (__builtin_expect(stopping, 0))
         for (int p = 0; p < kParts; ++p) {
             alpha[p] = stop_pixels(px, b, p, t_next[p] < gm::kTransmittanceMin, alpha[p], position);
-            t_next[p] = px.t[b][p] * (1.0f - alpha[p]);
+            t_next[p] = fma(-px.t[b][p], alpha[p], px.t[b][p]);
         }
     for (int p = 0; p < kParts; ++p) {
         const vr weight = alpha[p] * px.t[b][p];
-        px.r[b][p] += s.r * weight;
-        px.g[b][p] += s.g * weight;
-        px.b[b][p] += s.b * weight;
-        px.z[b][p] += s.z * weight;
+        px.r[b][p] = fma(s.r, weight, px.r[b][p]);
+        px.g[b][p] = fma(s.g, weight, px.g[b][p]);
+        px.b[b][p] = fma(s.b, weight, px.b[b][p]);
+        px.z[b][p] = fma(s.z, weight, px.z[b][p]);
         px.t[b][p] = t_next[p];
     }
 }
@@ -261,22 +262,22 @@ GM_FUNC void block_backward(const Splat& s, const Placed<kOrdinary>& placed, int
     const vr r = px.r[block][part], g = px.g[block][part], b = px.b[block][part], z = px.z[block][part];
     const vr alpha = clamp_alpha<kOrdinary>(raw);
     const vr t = px.t[block][part] / (1.0f - alpha), weight = alpha * t;
-    const vr gain = r * s.r + g * s.g + b * s.b + z * s.z - px.behind[block][part];
+    const vr gain = fma(s.r, r, fma(s.g, g, s.b * b)) + fma(s.z, z, -px.behind[block][part]);
     const vr w = (kOrdinary ? weight : raw * t) * gain;
-    px.behind[block][part] += alpha * gain;
+    px.behind[block][part] = fma(alpha, gain, px.behind[block][part]);
     px.t[block][part] = t;
     const vr dx = placed.dx[part] - kBlockX[block], dy = placed.dy[part] - kBlockY[block];
     const vr wx = w * dx, wy = w * dy;
     m.w += w;
     m.wx += wx;
     m.wy += wy;
-    m.wxx += wx * dx;
-    m.wxy += wx * dy;
-    m.wyy += wy * dy;
-    m.r += weight * r;
-    m.g += weight * g;
-    m.b += weight * b;
-    if (kDepthZ) m.z += weight * z;
+    m.wxx = fma(wx, dx, m.wxx);
+    m.wxy = fma(wx, dy, m.wxy);
+    m.wyy = fma(wy, dy, m.wyy);
+    m.r = fma(weight, r, m.r);
+    m.g = fma(weight, g, m.g);
+    m.b = fma(weight, b, m.b);
+    if (kDepthZ) m.z = fma(weight, z, m.z);
 }
 
 typedef float LaneSums[gm::kMoments][kLanes];

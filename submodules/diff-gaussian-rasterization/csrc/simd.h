@@ -4,8 +4,9 @@
 // One 4x4 block of pixels, or 16 Gaussians, is one value: one register of 16 lanes (AVX-512), a pair of 8 (AVX) or a
 // pair of pairs of 4 (SSE, NEON), by the flags of the translation unit. The compiler's vectors are only used at sizes
 // that the machine has; it takes wider ones apart lane by lane. The loops over pixels go register by register instead
-// (vr, kParts to a block): pairs would live in memory there. Every operation is IEEE single precision and nothing is
-// contracted, so the results are the same on all of them.
+// (vr, kParts to a block): pairs would live in memory there. Every operation is IEEE single precision and the compiler
+// contracts nothing; where a product and a sum are to be rounded once, fma() says so, on every instruction set. So the
+// results are the same on all of them.
 #pragma once
 
 #include <stdint.h>
@@ -147,6 +148,34 @@ GM_FUNC unsigned bits_less(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask((__m5
 GM_FUNC unsigned bits_less(vr a, vr b) { return lane_bits(a < b); }
 #endif
 
+// a*b + c, rounded once.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+GM_FUNC vr fma(vr a, vr b, vr c) { return (vr)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__AVX2__)
+GM_FUNC vr fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#elif defined(__SSE2__)
+// Without the instruction: the product is exact in double precision; the sum is rounded there to odd, after which
+// rounding to single precision gives what one rounding would.
+GM_FUNC float fma1(double a, double b, double c) {
+    const double p = a * b, sum = p + c, c_of_sum = sum - p;
+    const double error = (p - (sum - c_of_sum)) + (c - c_of_sum);
+    int64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    if (error != 0.0 && error - error == 0.0 && !(bits & 1)) bits += (error > 0.0) == (sum > 0.0) ? 1 : -1;
+    double odd;
+    memcpy(&odd, &bits, sizeof odd);
+    return (float)odd;
+}
+GM_FUNC vr fma(vr a, vr b, vr c) {
+    return vr{fma1(a[0], b[0], c[0]), fma1(a[1], b[1], c[1]), fma1(a[2], b[2], c[2]), fma1(a[3], b[3], c[3])};
+}
+#else
+GM_FUNC vr fma(vr a, vr b, vr c) {
+    return vr{__builtin_fmaf(a[0], b[0], c[0]), __builtin_fmaf(a[1], b[1], c[1]), __builtin_fmaf(a[2], b[2], c[2]),
+              __builtin_fmaf(a[3], b[3], c[3])};
+}
+#endif
+
 template <class C, class H>
 GM_FUNC Pair<H> select(const Pair<C>& c, const Pair<H>& a, const Pair<H>& b) {
     return {select(c.lo, a.lo, b.lo), select(c.hi, a.hi, b.hi)};
@@ -180,16 +209,20 @@ GM_FUNC vi bits_of(const vf& a) { return bit_cast<vi>(a); }
 GM_FUNC vf float_of(const vi& a) { return bit_cast<vf>(a); }
 GM_FUNC vf load16(const float* p) { return bit_cast<vf>(*(const float(*)[kLanes])p); }
 
-// 2^x for x in [-120, 0]; relative error below 2e-7. Degree-5 minimax polynomial on [-1/2, 1/2]: the nearest
-// integer comes from adding 1.5 * 2^23, whose low bits then hold it ready to be moved into the exponent.
-GM_FUNC vr exp2_nonpositive(vr x) {
+// a*b + c with scalars among the factors.
+GM_FUNC vr fma(float a, vr b, vr c) { return fma(splat(a), b, c); }
+GM_FUNC vr fma(float a, vr b, float c) { return fma(splat(a), b, splat(c)); }
+
+// 2^-x for x in [0, 120]; relative error below 2e-7. Degree-5 minimax polynomial on [-1/2, 1/2]: the nearest integer
+// comes from subtracting from 1.5 * 2^23, whose low bits then hold it ready to be moved into the exponent.
+GM_FUNC vr exp2_of_minus(vr x) {
     const float magic = 12582912.0f;
-    const vr shifted = x + magic;
-    const vr f = x - (shifted - magic);
+    const vr shifted = magic - x;
+    const vr f = (magic - shifted) - x;
     const vr f2 = f * f;  // Estrin's grouping: a shorter chain than Horner's
-    const vr low = 1.0f + 6.93147e-1f * f, middle = 2.4022242e-1f + 5.5507336e-2f * f;
-    const vr high = 9.671513e-3f + 1.3264727e-3f * f;
-    const vr p = low + f2 * (middle + f2 * high);
+    const vr low = fma(6.93147e-1f, f, 1.0f), middle = fma(5.5507336e-2f, f, 2.4022242e-1f);
+    const vr high = fma(1.3264727e-3f, f, 9.671513e-3f);
+    const vr p = fma(f2, fma(f2, high, middle), low);
     return bit_cast<vr>(bit_cast<vri>(p) + (bit_cast<vri>(shifted) << 23));
 }
 
