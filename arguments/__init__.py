@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from arguments.declare import key
 
@@ -237,11 +236,6 @@ class CoGradParams:
     """
 
     enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
-    cograd_preset: str = key(
-        "paper",
-        "defaults of the keys below: the paper's, or those chosen on the toy world",
-        choices=("paper", "improved"),
-    )
 
     use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
     elevation_levels: int = key(3, "levels of elevation", lo=1, hi=180)
@@ -304,13 +298,6 @@ class CoGradParams:
         1400, "stored gradients take at most this; beyond it the oldest are packed, then go", unit="MB", lo=1
     )
     bank_on_cpu: bool = key(False, "store gradients in main memory")
-
-
-COGRAD_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "improved": {"loss_signal": "t_normalised", "min_visit_share": 0.5, "prog_range": (0.2, 0.5), "t_jitter": 200},
-}
-"""cograd_preset -> keys of CoGradParams whose defaults it changes; benchmarks/results/preset.md has what was tried."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults, preset, YAML (`base:` first), command line: one checked, frozen Config. Every config error is born here."""
+"""Defaults, YAML (`base:` first), command line: one checked, frozen Config. Every config error is born here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from arguments import COGRAD_PRESETS, GROUPS, CoGradParams, Config
+from arguments import GROUPS, Config
 from arguments.checks import contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
@@ -134,8 +134,6 @@ class _Collector:
         for group, (attribute, declared) in GROUPS.items():
             mine = {name: value for (owner, name), value in self.values.items() if owner == group}
             parts[attribute] = declared(**mine)
-            if isinstance(made := parts[attribute], CoGradParams):
-                parts[attribute] = declared(**{**COGRAD_PRESETS[made.cograd_preset], **mine})
         return Config(**parts)
 
     def check(self, config: Config) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arguments import COGRAD_PRESETS, GROUPS, CoGradParams, Config
+from arguments import GROUPS, Config
 from arguments.load import ConfigError, ConfigWarning, load_config, to_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -398,12 +398,3 @@ def test_help_lists_every_key_with_unit_bounds_and_default(capsys):
 def test_iterations_of_reports_and_saves(iterations, tests, saves):
     config = load_config([*TEXT, "--iterations", str(iterations)])
     assert (config.test_iterations, config.save_iterations) == (tests, saves)
-
-
-def test_a_preset_changes_defaults_and_nothing_that_is_said() -> None:
-    paper = load_config(["--text", "a mug"]).cograd
-    improved = load_config(["--text", "a mug", "--cograd_preset", "improved"]).cograd
-    changed = {name: value for name, value in vars(improved).items() if value != getattr(paper, name)}
-    assert changed == {"cograd_preset": "improved", **COGRAD_PRESETS["improved"]} and paper == CoGradParams()
-    said = load_config(["--text", "a mug", "--cograd_preset", "improved", "--loss_signal", "residual"]).cograd
-    assert said == dataclasses.replace(improved, loss_signal="residual")

@@ -203,7 +203,7 @@ def test_defaults_are_the_papers() -> None:
         "max_t_difference": 50, "delta": 1e-8,
     }  # fmt: skip
     decided = {
-        "enabled": False, "cograd_preset": "paper", "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "loss_signal": "residual",
+        "enabled": False, "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "loss_signal": "residual",
         "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector",
     }  # fmt: skip
     assert {name: defaults[name] for name in paper | decided} == paper | decided

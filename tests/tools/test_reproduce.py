@@ -114,7 +114,6 @@ def test_an_asset_is_the_method_it_is_called_after(prior, method) -> None:
         3,
         7,
     )
-    assert config.cograd.cograd_preset == "paper"
     assert config.guidance.guidance == {"sd": "SD", "toy": "ideal"}[prior]
 
 

@@ -44,8 +44,8 @@ CONTRASTS = (
     ("A (regions)", "full", "wo_region"),
     ("B (timesteps)", "full", "wo_timestep"),
     ("C (fusion)", "full", "wo_fusion"),
-    ("improved - paper's", "improved", "full"),
-    ("improved - schedule", "improved", "schedule_only"),
+    ("tried - paper's", "tried", "full"),
+    ("tried - schedule", "tried", "schedule_only"),
 )
 """(name, variant, the variant that is subtracted)."""
 
