@@ -25,7 +25,7 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     """Mean squared distance to the three nearest other points, exact.
 
     Args:
-        points: [N,3] float32, N >= 0; CUDA tensors are carried to the CPU and the result back.
+        points: [N,3] float32, N >= 0; CUDA tensors are carried to the CPU and back where there are no kernels for them.
     Returns:
         [N] float32 on the points' device: mean over the min(3, N-1) nearest others; duplicates count at distance 0;
         0 for N = 1.
