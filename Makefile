@@ -22,10 +22,12 @@ EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*
 CHECKED := $(wildcard train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-dev demo smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-extra setup-dev demo smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
+
+setup-extra: $(VENV)/.requirements-extra $(VENV)/.extensions
 
 setup-dev: $(VENV)/.requirements-dev $(VENV)/.extensions
 
@@ -40,7 +42,11 @@ $(VENV)/.requirements: requirements.txt $(VENV)/.torch
 	$(PIP) install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/.requirements-dev: requirements-dev.txt $(VENV)/.requirements
+$(VENV)/.requirements-extra: requirements-extra.txt $(VENV)/.requirements
+	$(PIP) install --quiet -r requirements-extra.txt
+	touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt requirements-ray.txt $(VENV)/.requirements-extra
 	$(PIP) install --quiet -r requirements-dev.txt
 	touch $@
 
