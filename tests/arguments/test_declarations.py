@@ -13,6 +13,12 @@ from arguments.declare import keys_of
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden/arguments.json").read_text())
 DEVICE_KEYS = {("ModelParams", "data_device"), ("GuidanceParams", "g_device"), ("GenerateCamParams", "device")}
 
+UPSTREAMS_TOP_LEVEL = {
+    "opt", "ip", "port", "seed", "device", "debug_from", "detect_anomaly", "test_ratio", "save_ratio", "save_video", "quiet",
+    "checkpoint_iterations", "start_checkpoint",
+}  # fmt: skip
+"""Of its YAML files and of its command line."""
+
 
 def plain(value):
     """Tuples as JSON has them."""
@@ -29,6 +35,13 @@ def test_every_upstream_key_has_upstreams_default(group):
         else:
             assert plain(ours) == default, (group, name)
             assert isinstance(ours, bool) == isinstance(default, bool), (group, name)
+
+
+@pytest.mark.parametrize("group", [*GROUPS, ""])
+def test_new_declares_what_upstream_does_not_have_and_key_the_rest(group):
+    declared = keys_of(GROUPS[group][1] if group else Config)
+    upstreams = {name.lstrip("_") for name in GOLDEN["defaults"].get(group, {})} if group else UPSTREAMS_TOP_LEVEL
+    assert {name for name, (_, spec, _) in declared.items() if not spec.ours} == upstreams
 
 
 def test_config_is_frozen_and_groups_match_its_attributes():
