@@ -28,16 +28,39 @@ def config_of_run(run: Path) -> Config:
     return load_config(["--opt", str(path)])
 
 
-def last_point_cloud(run: Path) -> tuple[int, Path]:
-    """(iteration, path) of the latest saved point cloud; ValueError if there is none."""
-    found = [
-        (int(match.group(1)), path)
+def point_clouds(run: Path) -> dict[int, Path]:
+    """Iteration -> path of each saved point cloud, the latest last; ValueError if there is none."""
+    found = {
+        int(match.group(1)): path
         for path in run.glob("point_cloud/iteration_*/point_cloud.ply")
         if (match := re.fullmatch(r"iteration_(\d+)", path.parent.name))
-    ]
+    }
     if not found:
         raise ValueError(f"{run} holds no point_cloud/iteration_K/point_cloud.ply; let the run finish or save first.")
-    return max(found)
+    return dict(sorted(found.items()))
+
+
+def last_point_cloud(run: Path) -> tuple[int, Path]:
+    """(iteration, path) of the latest saved point cloud; ValueError if there is none."""
+    return list(point_clouds(run).items())[-1]
+
+
+def cloud_of(path: Path, iteration: int | None = None) -> Path:
+    """The PLY file that `path` names: itself, or a run folder's last cloud, or that of `iteration`.
+
+    A run folder is this program's or LucidDreamer's. Raises ValueError, one sentence.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give a run folder or a .ply file.")
+    if path.is_file() and iteration is None:
+        return path
+    if path.is_file():
+        raise ValueError(f"{path} is one cloud, and iteration {iteration} was asked for; give its run folder.")
+    clouds = point_clouds(path)
+    if iteration is not None and iteration not in clouds:
+        saved = ", ".join(map(str, clouds))
+        raise ValueError(f"{path} holds no cloud of iteration {iteration}; it holds those of {saved}.")
+    return clouds[max(clouds) if iteration is None else iteration]
 
 
 def gaussians_of_run(run: Path, config: Config, device: str | torch.device = "cpu") -> GaussianModel:

@@ -7,6 +7,7 @@ quaternion (w, x, y, z) of any length. Method and property names are upstream's.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7
 SH_REST_LR_SHARE = 1 / 20
 STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
+REST_FIELDS = (0, 9, 24, 45)
+"""SH degree -> number of a PLY's f_rest fields."""
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
@@ -281,18 +284,40 @@ class GaussianModel:
             setattr(self, name, captured["statistics"][name].to(self.device))
         self.active_sh_degree = captured["active_sh_degree"]
 
-    def save_ply(self, path: str | os.PathLike[str]) -> None:
-        """Write raw parameters as PLY, and `point_cloud_rgb.txt` (xyz and base colour) beside it; both atomically."""
+    def as_vertices(self) -> np.ndarray:
+        """Raw parameters as a structured array [N] with a PLY's fields, in upstream's order; normals are zero."""
         flat = {name: self._parameters[name].detach().cpu() for name in PER_GAUSSIAN}
         columns = [flat["xyz"], torch.zeros_like(flat["xyz"])]
         # channel-major: all coefficients of red first
         columns += [flat[name].transpose(1, 2).flatten(1) for name in ("f_dc", "f_rest")]
         columns += [flat[name] for name in ("opacity", "scaling", "rotation")]
         table = np.ascontiguousarray(torch.cat(columns, dim=1).numpy())  # [N, fields]
-        write_vertices(path, table.view([(name, "f4") for name in _ply_fields(self.max_sh_degree)]).reshape(-1))
-        rgb = SH2RGB(flat["f_dc"].flatten(1))
+        return table.view([(name, "f4") for name in _ply_fields(self.max_sh_degree)]).reshape(-1)
+
+    def save_ply(self, path: str | os.PathLike[str]) -> None:
+        """Write raw parameters as PLY, and `point_cloud_rgb.txt` (xyz and base colour) beside it; both atomically."""
+        write_vertices(path, self.as_vertices())
+        rgb = SH2RGB(self._parameters["f_dc"].detach().flatten(1))
         with atomic_path(Path(path).parent / "point_cloud_rgb.txt") as temporary:
-            np.savetxt(temporary, torch.cat([flat["xyz"], rgb], dim=1).numpy())
+            np.savetxt(temporary, torch.cat([self.get_xyz.detach(), rgb], dim=1).cpu().numpy())
+
+    @classmethod
+    def of_parameters(cls, values: dict[str, torch.Tensor], device: str | torch.device = "cpu") -> GaussianModel:
+        """A model of raw parameters by name (PER_GAUSSIAN), of the SH degree that f_rest [N, K - 1, 3] tells."""
+        gaussians = cls(math.isqrt(values["f_rest"].shape[1] + 1) - 1, device)
+        gaussians._set_parameters({name: values[name] for name in PER_GAUSSIAN})
+        gaussians.active_sh_degree = gaussians.max_sh_degree
+        return gaussians
+
+    @classmethod
+    def from_ply(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GaussianModel:
+        """A cloud of whichever SH degree the file's fields tell. Raises PlyError (ValueError)."""
+        rest = sum(name.startswith("f_rest_") for name in read_vertices(path).dtype.names or ())
+        if rest not in REST_FIELDS:
+            raise PlyError(f"{path} holds {rest} f_rest fields; expected 0, 9, 24 or 45, those of SH degrees 0 to 3")
+        gaussians = cls(REST_FIELDS.index(rest), device)
+        gaussians.load_ply(path)
+        return gaussians
 
     def load_ply(self, path: str | os.PathLike[str]) -> None:
         """Read what save_ply wrote, with every SH degree active. PlyError (ValueError) where the file does not fit."""

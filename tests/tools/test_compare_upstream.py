@@ -12,10 +12,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from arguments import GenerateCamParams
 from scene.dataset_readers import circle_cameras
+from scene.gaussian_model import GaussianModel
 from tests.red_ball import write_run
 from tools import compare_upstream
 from tools.comparison.compare import common_cameras, statistics, views
-from tools.comparison.folder import camera_from_JSON, read_cameras, read_gaussians, read_side
+from tools.comparison.folder import camera_from_JSON, read_cameras, read_side
 from utils.camera_utils import camera_to_JSON
 from utils.image_utils import write_png
 
@@ -88,7 +89,7 @@ def test_upstreams_folder_is_read(upstream) -> None:
 
 def test_a_cloud_of_any_degree_is_read(golden_dir) -> None:
     degrees = [
-        read_gaussians(golden_dir / f"point_cloud_sh{degree}" / "point_cloud.ply").max_sh_degree for degree in (0, 2)
+        GaussianModel.from_ply(golden_dir / f"point_cloud_sh{degree}" / "point_cloud.ply").max_sh_degree for degree in (0, 2)
     ]
     assert degrees == [0, 2]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from arguments.load import ConfigError, load_config
 from evaluation.run_folder import last_point_cloud
 from scene.cameras import ZFAR, ZNEAR, RCamera
 from scene.gaussian_model import GaussianModel
-from scene.ply import read_vertices
 from utils.bounded_file import read_text
 from utils.graphics_utils import focal2fov, getProjectionMatrix, getWorld2View2
 
@@ -64,7 +62,7 @@ def read_side(path: Path) -> Side:
         config=config,
         settings=_settings(config),
         iteration=iteration,
-        gaussians=read_gaussians(cloud),
+        gaussians=GaussianModel.from_ply(cloud),
         cameras=read_cameras(path / "cameras.json") if (path / "cameras.json").is_file() else [],
         timing=_timing(path),
         notes=notes,
@@ -98,15 +96,6 @@ def _settings(config: Config) -> dict[str, Any]:
         flat |= {f"{group}.{name}": value for name, value in values.items() if name not in PLACES}
     plain = {field.name for field in dataclasses.fields(config)} - {attribute for attribute, _ in GROUPS.values()}
     return flat | {name: getattr(config, name) for name in ("seed", "save_ratio", "test_ratio") if name in plain}
-
-
-def read_gaussians(path: Path) -> GaussianModel:
-    """A cloud of any SH degree: the file's fields tell it."""
-    rest = sum(name.startswith("f_rest_") for name in read_vertices(path).dtype.names or ())
-    degree = math.isqrt(rest // 3 + 1) - 1
-    gaussians = GaussianModel(degree)
-    gaussians.load_ply(path)
-    return gaussians
 
 
 def read_cameras(path: Path) -> list[RCamera]:

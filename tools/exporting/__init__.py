@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished scene as a file that other programs open: export(run, format). docs/exports.md compares the formats."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from evaluation.run_folder import cloud_of
+from scene.gaussian_model import GaussianModel
+from tools.exporting import splats
+from tools.exporting.options import Options
+
+
+class Format(NamedTuple):
+    """What a format is, in a line for people, and its writer: (Gaussians, path, options)."""
+
+    told: str
+    write: Callable[[GaussianModel, Path, Options], None]
+
+
+FORMATS: dict[str, Format] = {
+    "ply": Format("Gaussians, nothing lost; every splat viewer and editor", splats.write_ply),
+    "splat": Format("Gaussians, 32 bytes each, colours without view dependence; web viewers", splats.write_splat),
+    "spz": Format("Gaussians, compressed 4 to 10 times; web and phone viewers", splats.write_spz),
+    "sog": Format("Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", splats.write_sog),
+}
+"""Name, which is also the file's extension -> format."""
+
+
+def export(run: Path, format: str, out: Path | None = None, options: Options | None = None) -> Path:
+    """Write the scene of a run folder, or of one .ply file, and return where.
+
+    `out` None: RUN/export/NAME.FORMAT, beside the .ply file in a folder `export` where that was given. The file appears
+    whole or not at all. Raises ValueError, one sentence, for all that a user can get wrong, and OSError.
+    """
+    options = options or Options()
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, 1, 0.4)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown export format {format!r}{hint}; expected one of {', '.join(FORMATS)}.")
+    cloud = cloud_of(Path(run), options.iteration)
+    out = Path(out) if out is not None else default_path(Path(run), format, options.iteration)
+    if out.is_dir() or out.resolve() == cloud.resolve():
+        what = "is a folder" if out.is_dir() else "is the cloud itself"
+        raise ValueError(f"{out} {what}; give a path of a new .{format} file.")
+    FORMATS[format].write(GaussianModel.from_ply(cloud), out, options)
+    return out
+
+
+def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
+    """Where `export` writes unless it is told otherwise."""
+    folder, name = (run.parent, run.stem) if run.is_file() else (run, run.resolve().name)
+    return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + f".{format}")

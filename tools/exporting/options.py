@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an export can be asked for beyond its format, and the sentence for a library that is missing."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Options:
+    """Formats that a field means nothing to do not look at it."""
+
+    iteration: int | None = None  # of the run's clouds; None: the last
+    pad_sh: int | None = None  # ply: zeros up to this SH degree, for readers that expect degree 3
+    keep_axes: bool = False  # ply, splat, spz, sog: training's z up, not the format's axes
+
+
+def library(name: str) -> ModuleType:
+    """An optional library. Raises ValueError, one sentence, where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"this export needs {name}, which is not installed: pip install -r requirements-extra.txt"
+        ) from error
