@@ -151,7 +151,7 @@ def _take_named(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]
         groups = found.groupdict()
         factors = lora.changes.setdefault(_part_and_layer(found["layer"]), Factors())
         if "side" not in groups:
-            factors.alpha = float(value)
+            factors.alpha = _alpha(lora, key, value)
         elif groups["side"] == "up" or groups["ab"] == "B":
             factors.up = value
         else:
@@ -175,14 +175,35 @@ def _part_and_layer(name: str) -> tuple[str, str]:
 
 def _take_peft_alphas(lora: LoRA, metadata: dict[str, str]) -> None:
     """alpha of files that peft wrote: in the metadata, one for all layers or by layer; rank-stabilised ones as well."""
-    config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    config = _described(lora, metadata, "lora_adapter_metadata", {})
     for (part, layer), factors in lora.changes.items():
         alpha = config.get(f"{part}.lora_alpha")
-        for pattern, value in (config.get(f"{part}.alpha_pattern") or {}).items():
+        patterns = config.get(f"{part}.alpha_pattern") or {}
+        numbers = [alpha or 0, *patterns.values()] if isinstance(patterns, dict) else [None]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ModelUnavailable(f"LoRA {lora.path} has an alpha of the {part} that is no number; {WHICH_FILE}")
+        for pattern, value in patterns.items():
             alpha = value if layer.endswith(pattern) else alpha
         if factors.alpha is None and alpha is not None and factors.down is not None:
             stabilised = config.get(f"{part}.use_rslora", False)
             factors.alpha = float(alpha) * (math.sqrt(factors.down.shape[0]) if stabilised else 1.0)
+
+
+def _alpha(lora: LoRA, key: str, value: Tensor) -> float:
+    if value.numel() != 1 or not math.isfinite(float(value)):
+        raise ModelUnavailable(f"LoRA {lora.path} has {list(value.shape)} as {key}, expected one number; {WHICH_FILE}")
+    return float(value)
+
+
+def _described(lora: LoRA, metadata: dict[str, str], key: str, default: Any) -> Any:
+    """What the metadata says of `key`, in JSON; of the default's type."""
+    try:
+        said = json.loads(metadata[key]) if key in metadata else default
+    except (ValueError, RecursionError) as error:
+        raise ModelUnavailable(f"LoRA {lora.path} has metadata {key!r} that is no JSON; {WHICH_FILE}") from error
+    if not isinstance(said, type(default)):
+        raise ModelUnavailable(f"LoRA {lora.path} has metadata {key!r} of another form; {WHICH_FILE}")
+    return said
 
 
 def _take_numbered(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -195,7 +216,7 @@ def _take_numbered(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, s
         if found is None or found["part"] not in CLONEOFSIMO_CLASSES:
             raise ModelUnavailable(f"LoRA {lora.path} holds {key!r}, which is no LoRA weight; {WHICH_FILE}")
         part = found["part"]
-        lora.numbered[part] = sorted(json.loads(metadata.get(part, "[]")))
+        lora.numbered[part] = sorted(map(str, _described(lora, metadata, part, [])))
         unknown = [name for name in lora.numbered[part] if name not in CLONEOFSIMO_CLASSES[part]]
         if unknown or not lora.numbered[part]:
             told = (
@@ -206,7 +227,7 @@ def _take_numbered(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, s
             raise ModelUnavailable(f"LoRA {lora.path} changes {told}, which cannot be converted; {WHICH_FILE}")
         factors = lora.changes.setdefault((part, found["number"]), Factors())
         if found["side"] == "alpha":
-            factors.alpha = float(value)
+            factors.alpha = _alpha(lora, key, value)
         else:
             setattr(factors, found["side"], value)
 

@@ -96,7 +96,10 @@ def test_the_first_attention_processors_and_a_pickled_file(parts, tmp_path):
     block = f"{BLOCK}.transformer_blocks.0.attn1"
     names = {
         f"{block}.processor.to_out_lora": ("unet", f"{block}.to_out.0"),
-        "text_encoder.text_model.encoder.layers.1.self_attn.to_out_lora": ("text_encoder", "encoder.layers.1.self_attn.out_proj"),
+        "text_encoder.text_model.encoder.layers.1.self_attn.to_out_lora": (
+            "text_encoder",
+            "encoder.layers.1.self_attn.out_proj",
+        ),
     }
     tensors, expected = {}, {}
     for name, place in names.items():
@@ -168,7 +171,9 @@ def test_cloneofsimo_text_encoder(parts, tmp_path):
     names = [f"encoder.layers.{k}.self_attn.{x}_proj" for k in range(2) for x in ("k", "v", "q", "out")]
     for number, name in enumerate(names):
         weight = layer_of(parts, "text_encoder", name).weight
-        tensors[f"text_encoder:{number}:up"], tensors[f"text_encoder:{number}:down"] = up, down = factors(weight, seed=number)
+        tensors[f"text_encoder:{number}:up"], tensors[f"text_encoder:{number}:down"] = up, down = factors(
+            weight, seed=number
+        )
         expected[name] = weight + product(up, down)
     merged(parts, write(tmp_path / "l.safetensors", tensors, {"text_encoder": '["CLIPAttention"]'}))
     for name, weight in expected.items():
@@ -196,7 +201,10 @@ def test_a_zero_lora_changes_nothing(golden_dir, parts, tmp_path):
 
 def test_nothing_changes_when_a_later_layer_does_not_fit(parts, tmp_path):
     before = state(parts)
-    good, bad = named("unet", f"{BLOCK}.proj_in", "peft"), named("unet", f"{BLOCK}.transformer_blocks.0.attn2.to_k", "peft")
+    good, bad = (
+        named("unet", f"{BLOCK}.proj_in", "peft"),
+        named("unet", f"{BLOCK}.transformer_blocks.0.attn2.to_k", "peft"),
+    )
     up, down = factors(layer_of(parts, "unet", f"{BLOCK}.proj_in").weight)
     tensors = {good[0]: up, good[1]: down, bad[0]: torch.zeros(64, 2), bad[1]: torch.zeros(2, 768)}
     with pytest.raises(
@@ -243,7 +251,9 @@ def test_files_that_do_not_fit_are_refused_with_a_sentence(parts, tmp_path, name
 def test_cloneofsimo_file_for_another_width(parts, tmp_path):
     tensors, metadata, _ = cloneofsimo(parts, True)
     tensors["unet:0:up"] = torch.zeros(320, 1)
-    with pytest.raises(ModelUnavailable, match=r"changes unet down_blocks\S+attn1.to_q by \[320, 64\], but this model's"):
+    with pytest.raises(
+        ModelUnavailable, match=r"changes unet down_blocks\S+attn1.to_q by \[320, 64\], but this model's"
+    ):
         merged(parts, write(tmp_path / "l.safetensors", tensors, metadata))
 
 
@@ -259,7 +269,9 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ModelUnavailable, match=r"x.safetensors cannot be read \(.*\); fetch it again"):
         read_lora(str(tmp_path / "x.safetensors"))
     torch.save([torch.zeros(4, 2), torch.zeros(2, 4)], tmp_path / "x.pt")
-    with pytest.raises(ModelUnavailable, match=r"holds a bare list, as cloneofsimo's .pt files are; expected tensors by"):
+    with pytest.raises(
+        ModelUnavailable, match=r"holds a bare list, as cloneofsimo's .pt files are; expected tensors by"
+    ):
         read_lora(str(tmp_path / "x.pt"))
 
 
@@ -284,3 +296,24 @@ def test_a_bad_lora_is_told_before_the_model_is_looked_at(tmp_path):
     with pytest.raises(ModelUnavailable, match=r"LoRA_path 'gone.safetensors' does not exist"):
         StableDiffusion(GuidanceParams(model_key="no/such-model", LoRA_path="gone.safetensors"), "cpu")
 
+
+@pytest.mark.parametrize(
+    ("key", "value", "metadata", "told"),
+    [
+        ("unet.a.alpha", torch.ones(2), {}, r"has \[2\] as unet.a.alpha, expected one number"),
+        ("unet.a.alpha", torch.tensor(float("nan")), {}, "expected one number"),
+        ("unet.a.alpha", torch.ones(1), {"lora_adapter_metadata": "{"}, "'lora_adapter_metadata' that is no JSON"),
+        ("unet.a.alpha", torch.ones(1), {"lora_adapter_metadata": "[]"}, "'lora_adapter_metadata' of another form"),
+        (
+            "unet.a.alpha",
+            torch.ones(1),
+            {"lora_adapter_metadata": '{"unet.lora_alpha": "4"}'},
+            "unet that is no number",
+        ),
+    ],
+)
+def test_what_an_alpha_cannot_be(tmp_path, key, value, metadata, told):
+    pair = {"unet.a.lora.up.weight": torch.ones(3, 2), "unet.a.lora.down.weight": torch.ones(2, 3)}
+    save_file(pair | {key: value}, tmp_path / "file.safetensors", metadata=metadata)
+    with pytest.raises(ModelUnavailable, match=told):
+        read_lora(str(tmp_path / "file.safetensors"))
