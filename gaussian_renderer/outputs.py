@@ -43,10 +43,13 @@ def plain_background(config: Config, gaussians: GaussianModel) -> torch.Tensor:
 
 @torch.no_grad()
 def turntable(
-    gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config
+    gaussians: GaussianModel, cameras: Sequence[RCamera], config: Config, background: torch.Tensor | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation."""
-    background = plain_background(config, gaussians)
+    """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation.
+
+    `background` [3] in the place of the config's white or black.
+    """
+    background = plain_background(config, gaussians) if background is None else background
     for camera in cameras:
         out = render(camera, gaussians, config.pipeline, background)
         yield to_uint8(out["render"]), colour_map(out["depth"])

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from tools.exporting import FORMATS, export
 from tools.exporting.options import Options
+from tools.orbits import colour_of
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,14 +30,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iteration", type=int, help="which of the run's clouds (default: the last)")
     parser.add_argument("--pad_sh", type=int, help="ply: zeros up to this SH degree, for readers that expect 3")
     parser.add_argument("--keep_axes", action="store_true", help="ply, splat, spz, sog: leave training's z up")
+    parser.add_argument("--title", default="", help="html: shown in a corner (default: the file's name)")
+    parser.add_argument("--background", default="white", help="html: white, black, grey or #rrggbb (default white)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 written, 2 bad input; what was written before it stays."""
     args = _arguments(argv)
-    options = Options(args.iteration, args.pad_sh, args.keep_axes)
     try:
+        options = Options(args.iteration, args.pad_sh, args.keep_axes, args.title, colour_of(args.background))
         if args.out is not None and len(args.format) > 1:
             raise ValueError(f"--out {args.out} names one file and {len(args.format)} formats were given; give one.")
         for format in args.format:

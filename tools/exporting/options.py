@@ -15,6 +15,8 @@ class Options:
     iteration: int | None = None  # of the run's clouds; None: the last
     pad_sh: int | None = None  # ply: zeros up to this SH degree, for readers that expect degree 3
     keep_axes: bool = False  # ply, splat, spz, sog: training's z up, not the format's axes
+    title: str = ""  # html: shown in a corner; empty: the file's name
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # html: red, green, blue in 0..1
 
 
 def library(name: str) -> ModuleType:

@@ -66,6 +66,9 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
     cloud = run / "point_cloud" / "iteration_10" / "point_cloud.ply"
     assert "is the cloud itself" in refused(capsys, cloud, "--format", "ply", "--out", cloud)
     assert "iteration 3 was asked for" in refused(capsys, cloud, "--format", "ply", "--iteration", 3)
+    assert "'blau': expected white, black, grey or #rrggbb" in refused(
+        capsys, run, "--format", "html", "--background", "blau"
+    )
     (tmp_path / "text.ply").write_text("no cloud")
     assert "text.ply is no PLY file" in refused(capsys, tmp_path / "text.ply", "--format", "spz")
     run_folder(tmp_path / "two", 2)
