@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 # Before torch loads OpenMP: threads that wait must not burn the core that another process needs. With one other busy
@@ -25,8 +26,8 @@ from cograd.recovery import Recovery
 from cograd.state import TrainState, read_start
 from cograd.team import Team, device_of, follow, prior_of
 from cograd.training_step import StepReport, apply_update
-from gaussian_renderer.network_gui import NetworkGui, serve
-from gaussian_renderer.outputs import RunOutputs, plain_background
+from gaussian_renderer.outputs import RunOutputs
+from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
@@ -37,8 +38,8 @@ from utils.stop_signals import StopSignals
 class Trainer:
     """One run: its config, prior, state, and what it writes; the leader of its processes, where there are several."""
 
-    def __init__(self, config: Config, folder: RunFolder, world: World) -> None:
-        self.config, self.folder, self.team = config, folder, Team(world)
+    def __init__(self, config: Config, folder: RunFolder, viewers: Viewers, world: World) -> None:
+        self.config, self.folder, self.viewers, self.team = config, folder, viewers, Team(world)
         device = device_of(config, world)
         # Cheap things that can be wrong come before the weights of a diffusion model.
         found = folder.begin(device) or read_start(config.start_checkpoint, device)
@@ -50,7 +51,10 @@ class Trainer:
         self.recovery = Recovery(folder.path, self.state, self.log, self.outputs.process_video, config)
         if found is not None:
             self.recovery.go_on(*found)
-        self.gui = NetworkGui(config.ip, config.port) if config.gui else None
+        self.signals = StopSignals()
+        self.watched = Watched(
+            self.state.gaussians, self.state.maps, self.recovery.save, self.signals, self.team.hold, self.log.note
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -63,16 +67,14 @@ class Trainer:
         Raises TrainingStopped when it cannot go on, and when something is missing in the end.
         """
         video = None
-        with StopSignals() as self.signals, torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
+        with self.signals, torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
-                if self.gui is not None:
-                    self.log.note(f"remote viewer: listening on {self.config.ip}:{self.gui.listen()}")
                 while not self.is_finished and not self.signals():
                     report = self.team.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
                     video = self._write_outputs(report) or video
                     apply_update(self.state, report, self.config)
                     self.recovery.after_step(report)
-                    self._serve_viewer()
+                    self.viewers.serve(self.watched, self.state.iteration, report.losses)
                 if self.is_finished:
                     self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
                 elif not self.recovery.save():
@@ -81,7 +83,8 @@ class Trainer:
                 self.recovery.save_last_scene()
                 raise
             finally:
-                self._close()
+                self.team.end()
+                self.recovery.close()
         if missing := self.recovery.writes.missing():
             raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
         return video
@@ -93,21 +96,8 @@ class Trainer:
             return guidance_panel(self.prior, report.distillation, *report.image_stacks())
 
         with report.timer("outputs"):
-            maps = None if self.state.cograd is None else self.state.cograd.maps
-            return self.outputs.write_due(report.iteration, self.recovery.writes, None if report.fault else panel, maps)
-
-    def _serve_viewer(self) -> None:
-        if self.gui is not None:
-            look = self.config.pipeline, plain_background(self.config, self.state.gaussians), str(self.folder.path)
-            serve(self.gui, self.state.gaussians, *look, self.is_finished, self.signals)
-
-    def _close(self) -> None:
-        self.team.end()
-        if self.gui is not None:
-            self.gui.close()
-        self.recovery.writes("process video", self.outputs.process_video.close)
-        self.recovery.writes("log.jsonl", self.log.flush)
-        self.log.close()
+            due = None if report.fault else panel
+            return self.outputs.write_due(report.iteration, self.recovery.writes, due, self.state.maps)
 
 
 def main(argv: list[str]) -> int:
@@ -115,8 +105,19 @@ def main(argv: list[str]) -> int:
     try:
         world = World.start()
     except (ValueError, PeerLost) as error:
-        return _told(error, REFUSED)
+        return ALONE.ends(REFUSED, error)
     with world:
+        try:
+            return _run(argv, world)
+        except (PeerLost, TrainingStopped) as error:
+            return world.ends(STOPPED, error)
+        except KeyboardInterrupt:
+            return world.ends(KILLED, "interrupted at once")
+
+
+def _run(argv: list[str], world: World) -> int:
+    """A whole run; its exit status. A ValueError before the first step is the user's, a later one a fault of ours."""
+    with ExitStack() as opened:
         try:
             config = load_config(argv)
             world.share(config.guidance.C_batch_size)
@@ -125,41 +126,22 @@ def main(argv: list[str]) -> int:
             if config.dry_run:
                 print(to_yaml(config), end="")
                 return FINISHED
-            folder = RunFolder(config)
+            folder, viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))
+            trainer = Trainer(config, folder, viewers, world)
         except ValueError as error:
-            return _told(error, REFUSED, world)
-        except PeerLost as error:
-            return _told(error, STOPPED, world)
-        with folder:
-            try:
-                return _run(config, folder, world)
-            except KeyboardInterrupt:
-                return _told("interrupted at once", KILLED, world)
+            return world.ends(REFUSED, error)
+        return _ended(trainer, trainer.train())
 
 
-def _run(config: Config, folder: RunFolder, world: World) -> int:
-    """Trains in a folder that is ours; the exit status."""
-    try:
-        trainer = Trainer(config, folder, world)
-    except ValueError as error:
-        return _told(error, REFUSED, world)
-    try:
-        video = trainer.train()
-    except TrainingStopped as error:
-        return _told(error, STOPPED, world)
+def _ended(trainer: Trainer, video: Path | None) -> int:
+    """Says how a run ended that nothing stopped but the last iteration or a signal; the exit status."""
+    path = trainer.folder.path
     if not trainer.is_finished:
         at = f"{trainer.signals.received} came, stopped after step {trainer.state.iteration}"
-        return _told(f"{at}; --resume {folder.path} goes on", INTERRUPTED)
-    print(f"The scene is in {folder.path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
+        return ALONE.ends(INTERRUPTED, f"{at}; --resume {path} goes on")
+    print(f"The scene is in {path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
     print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
     return FINISHED
-
-
-def _told(what: object, status: int, world: World = ALONE) -> int:
-    """Says why the run ends, unless another of its processes has."""
-    if world.is_first_to_tell():
-        print(f"train.py: {what}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from arguments.yaml_file import read_layers
 COMMAND_LINE = "command line"
 IGNORED_KEYS = {("GuidanceParams", "accum")}
 """Keys of upstream's YAML files that neither upstream nor this program reads."""
+OPENED_BY = {"gui": {"ip", "port"}, "viewer": {"viewer_host", "viewer_port"}}
+"""Switch of a viewer -> the keys that turn it on when the command line has them."""
 
 
 class ConfigError(ValueError):
@@ -112,8 +114,10 @@ class _Collector:
         self._refuse_strangers(words.strangers)
         if self.run_folder is not None:
             self.values["ModelParams", "model_path"] = str(self.run_folder)
-        if {"ip", "port"} & {name for group, name, _ in words.settings if not group}:
-            self.values.setdefault(("", "gui"), True)
+        named = {name for group, name, _ in words.settings if not group}
+        for viewer, places in OPENED_BY.items():
+            if named & places:
+                self.values.setdefault(("", viewer), True)
         return usable
 
     def _settings_of_run(self, run: Path, opt: str | None) -> str | None:

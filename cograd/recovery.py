@@ -11,16 +11,19 @@ from cograd.faults import FaultWatch, TrainingStopped
 from cograd.state import TrainState
 from cograd.training_step import StepReport
 from utils.careful_writes import CarefulWrites
-from utils.checkpoints import CheckpointRules, Checkpoints, Part, newest_good
+from utils.checkpoints import CheckpointRules, Checkpoints, newest_good
 from utils.general_utils import first_not_finite
 from utils.run_log import RunLog
+from utils.video import SegmentedVideo
 
 
 class Recovery:
     """Remembers the parts of a run that a checkpoint holds, the faults met, and the writes that failed."""
 
-    def __init__(self, folder: Path, state: TrainState, log: RunLog, process_video: Part, config: Config) -> None:
-        self.state, self.log, self.config = state, log, config
+    def __init__(
+        self, folder: Path, state: TrainState, log: RunLog, process_video: SegmentedVideo, config: Config
+    ) -> None:
+        self.state, self.log, self.process_video, self.config = state, log, process_video, config
         self.writes = CarefulWrites(log.note)
         last = config.optimization.iterations
         rules = CheckpointRules(config.checkpoint_every, config.keep_checkpoints, config.checkpoint_iterations, last)
@@ -56,6 +59,12 @@ class Recovery:
         """The scene of a run that is about to stop, unless it is broken."""
         if first_not_finite(self.state.gaussians.parameters_in_order()) is None:
             self.writes("scene", self.state.scene.save, self.state.iteration)
+
+    def close(self) -> None:
+        """What has been waiting to be written is, where it can be."""
+        self.writes("process video", self.process_video.close)
+        self.writes("log.jsonl", self.log.flush)
+        self.log.close()
 
     def _go_back(self, report: StepReport) -> None:
         """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped."""

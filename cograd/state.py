@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class TrainState:
         """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""
         if config.cograd.enabled:
             self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations)
+
+    @property
+    def maps(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:
+        """Makes CoGrad's maps of the regions; None: the baseline."""
+        return None if self.cograd is None else self.cograd.maps
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -2,11 +2,15 @@
 """The processes of one run: the first leads it as if it were alone, the others follow.
 
 Before each step the leader says what is next: its whole state, where the step begins anywhere else than the last one
-ended (at first, and after going back to a checkpoint); "go"; or "end". Followers decide and write nothing.
+ended (at first, and after going back to a checkpoint); "go"; "wait", while a viewer holds the run; or "end". Followers
+decide and write nothing.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +27,8 @@ from utils.device import resolve_device
 from utils.distributed import PeerLost, World
 from utils.stop_signals import StopSignals
 
-GO, END = "go", "end"
+GO, WAIT, END = "go", "wait", "end"
+WORD_EVERY_S = 60.0  # far below the patience of utils.distributed
 
 
 def device_of(config: Config, world: World) -> torch.device:
@@ -50,26 +55,42 @@ class Team:
         self.world = world
         self._held: tuple[int, int] | None = None
         self._waiting = world.size > 1
+        self._last_word_s = 0.0
 
     def accumulate_gradients(self, state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
         """`training_step.accumulate_gradients` of all processes together. Raises TrainingStopped when one is lost."""
         if self.world.size == 1:
             return accumulate_gradients(state, prior, prompts, config)
         self._waiting = False
-        try:
+        with _lost_peers_stop_the_run():
             here = state.iteration, state.rollbacks
             self.world.broadcast(GO if self._held == here else state.state_dict())
             report = accumulate_gradients(state, prior, prompts, config, self.world)
-        except PeerLost as error:
-            raise TrainingStopped(f"{error}; --resume auto goes on from the last checkpoint") from error
         self._held, self._waiting = (state.iteration, state.rollbacks), True
+        self._last_word_s = time.monotonic()
         return report
+
+    def hold(self) -> None:
+        """Keeps followers from giving up; call it while the run waits. Raises TrainingStopped when one is lost."""
+        if self._waiting and time.monotonic() - self._last_word_s > WORD_EVERY_S:
+            self._waiting = False
+            with _lost_peers_stop_the_run():
+                self.world.broadcast(WAIT)
+            self._waiting, self._last_word_s = True, time.monotonic()
 
     def end(self) -> None:
         """Lets followers go that wait for the next step. Others notice that the leader has gone."""
         if self._waiting:
             self._waiting = False
             self.world.broadcast(END)
+
+
+@contextmanager
+def _lost_peers_stop_the_run() -> Iterator[None]:
+    try:
+        yield
+    except PeerLost as error:
+        raise TrainingStopped(f"{error}; --resume auto goes on from the last checkpoint") from error
 
 
 def follow(config: Config, world: World) -> int:
@@ -85,9 +106,10 @@ def follow(config: Config, world: World) -> int:
         state = TrainState.start(config, device, writes=False)  # from the points that the leader has written by now
         state.begin_cograd(config, prior.alphas_cumprod)
         while order != END:
-            if order != GO:
-                state.load_state_dict(moved(order, device))
-            apply_update(state, accumulate_gradients(state, prior, prompts, config, world), config)
+            if order != WAIT:
+                if order != GO:
+                    state.load_state_dict(moved(order, device))
+                apply_update(state, accumulate_gradients(state, prior, prompts, config, world), config)
             order = world.broadcast()
     return FINISHED
 

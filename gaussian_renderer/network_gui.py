@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import ipaddress
 import json
 import logging
 import math
@@ -23,13 +22,13 @@ import socket
 import struct
 import time
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import gaussian_renderer
+from utils.addresses import tcp_socket
 
 if typing.TYPE_CHECKING:
     from arguments import PipelineParams
@@ -93,14 +92,8 @@ class NetworkGui:
 
         Raises ValueError when that cannot be done.
         """
+        listener, is_loopback = tcp_socket(self.ip)
         try:
-            address = ipaddress.ip_address(self.ip)
-            family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
-        except (ValueError, OSError):
-            raise ValueError(f"viewer address {self.ip!r} given: expected an IP address such as 127.0.0.1") from None
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._bind(listener)
             listener.listen(1)
         except OSError as error:
@@ -111,7 +104,7 @@ class NetworkGui:
             ) from None
         listener.setblocking(False)
         self._listener, self.port = listener, listener.getsockname()[1]
-        if not address.is_loopback:
+        if not is_loopback:
             LOG.warning("the viewer's socket is open to every machine that reaches %s:%d", self.ip, self.port)
         return self.port
 
@@ -253,33 +246,20 @@ class NetworkGui:
         self._received.clear()
 
 
-def serve(
-    gui: NetworkGui,
-    gaussians: GaussianModel,
-    pipe: PipelineParams,
-    background: torch.Tensor,
-    verify: str,
-    finished: bool = False,
-    is_asked_to_stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Answers the viewer's pending request, if any; call it once an iteration. background [3]; verify: the text sent.
-
-    Blocks while a viewer that is still talking has paused the training, or, once `finished`, wants to go on looking,
-    but not once the program is asked to stop.
-    """
-    while True:
-        request = gui.poll(background.device)
-        if request is not None:
-            try:
-                image = _picture(request, gaussians, pipe, background)
-            except (RuntimeError, ValueError, MemoryError) as error:  # more than the rasterizer or the memory can take
-                gui.drop(f"asked for a view that cannot be rendered ({error})")
-            else:
-                gui.reply(image, verify)
-        if is_asked_to_stop() or not gui.wants_to_hold(finished):
-            return
-        if request is None:
-            time.sleep(0.005)
+def answer(
+    gui: NetworkGui, gaussians: GaussianModel, pipe: PipelineParams, background: torch.Tensor, verify: str
+) -> bool:
+    """Answers the viewer's pending request; whether there was one. background [3]; verify: the text sent."""
+    request = gui.poll(background.device)
+    if request is None:
+        return False
+    try:
+        image = _picture(request, gaussians, pipe, background)
+    except (RuntimeError, ValueError, MemoryError) as error:  # more than the rasterizer or the memory can take
+        gui.drop(f"asked for a view that cannot be rendered ({error})")
+    else:
+        gui.reply(image, verify)
+    return True
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from arguments import Config
+from arguments import CoGradParams, Config
 from gaussian_renderer import render
 from utils.careful_writes import CarefulWrites
 from utils.heat_map import heat_map, in_rows, text_strip
@@ -117,27 +117,9 @@ class RunOutputs:
         write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image))
 
     def region_maps(self, iteration: int, maps: Mapping[str, torch.Tensor]) -> Path:
-        """cograd/regions_K.png: a row for each of REGION_MAPS, [E, A, D] each, and a column for each distance level.
-
-        In a map the highest elevation is on top, azimuth 0 (the front) at the left. One colour scale a row.
-        """
-        params = self.config.cograd
-        ends = np.linspace(*params.distance_range, params.distance_levels + 1)
-        places = [f"distance {near:.3g} .. {far:.3g}" for near, far in itertools.pairwise(ends)]
-        rows = []
-        for name, title in REGION_MAPS.items():
-            values = maps[name].detach().cpu().double().flip(0).numpy()  # [E, A, D], the highest elevation first
-            low, high = float(values.min()), float(values.max())
-            cell_px = (-(-MAP_PX[0] // values.shape[0]), -(-MAP_PX[1] // values.shape[1]))
-            row = [heat_map(values[..., d], place, low, high, cell_px) for d, place in enumerate(places)]
-            rows += [_line(f"{title}: {low:.4g} .. {high:.4g}", row), row]
-        low, high = params.elevation_range
-        axes = (
-            f"step {iteration}; left to right: azimuth 0 .. 360 deg; bottom to top: elevation {low:g} .. {high:g} deg"
-        )
-        rows.append(_line(axes, rows[-1]))
+        """cograd/regions_K.png: `region_picture` of this iteration."""
         path = self.folder / "cograd" / f"regions_{iteration}.png"
-        write_png(path, in_rows(rows))
+        write_png(path, region_picture(maps, iteration, self.config.cograd))
         return path
 
     def process_frame(self, iteration: int) -> None:
@@ -149,6 +131,26 @@ class RunOutputs:
         if done > (iteration - 1) * self._process_frames // self.config.optimization.iterations:
             (rgb, _), *_ = turntable(self.gaussians, [self._process_cameras[done - 1]], self.config)
             self.process_video.add(rgb)
+
+
+def region_picture(maps: Mapping[str, torch.Tensor], iteration: int, params: CoGradParams) -> np.ndarray:
+    """uint8 [H, W, 3]: a row for each of REGION_MAPS, [E, A, D] each, and a column for each distance level.
+
+    In a map the highest elevation is on top, azimuth 0 (the front) at the left. One colour scale a row.
+    """
+    ends = np.linspace(*params.distance_range, params.distance_levels + 1)
+    places = [f"distance {near:.3g} .. {far:.3g}" for near, far in itertools.pairwise(ends)]
+    rows = []
+    for name, title in REGION_MAPS.items():
+        values = maps[name].detach().cpu().double().flip(0).numpy()  # [E, A, D], the highest elevation first
+        low, high = float(values.min()), float(values.max())
+        cell_px = (-(-MAP_PX[0] // values.shape[0]), -(-MAP_PX[1] // values.shape[1]))
+        row = [heat_map(values[..., d], place, low, high, cell_px) for d, place in enumerate(places)]
+        rows += [_line(f"{title}: {low:.4g} .. {high:.4g}", row), row]
+    low, high = params.elevation_range
+    axes = f"step {iteration}; left to right: azimuth 0 .. 360 deg; bottom to top: elevation {low:g} .. {high:g} deg"
+    rows.append(_line(axes, rows[-1]))
+    return in_rows(rows)
 
 
 def _line(text: str, row: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -167,6 +168,12 @@ class World:
             return self.store is None or self.store.add("told", 1) == 1
         except RuntimeError:  # the store went with the process that kept it
             return True
+
+    def ends(self, status: int, why: object) -> int:
+        """Says why the run ends, unless another of its processes has; returns the exit status."""
+        if self.is_first_to_tell():
+            print(f"train.py: {why}", file=sys.stderr)
+        return status
 
 
 ALONE = World()

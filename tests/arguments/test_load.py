@@ -143,6 +143,8 @@ def test_asking_for_an_address_opens_the_viewer_but_yaml_ports_do_not(write):
     assert not load_config(["--opt", path, *TEXT]).gui
     assert load_config(["--opt", path, *TEXT, "--port", "0"]).gui
     assert not load_config([*TEXT, "--ip", "127.0.0.1", "--gui", "false"]).gui
+    for flags in (["--viewer_port", "0"], ["--viewer-host", "127.0.0.1"], ["--viewer"]):
+        assert load_config([*TEXT, *flags]).viewer and not load_config([*TEXT, *flags]).gui
 
 
 def test_one_named_device_is_the_device_of_everything(write):

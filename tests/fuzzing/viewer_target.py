@@ -127,7 +127,11 @@ class Stranger:
 
     def iterate(self) -> None:
         self.clock.now += 0.01
-        network_gui.serve(self.gui, GAUSSIANS, PIPE, BACKGROUND, "v")
+        while True:  # as gaussian_renderer.viewers does
+            network_gui.answer(self.gui, GAUSSIANS, PIPE, BACKGROUND, "v")
+            if not self.gui.wants_to_hold(finished=False):
+                break
+            self.clock.sleep(0.005)
         if len(self.gui._received) > MAX_MESSAGE_BYTES + LENGTH.size:
             raise LawBroken(f"{len(self.gui._received)} bytes are kept")
 

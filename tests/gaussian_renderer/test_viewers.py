@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The viewers of a run as training sees them: who holds it, what a paused run still hears, what looking costs."""
+
+import socket
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from arguments import Config
+from arguments.load import load_config
+from cograd import CoGrad
+from gaussian_renderer.viewers import Viewers, Watched
+from scene.gaussian_model import GaussianModel
+from tests.gaussian_renderer.looker import PATIENCE_S, Looker
+from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
+from tests.red_ball import red_ball
+from utils.random_streams import RandomStreams
+from utils.sh_utils import SH2RGB
+
+LOSSES = {"guidance": 0.25, "total": 0.5}
+PAGE = [
+    "--text",
+    "a red <b>cube</b> *here*",
+    "--negative",
+    "ugly",
+    "--viewer_port",
+    "0",
+    "--viewer_interval",
+    "0",
+    "--iterations",
+    "100",
+]
+
+
+class Run:
+    """A run whose steps are done as soon as they begin; remembers what viewers asked of it."""
+
+    def __init__(self, viewers, config, gaussians=None, maps=None, losses=LOSSES):
+        self.viewers, self.last, self.losses = viewers, config.optimization.iterations, losses
+        self.iteration, self.stopped, self.held, self.saved, self.told = 0, False, 0, [], []
+        self.can_save = True
+        self.watched = Watched(
+            gaussians or red_ball(), maps, self.save, lambda: self.stopped, self.hold, self.told.append
+        )
+
+    def save(self):
+        self.saved.append(self.iteration)
+        return self.can_save
+
+    def hold(self):
+        self.held += 1
+
+    def step(self, count=1):
+        for _ in range(count):
+            self.iteration += 1
+            self.viewers.serve(self.watched, self.iteration, self.losses)
+
+    def in_background(self):
+        """All steps but the last, one every few milliseconds, until it is stopped."""
+
+        def go():
+            while self.iteration < self.last - 1 and not self.stopped:
+                self.step()
+                time.sleep(0.005)
+
+        thread = threading.Thread(target=go, daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def page():
+    """(run, url) of a page that nobody looks at yet."""
+    lines, config = [], load_config([*PAGE, "--iterations", "100000"])
+    with Viewers(config, lines.append) as viewers:
+        run = Run(viewers, config)
+        yield run, lines[0].split()[2]
+        run.stopped = True
+
+
+def ends(thread):
+    thread.join(PATIENCE_S)
+    return not thread.is_alive()
+
+
+def test_without_being_asked_for_no_viewer_is_open_and_viser_is_not_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    lines = []
+    with Viewers(Config(), lines.append) as viewers:
+        Run(viewers, Config()).step(3)
+    assert lines == []
+
+
+def test_a_missing_viser_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    monkeypatch.delitem(sys.modules, "gaussian_renderer.web_viewer", raising=False)
+    with pytest.raises(
+        ValueError, match=r"--viewer needs a package that is missing .*pip install -r requirements-extra\.txt"
+    ):
+        Viewers(load_config(PAGE))
+
+
+def test_nothing_is_copied_while_nobody_looks(page, monkeypatch):
+    def copied(*_):
+        raise AssertionError("the Gaussians were touched")
+
+    monkeypatch.setattr(GaussianModel, "get_covariance", copied)
+    page[0].step(20)
+    assert page[0].told == []
+
+
+def test_the_page_shows_the_run(page):
+    run, url = page
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        looker.until(lambda: "guidance 0.25, total 0.5" in looker.text())
+        assert "of 100000" in looker.text() and "3000 Gaussians" in looker.text() and "ms a step" in looker.text()
+        texts = [
+            (props["label"], props.get("disabled"))
+            for props in looker.panel.values()
+            if props.get("label") in ("Prompt", "Negative")
+        ]
+        assert texts == [("Prompt", True), ("Negative", True)]
+        values = [message.get("value") for message in looker.messages]
+        assert "a red <b>cube</b> *here*" in values and "ugly" in values
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_the_gaussians_arrive_as_they_are(page):
+    run, url = page
+    gaussians = run.watched.gaussians
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        run.stopped = True
+        assert ends(thread)
+    words = np.frombuffer(looker.buffer, np.uint32).reshape(3000, 8)
+    assert np.array_equal(words[:, :3].copy().view(np.float32), gaussians.get_xyz.detach().numpy())
+    covariances = words[:, 4:7].copy().view(np.float16).astype(float)
+    assert covariances == pytest.approx(gaussians.get_covariance().detach().numpy(), rel=1e-3, abs=1e-7)
+    rgba = words[:, 7:].copy().view(np.uint8)
+    assert np.abs(rgba[:, :3] / 255 - SH2RGB(gaussians.get_features[:, 0].detach()).numpy()).max() < 1 / 255
+    assert np.abs(rgba[:, 3:] / 255 - gaussians.get_opacity.detach().numpy()).max() < 1 / 255
+
+
+def test_a_paused_run_waits_and_still_hears(page):
+    run, url = page
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        looker.press("Pause")
+        looker.until(lambda: "**Paused**" in looker.text())
+        at, busy = run.iteration, time.process_time()
+        looker.press("Checkpoint now")
+        looker.until(lambda: any(message["type"] == "NotificationShowMessage" for message in looker.messages))
+        looker.read(0.5)
+        assert run.iteration == at and run.saved == [at] and run.held > 0
+        assert run.told == [f"a viewer has paused the run after step {at}"]
+        assert time.process_time() - busy < 0.5  # of about 1 s: it does not spin
+        looker.press("Resume")
+        looker.until(lambda: run.iteration > at and "**Training**" in looker.text())
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(page):
+    run, url = page
+    run.can_save = False
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        looker.press("Checkpoint now")
+        looker.until(lambda: any("could not be written" in str(message) for message in looker.messages))
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_a_signal_ends_the_pause(page):
+    run, url = page
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        looker.press("Pause")
+        looker.until(lambda: "**Paused**" in looker.text())
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_the_pause_outlasts_who_pressed_it_and_the_next_may_end_it(page):
+    run, url = page
+    thread = run.in_background()
+    with Looker(url) as looker:
+        looker.until(lambda: looker.buffers_sent)
+        looker.press("Pause")
+        looker.until(lambda: "**Paused**" in looker.text())
+    at = run.iteration
+    time.sleep(0.3)
+    assert run.iteration == at
+    with Looker(url) as second:
+        second.until(lambda: "**Paused**" in second.text() and second.buffer)
+        second.press("Resume")
+        second.until(lambda: run.iteration > at)
+    run.stopped = True
+    assert ends(thread)
+
+
+def test_the_finished_program_stays_only_for_who_asked():
+    lines, config = [], load_config([*PAGE, "--iterations", "1"])
+    with Viewers(config, lines.append) as viewers, Looker(lines[0].split()[2]) as looker:
+        run = Run(viewers, config)
+        looker.until(lambda: viewers._page._server.get_clients())
+        run.step()
+        run.iteration = 0
+        looker.until(lambda: "**Finished**" in looker.text())
+        looker.set("Stay open at the end", True)
+        looker.until(lambda: viewers._page.wants_to_hold(finished=True))
+        thread = threading.Thread(target=run.step, daemon=True)
+        thread.start()
+        time.sleep(0.3)
+        assert thread.is_alive() and run.told == []
+        looker.set("Stay open at the end", False)
+        assert ends(thread)
+
+
+def test_the_region_map_is_on_the_page():
+    lines, config = [], load_config([*PAGE, "--CoGradParams.enabled", "true"])
+    cograd = CoGrad(config.cograd, torch.linspace(0.999, 0.01, 1000), 100)
+    cograd.plan(1, 2, RandomStreams(0, 0, "cpu"))
+    with Viewers(config, lines.append) as viewers, Looker(lines[0].split()[2]) as looker:
+        run = Run(viewers, config, maps=cograd.maps)
+        thread = run.in_background()
+        looker.until(lambda: any("_data" in str(message.get("updates")) for message in looker.messages))
+        run.stopped = True
+        assert ends(thread) and run.told == []
+
+
+def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monkeypatch):
+    run, url = page
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(GaussianModel, "get_covariance", broken)
+    with Looker(url):
+        thread = run.in_background()
+        end = time.monotonic() + PATIENCE_S
+        while not run.told and time.monotonic() < end:
+            time.sleep(0.01)
+        at = run.iteration
+        time.sleep(0.1)
+        assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training goes on"]
+        assert run.iteration > at
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_no_tunnel_is_opened_whatever_a_client_asks(page, monkeypatch):
+    import viser._viser
+
+    def tunnel(*_, **__):
+        raise AssertionError("a tunnel was opened")
+
+    monkeypatch.setattr(viser._viser, "ViserTunnel", tunnel)
+    run, url = page
+    with Looker(url) as looker:
+        looker.say(type="ShareUrlRequest")
+        thread = run.in_background()
+        looker.until(lambda: looker.buffers_sent)
+        run.stopped = True
+        assert ends(thread) and run.viewers._page._server._share_tunnel is None
+
+
+def test_a_port_in_use_is_one_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ValueError, match=f"viewer port {port} on 127.0.0.1 cannot be had .*in use.*--viewer_port 0 for any"
+        ):
+            Viewers(replace(load_config(PAGE), viewer_port=port), print)
+
+
+def test_an_address_that_is_none_is_one_sentence():
+    with pytest.raises(ValueError, match="viewer address 'here' given: expected an IP address"):
+        Viewers(replace(load_config(PAGE), viewer_host="here"), print)
+
+
+def test_it_is_loopback_unless_told_otherwise_and_then_warned_of(caplog):
+    lines = []
+    with Viewers(load_config(PAGE), lines.append):
+        assert lines[0].startswith("viewer: open http://127.0.0.1:") and caplog.text == ""
+    with Viewers(replace(load_config(PAGE), viewer_host="0.0.0.0"), lines.append):
+        assert "the viewer's page at http://0.0.0.0:" in caplog.text and "is open to all who reach" in caplog.text
+
+
+def test_nothing_is_printed_but_the_address(page, capsys):
+    assert capsys.readouterr().out == ""  # viser has a banner of its own
+
+
+@pytest.fixture
+def sibr():
+    """(run, connection) of a SIBR viewer of a run of one step."""
+    lines, config = [], load_config(["--text", "a mug", "--port", "0", "--iterations", "2"])
+    with Viewers(config, lines.append) as viewers:
+        viewers._sibr.timeout_s = 0.2
+        with socket.create_connection(("127.0.0.1", int(lines[0].split(":")[-1])), timeout=5) as connection:
+            yield Run(viewers, config), connection
+
+
+def seconds_of_a_step(run):
+    start = time.monotonic()
+    run.step()
+    return time.monotonic() - start
+
+
+def test_a_sibr_viewer_holds_the_run_until_it_falls_silent(sibr):
+    run, connection = sibr
+    connection.sendall(packed(REQUEST | {"resolution_x": 0, "train": 0}))
+    time.sleep(0.05)
+    assert 0.2 <= seconds_of_a_step(run) < 2.0 and run.held > 0
+    assert read_exactly(connection, 4)
+
+
+def test_a_sibr_viewer_keeps_the_finished_program_only_if_it_says_so(sibr):
+    run, connection = sibr
+    run.iteration = 1
+    for keep_alive, least in ((False, 0.0), (True, 0.2)):
+        connection.sendall(packed(REQUEST | {"resolution_x": 0, "keep_alive": keep_alive}))
+        time.sleep(0.05)
+        assert least <= seconds_of_a_step(run) < least + 1.0
+        run.iteration = 1
+
+
+def test_a_sibr_viewer_is_answered_with_the_run_folder(sibr):
+    run, connection = sibr
+    connection.sendall(packed(REQUEST))
+    time.sleep(0.05)
+    run.step()
+    assert read_exactly(connection, 72 + 4 + len("output/debug"))[-12:] == b"output/debug"
