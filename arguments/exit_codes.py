@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What train.py's exit status means. `--help` and the README tell the same."""
+"""What train.py's exit status means. `--help` and docs/running.md tell the same."""
 
 FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
 

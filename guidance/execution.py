@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the networks are run: number type, memory layout, kernels, how much at a time. None of it changes the result
-by more than rounding; docs/memory_and_speed.md says when each setting is worth it.
+by more than rounding; docs/performance.md says when each setting is worth it.
 """
 
 from __future__ import annotations

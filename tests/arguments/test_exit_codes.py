@@ -6,10 +6,10 @@ import pytest
 from arguments.command_line import build_parser
 from arguments.exit_codes import MEANING
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "running.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("code", "meaning"), MEANING.items())
-def test_help_and_readme_tell_every_status(code, meaning) -> None:
-    assert f"| {code} | {meaning} |" in README
+def test_help_and_the_page_tell_every_status(code, meaning) -> None:
+    assert f"| {code} | {meaning} |" in PAGE
     assert f"{code}: {meaning}" in " ".join(build_parser().format_help().split())
