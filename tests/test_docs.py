@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README and docs: links and anchors lead somewhere, every page is in the index, examples run, quoted messages and keys exist."""
+
+import ast
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from arguments import GROUPS, CoGradParams
+from arguments.command_line import build_parser
+from arguments.declare import keys_of
+from arguments.load import load_config
+from cograd import CoGrad
+from tests.documented.commands import FENCE, PAGES, ROOT, fences, spans
+from utils.random_streams import RandomStreams
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+ROOMS = (
+    "arguments",
+    "cograd",
+    "evaluation",
+    "gaussian_renderer",
+    "guidance",
+    "scene",
+    "submodules",
+    "tools",
+    "utils",
+    "benchmarks",
+    "tests",
+)
+DOCUMENTS = [page for page in PAGES if page.parent.name == "docs" or page.parent == ROOT]
+LANGUAGES = {"sh", "bash", "text", "python", "yaml", "json"}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)) for heading in headings]
+    return {heading.strip().lower().replace(" ", "-") for heading in plain}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Targets of links that lead nowhere; addresses are only read."""
+    found = []
+    for target in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", target):
+            found += [] if re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", target) else [target]
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page) -> None:
+    assert broken_links(page, page.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "link", ["[x](gone.md)", "[x](docs/upstream.md#gone)", "[x](http://a.b)", "![x](docs/pictures/gone.png)"]
+)
+def test_a_broken_link_is_noticed(link) -> None:
+    assert len(broken_links(ROOT / "README.md", link)) == 1
+
+
+def test_every_page_of_docs_is_in_the_readmes_index() -> None:
+    linked = set(LINK.findall((ROOT / "README.md").read_text("utf-8")))
+    assert {name(page) for page in PAGES if page.parent.name == "docs"} <= linked
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "upstream.md"], ids=name)
+def test_files_that_are_named_exist(page) -> None:
+    """docs/upstream.md, which names LucidDreamer's files, has tests/test_upstream_map.py."""
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"output", "build"}
+    paths = [span for span in spans(page) if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", span) and span.split("/")[0] in tops]
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_settings_that_are_named_exist(page) -> None:
+    """`Group.key`, and every `--flag` of inline code: train.py's, a tool's, or a program's that is named with it."""
+    for span in spans(page):
+        for group, key in re.findall(r"\b(\w+Params)\.(\w+)", span):
+            assert key in keys_of(GROUPS[group][1]), span
+        if flag := re.match(r"--\w[\w.-]*", span):
+            assert flag[0] in flags(), span
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_values_that_are_advised_are_taken(page) -> None:
+    """Inline code that begins with a flag of train.py and has a value."""
+    for span in spans(page):
+        words = shlex.split(span) if span.startswith("--") else []
+        if (
+            len(words) > 1
+            and words[0] in build_parser()._option_string_actions
+            and words[0] not in ("--opt", "--resume")
+        ):
+            assert load_config(["--text", "a mug", *words]), span
+
+
+@functools.cache
+def flags() -> set[str]:
+    """The flags of train.py, of the tools and of the benchmarks."""
+    sources = [path for room in ("tools", "benchmarks") for path in (ROOT / room).rglob("*.py")] + list(
+        ROOT.glob("*.py")
+    )
+    declared = {flag for path in sources for flag in re.findall(r'"(--[\w-]+)"', path.read_text("utf-8"))}
+    return declared | set(build_parser()._option_string_actions)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_block_says_its_language(page) -> None:
+    text = page.read_text("utf-8")
+    assert {language for language, _ in fences(page)} <= LANGUAGES
+    assert text.count("\n```") == 2 * len(fences(page))
+
+
+@functools.cache
+def messages() -> str:
+    """Every text in the sources, a line each; what is filled in is `...`."""
+    found = []
+    for path in (path for room in ("*.py", *(f"{room}/**/*.py" for room in ROOMS[:-1])) for path in ROOT.glob(room)):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(" ".join(text.split()) for text in found)
+
+
+def unknown_pieces(message: str) -> list[str]:
+    """The pieces of a printed message, between numbers and `...`, that no source has."""
+    pieces = re.split(r"\.\.\.|cuda:\d+|\d+(?:\.\d+)?(?: GB)?|[(),;]|(?:^|(?<= ))\w+\.py: ", " ".join(message.split()))
+    pieces = [piece.strip(" :") for piece in pieces]
+    return [piece for piece in pieces if len(piece) > 5 and piece not in messages()]
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_messages_that_are_quoted_are_printed_by_the_program(page) -> None:
+    """Blocks of the language `text` show what the program prints, `...` where something is filled in."""
+    for language, text in fences(page):
+        assert language != "text" or unknown_pieces(text) == []
+
+
+def test_an_invented_message_is_noticed() -> None:
+    assert unknown_pieces("train.py: the moon is in the way of 3 Gaussians")
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_settings_files_that_are_shown_are_accepted(page, tmp_path) -> None:
+    for number, (language, text) in enumerate(fences(page)):
+        if language == "yaml":
+            (tmp_path / "configs").mkdir(exist_ok=True)
+            for path in (ROOT / "configs").glob("*.yaml"):
+                (tmp_path / "configs" / path.name).write_text(path.read_text("utf-8"), "utf-8")
+            shown = tmp_path / "configs" / f"shown_{number}.yaml"
+            shown.write_text(text, "utf-8")
+            assert load_config(["--opt", str(shown), "--text", "a mug"]).guidance.text == "a mug"
+
+
+def test_the_step_of_using_cograd_runs() -> None:
+    """docs/using_cograd.md, with the smallest trainer around it."""
+    ((_, code),) = [fence for fence in fences(ROOT / "docs" / "using_cograd.md") if fence[0] == "python"]
+    x, steps, streams = torch.ones(3), [], RandomStreams(0)
+
+    def loss_and_gradient(poses, v, t):
+        assert poses.radius.shape == (2,) and 0 < int(t) < 1000
+        return x.square().sum(), {"x": 2 * x}
+
+    around = {
+        "torch": torch, "CoGrad": CoGrad, "CoGradParams": CoGradParams, "alphas_cumprod": torch.linspace(0.999, 0.01, 1000).double(),
+        "total_steps": 4, "views": 2, "streams": streams, "loss_and_gradient": loss_and_gradient, "optimizer_step": steps.append,
+    }  # fmt: skip
+    exec(compile(code, "docs/using_cograd.md", "exec"), around)  # noqa: S102
+    assert len(steps) == 4 and all(len(fused) == 2 and torch.equal(fused[0]["x"], 2 * x) for fused in steps)
