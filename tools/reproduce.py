@@ -4,20 +4,21 @@
 Every method, prompt and seed is one run of train.py, which leaves one JSON file in FOLDER; called again, only what is
 missing is done. At first the cost is told. At last FOLDER holds report.html (everything, one file), table.csv,
 assets.csv, results.json, and janus/sheet.html for those who count faces.
+With --ray the runs are tasks of a Ray cluster, in one machine's place.
 What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 3000
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
-import platform
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
 from guidance.toy.captions import parse_prompt
 from tools.janus import SAVED, read_rates, write_sheet
 from tools.reproduction import plan
-from tools.reproduction.measure import add_metrics, measure
-from tools.reproduction.plan import METHODS, PAPER_METHODS, Asset, assets_of, cost
+from tools.reproduction.measure import add_metrics, machine, measure
+from tools.reproduction.plan import METHODS, PAPER_METHODS, Asset, Cost, assets_of, cost
 from tools.reproduction.report import report
 from tools.reproduction.tables import assets_csv, summary, summary_csv
-from tools.sweep.runs import ROOT, Job, Result, RunFailed, Sweep, read_results, run_all, waiting
+from tools.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
 from utils.device import resolve_device
 
 ASK_FROM_HOURS = 2.0
@@ -61,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, help="folder of the metrics' hub repositories; default: the hub")
     made.add_argument("--jobs", type=int, help="runs at a time; default: the GPUs, without one the cores")
     made.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="on the Ray cluster that this machine is part of, or on HOST:PORT or ray://HOST:PORT",
+    )
+    made.add_argument(
         "--tflops", type=float, default=100.0, help="half precision that a GPU sustains; for the estimate"
     )
     made.add_argument("--view_px", type=int, default=192, help="side of the report's pictures")
@@ -75,13 +83,16 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for, checked."""
+    """What is asked for, checked. `gpu`: a run wants one; `at_once`: runs at a time, as `where` allows."""
 
     prior: str
     assets: list[Asset]
     jobs: list[Job]
     sweep: Sweep
     metrics: list[str]
+    gpu: bool
+    at_once: int
+    where: str
 
 
 def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
@@ -97,15 +108,38 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     flags = [*(plan.MINIATURE_FLAGS if args.miniature else ()), *extra]
     assets = part_of(assets_of(args.prior, args.methods, prompts, seeds), args.part)
     jobs = [asset.job(flags) for asset in assets]
-    for job in {asset.method: job for asset, job in zip(assets, jobs)}.values():
+    configs = [
         load_config(["--opt", str(ROOT / job.flags[1]), *job.flags[2:]])
-    gpus = torch.cuda.device_count() if args.prior == "sd" else 0
-    at_once = args.jobs or gpus or (os.cpu_count() or 1 if args.prior == "toy" else 1)
+        for job in {asset.method: job for asset, job in zip(assets, jobs)}.values()
+    ]
+    gpus = gpus_here() if args.prior == "sd" else ()
+    at_once = args.jobs or len(gpus) or (os.cpu_count() or 1 if args.prior == "toy" else 1)
     measured = functools.partial(measure, prior=args.prior, view_px=args.view_px)
     threads = 1 if args.prior == "toy" else max((os.cpu_count() or 1) // at_once, 1)
     sweep = Sweep(args.out, measured, at_once, threads, gpus, 1, resume=args.prior == "sd", keep_all=args.keep_all)
-    default = [] if args.prior == "toy" else list(METRICS)
-    return Order(args.prior, assets, jobs, sweep, default if args.metrics is None else args.metrics)
+    metrics = args.metrics if args.metrics is not None else [] if args.prior == "toy" else list(METRICS)
+    gpu = args.prior == "sd" and any(config.device != "cpu" for config in configs)
+    return Order(args.prior, assets, jobs, sweep, metrics, gpu, at_once, machine())
+
+
+def gpus_here() -> tuple[str, ...]:
+    """Names for CUDA_VISIBLE_DEVICES, of those that it leaves."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",") if named else map(str, range(count)))[:count]
+
+
+@contextlib.contextmanager
+def placed(order: Order, address: str | None, jobs: int | None) -> Iterator[tuple[Order, Pass]]:
+    """The order and what runs it: this machine, or the Ray cluster at `address` while the context lasts."""
+    if address is None:
+        yield order, local_pass
+        return
+    from tools.sweep.cluster import connected
+
+    with connected(address, order.gpu, tqdm.write) as cluster:
+        sweep = replace(order.sweep, jobs=jobs or len(order.jobs), threads=cluster.threads(), gpus=())
+        at_once = min(sweep.jobs, cluster.slots(sweep.threads))
+        yield replace(order, sweep=sweep, at_once=at_once, where=str(cluster)), cluster.run_pass
 
 
 def part_of(assets: list[Asset], part: str | None) -> list[Asset]:
@@ -131,7 +165,7 @@ def prompts_of(args: argparse.Namespace) -> list[str]:
     return chosen(known, count, args.choice_seed)
 
 
-def make(order: Order, tell: Any) -> list[str]:
+def make(order: Order, one_pass: Pass) -> list[str]:
     """Runs what is missing, with a progress bar; a sentence for each asset that failed twice."""
     left = waiting(order.jobs, order.sweep)
     with tqdm(total=len(left), desc="Assets", unit="asset", smoothing=0.1) as bar:
@@ -143,7 +177,7 @@ def make(order: Order, tell: Any) -> list[str]:
                 bar.update()
                 bar.set_postfix_str(f"{job.name}: {result['train_s']:.0f} s")
 
-        return run_all(order.jobs, order.sweep, told)
+        return run_all(order.jobs, order.sweep, told, one_pass)
 
 
 def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) -> Path:
@@ -155,7 +189,7 @@ def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) ->
     write_sheet(out / "janus", {r["name"]: order.sweep.folder(r["name"]) for r in results}, 0)
     rates = janus_rates(out / "janus")
     rows = summary(results, order.prior, rates)
-    provenance = provenance_of(order)
+    provenance = provenance_of(order, results)
     everything = {
         "provenance": provenance,
         "missing": missing,
@@ -176,13 +210,13 @@ def janus_rates(folder: Path) -> dict[str, Rate]:
     return read_rates(folder, folder / SAVED) if (folder / SAVED).is_file() else {}
 
 
-def provenance_of(order: Order) -> dict[str, Any]:
+def provenance_of(order: Order, results: Sequence[Result]) -> dict[str, Any]:
     """What made the numbers."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    machines = dict.fromkeys(result["machine"] for result in results if "machine" in result)
     return {
         "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": code_revision(),
-        "machine": ", ".join(filter(None, [platform.platform(), f"{os.cpu_count()} cores", gpu])),
+        "machine": "; ".join(machines) or machine(),
         "prior": order.prior,
         "prompts": list(dict.fromkeys(asset.prompt for asset in order.assets)),
         "seeds": sorted({asset.seed for asset in order.assets}),
@@ -198,6 +232,15 @@ def not_asked(order: Order) -> dict[str, str]:
     return {name: f"not asked for; --metrics {name} fetches {METRICS[name].download_gb:g} GB" for name in left}
 
 
+def told_cost(order: Order, tflops: float) -> Cost:
+    """Of what is left to be made; printed."""
+    left = waiting(order.jobs, order.sweep)
+    done = read_results(order.sweep.out, [asset.name for asset in order.assets])
+    expected = cost(order.prior, len(left), order.at_once, [r["train_s"] for r in done], tflops)
+    print(f"{len(order.assets)} assets, {len(done)} of them made before. {expected}, on {order.where}.", flush=True)
+    return expected
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 everything is there, 1 some assets failed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -207,16 +250,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         order = order_of(args, extra)
         if not args.report_only:
-            left = waiting(order.jobs, order.sweep)
-            done = read_results(args.out, [asset.name for asset in order.assets])
-            expected = cost(args.prior, len(left), order.sweep.jobs, [r["train_s"] for r in done], args.tflops)
-            print(f"{len(order.assets)} assets, {len(done)} of them made before. {expected}", flush=True)
-            if args.dry_run:
-                return 0
-            if expected.hours > ASK_FROM_HOURS and not args.yes:
-                raise ValueError(f"that is more than {ASK_FROM_HOURS:g} hours; add --yes to start, or --count for less")
-            args.out.mkdir(parents=True, exist_ok=True)
-            failures = make(order, print)
+            with placed(order, args.ray, args.jobs) as (order, one_pass):
+                expected = told_cost(order, args.tflops)
+                if args.dry_run:
+                    return 0
+                if expected.hours > ASK_FROM_HOURS and not args.yes:
+                    raise ValueError(
+                        f"that is more than {ASK_FROM_HOURS:g} hours; add --yes to start, or --count for less"
+                    )
+                args.out.mkdir(parents=True, exist_ok=True)
+                failures = make(order, one_pass)
         if args.part and not args.report_only:
             print("This part is done; --report_only, without --part, makes tables and report once all are.")
             return 1 if failures else 0

@@ -155,6 +155,8 @@ def test_a_log_gives_calls_and_mechanisms() -> None:
         "norm_gain": 1.1,
     }
     assert facts.mechanism(log) == pytest.approx(expected)
+    idle = {**cograd, "fusion": [empty], "u": [None], "u_raw": [None]}  # nothing updated, nothing fused
+    assert facts.mechanism([{**step, "cograd": idle}]).keys() == expected.keys() - {"clipped_share", "cosine", "norm_gain"}
     assert facts.mechanism([step]) == {"loss_explained_by_t": pytest.approx(1.0)}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -126,8 +127,10 @@ class Cost:
     why: str
 
     def __str__(self) -> str:
-        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.0f} minutes"
-        return f"{self.assets} assets to make: about {time} ({self.why}) and {self.disk_gb:.1f} GB"
+        minutes = math.ceil(60 * self.hours)
+        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} minute{'' if minutes == 1 else 's'}"
+        disk = f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{1000 * self.disk_gb:.0f} MB"
+        return f"{self.assets} assets to make: about {time} ({self.why}) and {disk}"
 
 
 def cost(prior: str, left: int, jobs: int, measured_s: Sequence[float], tflops: float) -> Cost:

@@ -20,7 +20,7 @@ def mechanism(log: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     loss_explained_by_t is R^2 of log L on 20 timestep bins; the rest is there with CoGrad on: starved_share and
     largest_probability of the regions, clipped_share of the updates u, auxiliaries of a view and their mean cosine with
-    g_main, norm_gain |g_fused| / |g_main| of the views that had any.
+    g_main, norm_gain |g_fused| / |g_main| of the views that had any. What never happened has no mean and is left out.
     """
     found = {"loss_explained_by_t": loss_explained_by_t(log)}
     steps = [step["cograd"] for step in log if step.get("cograd")]
@@ -30,14 +30,13 @@ def mechanism(log: Sequence[dict[str, Any]]) -> dict[str, float]:
     updates = [(u, raw) for step in steps for u, raw in zip(step["u"], step["u_raw"]) if u is not None]
     cosines = [cosine for view in views for cosine in view["cosines"]]
     gains = [view["fused_norm"] / view["main_norm"] for view in views if view["cosines"] and view["main_norm"] > 0]
-    return found | {
+    means = {"clipped_share": [u != raw for u, raw in updates], "cosine": cosines, "norm_gain": gains}
+    found |= {
         "starved_share": steps[-1]["starved_share"],
         "largest_probability": max(step["largest_probability"] for step in steps),
-        "clipped_share": _mean([u != raw for u, raw in updates]),
         "auxiliaries": len(cosines) / max(len(views), 1),
-        "cosine": _mean(cosines),
-        "norm_gain": _mean(gains),
     }
+    return found | {name: float(np.mean(values)) for name, values in means.items() if values}
 
 
 def loss_explained_by_t(log: Sequence[dict[str, Any]], bins: int = 20) -> float:
@@ -51,7 +50,3 @@ def loss_explained_by_t(log: Sequence[dict[str, Any]], bins: int = 20) -> float:
     explained = sum((bin_of == b).sum() * log_L[bin_of == b].mean() ** 2 for b in np.unique(bin_of))
     total = float(((log_L - log_L.mean()) ** 2).sum())
     return float(explained - len(log_L) * log_L.mean() ** 2) / total if total > 0 else 0.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0

@@ -10,6 +10,7 @@ import os
 import queue
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -49,6 +50,11 @@ class RunFailed(RuntimeError):
     """A run that did not finish; the message ends with the last line that it printed."""
 
 
+Told = Callable[["Job", Result | RunFailed], None]
+Pass = Callable[[Sequence["Job"], "Sweep", Told], dict[str, RunFailed]]
+"""Runs every job once, tells each end, and returns the failures by name."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One run: its name, the words of train.py's command line, and what its JSON repeats."""
@@ -60,7 +66,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """How jobs are run: where to, how many at a time, on how many threads each, on which of `gpus` GPUs in turn.
+    """How jobs are run: where to, how many at a time, on how many threads each, on which of `gpus` in turn.
+
+    `gpus`: names for CUDA_VISIBLE_DEVICES; none: whatever train.py finds.
 
     `resume`: a run that was stopped goes on from its last checkpoint; else it begins anew and writes none.
     """
@@ -69,7 +77,7 @@ class Sweep:
     measure: Measure
     jobs: int = 1
     threads: int = 1
-    gpus: int = 0
+    gpus: tuple[str, ...] = ()
     retries: int = 0
     resume: bool = False
     keep_all: bool = False
@@ -81,16 +89,16 @@ class Sweep:
         return self.out / f"{name}.json"
 
 
-def run_all(jobs: Sequence[Job], sweep: Sweep, told: Callable[[Job, Result | RunFailed], None]) -> list[str]:
+def run_all(jobs: Sequence[Job], sweep: Sweep, told: Told, one_pass: Pass | None = None) -> list[str]:
     """Does every job whose JSON is not there yet; returns one sentence for each that failed `retries` + 1 times.
 
-    `told` hears of each end, of a failure that will be tried again too. Raises ValueError when a JSON is there that was
-    made with other flags. After Ctrl-C nothing new is started.
+    `told` hears of each end, of a failure that will be tried again too. `one_pass`: where it is done; default: on this
+    machine. Raises ValueError when a JSON is there that was made with other flags. After Ctrl-C nothing new is started.
     """
     left = waiting(jobs, sweep)
     failures: dict[str, RunFailed] = {}
     for _ in range(sweep.retries + 1):
-        failures = _pass(left, sweep, told)
+        failures = (one_pass or local_pass)(left, sweep, told)
         left = [job for job in left if job.name in failures]
     return [f"{name}: {failure}" for name, failure in failures.items()]
 
@@ -100,8 +108,8 @@ def waiting(jobs: Sequence[Job], sweep: Sweep) -> list[Job]:
     return [job for job in jobs if not _is_done(job, sweep)]
 
 
-def _pass(jobs: Sequence[Job], sweep: Sweep, told: Callable[[Job, Result | RunFailed], None]) -> dict[str, RunFailed]:
-    """Runs them all once; the failures by name."""
+def local_pass(jobs: Sequence[Job], sweep: Sweep, told: Told) -> dict[str, RunFailed]:
+    """Runs them all once on this machine; the failures by name."""
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(sweep.jobs):
         slots.put(slot)
@@ -134,7 +142,8 @@ def _pass(jobs: Sequence[Job], sweep: Sweep, told: Callable[[Job, Result | RunFa
 def run_one(job: Job, sweep: Sweep, slot: int = 0) -> Result:
     """Trains, measures, writes the job's JSON and returns what is in it. Raises RunFailed.
 
-    The process is forked from a server that has done the imports, half of a short run's time.
+    The process is forked from a server that has done the imports, half of a short run's time. KeyboardInterrupt here
+    ends it after its step.
     """
     folder, path = sweep.folder(job.name), sweep.path(job.name)
     if folder.exists() and not sweep.resume:
@@ -142,7 +151,13 @@ def run_one(job: Job, sweep: Sweep, slot: int = 0) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     process = _forkserver().Process(target=_train_and_measure, args=(job, sweep, slot), daemon=True)
     process.start()
-    process.join()
+    try:
+        while process.exitcode is None:
+            process.join(0.2)  # in slices: the interrupt that Ray sends wakes no thread that waits
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join()
+        raise
     if process.exitcode != 0:
         printed = (folder / PRINTED).read_text(encoding="utf-8").strip() if (folder / PRINTED).is_file() else ""
         last = (printed or "nothing printed").splitlines()[-1]
@@ -161,11 +176,12 @@ def _forkserver() -> ForkServerContext:
 
 def _train_and_measure(job: Job, sweep: Sweep, slot: int) -> None:
     """The body of a run's process; what it prints goes to a file."""
+    _end_with_parent()
     folder, path = sweep.folder(job.name).resolve(), sweep.path(job.name).resolve()
     with (folder / PRINTED).open("w", encoding="utf-8") as printed:
         os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
     if sweep.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % sweep.gpus)  # before anything asks for a GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
     torch.set_num_threads(sweep.threads)
     os.chdir(ROOT)
     import train
@@ -183,6 +199,18 @@ def _train_and_measure(job: Job, sweep: Sweep, slot: int) -> None:
         for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
             bulky.unlink()
     write_result(path, result)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, were it killed: two might write into one folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/sweep/cluster.py: two Ray nodes on this machine, one of them killed; what is told where it cannot work."""
+
+import ast
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tools import reproduce
+from tools.sweep import cluster, runs
+from tools.sweep.cluster import Cluster, Node
+from tools.sweep.runs import ROOT, RunFailed, Sweep
+
+WORDS = ["--prior", "toy", "--methods", "luciddreamer", "cograd", "--count", "1", "--seeds", "2", "--view_px", "16"]
+TINY = ["--iterations", "20", "--warmup_iter", "20", "--image_w", "16", "--image_h", "16", "--init_num_pts", "60"]
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+
+
+def _order(out) -> reproduce.Order:
+    return reproduce.order_of(reproduce.parser().parse_args(["--out", str(out), *WORDS]), TINY)
+
+
+# --- two real nodes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A connection to a cluster of two nodes of a core, and the process of the second one's raylet."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+    from ray.cluster_utils import Cluster as Started
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    started = Started(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    raylet = started.add_node(**NODE).all_processes["raylet"][0].process
+    with cluster.connected(started.address, False, print) as found:
+        yield found, raylet.pid
+    started.shutdown()
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_the_rest_is_done(tmp_path, nodes) -> None:
+    """In a folder that both nodes see."""
+    order, told = _order(tmp_path), []
+    names = {job.name for job in order.jobs[:3]}
+
+    def interrupt(job, result) -> None:
+        told.append(job.name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_all(order.jobs[:3], order.sweep, interrupt, nodes[0].run_pass)
+    assert not _running_under(nodes[1])
+    done = {path.stem for path in tmp_path.glob("*.json")}
+    assert set(told) <= done < names  # one more may have ended at the same moment
+    again = []
+    assert runs.run_all(order.jobs[:3], order.sweep, lambda job, _: again.append(job.name), nodes[0].run_pass) == []
+    assert sorted(again) == sorted(names - done)
+
+
+@pytest.mark.slow
+def test_a_node_is_killed_in_the_middle_and_nothing_is_lost(tmp_path, nodes, monkeypatch) -> None:
+    """In a folder that no node sees, so that everything comes back through the object store."""
+    monkeypatch.setattr(cluster, "_marker", lambda folder: contextlib.nullcontext(Path("nowhere")))
+    order, told, seen = _order(tmp_path), [], {}
+    watch = threading.Thread(target=_kill_in_the_middle, args=(nodes[1], tmp_path, seen), daemon=True)
+    watch.start()
+    failed = runs.run_all(order.jobs, order.sweep, lambda job, result: told.append(job.name), nodes[0].run_pass)
+    results = runs.read_results(tmp_path, told)
+    assert failed == [] and sorted(told) == sorted(job.name for job in order.jobs)
+    assert [result["steps"] for result in results] == [30] * 4 and seen["victim"] in told
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert seen["done"] and {name: stamps[name] for name in seen["done"]} == seen["done"]  # none was made again
+    assert not _locked(seen["pid"])  # the run of the lost node has ended too
+    assert reproduce.main(["--out", str(tmp_path), *WORDS, "--report_only", "--", *TINY]) == 0
+    assert (tmp_path / "report.html").read_text().count("<video") == 2
+
+
+def _kill_in_the_middle(raylet: int, out: Path, seen: dict) -> None:
+    """Once an asset is done and another is being made under `raylet`: kills that node, and notes what there was."""
+    while "victim" not in seen:
+        done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        for pid, name in _running_under(raylet).items() if done else ():
+            os.kill(pid, signal.SIGSTOP)  # so that it cannot end before its node does
+            if not (out / f"{name}.json").exists():
+                os.kill(raylet, signal.SIGKILL)
+                seen |= {"victim": name, "pid": pid, "done": done}
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.02)
+
+
+def _running_under(pid: int) -> dict[int, str]:
+    """Process -> asset, of the runs of train.py that descend from a process."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    mine = {pid}
+    for _ in range(3):  # worker, fork server, run
+        mine |= {child for child, parent in parents.items() if parent in mine}
+    return {child: name for child in mine if (name := _locked(child))}
+
+
+def _locked(pid: int) -> str:
+    """The asset whose run folder a process has locked."""
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if os.readlink(link).endswith("/run.lock"):
+                return Path(os.readlink(link)).parent.name
+    return ""
+
+
+# --- what is told, and what a task is given; a pretended Ray ----------------------------------------------------------
+
+
+class RayError(Exception):
+    """Of the pretended Ray."""
+
+
+class PretendedRay:
+    """A Ray of one node; a task runs when its result is asked for, or gives `answer` instead."""
+
+    exceptions = SimpleNamespace(RayError=RayError)
+    util = SimpleNamespace(scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None))
+
+    def __init__(self) -> None:
+        self.resources, self.answer, self.wanted = {"CPU": 4.0}, None, []
+
+    def init(self, *_, **__) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def nodes(self) -> list:
+        return [{"Alive": True, "NodeManagerHostname": "left", "Resources": self.resources, "NodeID": "1"}]
+
+    def remote(self, task):
+        def options(**wanted):
+            self.wanted.append(wanted)
+            return SimpleNamespace(remote=lambda *words: lambda: task(*words))
+
+        return SimpleNamespace(options=options)
+
+    def wait(self, refs, **_):
+        return refs[:1], refs[1:]
+
+    def get(self, ref, timeout=None):
+        if isinstance(self.answer, RayError):
+            raise self.answer
+        return self.answer or ref()
+
+    def get_runtime_context(self):
+        return SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ["5"]})
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    pretended = PretendedRay()
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    return pretended
+
+
+def _refused(capsys, out, address: str, *words) -> str:
+    assert reproduce.main(["--out", str(out), "--ray", address, "--yes", *(words or ("--prior", "toy"))]) == 2
+    return capsys.readouterr().err
+
+
+def test_only_one_file_imports_ray_and_only_when_it_is_asked() -> None:
+    for path in [
+        ROOT / "train.py",
+        *(p for room in ("tools", "evaluation", "utils") for p in (ROOT / room).rglob("*.py")),
+    ]:
+        tree = ast.parse(path.read_text())
+        names = lambda nodes: {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}  # noqa: E731
+        assert "ray" not in names(tree.body), path
+        assert "ray" not in names(ast.walk(tree)) or path.name == "cluster.py", path
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "not installed: pip install -r requirements-ray.txt" in _refused(capsys, tmp_path, "auto")
+
+
+@pytest.mark.parametrize("address", ["local", "nonsense", "head", "http://head:6379", "ray://head", "head:6379:1x"])
+def test_what_is_no_address_is_told(tmp_path, ray, capsys, address) -> None:
+    assert "expected auto, HOST:PORT (such as head:6379) or ray://HOST:PORT" in _refused(capsys, tmp_path, address)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_told_at_once(tmp_path, ray, capsys, scheme) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        told = _refused(capsys, tmp_path, f"{scheme}127.0.0.1:{held.getsockname()[1]}")
+    assert "nobody answers there" in told and "ray start --head --disable-usage-stats" in told
+
+
+def test_what_ray_says_is_told_in_a_line(tmp_path, ray, capsys) -> None:
+    def init(*words, **more):
+        raise ConnectionError("Traceback\nCould not find any running Ray instance.")
+
+    ray.init = init
+    told = _refused(capsys, tmp_path, "auto")
+    assert (
+        told.startswith("reproduce: --ray auto: Could not find any running Ray instance; start")
+        and told.count("\n") == 1
+    )
+
+
+def test_a_cluster_without_a_gpu_is_told_where_the_prior_wants_one(tmp_path, ray, capsys) -> None:
+    told = _refused(capsys, tmp_path, "auto", "--prior", "sd", "--count", "1")
+    assert "a run needs a core and a GPU and no node has that (left: 4 cores, 0 GPUs)" in told
+    ray.resources = {"CPU": 4.0, "GPU": 2.0}
+    assert reproduce.main(["--out", str(tmp_path), "--ray", "--dry_run"]) == 0
+    told = capsys.readouterr().out
+    assert "2 GPUs" in told and "on a Ray cluster of 1 nodes, 4 cores and 2 GPUs" in told
+    ray.resources = {}
+    assert "a run needs a core and no node has that" in _refused(capsys, tmp_path, "auto")
+
+
+def test_nodes_with_other_code_are_told(tmp_path, ray, capsys) -> None:
+    ray.answer = "0" * 40
+    assert re.search(
+        f"node left has revision {'0' * 40} of the code, this machine ", _refused(capsys, tmp_path, "auto")
+    )
+    ray.answer = RayError("No module named 'tools'")
+    told = _refused(capsys, tmp_path, "auto")
+    assert "node left cannot run this checkout (No module named 'tools'); every node needs it at " in told
+
+
+def test_cores_and_places_are_those_of_the_gpus() -> None:
+    nodes = [Node("a", 16, 2, "1"), Node("b", 7, 1, "2"), Node("c", 64, 0, "3")]
+    assert (Cluster(None, nodes, True, print).threads(), Cluster(None, nodes, False, print).threads()) == (7, 1)
+    assert Cluster(None, nodes, True, print).slots(7) == 3 and Cluster(None, nodes, False, print).slots(1) == 87
+
+
+def test_a_lost_node_is_told_once(ray) -> None:
+    told = []
+    nodes = [Node("left", 4, 0, "1"), Node("right", 4, 0, "2")]
+    found = Cluster(ray, nodes, False, told.append)
+    assert found._tell_lost(found._tell_lost({"1", "2"})) == {"1"}
+    assert told == ["node right is lost; what it ran begins again elsewhere, nodes left: 1"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_task_gets_its_gpu_and_returns_failures_and_files(tmp_path, ray, monkeypatch, shared) -> None:
+    wrote, heard = [], []
+
+    def run_one(job, sweep):
+        wrote.append((sweep.out == tmp_path, sweep.gpus))
+        if job.name == "bad":
+            raise RunFailed("no memory")
+        (sweep.folder(job.name) / "report").mkdir(parents=True)
+        (sweep.folder(job.name) / "report" / "views.jpg").write_bytes(b"picture")
+        return job.facts
+
+    monkeypatch.setattr(cluster, "run_one", run_one)
+    if not shared:
+        monkeypatch.setattr(cluster, "_marker", lambda folder: contextlib.nullcontext(Path("nowhere")))
+    jobs = [runs.Job(name, (), {"name": name}) for name in ("good", "bad")]
+    found = Cluster(ray, [Node("left", 4, 1, "1")], True, print)
+    failures = found.run_pass(jobs, Sweep(tmp_path, print, threads=3), lambda job, result: heard.append(job.name))
+    assert heard == ["good", "bad"] and re.fullmatch(r".+: no memory", str(failures["bad"]))
+    assert wrote == [(shared, ("5",))] * 2
+    assert ray.wanted == [{"num_cpus": 3, "num_gpus": 1, "max_retries": cluster.LOST}]
+    assert runs.read_results(tmp_path, ["good", "bad"]) == [{"name": "good"}]
+    assert (tmp_path / "runs" / "good" / "report" / "views.jpg").read_bytes() == b"picture"
+    assert not list(tmp_path.glob(".ray-*"))
+
+
+def test_what_ray_gives_up_is_a_failed_run(tmp_path, ray) -> None:
+    ray.answer = RayError("Traceback\nThe worker died.")
+    found = Cluster(ray, [Node("left", 4, 0, "1")], False, print)
+    failures = found.run_pass([runs.Job("lost", (), {})], Sweep(tmp_path, print), lambda job, result: None)
+    assert str(failures["lost"]) == "Ray: The worker died"
