@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/readme_numbers.py on runs of two steps: pictures, times, table, going on, and a README that has lost its marks."""
+
+import json
+import re
+import subprocess
+from types import SimpleNamespace
+
+import cv2
+import pytest
+
+import train
+from evaluation.known_truth import score_run
+from guidance import ideal
+from guidance.toy.rendered_set import render_set
+from tools import readme_numbers as tool
+from tools.readme_numbers import IDEAL, Run
+
+CHECKOUT = tool.ROOT
+SMALL = [
+    "--set",
+    "iterations=2",
+    "image_w=16",
+    "image_h=16",
+    "view_px=16",
+    "init_num_pts=40",
+    "pro_frames_num=2",
+    "test_ratio=1",
+    "quiet=true",
+    "device=cpu",
+]
+THREE = (
+    Run(IDEAL[0], "toy", "quickstart.png"),
+    Run(IDEAL[0], "quickstart"),
+    Run(IDEAL[4], "toy_trained", "trained_prior.png"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkout's README and pictures after one call, and the folder of the runs."""
+    root, out, calls = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("runs"), []
+    (root / "docs" / "pictures").mkdir(parents=True)
+    (root / "README.md").write_text((CHECKOUT / "README.md").read_text("utf-8"), "utf-8")
+
+    def one(run, folder, flags):
+        calls.append(run.name)
+        assert (
+            train.main(
+                [
+                    "--opt",
+                    f"{CHECKOUT}/configs/{run.config}.yaml",
+                    "--text",
+                    run.prompt,
+                    "--model_path",
+                    str(folder),
+                    *flags,
+                ]
+            )
+            == 0
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tool, "RUNS", THREE)
+        patch.setattr(tool, "ROOT", root)
+        patch.setattr(tool, "train", one)
+        patch.setattr(tool, "score_run", lambda folder: score_run(folder, 32))
+        patch.setattr(ideal, "render_set", lambda specs, ranges, size_px, *_: render_set(specs, ranges, size_px, 16))
+        assert tool.main(["--out", str(out), "--", *SMALL]) == 0
+    return SimpleNamespace(root=root, out=out, calls=calls, page=(root / "README.md").read_text("utf-8"))
+
+
+def test_the_table_has_a_row_a_run_and_the_rest_of_the_page_stays(made) -> None:
+    table = made.page.split("<!-- scores: python tools/readme_numbers.py -->")[1].split("<!-- end of scores -->")[0]
+    rows = [line for line in table.splitlines() if re.match(r"\| (a|the) ", line)]
+    assert [row.split(" | ")[1] for row in rows] == ["ideal", "ideal", "trained"] and "CoGrad on" in rows[1]
+    assert all(len(row.split(" | ")) == 8 and re.search(r"\| -?\d+\.\d \|", row) for row in rows)
+    before = (tool.ROOT / "README.md").read_text("utf-8")
+    assert made.page.split("## Documents")[1] == before.split("## Documents")[1]
+
+
+def test_times_are_those_of_the_runs(made) -> None:
+    times = made.page.split("<!-- times: python tools/readme_numbers.py -->")[1].split("<!-- end of times -->")[0]
+    assert re.search(r"Measured \d{4}-\d\d-\d\d on .*: 2 steps of the baseline in \d+ s,\n0\.\d+ GB at most", times)
+
+
+def test_pictures_have_a_row_a_run_that_they_show(made) -> None:
+    for name in ("quickstart.png", "trained_prior.png"):
+        assert cv2.imread(str(made.root / "docs" / "pictures" / name)).shape == (112, 8 * 112, 3)
+
+
+def test_a_finished_run_is_not_made_again_and_a_failed_one_is_told(made, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda command, cwd: asked.append(command) or SimpleNamespace(returncode=75))
+    tool.train(THREE[0], made.out / THREE[0].name, [])
+    assert asked == []
+    with pytest.raises(SystemExit, match=r"train\.py ended with status 75; the same command goes on"):
+        tool.train(THREE[0], made.out / "new", ["--iterations", "9"])
+    assert asked[0][1:5] == ["train.py", "--opt", "configs/toy.yaml", "--text"] and asked[0][-2:] == [
+        "--iterations",
+        "9",
+    ]
+
+
+def test_seconds_are_counted_from_start_to_end(tmp_path) -> None:
+    record = {
+        "started_utc": "2026-11-25T10:00:00+00:00",
+        "finished_utc": "2026-11-25T10:01:30+00:00",
+        "peak_bytes": {"main": 2e9},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "log.jsonl").write_text("{}\n{}\n")
+    assert tool.facts(tmp_path) == {"date": "2026-11-25", "s": 90.0, "gb": 2.0, "steps": 2}
+
+
+def test_a_readme_without_marks_is_told() -> None:
+    with pytest.raises(ValueError, match="expected the marks"):
+        tool.filled("# CoGrad3D\n", "scores", "x")
+
+
+def test_the_runs_are_those_of_the_pictures() -> None:
+    assert len(tool.RUNS) == 10 and len({run.name for run in tool.RUNS}) == 10
+    assert all((tool.ROOT / "configs" / f"{run.config}.yaml").is_file() for run in tool.RUNS)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the README's pictures, times and scores anew, from ten runs: python tools/readme_numbers.py --out FOLDER
+
+Runs that FOLDER holds already are not made again, so that it goes on where it was stopped. Twenty minutes on two cores;
+times are worth telling only if nothing else runs. What follows `--` goes to train.py in every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from benchmarks.machine import machine
+from evaluation.known_truth import score_run
+from tools.contact_sheet import contact_sheet
+from utils.image_utils import write_png
+from utils.video import read_video
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMES, SIDE_PX = 8, 112
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table; with `picture` also a row of that picture."""
+
+    prompt: str
+    config: str
+    picture: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"{self.config}-{'-'.join(self.prompt.split())}"
+
+
+IDEAL = (
+    "a cyan robot with orange arms",
+    "a white snowman with red hat",
+    "a yellow house with red roof",
+    "a yellow mug with blue handle",
+    "a red mushroom with white stem",
+    "a purple owl with green belly",
+)
+TRAINED = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
+RUNS = (
+    *(Run(prompt, "toy", "quickstart.png") for prompt in IDEAL),
+    Run(IDEAL[0], "quickstart"),
+    *(Run(prompt, "toy_trained", "trained_prior.png") for prompt in TRAINED),
+)
+
+
+def train(run: Run, folder: Path, flags: Sequence[str]) -> None:
+    """One run of train.py, unless it is finished; SystemExit with its status when it fails."""
+    record = folder / "run.json"
+    if record.is_file() and "finished_utc" in json.loads(record.read_text(encoding="utf-8")):
+        return
+    settings = ["--opt", f"configs/{run.config}.yaml", "--text", run.prompt, "--model_path", str(folder.resolve())]
+    command = [sys.executable, "train.py", *settings, "--resume", "auto", "--quiet", *flags]
+    status = subprocess.run(command, cwd=ROOT).returncode
+    if status != 0:
+        raise SystemExit(f"readme_numbers: train.py ended with status {status}; the same command goes on")
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """date, seconds from start to end, peak GB and steps of a finished run."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    began, ended = (datetime.fromisoformat(record[name]) for name in ("started_utc", "finished_utc"))
+    steps = len((folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    gb = record["peak_bytes"]["main"] / 1e9
+    return {"date": f"{ended:%Y-%m-%d}", "s": (ended - began).total_seconds(), "gb": gb, "steps": steps}
+
+
+def times(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The sentence about time and memory, from the facts of each config's runs."""
+    toy, quick = found["toy"], found["quickstart"][0]
+    longest_s, most_gb = (max(each[name] for each in toy) for name in ("s", "gb"))
+    return (
+        f"Measured {quick['date']} on {machine()}: {toy[0]['steps']} steps of the baseline in {longest_s:.0f} s,\n"
+        f"{most_gb:.2f} GB at most; the quickstart, with CoGrad on and larger pictures, takes {quick['s']:.0f} s and "
+        f"{quick['gb']:.2f} GB."
+    )
+
+
+def row(run: Run, scores: dict[str, Any]) -> str:
+    """A row of the table of scores."""
+    prior = "trained" if run.config == "toy_trained" else "ideal"
+    title = "the same by `configs/quickstart.yaml`, CoGrad on" if run.config == "quickstart" else run.prompt
+    numbers = [f"{scores['psnr']:.1f}", *(f"{scores[name]:.2f}" for name in ("ssim", "iou", "detail"))]
+    face = ["-", "-"] if scores["face"] is None else [f"{scores['face']:.2f}", str(scores["janus_count"])]
+    return f"| {' | '.join([title, prior, *numbers, *face])} |"
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with what stands between the marks of `name` replaced. ValueError without them."""
+    begin, end = f"<!-- {name}: python tools/readme_numbers.py -->", f"<!-- end of {name} -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"README.md: expected the marks '{begin}' and '{end}'")
+    return f"{head}{begin}\n{text}\n{end}{tail}"
+
+
+def write(out: Path, root: Path) -> None:
+    """Pictures, times and table of the finished runs in `out`, into the checkout at `root`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    videos: dict[str, list[Path]] = {}
+    rows = ["| prompt | prior | PSNR | SSIM | IoU | detail | face | fronts |", "|---|---|---|---|---|---|---|---|"]
+    for run in sorted(RUNS, key=lambda run: (run.config == "toy_trained", run.prompt != IDEAL[0])):
+        folder = out / run.name
+        found.setdefault(run.config, []).append(facts(folder))
+        rows.append(row(run, score_run(folder)))
+        if run.picture:
+            last = max(folder.glob("videos/*/video_rgb_*.mp4"), key=lambda path: int(path.stem.rpartition("_")[2]))
+            videos.setdefault(run.picture, []).append(last)
+    for name, files in videos.items():
+        sheet = contact_sheet([read_video(file) for file in files], FRAMES, SIDE_PX)
+        write_png(root / "docs" / "pictures" / name, sheet)
+    readme = root / "README.md"
+    page = filled(readme.read_text(encoding="utf-8"), "times", times(found))
+    readme.write_text(filled(page, "scores", "\n".join(["", *rows, ""])), encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; that of a run that failed."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, flags = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; go on in it")
+    args = parser.parse_args(own)
+    for number, run in enumerate(RUNS, 1):
+        print(f"{number} of {len(RUNS)}: {run.prompt}, configs/{run.config}.yaml", flush=True)
+        train(run, args.out / run.name, flags)
+    write(args.out, ROOT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
