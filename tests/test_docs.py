@@ -87,6 +87,18 @@ def test_files_that_are_named_exist(page) -> None:
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
+def test_functions_that_are_linked_are_in_their_file(page) -> None:
+    """`name` in [`path`](...) or of it: a function, a class, a method or a table of that file."""
+    for named, path in re.findall(r"`([\w.]+)` (?:in|of)\s+\[`([\w/]+\.py)`\]", page.read_text("utf-8")):
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        defined |= {
+            node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert set(named.split(".")) <= defined, f"{named} in {path}"
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_settings_that_are_named_exist(page) -> None:
     """`Group.key`, and every `--flag` of inline code: train.py's, a tool's, or a program's that is named with it."""
     for span in spans(page):

@@ -148,8 +148,18 @@ def makes_the_environment(command: Command, checkout: Checkout) -> None:
 
 
 def fetches_a_pin(command: Command, checkout: Checkout) -> None:
-    """What pip is asked for is what requirements.txt pins."""
-    assert command.words[-1] in (ROOT / "requirements.txt").read_text().splitlines()
+    """What pip is asked for is pinned in a file of requirements."""
+    pins = [pin for path in ROOT.glob("requirements*.txt") for pin in path.read_text().splitlines()]
+    asked = command.words[-1].partition("[")[0]
+    assert any(pin.startswith(f"{asked}==") or pin == asked for pin in pins)
+
+
+def ray_takes_it(command: Command, checkout: Checkout) -> None:
+    """The subcommand and its flags are Ray's; nothing is started."""
+    from ray.scripts.scripts import cli
+
+    name, *words = command.words[1:]
+    assert cli.commands[name].make_context(name, words).params
 
 
 @dataclass(frozen=True)
@@ -169,14 +179,15 @@ RULES = [
     Rule(r"torchrun ", splits_over_processes),
     Rule(r"python tools/(score_toy|compare_upstream|contact_sheet|show_cameras|document_settings)\.py ", runs),
     Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|\s)+$", runs),
-    Rule(r"python tools/reproduce\.py (?!.*--report_only)", tells_the_cost),
+    Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),
     Rule(r"python benchmarks/quickstart\.py", is_read_by_train),
-    Rule(r"python (-m )?(tools|benchmarks|tests)[./]\S+", is_read),
+    Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
     Rule(r"conda |pip install -r ", makes_the_environment),
-    Rule(r"pip download ", fetches_a_pin),
+    Rule(r"pip (download|install) ", fetches_a_pin),
+    Rule(r"ray ", ray_takes_it),
 ]
 
 
@@ -237,4 +248,4 @@ def test_a_wrong_command_is_noticed(line, checkout) -> None:
 
 def test_a_command_nobody_knows_is_noticed() -> None:
     with pytest.raises(AssertionError, match="no rule"):
-        rule_of(Command("a test", ("ray", "start")))
+        rule_of(Command("a test", ("snakemake", "all")))
