@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make demo | app | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
 # make reproduce: the paper's tables in miniature on the toy world, in two minutes; the report is in output/reproduce.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
@@ -13,16 +13,17 @@ PYTEST_ARGS ?= -n 2 --dist loadscope
 DEMO_ARGS ?=
 FUZZ_ARGS ?=
 CRASH_ARGS ?=
+APP_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
-CHECKED := $(wildcard train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
+CHECKED := $(wildcard app.py train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-extra setup-dev demo smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-extra setup-dev demo app smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -57,6 +58,10 @@ $(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
 demo: setup
 	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart --overwrite $(DEMO_ARGS)
 	@echo "Look at the turntable: $$(ls -t output/quickstart/videos/*/video_rgb_*.mp4 | head -n 1)"
+
+# The web page; it prints its address, and serves until Ctrl-C. APP_ARGS="--port 8000".
+app: setup-extra
+	$(BIN)/python app.py $(APP_ARGS)
 
 # The demo's shape in a few steps: every output file must be there in the end.
 smoke: setup

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point downwards only: tools -> train -> cograd, evaluation -> guidance, gaussian_renderer -> scene -> arguments
--> utils."""
+"""Imports point downwards only: app -> tools -> train -> cograd, evaluation -> guidance, gaussian_renderer -> scene ->
+arguments -> utils."""
 
 import ast
 from pathlib import Path
@@ -18,6 +18,7 @@ LAYER = {
     "evaluation": 4,
     "train": 5,
     "tools": 6,
+    "app": 7,
 }
 # The method files of cograd are a library of their own: no renderer, no diffusion model.
 TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py", "cograd/recovery.py", "cograd/team.py"}

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The web page: `python app.py`, then open the address that it prints. docs/web_app.md says what is on it.
+
+It writes settings, runs train.py in a process of its own, and shows what the run folder holds. The parts are in
+tools/web_app/; all but server.py, page.py, form.py and run_panel.py work without NiceGUI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from arguments.exit_codes import FINISHED, REFUSED
+from tools.web_app.address import free_port, is_loopback
+
+
+def main(argv: list[str]) -> int:
+    """Serves until Ctrl-C; the exit status."""
+    parser = argparse.ArgumentParser(description="A web page to start, watch and download runs.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    parser.add_argument("--port", type=int, default=7860, help="0: any free one")
+    parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the run folders")
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("nicegui") is None:
+        return _refused("the page needs NiceGUI, which is not installed: pip install -r requirements-extra.txt")
+    try:
+        port = free_port(args.host, args.port)
+        args.output.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        return _refused(str(error))
+    if not is_loopback(args.host):
+        print(
+            f"Warning: whoever reaches {args.host} can start and read runs, for the page has no password: put a proxy "
+            "that asks for one before it, or use --host 127.0.0.1 and an SSH tunnel.",
+            file=sys.stderr,
+        )
+    from tools.web_app.server import serve
+
+    serve(args.output, args.host, port)
+    return FINISHED
+
+
+def _refused(why: str) -> int:
+    print(f"app.py: {why}", file=sys.stderr)
+    return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""app.py as a visitor meets it: from a prompt typed in a browser to the files on the disk."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import app
+from evaluation.run_folder import last_point_cloud
+from scene.ply import read_vertices
+from tests.browser import PICTURES, browser_page, needs_browser, screenshot
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = {"OptimizationParams.iterations": "40", "test_ratio": "1", "GenerateCamParams.view_px": "64", "GenerateCamParams.image_w": "48", "GenerateCamParams.image_h": "48", "GenerateCamParams.init_num_pts": "2000"}  # fmt: skip
+"""A few seconds' run; with SCREENSHOTS the preset's own, for a picture worth looking at."""
+
+
+def _serve(folder: Path) -> tuple[subprocess.Popen, str]:
+    command = [sys.executable, "app.py", "--port", "0", "--output", str(folder)]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # NiceGUI heeds them
+    server = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    told = server.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", told)
+    assert found, told + server.stdout.read()
+    return server, found[0]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """(address of a page that is served, its output folder)."""
+    folder = tmp_path_factory.mktemp("served")
+    server, address = _serve(folder)
+    yield address, folder
+    server.send_signal(signal.SIGINT)
+    said = server.communicate(timeout=30)[0]
+    assert "Traceback" not in said and server.returncode == 0, said
+
+
+def _open(page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_function("window.did_handshake")
+
+
+def _set(page, label: str, value: str) -> None:
+    """Finds one advanced setting by the search, and types a value."""
+    name = label.rpartition(".")[2]
+    page.get_by_label("Search all settings").fill(name)
+    field = page.get_by_label(name, exact=True)
+    field.fill(value)
+    field.blur()
+
+
+def _take(page, title: str) -> bytes:
+    with page.expect_download(timeout=180_000) as download:
+        page.get_by_role("button", name=title).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def _overflow_px(page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
+    address, folder = served
+    with browser_page(accept_downloads=True) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        _open(page, address)
+        page.get_by_label("Prompt", exact=True).fill("a <b>yellow</b> mug with blue handle")
+        page.get_by_text("The toy world ignores 'b'").wait_for()
+        page.get_by_label("Prompt", exact=True).fill("a yellow mug with blue handle")
+        if not PICTURES:
+            page.get_by_text("Advanced settings").click()
+            _set(page, "OptimizationParams.iterations", "0")
+            page.get_by_role("button", name="Start").click()
+            page.get_by_text("OptimizationParams.iterations = '0': expected a whole number >= 1").first.wait_for()
+            for label, value in QUICK.items():
+                _set(page, label, value)
+            page.get_by_text(f"{len(QUICK)} changed").wait_for()
+        assert list(folder.iterdir()) == []
+        page.get_by_role("button", name="Start").click()
+        page.get_by_text("running", exact=True).wait_for(timeout=120_000)
+        page.locator(".stage img").wait_for(timeout=60_000)
+        assert page.evaluate("document.querySelector('.stage img').decode().then(() => true)")
+
+        page.reload()  # the run is the server's, not the tab's
+        page.get_by_text("finished", exact=True).wait_for(timeout=600_000)
+        assert "step 40 of 40" in page.inner_text("main") or PICTURES
+        page.wait_for_function("document.querySelector('.stage video')?.readyState >= 2")
+        cloud = read_vertices(_file(tmp_path, "taken.ply", _take(page, "PLY")))
+        _, saved = last_point_cloud(folder / "a-yellow-mug-with-blue-handle")
+        assert np.array_equal(np.abs(cloud["x"]), np.abs(read_vertices(saved)["x"]))  # another axis is up there
+        assert b"<canvas" in _take(page, "HTML")
+        assert _take(page, "MP4")[4:8] == b"ftyp" and b"blue handle" in _take(page, "config.yaml")
+        page.get_by_role("tab", name="Region map").click()
+        page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 400")
+        page.get_by_role("tab", name="3D view").click()
+        page.frame_locator(".stage iframe").locator("canvas").wait_for(timeout=60_000)
+        page.get_by_role("tab", name="Turntable").click()
+        page.wait_for_function("document.querySelector('.stage video')?.currentTime > 0.4")
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert _overflow_px(page) <= 0
+        page.set_viewport_size({"width": 1280, "height": 900})
+        assert screenshot(page, "app", tmp_path, full_page=True).stat().st_size < 400_000
+        assert {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))} == {
+            address.removeprefix("http://")
+        }
+
+
+def _file(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_the_whole_page(served, scheme) -> None:
+    with browser_page(390, 844, color_scheme=scheme) as page:
+        _open(page, served[0])
+        page.get_by_text("Advanced settings").click()
+        page.get_by_text("GuidanceParams").click()
+        page.get_by_label("guidance_scale", exact=True).wait_for()
+        assert _overflow_px(page) <= 0
+        dark = page.evaluate("document.body.classList.contains('body--dark')")
+        assert dark == (scheme == "dark")
+
+
+def _status(url: str, **headers: str) -> int:
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10).status  # noqa: S310
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_only_a_runs_own_outputs_are_served(served) -> None:
+    address, folder = served
+    run = folder / "plain-run"
+    run.mkdir()
+    (run / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
+    assert _status(f"{address}/runs/plain-run/config.yaml") == 200
+    for path in ("run.json", "console.txt", "log.jsonl", "turntable.mp4", "regions.png", "preview.png", "view", "scene.exe", "..%2fconfig.yaml", "scene.ply"):  # fmt: skip
+        assert _status(f"{address}/runs/plain-run/{path}") == 404
+    for name in ("..", "%2e%2e", "..%2f..", "absent", f"%2f{folder.parent}"):
+        assert _status(f"{address}/runs/{name}/config.yaml") == 404
+    assert _status(address) == 200 and _status(address, Host="elsewhere.example") == 400
+
+
+def test_bad_arguments_are_told_in_a_sentence(tmp_path, capsys, monkeypatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        assert app.main(["--port", str(taken.getsockname()[1]), "--output", str(tmp_path)]) == 2
+    assert "address already in use" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert app.main(["--port", "0", "--output", str(tmp_path / "file")]) == 2
+    assert "file" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert app.main([]) == 2
+    assert (
+        "the page needs NiceGUI, which is not installed: pip install -r requirements-extra.txt"
+        in capsys.readouterr().err
+    )
+
+
+def test_an_open_address_is_warned_of(tmp_path, capsys, monkeypatch) -> None:
+    from tools.web_app import server
+
+    monkeypatch.setattr(server, "serve", lambda output, host, port: time.sleep(0))
+    assert app.main(["--host", "0.0.0.0", "--port", "0", "--output", str(tmp_path)]) == 0
+    assert "whoever reaches 0.0.0.0 can start and read runs" in capsys.readouterr().err
+    assert app.main(["--port", "0", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import HTTPException, Response
+from fastapi.responses import FileResponse
+from nicegui import app, ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from tools.web_app import outputs
+from tools.web_app.address import is_loopback, url_of
+from tools.web_app.desk import Desk
+from tools.web_app.job import Job
+from tools.web_app.page import draw_page
+from tools.web_app.presets import presets
+
+TITLE = "CoGrad3D"
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="#4f46e5"/>'
+    '<path d="M16 6l9 5v10l-9 5-9-5V11z M7 11l9 5 9-5 M16 16v10" fill="none" stroke="#fff" stroke-width="2" '
+    'stroke-linejoin="round"/></svg>'
+)
+TICK_SECONDS = 0.5
+FRESH = {"Cache-Control": "no-store"}
+
+
+def serve(output: Path, host: str, port: int) -> None:
+    """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint."""
+    desk = Desk(output)
+    presets()  # whatever takes time or can be wrong comes before the address is told
+    if is_loopback(host):  # a name that another site points at this machine is not served
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host])
+    _add_files(desk)
+    app.timer(TICK_SECONDS, desk.tick)
+    app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
+    app.on_shutdown(desk.close)
+
+    @ui.page("/", title=TITLE, favicon=ICON, dark=None)
+    def index() -> None:
+        draw_page(desk)
+
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
+        ui.run(host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON)
+
+
+def _add_files(desk: Desk) -> None:
+    """One address for each kind of file; the run is found by its name among the folders directly below the output."""
+
+    def found(name: str) -> Job:
+        job = desk.find(name)
+        if job is None:
+            raise HTTPException(404, "no such run")
+        return job
+
+    def newest_of(find: Callable[[Path], outputs.Found | None], name: str, kind: str) -> Response:
+        file = find(found(name).folder)
+        if file is None:
+            raise HTTPException(404, "not yet")
+        return FileResponse(file.path, media_type=kind, headers=FRESH)
+
+    @app.get("/runs/{name}/turntable.mp4")
+    def turntable(name: str) -> Response:
+        return newest_of(outputs.turntable, name, "video/mp4")
+
+    @app.get("/runs/{name}/regions.png")
+    def regions(name: str) -> Response:
+        return newest_of(outputs.region_map, name, "image/png")
+
+    @app.get("/runs/{name}/preview.png")
+    def preview(name: str) -> Response:
+        picture = outputs.preview_png(found(name).folder)
+        if picture is None:
+            raise HTTPException(404, "not yet")
+        return Response(picture, media_type="image/png", headers=FRESH)
+
+    @app.get("/runs/{name}/config.yaml")
+    def config(name: str) -> Response:
+        return FileResponse(found(name).folder / "config.yaml", media_type="text/yaml", headers=FRESH)
+
+    @app.get("/runs/{name}/view")
+    def view(name: str) -> Response:
+        return FileResponse(_exported(found(name), "html"), media_type="text/html", headers=FRESH)
+
+    @app.get("/runs/{name}/scene.{format}")
+    def scene(name: str, format: str) -> Response:
+        path = _exported(found(name), format)
+        return FileResponse(path, filename=f"{name}.{format}", media_type="application/octet-stream", headers=FRESH)
+
+
+def _exported(job: Job, format: str) -> Path:
+    try:
+        return outputs.exported(job.folder, format)
+    except (ValueError, OSError) as error:
+        raise HTTPException(404, str(error)) from None
