@@ -17,9 +17,10 @@ from tools import readme_numbers as tool
 from tools.readme_numbers import IDEAL, Run
 
 CHECKOUT = tool.ROOT
-SMALL = (
-    "--set iterations=2 image_w=16 image_h=16 view_px=16 init_num_pts=40 pro_frames_num=2 test_ratio=1 quiet=true device=cpu"
-).split()
+SMALL = [
+    "--set", "iterations=2", "image_w=16", "image_h=16", "view_px=16", "init_num_pts=40", "pro_frames_num=2", "test_ratio=1",
+    "quiet=true", "device=cpu",
+]  # fmt: skip
 THREE = (
     Run(IDEAL[0], "toy", "quickstart.png"),
     Run(IDEAL[0], "quickstart"),
