@@ -6,9 +6,11 @@ V pictures, uint8 [V, H, W, 3] RGB on the run's own background.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +40,12 @@ def point_clouds(run: Path) -> dict[int, Path]:
     if not found:
         raise ValueError(f"{run} holds no point_cloud/iteration_K/point_cloud.ply; let the run finish or save first.")
     return dict(sorted(found.items()))
+
+
+def record_of_run(run: Path) -> dict[str, Any]:
+    """What made it, from run.json: revision, device, versions and more; empty where there is none."""
+    path = run / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def last_point_cloud(run: Path) -> tuple[int, Path]:

@@ -29,14 +29,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments.load import load_config
-from arguments.run_folder import code_revision, versions
 from evaluation import METRICS
 from evaluation.janus import Rate
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
+from evaluation.run_folder import record_of_run
 from guidance.toy.captions import parse_prompt
 from tools.janus import SAVED, read_rates, write_sheet
 from tools.reproduction import plan
-from tools.reproduction.measure import add_metrics, machine, measure
+from tools.reproduction.measure import add_metrics, measure
 from tools.reproduction.plan import METHODS, PAPER_METHODS, Asset, Cost, assets_of, cost
 from tools.reproduction.report import report
 from tools.reproduction.tables import assets_csv, summary, summary_csv
@@ -119,7 +119,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     sweep = Sweep(args.out, measured, at_once, threads, gpus, 1, resume=args.prior == "sd", keep_all=args.keep_all)
     metrics = args.metrics if args.metrics is not None else [] if args.prior == "toy" else list(METRICS)
     gpu = args.prior == "sd" and any(config.device != "cpu" for config in configs)
-    return Order(args.prior, assets, jobs, sweep, metrics, gpu, at_once, machine())
+    return Order(args.prior, assets, jobs, sweep, metrics, gpu, at_once, "this machine")
 
 
 def gpus_here() -> tuple[str, ...]:
@@ -211,19 +211,33 @@ def janus_rates(folder: Path) -> dict[str, Rate]:
 
 
 def provenance_of(order: Order, results: Sequence[Result]) -> dict[str, Any]:
-    """What made the numbers."""
-    machines = dict.fromkeys(result["machine"] for result in results if "machine" in result)
+    """What made the numbers; of code, machines and versions what the runs themselves have written down."""
+    records = list(filter(None, (record_of_run(order.sweep.folder(result["name"])) for result in results)))
     return {
         "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": code_revision(),
-        "machine": "; ".join(machines) or machine(),
+        "revision": ", ".join(sorted({_short(record["revision"]) for record in records})),
+        "machine": "; ".join(sorted({f"{record['device']}, {record['platform']}" for record in records})),
         "prior": order.prior,
         "prompts": list(dict.fromkeys(asset.prompt for asset in order.assets)),
         "seeds": sorted({asset.seed for asset in order.assets}),
         "metrics": order.metrics,
         "flags": {asset.method: " ".join(job.flags) for asset, job in reversed([*zip(order.assets, order.jobs)])},
-        "versions": versions(),
+        "versions": _versions(records),
     }
+
+
+def _short(revision: str) -> str:
+    """The first twelve digits, and whether the tree had changes."""
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]*", r"\1", revision)
+
+
+def _versions(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Package -> version; several where the runs had several."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in {"python": record["python"], **record["versions"]}.items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
 def not_asked(order: Order) -> dict[str, str]:

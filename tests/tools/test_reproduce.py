@@ -5,73 +5,17 @@ import csv
 import json
 import math
 import re
-import shutil
-from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 
 from arguments.load import load_config
-from evaluation.janus import Rate
-from tests.red_ball import write_run
-from tools import janus, reproduce
+from tests.reproduced import SMALL, reproduced
+from tools import reproduce
 from tools.reproduction import measure, plan, tables
 from tools.sweep import runs
 from tools.sweep.runs import ROOT
 
 ROBOT = "a cyan robot with orange arms"
-LOG = [
-    {
-        "phase_ms": {"render": 2.0, "guidance": 4.0},
-        "points": 3000,
-        "unet_timesteps": [7],
-        "t": [100, 900],
-        "loss_per_view": [2.0, 1.0],
-        "fault": None,
-    }
-] * 3
-TRUTH = {"psnr": 20.0, "ssim": 0.9, "iou": 0.95, "detail": 0.5, "face": None, "janus_count": None}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run folder and what its JSON says, of a scene that was never trained."""
-    folder = write_run(tmp_path_factory.mktemp("finished") / "run", (5,))
-    (folder / "cograd").mkdir()
-    result = measure.measure(folder, LOG, "sd", 24)
-    shutil.copy(folder / "report" / "views.jpg", folder / "cograd" / "regions_3.png")
-    return folder, {**result, "train_s": 7.0, "cpu_s": 6.0}
-
-
-@pytest.fixture
-def pretended(monkeypatch, finished):
-    """run_one that trains nothing: the names that were asked for; a method in `failing` fails."""
-    asked = SimpleNamespace(names=[], failing=set())
-
-    def run_one(job, sweep, slot):
-        asked.names.append(job.name)
-        if job.facts["method"] in asked.failing:
-            raise runs.RunFailed("train.py ended with status 1: <no> memory")
-        shutil.copytree(finished[0], sweep.folder(job.name), dirs_exist_ok=True)
-        truth = {**TRUTH, "psnr": 20.0 + job.facts["seed"] + (job.facts["method"] == "cograd")}
-        result = {
-            **job.facts,
-            "flags": list(job.flags),
-            **finished[1],
-            "known_truth": truth if job.facts["prior"] == "toy" else None,
-        }
-        runs.write_result(sweep.path(job.name), result)
-        return result
-
-    monkeypatch.setattr(runs, "run_one", run_one)
-    return asked
-
-
-def _told(out, *words, status: int = 0) -> None:
-    assert reproduce.main(["--out", str(out), "--jobs", "1", *words]) == status
-
-
-SMALL = ["--prior", "toy", "--methods", "luciddreamer", "cograd", "--count", "1", "--seeds", "2"]
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -139,13 +83,13 @@ def test_the_default_is_the_papers_80_prompts(tmp_path) -> None:
 
 
 def test_a_cost_is_told_before_anything_runs(tmp_path, pretended, capsys) -> None:
-    _told(tmp_path / "none", "--dry_run")
+    reproduced(tmp_path / "none", "--dry_run")
     told = capsys.readouterr().out
     assert (
         "400 assets, 0 of them made before. 400 assets to make: about " in told
         and "209 PFLOP an asset at 100 TFLOP/s" in told
     )
-    _told(tmp_path / "none", status=2)
+    reproduced(tmp_path / "none", status=2)
     assert "more than 2 hours; add --yes to start" in capsys.readouterr().err
     assert not pretended.names and not (tmp_path / "none").exists()
 
@@ -173,13 +117,13 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
     ],
 )
 def test_what_cannot_be_run_is_told_first(tmp_path, pretended, capsys, words, told) -> None:
-    _told(tmp_path / "none", *words, status=2)
+    reproduced(tmp_path / "none", *words, status=2)
     assert re.search(told, capsys.readouterr().err) and not pretended.names
 
 
-def test_a_prompt_that_the_toy_world_does_not_know_is_told(tmp_path, pretended, capsys) -> None:
+def test_a_prompt_that_the_toy_world_does_not_know_istold(tmp_path, pretended, capsys) -> None:
     (tmp_path / "mine.txt").write_text("a corgi taking a selfie\n")
-    _told(tmp_path / "out", "--prior", "toy", "--prompts", str(tmp_path / "mine.txt"), status=2)
+    reproduced(tmp_path / "out", "--prior", "toy", "--prompts", str(tmp_path / "mine.txt"), status=2)
     assert "names no object of the toy world" in capsys.readouterr().err
 
 
@@ -187,38 +131,38 @@ def test_a_prompt_that_the_toy_world_does_not_know_is_told(tmp_path, pretended, 
 
 
 def test_finished_assets_are_not_made_again(tmp_path, pretended, capsys) -> None:
-    _told(tmp_path, *SMALL)
+    reproduced(tmp_path, *SMALL)
     assert len(pretended.names) == 4
     (tmp_path / f"{pretended.names[1]}.json").unlink()
-    _told(tmp_path, *SMALL)
+    reproduced(tmp_path, *SMALL)
     assert (
         pretended.names[4:] == [pretended.names[1]]
         and "4 assets, 3 of them made before. 1 assets to make" in capsys.readouterr().out
     )
-    _told(tmp_path, *SMALL, "--report_only")
+    reproduced(tmp_path, *SMALL, "--report_only")
     assert len(pretended.names) == 5
 
 
 def test_failures_are_tried_twice_and_reported(tmp_path, pretended, capsys) -> None:
     pretended.failing.add("cograd")
-    _told(tmp_path, *SMALL, status=1)
+    reproduced(tmp_path, *SMALL, status=1)
     assert len(pretended.names) == 6 and capsys.readouterr().out.count("reproduce: failed: cograd-") == 2
     report = (tmp_path / "report.html").read_text()
     assert "Failed twice" in report and "&lt;no&gt; memory" in report and "<no>" not in report
     pretended.failing.clear()
-    _told(tmp_path, *SMALL)
+    reproduced(tmp_path, *SMALL)
     assert "Failed twice" not in (tmp_path / "report.html").read_text()
 
 
 def test_parts_are_the_whole_and_share_nothing(tmp_path, pretended, capsys) -> None:
     for k in (1, 2, 3):
-        _told(tmp_path, *SMALL, "--part", f"{k}/3")
+        reproduced(tmp_path, *SMALL, "--part", f"{k}/3")
     assert len(set(pretended.names)) == len(pretended.names) == 4
     assert "This part is done" in capsys.readouterr().out and not (tmp_path / "report.html").exists()
-    _told(tmp_path, *SMALL, "--report_only")
+    reproduced(tmp_path, *SMALL, "--report_only")
     assert "Some assets are missing" not in (tmp_path / "report.html").read_text()
     (tmp_path / f"{pretended.names[0]}.json").unlink()
-    _told(tmp_path, *SMALL, "--report_only")
+    reproduced(tmp_path, *SMALL, "--report_only")
     assert "Some assets are missing" in (tmp_path / "report.html").read_text()
 
 
@@ -227,7 +171,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_one", run_one)
-    _told(tmp_path, *SMALL, status=130)
+    reproduced(tmp_path, *SMALL, status=130)
     assert "the same command goes on" in capsys.readouterr().err
 
 
@@ -235,7 +179,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_the_table_has_means_spread_over_seeds_and_the_papers_numbers(tmp_path, pretended) -> None:
-    _told(tmp_path, *SMALL)
+    reproduced(tmp_path, *SMALL)
     rows = {row["method"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert rows["luciddreamer"]["psnr"] == 20.5 and rows["cograd"]["psnr"] == 21.5
     assert rows["cograd"]["psnr_seed_sd"] == pytest.approx(math.sqrt(0.5))
@@ -264,7 +208,7 @@ def test_the_spread_is_between_seeds_not_prompts() -> None:
 
 
 def test_a_missing_metric_is_told_and_is_no_number(tmp_path, pretended) -> None:
-    _told(tmp_path, *SMALL, "--metrics", "clip_b32", "--weights", str(tmp_path))
+    reproduced(tmp_path, *SMALL, "--metrics", "clip_b32", "--weights", str(tmp_path))
     told = json.loads((tmp_path / "results.json").read_text())
     assert "expected the files of the hub repository openai/clip-vit-base-patch32" in told["missing"]["clip_b32"]
     assert told["missing"]["vqascore"] == "not asked for; --metrics vqascore fetches 13.5 GB"
@@ -279,90 +223,14 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
     monkeypatch.setattr(
         measure, "score_scene", lambda run, name, metric, device: asked.append(run.name) or {"mean": 30.0, "std": 1.5}
     )
-    _told(tmp_path, *SMALL, "--metrics", "clip_b32")
-    _told(tmp_path, *SMALL, "--metrics", "clip_b32")
+    reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
+    reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     assert sorted(asked) == sorted(pretended.names)
     row = json.loads((tmp_path / "results.json").read_text())["rows"][0]
     assert (row["clip_b32"], row["clip_b32_std"], row["clip_b32_std_paper"]) == (30.0, 1.5, 1.19)
 
 
-# --- the report and the sheet -----------------------------------------------------------------------------------------
-
-
-class _Page(HTMLParser):
-    """Tags, open tags left at the end, and every address."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags, self.open, self.addresses = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "poster")]
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_report_is_one_whole_file(tmp_path, pretended) -> None:
-    _told(tmp_path, *SMALL)
-    text = (tmp_path / "report.html").read_text()
-    page = _Page(text)
-    assert page.open == [] and all(address.startswith("data:") for address in page.addresses)
-    assert page.tags.count("video") == 2  # a method each, of the first seed
-    assert page.tags.count("img") == 1 + 4 + 2  # the truth, every asset, region maps
-    for told in (
-        "Tables 1 and 2",
-        "Against the known truth",
-        "Cost of an asset",
-        "What the parts did",
-        "render, ms a step",
-        "torch",
-        "--text",
-        "cannot be compared",
-    ):
-        assert told in text
-    assert 'name="viewport"' in text
-
-
-def test_the_sheet_hides_the_methods_and_gives_rates(tmp_path, pretended, capsys) -> None:
-    _told(tmp_path, *SMALL)
-    text = (tmp_path / "janus" / "sheet.html").read_text()
-    page = _Page(text)
-    assert page.open == [] and page.tags.count("video") == 4
-    assert not re.search("luciddreamer|cograd|seed", re.sub(r"base64,[\w+/=]+", "", text), re.IGNORECASE)
-    key = json.loads((tmp_path / "janus" / "key.json").read_text())
-    given = {number: "janus" if name.startswith("cograd") else "consistent" for number, name in key["key"].items()}
-    (tmp_path / "janus" / "labels.json").write_text(json.dumps({"sheet": key["sheet"], "labels": given}))
-    _told(tmp_path, *SMALL, "--report_only")
-    row = json.loads((tmp_path / "results.json").read_text())["rows"][1]
-    assert row["janus"] == 1.0 and row["janus_interval"] == list(Rate(2, 2, 0).interval)
-    assert "1.0000 (2 of 2)" in (tmp_path / "report.html").read_text()
-    capsys.readouterr()
-    assert janus.main(["rate", str(tmp_path / "janus")]) == 0
-    assert "cograd: 1.0000 (2 of 2, 0 unsure), 95 % interval 0.342 .. 1.000" in capsys.readouterr().out
-
-
-def test_labels_of_another_sheet_are_told(tmp_path, pretended, capsys) -> None:
-    _told(tmp_path, *SMALL)
-    (tmp_path / "janus" / "labels.json").write_text('{"sheet": "other", "labels": {}}')
-    assert janus.main(["rate", str(tmp_path / "janus")]) == 2
-    assert "belongs to another sheet" in capsys.readouterr().err
-    (tmp_path / "janus" / "labels.json").write_text("junk")
-    assert janus.main(["rate", str(tmp_path / "janus")]) == 2
-    assert "labels.json cannot be read" in capsys.readouterr().err
-
-
-def test_a_sheet_of_any_runs(tmp_path, capsys) -> None:
-    folders = [write_run(tmp_path / name, (5,)) for name in ("mine-a", "theirs-a")]
-    assert janus.main(["sheet", str(tmp_path / "sheet"), *map(str, folders), "--view_px", "16"]) == 0
-    assert sorted(json.loads((tmp_path / "sheet" / "key.json").read_text())["key"].values()) == ["mine-a", "theirs-a"]
-    assert "sheet.html in a browser" in capsys.readouterr().out
-    assert janus.main(["sheet", str(tmp_path / "sheet"), str(tmp_path)]) == 2
-    assert "no run folder" in capsys.readouterr().err
+# --- for real --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -382,11 +250,11 @@ def test_a_miniature_for_real(tmp_path) -> None:
         "--init_num_pts",
         "60",
     ]
-    _told(tmp_path, *words, *tiny)
+    reproduced(tmp_path, *words, *tiny)
     results = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*-seed0.json")}
     assert len(results) == 2 and {(r["steps"], r["denoiser_calls"]) for r in results.values()} == {(5, 20)}
     assert all(r["known_truth"]["psnr"] > 3 and r["peak_gb"] > 0 for r in results.values())
     assert (tmp_path / "report.html").read_text().count("region maps") >= 2
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-seed0.json")}
-    _told(tmp_path, *words, *tiny)
+    reproduced(tmp_path, *words, *tiny)
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-seed0.json")}

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +34,6 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
         "steps": len(log),
         "points": log[-1]["points"],
         "phase_ms": {name: round(value, 3) for name, value in phases.items()},
-        "machine": machine(),
         "peak_gb": round(_peak_gb(), 3),
         "denoiser_calls": denoiser_calls(log),
         "skipped_steps": sum(step["fault"] is not None for step in log),
@@ -55,12 +52,6 @@ def draw(folder: Path, view_px: int) -> None:
     with VideoWriter(folder / PICTURES / TURNTABLE, FPS) as video:
         for picture in pictures:
             video.add(picture)
-
-
-def machine() -> str:
-    """System, cores, GPU."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return ", ".join(filter(None, [platform.platform(), f"{os.cpu_count()} cores", gpu]))
 
 
 def _peak_gb() -> float:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a sweep that nobody trained, for the tests of what is made of them."""
+
+import json
+import platform
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from arguments.run_folder import code_revision, versions
+from tests.red_ball import write_run
+from tools.reproduction import measure
+from tools.sweep import runs
+
+LOG = [
+    {
+        "phase_ms": {"render": 2.0, "guidance": 4.0},
+        "points": 3000,
+        "unet_timesteps": [7],
+        "t": [100, 900],
+        "loss_per_view": [2.0, 1.0],
+        "fault": None,
+    }
+] * 3
+TRUTH = {"psnr": 20.0, "ssim": 0.9, "iou": 0.95, "detail": 0.5, "face": None, "janus_count": None}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run folder and what its JSON says, of a scene that was never trained."""
+    folder = write_run(tmp_path_factory.mktemp("finished") / "run", (5,))
+    record = {"revision": code_revision(), "device": "none", "platform": platform.platform()}
+    record |= {"python": platform.python_version(), "versions": versions()}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "cograd").mkdir()
+    result = measure.measure(folder, LOG, "sd", 24)
+    shutil.copy(folder / "report" / "views.jpg", folder / "cograd" / "regions_3.png")
+    return folder, {**result, "train_s": 7.0, "cpu_s": 6.0}
+
+
+@pytest.fixture
+def pretended(monkeypatch, finished):
+    """run_one that trains nothing: the names that were asked for; a method in `failing` fails."""
+    asked = SimpleNamespace(names=[], failing=set())
+
+    def run_one(job, sweep, slot):
+        asked.names.append(job.name)
+        if job.facts["method"] in asked.failing:
+            raise runs.RunFailed("train.py ended with status 1: <no> memory")
+        shutil.copytree(finished[0], sweep.folder(job.name), dirs_exist_ok=True)
+        truth = {**TRUTH, "psnr": 20.0 + job.facts["seed"] + (job.facts["method"] == "cograd")}
+        result = {
+            **job.facts,
+            "flags": list(job.flags),
+            **finished[1],
+            "known_truth": truth if job.facts["prior"] == "toy" else None,
+        }
+        runs.write_result(sweep.path(job.name), result)
+        return result
+
+    monkeypatch.setattr(runs, "run_one", run_one)
+    return asked
