@@ -99,7 +99,7 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
     assert plan.cost("sd", 36, 4, [100.0, 300.0], 58.0).hours == pytest.approx(0.5)
     assert "as the 2 made before" in str(plan.cost("sd", 36, 4, [100.0, 300.0], 58.0))
     assert "about 1 minute (" in str(plan.cost("toy", 2, 2, [60.0], 1))
-    assert str(plan.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 48 MB")
+    assert str(plan.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 224 MB")
     assert str(plan.cost("sd", 80, 2, [], 1)).endswith(" and 9.6 GB")
 
 

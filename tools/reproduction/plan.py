@@ -78,7 +78,7 @@ MINIATURE_PROMPTS, MINIATURE_SEEDS = 1, 2
 STEP_PFLOP = 0.0348
 """A LucidDreamer step of 4 views of 512 px: 5 + 1 inversion forwards, guidance, VAE; docs/evaluation.md has the sum."""
 STEPS = 6000
-ASSET_MB = {"sd": 120.0, "toy": 0.6}
+ASSET_MB = {"sd": 120.0, "toy": 2.8}
 TOY_RUN_S = 16.0
 """Seconds of one core a toy run of the default size; benchmarks/results/reproduce.md has the machine."""
 
