@@ -61,6 +61,17 @@ def _set(page, label: str, value: str) -> None:
     field.blur()
 
 
+def _wait_and_leave(tab, address: str) -> None:
+    """Another tab shows the same run; what it starts waits in line, and leaves it."""
+    _open(tab, address)
+    tab.get_by_text("running", exact=True).wait_for()
+    tab.get_by_role("button", name="Start").click()
+    tab.get_by_text("Waiting in line: a cyan robot with orange arms").wait_for()
+    tab.get_by_role("button", name="Leave the line").click()
+    tab.get_by_text("Waiting in line").wait_for(state="hidden")
+    tab.close()
+
+
 def _take(page, title: str) -> bytes:
     with page.expect_download(timeout=180_000) as download:
         page.get_by_role("button", name=title).click()
@@ -96,7 +107,11 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.locator(".stage img").wait_for(timeout=60_000)
         assert page.evaluate("document.querySelector('.stage img').decode().then(() => true)")
 
+        _wait_and_leave(page.context.new_page(), address)
         page.reload()  # the run is the server's, not the tab's
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("is kept; the run can be gone on with").wait_for(timeout=60_000)
+        page.get_by_role("button", name="Go on").click()
         page.get_by_text("finished", exact=True).wait_for(timeout=600_000)
         assert "step 40 of 40" in page.inner_text("main") or PICTURES
         page.wait_for_function("document.querySelector('.stage video')?.readyState >= 2")

@@ -21,6 +21,7 @@ from tools.web_app.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults,
 from tools.web_app.job import Job, State, last_sentence, slug
 from tools.web_app.presets import presets
 from tools.web_app.progress import LogReader, clock, curve
+from utils.run_lock import RunLock
 
 QUICK = presets()["quickstart"]
 
@@ -390,6 +391,17 @@ def test_another_server_finds_the_runs_again(desk) -> None:
     )  # no run.json, so: not known
     (job.folder / "run.json").write_text('{"finished_utc": "2026"}')
     assert again.state is State.FINISHED
+
+
+def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
+    desk = Desk(tmp_path / "out")
+    assert desk.current is None
+    folder = _run(tmp_path / "out")
+    job = Desk(tmp_path / "out").current
+    lock = RunLock(folder)
+    assert job.state is State.ELSEWHERE and not job.can_go_on and not job.is_alive
+    lock.release()
+    assert job.state is State.UNFINISHED and job.can_go_on
 
 
 def test_a_folder_without_readable_settings_is_no_run(tmp_path) -> None:

@@ -23,10 +23,11 @@ class Desk:
     """One run at a time, for it takes the whole machine, and a line of one. Remembers both, and those looked at."""
 
     def __init__(self, output: Path) -> None:
+        """The current run is the newest of the folder, until one is begun here."""
         self.output = output
-        self.current: Job | None = None
         self.waiting: Job | None = None
         self._known: dict[str, Job] = {}
+        self.current: Job | None = next(filter(None, map(self.find, self.names())), None)
 
     def submit(self, config: Config) -> Job:
         """A new run: it begins, or waits where another runs. Raises Busy where one waits already, and OSError."""

@@ -46,8 +46,9 @@ class Form:
                 dice = ui.button(icon="casino", on_click=lambda: self.seed.set_value(str(random.randrange(2**32))))
                 dice.props('flat aria-label="Another seed"')
             self.advanced.draw()
-            self.problems = ui.element("div").classes("wide").props("role=alert")
-            ui.button("Start", icon="play_arrow", on_click=self._start).classes("wide").props("no-caps size=md")
+            with ui.element("div").classes("starter"):
+                self.problems = ui.element("div").classes("wide").props("role=alert")
+                ui.button("Start", icon="play_arrow", on_click=self._start).classes("wide").props("no-caps size=md")
         self._show_preset(Preset("", "", self.preset.config))
 
     def _choose(self) -> None:

@@ -23,6 +23,7 @@ from tools.web_app.progress import LogReader, Progress
 from utils.bounded_file import read_text
 from utils.checkpoints import numbered
 from utils.general_utils import atomic_path
+from utils.run_lock import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
@@ -42,11 +43,13 @@ class State(enum.Enum):
     STOPPING = "stopping after this step"
     STOPPED = "stopped"
     UNFINISHED = "not finished"
+    ELSEWHERE = "running, begun elsewhere"
     FINISHED = "finished"
     FAILED = "failed"
 
 
 ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)
+MOVING = (*ALIVE, State.ELSEWHERE)
 
 
 class Job:
@@ -87,7 +90,7 @@ class Job:
         if self._broken:
             return State.FAILED
         if self._process is None:
-            return State.FINISHED if self._is_finished() else State.UNFINISHED
+            return self._state_of_the_folder()
         status = self._process.poll()
         if status is None:
             if self._asked_to_stop:
@@ -174,11 +177,15 @@ class Job:
             return "It ended before its first checkpoint; going on begins anew."
         return f"The checkpoint of step {saved[0][0]} is kept; the run can be gone on with."
 
-    def _is_finished(self) -> bool:
+    def _state_of_the_folder(self) -> State:
+        """Where a run stands that is not this program's."""
+        if _is_locked(self.folder / NAME):
+            return State.ELSEWHERE
         try:
-            return "finished_utc" in json.loads(read_text(self.folder / "run.json", MAX_RECORD_BYTES))
+            finished = "finished_utc" in json.loads(read_text(self.folder / "run.json", MAX_RECORD_BYTES))
         except (OSError, ValueError, TypeError):
-            return False
+            finished = False
+        return State.FINISHED if finished else State.UNFINISHED
 
 
 def new_folder(output: Path, prompt: str) -> Path:
@@ -214,6 +221,16 @@ def last_sentence(console: Path) -> str:
         return said[2].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("train.py: ") if lines else ""
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a process has a run.lock, by the kernel's list: to try it might take it from a run that begins."""
+    try:
+        inode = lock.stat().st_ino
+        lines = read_text("/proc/locks", MAX_RECORD_BYTES).splitlines()
+    except (OSError, ValueError):  # not Linux: not known
+        return False
+    return any("FLOCK" in line and f":{inode} " in line for line in lines)
 
 
 def _written(folder: Path) -> float:

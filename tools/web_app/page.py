@@ -23,7 +23,7 @@ def draw_page(desk: Desk) -> None:
         with ui.element("header").classes("top"):
             ui.html("CoGrad3D", sanitize=False, tag="h1")
             ui.label("A prompt goes in, a scene of 3D Gaussians comes out.").classes("quiet grow")
-            history = ui.select({CURRENT: "Current run"}, value=CURRENT, label="Show")
+            history = ui.select({CURRENT: "Latest run"}, value=CURRENT, label="Show")
             history.props("outlined dense options-dense").style("min-width: 220px; max-width: 100%")
         with ui.element("div").classes("columns"):
             with ui.element("div"):
@@ -32,7 +32,7 @@ def draw_page(desk: Desk) -> None:
                 panel = RunPanel(desk)
 
     def offer() -> None:
-        names = {CURRENT: "Current run"} | {name: name for name in desk.names()}
+        names = {CURRENT: "Latest run"} | {name: name for name in desk.names()}
         if names != history.options:
             history.set_options(names, value=history.value if history.value in names else CURRENT)
 

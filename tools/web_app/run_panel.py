@@ -9,7 +9,7 @@ from nicegui import run, ui
 
 from tools.web_app import outputs
 from tools.web_app.desk import Busy, Desk
-from tools.web_app.job import ALIVE, Job, State
+from tools.web_app.job import MOVING, Job, State
 from tools.web_app.progress import clock, curve
 
 REFRESH_SECONDS = 1.0
@@ -34,7 +34,7 @@ class RunPanel:
         self.desk = desk
         self.chosen: str | None = None
         self._drawn: object = None
-        self._last: tuple[str, State] | None = None
+        self._last: tuple[str, bool] | None = None
         self._draw()
         self.refresh()
         ui.timer(REFRESH_SECONDS, self.refresh)
@@ -68,7 +68,7 @@ class RunPanel:
             self.facts = ui.label().mark("facts")
         self.curve = ui.html("", sanitize=False).classes("curve wide")
         self.told = ui.label().classes("bad").mark("told")
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("row") as self.buttons:
             self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline no-caps")
             self.go_on = ui.button("Go on", icon="play_arrow", on_click=self._go_on).props("outline no-caps")
         with ui.element("div").classes("row") as self.line:
@@ -99,6 +99,7 @@ class RunPanel:
         self.take.set_visibility(job is not None and outputs.scene(job.folder) is not None)
         self.stop.set_visibility(job is not None and job.is_alive)
         self.go_on.set_visibility(job is not None and job.can_go_on)
+        self.buttons.set_visibility(self.stop.visible or self.go_on.visible)
         if job is None:
             self.title.set_text("No run yet")
             self.told.set_visibility(False)
@@ -110,14 +111,15 @@ class RunPanel:
 
     def _show_head(self, job: Job) -> None:
         state, progress = job.state, job.progress()
+        moves = state in MOVING
         self.title.set_text(job.prompt)
         self.state.set_text(state.value)
-        self.state.classes(replace="state " + ("running" if job.is_alive else state.name.lower()))
+        self.state.classes(replace=f"state {'running' if moves else state.name.lower()}")
         self.bar.set_value(progress.step / progress.steps)
         waits = state is State.STARTING
         self.bar.props("indeterminate" if waits else "", remove="" if waits else "indeterminate")
         facts = [f"step {progress.step} of {progress.steps}"]
-        if job.is_alive and progress.seconds_left is not None:
+        if moves and progress.seconds_left is not None:
             facts.append(f"{clock(progress.seconds_left)} left")
         facts += [] if progress.loss is None else [f"loss {progress.loss:.4g}"]
         facts += [] if progress.points is None else [f"{progress.points:,} Gaussians"]
@@ -137,10 +139,10 @@ class RunPanel:
 
     def _change_tab(self, job: Job) -> None:
         """A run that begins is watched live; one that has ended is turned."""
-        now = job.name, job.state
-        if self._last is None or self._last[0] != job.name or (job.is_alive != (self._last[1] in ALIVE)):
-            self.tabs.set_value("live" if job.is_alive or outputs.turntable(job.folder) is None else "turntable")
-        self._last = now
+        now = job.name, job.state in MOVING
+        if now != self._last:
+            self._last = now
+            self.tabs.set_value("live" if now[1] or outputs.turntable(job.folder) is None else "turntable")
 
     def _fill_stage(self) -> None:
         job, tab = self.job, str(self.tabs.value)
@@ -229,7 +231,7 @@ _FILES = {"live": "preview.png", "turntable": "turntable.mp4", "3d": "view", "re
 _CAPTIONS = {
     "live": "Above: what the training renders. Below: what the prior would have there.",
     "turntable": "Once round the object.",
-    "3d": "Drag to turn.",
+    "3d": "The newest scene that was saved.",
     "regions": "Visits, convergence and timestep offsets of CoGrad's regions.",
 }
 
@@ -238,7 +240,7 @@ def _button(title: str, about: str) -> ui.button:
     """A button with a title and a line below it."""
     with ui.button(color=None).props("flat no-caps") as button, ui.element("div"):
         ui.label(title).style("text-align: left; font-weight: 600")
-        ui.label(about).classes("about")
+        ui.label(about[:1].upper() + about[1:]).classes("about")
     return button
 
 
