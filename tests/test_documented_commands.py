@@ -30,11 +30,12 @@ def trains(command: Command, checkout: Checkout) -> None:
     """The run that the command begins comes to its end: two small steps."""
     words = checkout.words(command)[2:]
     again = () if "--resume" in words or "--overwrite" in words else ("--overwrite",)
+    small = [*SMALL, "viewer_port=0"] if "--viewer" in words else SMALL  # another program may have the usual port
     if tuple(words) in checkout.tried:
         return
     checkout.tried.add(tuple(words))
-    assert train.main([*words, *again, *SMALL]) == 0
-    run = load_config([*words, *again, *SMALL]).output_dir
+    assert train.main([*words, *again, *small]) == 0
+    run = load_config([*words, *again, *small]).output_dir
     assert list(run.glob("point_cloud/iteration_*/point_cloud.ply"))
 
 
