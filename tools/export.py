@@ -31,7 +31,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pad_sh", type=int, help="ply: zeros up to this SH degree, for readers that expect 3")
     parser.add_argument("--keep_axes", action="store_true", help="ply, splat, spz, sog: leave training's z up")
     parser.add_argument("--title", default="", help="html: shown in a corner (default: the file's name)")
-    parser.add_argument("--background", default="white", help="html: white, black, grey or #rrggbb (default white)")
+    parser.add_argument("--background", default="white", help="html: white, black, grey or #rrggbb (%(default)s)")
+    parser.add_argument("--faces", type=int, default=Options.faces, help="glb: about so many triangles (%(default)s)")
+    parser.add_argument(
+        "--texture_px", type=int, default=Options.texture_px, help="glb: side of the texture (%(default)s)"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int,
+        default=Options.grid,
+        help="glb: points along the longest side of the density's grid (%(default)s)",
+    )
     return parser.parse_args(argv)
 
 
@@ -39,7 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 written, 2 bad input; what was written before it stays."""
     args = _arguments(argv)
     try:
-        options = Options(args.iteration, args.pad_sh, args.keep_axes, args.title, colour_of(args.background))
+        options = Options(
+            iteration=args.iteration,
+            pad_sh=args.pad_sh,
+            keep_axes=args.keep_axes,
+            title=args.title,
+            background=colour_of(args.background),
+            faces=args.faces,
+            texture_px=args.texture_px,
+            grid=args.grid,
+        )
         if args.out is not None and len(args.format) > 1:
             raise ValueError(f"--out {args.out} names one file and {len(args.format)} formats were given; give one.")
         for format in args.format:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
-from tools.exporting import page, splats
+from tools.exporting import mesh, page, splats
 from tools.exporting.options import Options
 
 
@@ -26,6 +26,7 @@ FORMATS: dict[str, Format] = {
     "splat": Format("Gaussians, 32 bytes each, colours without view dependence; web viewers", splats.write_splat),
     "spz": Format("Gaussians, compressed 4 to 10 times; web and phone viewers", splats.write_spz),
     "sog": Format("Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", splats.write_sog),
+    "glb": Format("a textured mesh, an approximation; every 3D program, games, phones", mesh.write_glb),
     "html": Format(
         "one page with the Gaussians in it, to turn by mouse or finger; any browser, no network", page.write_page
     ),

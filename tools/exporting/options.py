@@ -7,16 +7,26 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
+BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
+
 
 @dataclass(frozen=True)
 class Options:
-    """Formats that a field means nothing to do not look at it."""
+    """Formats that a field means nothing to do not look at it. Raises ValueError for a number out of its bounds."""
 
     iteration: int | None = None  # of the run's clouds; None: the last
     pad_sh: int | None = None  # ply: zeros up to this SH degree, for readers that expect degree 3
     keep_axes: bool = False  # ply, splat, spz, sog: training's z up, not the format's axes
     title: str = ""  # html: shown in a corner; empty: the file's name
+    faces: int = 20_000  # glb: about so many triangles
+    texture_px: int = 1024  # glb: side of the texture
+    grid: int = 128  # glb: points along the longest side of the density's grid
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # html: red, green, blue in 0..1
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected a whole number from {least} to {most}.")
 
 
 def library(name: str) -> ModuleType:

@@ -66,6 +66,9 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
     cloud = run / "point_cloud" / "iteration_10" / "point_cloud.ply"
     assert "is the cloud itself" in refused(capsys, cloud, "--format", "ply", "--out", cloud)
     assert "iteration 3 was asked for" in refused(capsys, cloud, "--format", "ply", "--iteration", 3)
+    assert "faces = 3: expected a whole number from 100 to 2000000" in refused(
+        capsys, run, "--format", "glb", "--faces", 3
+    )
     assert "'blau': expected white, black, grey or #rrggbb" in refused(
         capsys, run, "--format", "html", "--background", "blau"
     )
@@ -91,7 +94,16 @@ def test_a_cloud_of_too_high_a_degree_is_refused(tmp_path) -> None:
         export(tmp_path / "more.ply", "ply")
 
 
-@pytest.mark.parametrize("format, missing", [("spz", "gaussforge"), ("splat", "gaussforge"), ("sog", "gaussforge")])
+@pytest.mark.parametrize(
+    "format, missing",
+    [
+        ("spz", "gaussforge"),
+        ("splat", "gaussforge"),
+        ("sog", "gaussforge"),
+        ("glb", "xatlas"),
+        ("glb", "skimage.measure"),
+    ],
+)
 def test_a_missing_library_is_told_with_its_remedy(run, monkeypatch, format, missing) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ValueError, match=f"needs {missing}.*pip install -r requirements-extra.txt"):
