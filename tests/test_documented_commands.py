@@ -21,7 +21,8 @@ from tests.documented.commands import ROOT, Command, commands, parts
 from tests.documented.running import SMALL, Checkout, Understood, call, no_network, only_read, program
 
 COMMANDS = commands()
-SMALLER = {"tools/score_toy.py": ("--size", "32")}
+TURN = ("--size_px", "64", "--frames", "4")
+SMALLER = {"tools/score_toy.py": ("--size", "32"), "tools/turntable.py": TURN, "tools/side_by_side.py": TURN}
 """What makes a program that is run quicker."""
 WITHOUT_WEIGHTS = "is not in the local cache and could not be downloaded|cannot be loaded|is not installed"
 
@@ -181,7 +182,7 @@ RULES = [
     Rule(rf"python train\.py {NEEDS_WEIGHTS}", stops_without_weights),
     Rule(r"python train\.py ", trains),
     Rule(r"torchrun ", splits_over_processes),
-    Rule(r"python tools/(score_toy|compare_upstream|contact_sheet|show_cameras|document_settings)\.py ", runs),
+    Rule(r"python tools/(score_toy|compare_upstream|contact_sheet|turntable|side_by_side|show_cameras|document_settings)\.py ", runs),
     Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|\s)+$", runs),
     Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),

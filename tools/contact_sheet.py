@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evenly spaced frames of one or more videos as one picture: `python tools/contact_sheet.py VIDEO... --out sheet.png`.
+"""Rows of evenly spaced views as one picture: `python tools/contact_sheet.py SOURCE... --out sheet.png`.
 
-One row a video, --frames columns, every frame scaled to a square.
+A SOURCE is a video, or a .ply file or run folder, of which a full turn is drawn. --frames columns, each a square.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from evaluation.run_folder import cloud_of
+from scene.gaussian_model import GaussianModel
+from tools.orbits import Lens, framing, full_turn, pictures
 from utils.image_utils import write_png
 from utils.video import read_video
+
+FOV_RAD, ELEVATION_DEG = 0.6, 15.0
 
 
 def contact_sheet(videos: list[np.ndarray], count: int, side_px: int) -> np.ndarray:
@@ -29,17 +35,32 @@ def contact_sheet(videos: list[np.ndarray], count: int, side_px: int) -> np.ndar
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
+def frames_of(source: Path, count: int, side_px: int) -> np.ndarray:
+    """uint8 [F, H, W, 3]: a video's frames, or `count` pictures of one turn around a cloud. Raises ValueError."""
+    if source.is_file() and source.suffix != ".ply":
+        return read_video(source)
+    cloud = GaussianModel.from_ply(cloud_of(source))
+    seen = framing([cloud])
+    lens = Lens(side_px, side_px, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
+    return np.stack(list(pictures(cloud, full_turn(seen.centre, lens, count), torch.ones(3))))
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--frames", type=int, default=8, help="columns (default 8)")
     parser.add_argument("--side-px", type=int, default=128, help="side of a frame (default 128)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    missing = [str(path) for path in args.videos if not path.is_file()]
+    missing = [str(path) for path in args.sources if not path.exists()]
     if missing or min(args.frames, args.side_px) < 1:
-        parser.error(f"no such video: {', '.join(missing)}" if missing else "--frames, --side-px: expected 1 or more")
-    write_png(args.out, contact_sheet([read_video(path) for path in args.videos], args.frames, args.side_px))
+        gone = f"no such file or folder: {', '.join(missing)}"
+        parser.error(gone if missing else "--frames, --side-px: expected 1 or more")
+    try:
+        rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
+    except (ValueError, OSError) as problem:
+        parser.error(str(problem))
+    write_png(args.out, contact_sheet(rows, args.frames, args.side_px))
     return 0
 
 

@@ -24,6 +24,7 @@ from scene.gaussian_model import GaussianModel
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 KEPT = 0.99
 """Share of the Gaussians that must fit: a few floaters do not shrink the picture."""
+MARGIN = 0.05
 SOLID_OPACITY = 0.1
 
 
@@ -35,8 +36,8 @@ class Framing:
     radius: float
 
     def distance(self, fov_rad: float) -> float:
-        """Camera distance at which a field of view just holds the sphere."""
-        return self.radius / math.sin(fov_rad / 2)
+        """Camera distance at which a field of view holds the sphere, with MARGIN around it."""
+        return (1 + MARGIN) * self.radius / math.sin(fov_rad / 2)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from tests.red_ball import write_run
 from tools.contact_sheet import main
 from utils.image_utils import read_png
 from utils.video import VideoWriter
@@ -12,7 +13,21 @@ def test_frames_stand_side_by_side(tmp_path) -> None:
         with VideoWriter(tmp_path / f"{name}.mp4") as video:
             for level in (0, 80, 160, 240):
                 video.add(np.full((16, 16, 3), level, np.uint8))
-    assert main([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "2", "--side-px", "16", "--out", str(tmp_path / "s.png")]) == 0
+    assert (
+        main(
+            [
+                str(tmp_path / "a.mp4"),
+                str(tmp_path / "b.mp4"),
+                "--frames",
+                "2",
+                "--side-px",
+                "16",
+                "--out",
+                str(tmp_path / "s.png"),
+            ]
+        )
+        == 0
+    )
     sheet = read_png(tmp_path / "s.png").astype(int)
     assert sheet.shape == (32, 32, 3)
     assert abs(sheet[:, :16].mean() - 0) < 4 and abs(sheet[:, 16:].mean() - 160) < 4
@@ -22,3 +37,17 @@ def test_a_missing_video_is_named(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path / "gone.mp4"), "--out", "x.png"])
     assert "gone.mp4" in capsys.readouterr().err
+
+
+def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
+    run = write_run(tmp_path / "ball")
+    cloud = run / "point_cloud" / "iteration_5" / "point_cloud.ply"
+    assert main([str(run), str(cloud), "--frames", "3", "--side-px", "32", "--out", str(tmp_path / "s.png")]) == 0
+    sheet = read_png(tmp_path / "s.png").reshape(2, 32, 3, 32, 3)
+    assert np.array_equal(sheet[0], sheet[1])
+    middle, corner = sheet[0, 16, :, 16].astype(int), sheet[0, 0, :, 0]
+    assert (middle[:, 0] > middle[:, 2] + 80).all() and (corner == 255).all()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "empty"), "--out", "x.png"])
+    assert "holds no point_cloud" in capsys.readouterr().err

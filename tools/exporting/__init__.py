@@ -12,6 +12,7 @@ from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from tools.exporting import mesh, page, splats
 from tools.exporting.options import Options
+from tools.exporting.places import default_path
 
 
 class Format(NamedTuple):
@@ -52,9 +53,3 @@ def export(run: Path, format: str, out: Path | None = None, options: Options | N
         raise ValueError(f"{out} {what}; give a path of a new .{format} file.")
     FORMATS[format].write(GaussianModel.from_ply(cloud), out, options)
     return out
-
-
-def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
-    """Where `export` writes unless it is told otherwise."""
-    folder, name = (run.parent, run.stem) if run.is_file() else (run, run.resolve().name)
-    return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + f".{format}")

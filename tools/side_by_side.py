@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several clouds in one turntable video: python tools/side_by_side.py A B [C ...] --out compared.mp4
+
+A, B, ... are .ply files or run folders. All are seen from the same cameras, which hold every one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils.heat_map import text_strip
+from utils.video import VideoWriter
+
+
+def labels_of(args: argparse.Namespace) -> list[str]:
+    """As given, or the names of files and folders. Raises ValueError where there are too few or too many."""
+    if args.labels is None:
+        return [path.stem if path.is_file() else path.resolve().name for path in args.scenes]
+    if len(args.labels) != len(args.scenes):
+        raise ValueError(f"{len(args.labels)} labels were given for {len(args.scenes)} scenes; give one for each.")
+    return args.labels
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 written, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--labels", nargs="+", help="words above the pictures (default: names of files and folders)")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        check_flags(args)
+        strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
+        clouds = load(args.scenes, args.iteration)
+        with VideoWriter(args.out, args.fps) as video:
+            for row in turns(clouds, args):
+                video.add(np.concatenate([strip, np.concatenate(row, axis=1)]))
+    except (ValueError, OSError) as problem:
+        print(f"side_by_side: {problem}", file=sys.stderr)
+        return 2
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video of a full turn around any cloud: python tools/turntable.py SCENE [SCENE ...] [--out turn.mp4]
+
+A SCENE is a .ply file or a run folder, this program's or LucidDreamer's; each gets its own video, H.264.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from tools.exporting.places import default_path
+from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils.video import VideoWriter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 written, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
+    parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/NAME.mp4, or beside the .ply)")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        check_flags(args)
+        if args.out is not None and len(args.scenes) > 1:
+            raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
+        for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
+            with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
+                for (picture,) in turns([cloud], args):
+                    video.add(picture)
+            print(video.path)
+    except (ValueError, OSError) as problem:
+        print(f"turntable: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
