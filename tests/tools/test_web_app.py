@@ -277,7 +277,7 @@ def desk(tmp_path, monkeypatch) -> Desk:
     _do(desk := Desk(tmp_path / "out"), "run")
     yield desk
     for job in filter(None, (desk.current, desk.waiting)):
-        job.stop(), job.stop(), job.wait(10)
+        job.kill(), job.wait(10)
 
 
 def _do(desk: Desk, what: str) -> None:
@@ -315,13 +315,13 @@ def test_a_run_that_is_stopped_can_be_gone_on_with(desk) -> None:
     assert job.wait(20) and job.state is State.FINISHED
 
 
-def test_stopping_twice_ends_a_run_at_once(desk, monkeypatch) -> None:
+def test_a_run_in_a_long_step_can_be_ended_at_once(desk, monkeypatch) -> None:
     monkeypatch.setattr(jobs.signal, "SIGTERM", 0)  # as deaf as a step that takes an hour
     _do(desk, "hold")
     job = desk.submit(CONFIG)
     job.stop()
     assert not job.wait(0.3) and job.state is State.STOPPING
-    job.stop()
+    job.kill()
     assert job.wait(20) and job.state is State.STOPPED
     assert job.told() == "It ended before its first checkpoint; going on begins anew."
 
@@ -346,7 +346,7 @@ def test_a_run_whose_folder_is_gone_fails_with_a_sentence(desk) -> None:
     first, second = desk.submit(CONFIG), desk.submit(CONFIG)
     (second.folder / "config.yaml").unlink()
     second.folder.rmdir()
-    first.stop(), first.stop(), first.wait(20)
+    first.kill(), first.wait(20)
     desk.tick()
     assert second.state is State.FAILED and second.told().startswith("The run could not be begun (")
 
@@ -359,7 +359,7 @@ def test_one_runs_one_waits_and_a_third_is_told_so(desk) -> None:
     with pytest.raises(Busy, match="a-red-mug-2 waits in line, which has one place"):
         desk.submit(CONFIG)
     assert not (desk.output / "a-red-mug-3").exists()
-    first.stop(), first.stop(), first.wait(20)
+    first.kill(), first.wait(20)
     _do(desk, "run")
     desk.tick()
     assert desk.current is second and desk.waiting is None and second.wait(20) and second.state is State.FINISHED
@@ -404,9 +404,10 @@ def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
     assert job.state is State.UNFINISHED and job.can_go_on
 
 
-def test_a_folder_without_readable_settings_is_no_run(tmp_path) -> None:
+@pytest.mark.parametrize("text", ["- 1", "OptimizationParams: {iterations: 0}", "{", "OptimizationParams: 3"])
+def test_a_folder_without_readable_settings_is_no_run(tmp_path, text) -> None:
     folder = _run(tmp_path)
-    (folder / "config.yaml").write_text("- 1")
+    (folder / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         Job(folder)
     assert Desk(tmp_path).find("mug") is None

@@ -64,7 +64,7 @@ class Job:
         tree, problems = read_yaml(str(folder / "config.yaml"))
         self.prompt = str(_inside(tree, "GuidanceParams", "text", ""))
         steps = _inside(tree, "OptimizationParams", "iterations", None)
-        if not isinstance(steps, int):
+        if not isinstance(steps, int) or steps < 1:
             raise ValueError(problems[0] if problems else f"{folder}/config.yaml does not say how long the run is")
         self.log = LogReader(folder / "log.jsonl", steps)
         self.waits, self._asked_to_stop, self._broken = False, False, ""
@@ -140,12 +140,18 @@ class Job:
             )
 
     def stop(self) -> None:
-        """Asks the run to end after its step, with a checkpoint; asked again, it is ended at once."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL if self._asked_to_stop else signal.SIGTERM)
-        self._asked_to_stop = True
+        """Asks the run to end after its step, with a checkpoint."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the run at once; it can go on from the last checkpoint."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._asked_to_stop = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float) -> bool:
         """Whether the process has ended, at most `seconds` from now."""

@@ -32,7 +32,8 @@ FRESH = {"Cache-Control": "no-store"}
 def serve(output: Path, host: str, port: int) -> None:
     """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint."""
     desk = Desk(output)
-    presets()  # whatever takes time or can be wrong comes before the address is told
+    presets()  # what takes time, or can be wrong, comes before the address is told
+    outputs.formats()
     if is_loopback(host):  # a name that another site points at this machine is not served
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host])
     _add_files(desk)
