@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video of a full turn around any cloud: python tools/turntable.py SCENE [SCENE ...] [--out turn.mp4]
+"""A video of a full turn around any cloud: python tools/turntable.py SCENE [SCENE ...]
 
 A SCENE is a .ply file or a run folder, this program's or LucidDreamer's; each gets its own video, H.264.
 """

@@ -81,7 +81,7 @@ class Checkout:
         after_flag = {"--text": "a red mug", "--opt": "configs/toy.yaml", "--prompts": "prompts.txt"}
         if word in ("...", "FILE", "PROMPT") and before in after_flag:
             return after_flag[before]
-        if clean in ("RUN", "A", "B", "OURS", "THEIRS"):
+        if clean in ("RUN", "SCENE", "SOURCE", "A", "B", "C", "OURS", "THEIRS"):
             return run
         if clean in ("OUT", "FOLDER"):
             return f"out/{len(list(self.folder.glob('out/*')))}"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Size, time and loss of every export of a scene: `python benchmarks/exports.py`, or `--run RUN` for a run of your own.
+
+Without RUN a short run is made. PSNR in dB and IoU of outlines are means over VIEWS views of SIZE_PX px on white,
+against the renderer's pictures of training's own cloud. Files are read by the tests' readers, the mesh is drawn by
+their z-buffer. --picture writes Gaussians above mesh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from arguments import PipelineParams
+from benchmarks.machine import machine
+from evaluation.run_folder import cloud_of
+from gaussian_renderer import render
+from scene.cameras import RCamera
+from scene.gaussian_model import GaussianModel
+from tests.tools.exporting.glb_reader import draw, read_glb
+from tests.tools.exporting.readers import read_sog, read_splat, read_spz
+from tools.exporting import FORMATS, export
+from tools.exporting.cloud import Y_DOWN, Y_UP, turned
+from tools.exporting.mesh import FOV_RAD
+from tools.exporting.surface import intersection_over_union
+from tools.orbits import Lens, framing, full_turn
+from utils.image_utils import write_png
+
+ROOT = Path(__file__).resolve().parents[1]
+VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0
+READ: dict[str, Callable[[Path], GaussianModel]] = {
+    "ply": lambda path: turned(GaussianModel.from_ply(path), Y_DOWN.T),
+    "splat": lambda path: turned(read_splat(path).model(), Y_DOWN.T),
+    "spz": lambda path: turned(read_spz(path).model(), Y_UP.T),
+    "sog": lambda path: turned(read_sog(path).model(), Y_DOWN.T),
+}
+"""Format -> its reader, to training's axes."""
+
+
+def short_run(folder: Path) -> Path:
+    """The quickstart's scene, 600 steps."""
+    words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--iterations", "600", "--model_path", str(folder)]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words, "--quiet", "true", "--overwrite"], check=True)
+    return folder
+
+
+@torch.no_grad()
+def picture(gaussians: GaussianModel, camera: RCamera) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [H, W, 3] on white, and where more than half is covered [H, W]."""
+    out = render(camera, gaussians, PipelineParams(), torch.ones(3))
+    return out["render"].clamp(0, 1).permute(1, 2, 0).numpy(), out["alpha"][0].numpy() < 0.5
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """dB; infinite for equal pictures."""
+    error = float(((a - b) ** 2).mean())
+    return -10 * math.log10(error) if error else math.inf
+
+
+def drawn_mesh(path: Path, cameras: list[RCamera]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(colours, covered) of a GLB from each camera, unlit."""
+    shape = read_glb(path)
+    return [draw(shape, (Y_UP @ camera.camera_center).numpy(), FOV_RAD, SIZE_PX) for camera in cameras]
+
+
+def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> str:
+    """What the file's own pictures have in common with the cloud's."""
+    truth = [picture(cloud, camera) for camera in cameras]
+    if format in READ:
+        again = READ[format](path)
+        return f"{np.mean([psnr(picture(again, camera)[0], true) for camera, (true, _) in zip(cameras, truth)]):.1f}"
+    if format != "glb":
+        return "-"
+    drawn = drawn_mesh(path, cameras)
+    quality = np.mean([psnr(seen, true) for (seen, _), (true, _) in zip(drawn, truth)])
+    outline = np.mean([intersection_over_union(covered, solid) for (_, covered), (_, solid) in zip(drawn, truth)])
+    return f"{quality:.1f}, IoU {outline:.3f}"
+
+
+def write_picture(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> None:
+    """The Gaussians above, the mesh below, from each camera."""
+    rows = [[picture(cloud, camera)[0] for camera in cameras], [seen for seen, _ in drawn_mesh(path, cameras)]]
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    write_png(out, np.round(sheet * 255).astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="run folder or .ply file (default: a run of 600 steps is made)")
+    parser.add_argument("--picture", type=Path, help="write Gaussians above mesh as a PNG")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = args.run or short_run(Path(folder) / "run")
+        cloud = GaussianModel.from_ply(cloud_of(run))
+        seen = framing([cloud])
+        lens = Lens(SIZE_PX, SIZE_PX, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
+        cameras = full_turn(torch.zeros(3), lens, VIEWS)  # the mesh is drawn looking at the origin
+        print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(cloud.get_xyz):,} Gaussians, ", end="")
+        print(f"SH degree {cloud.max_sh_degree}\n\n| format | kB | s | PSNR |\n|---|---|---|---|")
+        for format in FORMATS:
+            start = time.perf_counter()
+            path = export(run, format, Path(folder) / f"scene.{format}")
+            took_s = time.perf_counter() - start
+            told = loss(format, path, cloud, cameras)
+            print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {told} |")
+        if args.picture is not None:
+            write_picture(args.picture, Path(folder) / "scene.glb", cloud, cameras[::2])
+
+
+if __name__ == "__main__":
+    main()
