@@ -20,6 +20,9 @@ from arguments.load import load_config
 from gaussian_renderer.outputs import turntable
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
+from utils.bounded_file import read_text
+
+MAX_RECORD_BYTES = 1 << 20
 
 
 def config_of_run(run: Path) -> Config:
@@ -45,7 +48,7 @@ def point_clouds(run: Path) -> dict[int, Path]:
 def record_of_run(run: Path) -> dict[str, Any]:
     """What made it, from run.json: revision, device, versions and more; empty where there is none."""
     path = run / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return json.loads(read_text(path, MAX_RECORD_BYTES)) if path.is_file() else {}
 
 
 def last_point_cloud(run: Path) -> tuple[int, Path]:

@@ -56,7 +56,7 @@ VIEWS = {
 }
 FILES = (
     ("MP4", "The newest turntable video", "turntable.mp4"),
-    ("config.yaml", "The settings: python train.py --opt config.yaml makes the same run", "config.yaml"),
+    ("config.yaml", "All settings of the run; train.py --opt takes it", "config.yaml"),
 )
 """Title, what it is, and the end of its address."""
 
