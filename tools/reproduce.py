@@ -168,6 +168,8 @@ def prompts_of(args: argparse.Namespace) -> list[str]:
 def make(order: Order, one_pass: Pass) -> list[str]:
     """Runs what is missing, with a progress bar; a sentence for each asset that failed twice."""
     left = waiting(order.jobs, order.sweep)
+    if not left:
+        return []
     with tqdm(total=len(left), desc="Assets", unit="asset", smoothing=0.1) as bar:
 
         def told(job: Job, result: Result | RunFailed) -> None:

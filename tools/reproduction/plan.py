@@ -127,6 +127,8 @@ class Cost:
     why: str
 
     def __str__(self) -> str:
+        if not self.assets:
+            return "Nothing is left to make"
         minutes = math.ceil(60 * self.hours)
         time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} minute{'' if minutes == 1 else 's'}"
         disk = f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{1000 * self.disk_gb:.0f} MB"
