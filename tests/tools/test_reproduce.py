@@ -138,7 +138,7 @@ def test_finished_assets_are_not_made_again(tmp_path, pretended, capsys) -> None
     reproduced(tmp_path, *SMALL)
     assert (
         pretended.names[4:] == [pretended.names[1]]
-        and "4 assets, 3 of them made before. 1 assets to make" in capsys.readouterr().out
+        and "4 assets, 3 of them made before. 1 asset to make" in capsys.readouterr().out
     )
     reproduced(tmp_path, *SMALL, "--report_only")
     assert len(pretended.names) == 5

@@ -132,7 +132,8 @@ class Cost:
         minutes = math.ceil(60 * self.hours)
         time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} minute{'' if minutes == 1 else 's'}"
         disk = f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{1000 * self.disk_gb:.0f} MB"
-        return f"{self.assets} assets to make: about {time} ({self.why}) and {disk}"
+        what = "1 asset" if self.assets == 1 else f"{self.assets} assets"
+        return f"{what} to make: about {time} ({self.why}) and {disk}"
 
 
 def cost(prior: str, left: int, jobs: int, measured_s: Sequence[float], tflops: float) -> Cost:

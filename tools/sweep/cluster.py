@@ -132,7 +132,7 @@ def connected(address: str, gpu: bool, tell: Callable[[str], None]) -> Iterator[
         here = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(address, runtime_env=here, logging_level="ERROR", log_to_driver=False)
     except Exception as error:  # Ray raises nearly anything
-        hint = "start this machine's node with `ray start --address=HEAD:6379`" if address != "auto" else HEAD
+        hint = HEAD if address == "auto" else JOIN
         raise ValueError(f"--ray {address}: {_last_line(error)}; {hint}") from error
     try:
         nodes = _nodes(ray)
@@ -146,6 +146,10 @@ def connected(address: str, gpu: bool, tell: Callable[[str], None]) -> Iterator[
         ray.shutdown()
 
 
+JOIN = (
+    "start this machine's node with `ray start --address=HEAD:6379`; a cluster that has a token wants the same "
+    "RAY_AUTH_MODE and token here"
+)
 HEAD = "start one with `ray start --head --disable-usage-stats`, or give its HOST:PORT"
 
 
