@@ -27,7 +27,8 @@ small, .quiet { color: var(--quiet); font-size: .85em; } td small { display: blo
 .card video, .card img, details img, figure img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .card video { width: 100%; cursor: pointer; background: #fff; }
 figure { margin: .6rem 0; } figcaption { color: var(--quiet); font-size: .85em; overflow-wrap: anywhere; }
-details { margin: .6rem 0; } summary { cursor: pointer; } pre { overflow-x: auto; } li, p { overflow-wrap: anywhere; }
+details { margin: .6rem 0; } summary { cursor: pointer; } pre { overflow-x: auto; }
+li, p, h1, h2, h3 { overflow-wrap: anywhere; }
 """
 PLAY = """
 for (const video of document.querySelectorAll('video')) {

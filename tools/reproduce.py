@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables 1 and 2, as far as this code can run them: python tools/reproduce.py --out FOLDER [--prior toy]
+"""The paper's tables 1 and 2, as far as this code can run them: python tools/reproduce.py [--prior toy] [--out FOLDER]
 
 Every method, prompt and seed is one run of train.py, which leaves one JSON file in FOLDER; called again, only what is
 missing is done. At first the cost is told. At last FOLDER holds report.html (everything, one file), table.csv,
@@ -49,7 +49,7 @@ ASK_FROM_HOURS = 2.0
 def parser() -> argparse.ArgumentParser:
     """All flags of this tool."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, required=True, help="folder of the results; go on in it")
+    made.add_argument("--out", type=Path, help="folder of the results; go on in it; default: output/tables, toy_tables")
     made.add_argument("--prior", choices=["sd", "toy"], default="sd", help="toy: the embedded world, on a laptop")
     made.add_argument("--methods", nargs="+", choices=list(METHODS), default=PAPER_METHODS)
     made.add_argument(
@@ -262,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     args, extra = parser().parse_args(words[:split]), words[split + 1 :]
+    args.out = args.out or Path("output", "toy_tables" if args.prior == "toy" else "tables")
     failures: list[str] = []
     try:
         order = order_of(args, extra)

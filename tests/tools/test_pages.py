@@ -29,7 +29,7 @@ def test_a_browser_shows_the_page(tmp_path, width_px) -> None:
         video.add(strip[:, :32])
     wide = pages.table([f"column {k}" for k in range(30)], [[f"{k}.123456 ± 0.1" for k in range(30)]])
     cards = pages.video_file(tmp_path / "turn.mp4", pages.jpeg(strip[:, :32]), "a turntable") * 3
-    body = ["<h1>A title of some length, as reports have it</h1>", wide]
+    body = ["<h1>A: cograd-a_cyan_robot_with_orange_arms_and_a_red_hat-552ec2-seed0</h1>", wide]
     body += [f'<div class="cards"><div class="card">{cards}</div></div>']
     body += [f"<figure>{pages.image(pages.jpeg(strip), 'eight sides')}</figure>", "<pre>" + "word " * 99 + "</pre>"]
     (tmp_path / "page.html").write_text(pages.page("A page", body), encoding="utf-8")

@@ -94,6 +94,13 @@ def test_a_cost_is_told_before_anything_runs(tmp_path, pretended, capsys) -> Non
     assert not pretended.names and not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(("words", "folder"), [([], "tables"), (["--prior", "toy"], "toy_tables")])
+def test_without_a_folder_it_is_under_output(tmp_path, monkeypatch, capsys, words, folder) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main([*words, "--report_only"]) == 2
+    assert f"output/{folder} holds no finished asset of this order" in capsys.readouterr().err
+
+
 def test_a_cost_is_of_what_is_left_and_learns() -> None:
     assert str(plan.cost("sd", 0, 1, [], 58.0)) == "Nothing is left to make"
     assert plan.cost("sd", 36, 1, [], 58.0).hours == pytest.approx(36)  # 208.8 PFLOP at 58 TFLOP/s: an hour
