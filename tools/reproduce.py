@@ -119,7 +119,8 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     sweep = Sweep(args.out, measured, at_once, threads, gpus, 1, resume=args.prior == "sd", keep_all=args.keep_all)
     metrics = args.metrics if args.metrics is not None else [] if args.prior == "toy" else list(METRICS)
     gpu = args.prior == "sd" and any(config.device != "cpu" for config in configs)
-    return Order(args.prior, assets, jobs, sweep, metrics, gpu, at_once, "this machine")
+    where = "this machine, which has no GPU" if gpu and not gpus else "this machine"
+    return Order(args.prior, assets, jobs, sweep, metrics, gpu, at_once, where)
 
 
 def gpus_here() -> tuple[str, ...]:

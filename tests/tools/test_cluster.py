@@ -86,7 +86,8 @@ def test_a_node_is_killed_in_the_middle_and_nothing_is_lost(tmp_path, nodes, mon
 
 def _kill_in_the_middle(raylet: int, out: Path, seen: dict) -> None:
     """Once an asset is done and another is being made under `raylet`: kills that node, and notes what there was."""
-    while "victim" not in seen:
+    end = time.monotonic() + 300
+    while "victim" not in seen and time.monotonic() < end:
         done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
         for pid, name in _running_under(raylet).items() if done else ():
             os.kill(pid, signal.SIGSTOP)  # so that it cannot end before its node does

@@ -82,12 +82,14 @@ def test_the_default_is_the_papers_80_prompts(tmp_path) -> None:
     assert order.sweep.resume and not list(tmp_path.iterdir())
 
 
-def test_a_cost_is_told_before_anything_runs(tmp_path, pretended, capsys) -> None:
+def test_a_cost_is_told_before_anything_runs(tmp_path, pretended, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(reproduce, "gpus_here", lambda: ())
     reproduced(tmp_path / "none", "--dry_run")
     told = capsys.readouterr().out
     assert (
         "400 assets, 0 of them made before. 400 assets to make: about " in told
         and "209 PFLOP an asset at 100 TFLOP/s" in told
+        and told.endswith("on this machine, which has no GPU.\n")
     )
     reproduced(tmp_path / "none", status=2)
     assert "more than 2 hours; add --yes to start" in capsys.readouterr().err
@@ -127,6 +129,13 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
 def test_what_cannot_be_run_is_told_first(tmp_path, pretended, capsys, words, told) -> None:
     reproduced(tmp_path / "none", *words, status=2)
     assert re.search(told, capsys.readouterr().err) and not pretended.names
+
+
+@pytest.mark.parametrize(("named", "here"), [(None, ("0", "1")), ("3,5", ("3", "5")), ("3,5,-1", ("3", "5"))])
+def test_runs_get_the_gpus_that_the_environment_leaves(monkeypatch, named, here) -> None:
+    monkeypatch.setattr(reproduce.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named) if named else monkeypatch.delenv("CUDA_VISIBLE_DEVICES", False)
+    assert reproduce.gpus_here() == here
 
 
 def test_a_prompt_that_the_toy_world_does_not_know_istold(tmp_path, pretended, capsys) -> None:

@@ -148,5 +148,5 @@ def cost(prior: str, left: int, jobs: int, measured_s: Sequence[float], tflops: 
         )
     else:
         asset_s = STEP_PFLOP * STEPS * 1e3 / tflops
-        why = f"{STEP_PFLOP * STEPS:.0f} PFLOP an asset at {tflops:g} TFLOP/s, {jobs} GPUs"
+        why = f"{STEP_PFLOP * STEPS:.0f} PFLOP an asset at {tflops:g} TFLOP/s, {jobs} at a time"
     return Cost(left, left * asset_s / max(jobs, 1) / 3600, left * ASSET_MB[prior] / 1000, why)
