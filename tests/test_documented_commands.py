@@ -182,7 +182,10 @@ RULES = [
     Rule(rf"python train\.py {NEEDS_WEIGHTS}", stops_without_weights),
     Rule(r"python train\.py ", trains),
     Rule(r"torchrun ", splits_over_processes),
-    Rule(r"python tools/(score_toy|compare_upstream|contact_sheet|turntable|side_by_side|show_cameras|document_settings)\.py ", runs),
+    Rule(
+        r"python tools/(score_toy|compare_upstream|contact_sheet|turntable|side_by_side|show_cameras|document_settings)\.py ",
+        runs,
+    ),
     Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|\s)+$", runs),
     Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),

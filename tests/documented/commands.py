@@ -67,6 +67,7 @@ def usages() -> list[tuple[str, str]]:
         for line in text.splitlines():
             if match := re.search(rf"python (?:-m )?(?:{re.escape(name)}|{name[:-3].replace('/', '.')})[^`]*", line):
                 usage = re.split(r"   +|\.$", match[0])[0]
+                usage = re.sub(r"\[[A-Z]+ \.\.\.\]", "", usage)  # more of the same
                 found.append((name, re.sub(r"[\[\]]|\.\.\.(?=\s|$|\])", "", usage)))
     return found
 
