@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A page in the browser that shows a run while it trains, by viser: the Gaussians, the losses, the regions, buttons.
 
-Nothing is copied or sent while nobody looks. Buttons are pressed in viser's threads, which set flags only; the training
+Nothing is copied or sent while nobody looks. Buttons are pressed in viser's threads, which set flags; the training
 reads them between two steps. Whoever reaches the port may look and press: it is loopback's unless told otherwise.
 """
 
@@ -54,7 +54,8 @@ class WebViewer:
         self._plot: viser.GuiUplotHandle | None = None
         self._curves = LossCurves()
         self._step_s, self._went_on_s = math.nan, math.nan
-        self._shown: tuple[int, bool] | None = None  # (iteration, whether it was called paused)
+        self._presses = 0  # of Pause and Resume
+        self._shown: tuple[int, bool, int] | None = None  # what _moment was at the last picture
         self._next_show_s = 0.0
         self._lay_out()
 
@@ -89,14 +90,14 @@ class WebViewer:
 
     def is_due(self, iteration: int, finished: bool) -> bool:
         """Whether somebody looks and has not seen this step, at most once in viewer_interval unless the run waits."""
-        waits = self._paused or finished
-        if not self._server.get_clients() or self._shown == (iteration, waits):
+        moment = self._moment(iteration, finished)
+        if not self._server.get_clients() or self._shown == moment:
             return False
-        return waits or time.monotonic() >= self._next_show_s
+        return moment[1] or time.monotonic() >= self._next_show_s
 
     def show(self, gaussians: GaussianModel, iteration: int, regions: np.ndarray | None, finished: bool) -> None:
         """Sends the scene, the numbers and the picture of the regions, uint8 [H, W, 3], to all that look."""
-        began_s = time.monotonic()
+        began_s, moment = time.monotonic(), self._moment(iteration, finished)
         with self._server.atomic():
             self._show_gaussians(gaussians)
             self._show_progress(iteration, len(gaussians.get_xyz), finished)
@@ -104,9 +105,13 @@ class WebViewer:
             if regions is not None:
                 self._regions.image = regions
                 self._regions.visible = True
-        self._shown = iteration, self._paused or finished
+        self._shown = moment
         ended_s = time.monotonic()
         self._next_show_s = ended_s + max(self.config.viewer_interval, (ended_s - began_s) / SHARE_OF_TIME)
+
+    def _moment(self, iteration: int, finished: bool) -> tuple[int, bool, int]:
+        """The step, whether the run waits, and how often that was changed: each has its own picture."""
+        return iteration, self._paused or finished, self._presses
 
     def close(self) -> None:
         """May be called twice."""
@@ -154,9 +159,9 @@ class WebViewer:
         azimuth.on_click(lambda event: self._turn(event.client, float(event.target.value.rstrip("°"))))
 
     def _set_paused(self, paused: bool) -> None:
-        self._paused = paused
         self._pause.visible, self._resume.visible = not paused, paused
         self._status.content = "Pausing after the step at work." if paused else "Going on."
+        self._paused, self._presses = paused, self._presses + 1  # last: the training answers to it on the page
 
     def _ask_for_checkpoint(self) -> None:
         self._wants_checkpoint = True
@@ -187,7 +192,7 @@ class WebViewer:
         shown = (
             gaussians.get_xyz,
             covariances.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16),
-            SH2RGB(gaussians.get_features[:, 0]).clamp(0, 1),
+            SH2RGB(gaussians.parameters_in_order()["f_dc"][:, 0]).clamp(0, 1),
             gaussians.get_opacity,
         )
         centres, covs, colours, opacities = (x.cpu().numpy() for x in shown)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import train
+from arguments import Config
 from arguments.load import load_config
 from guidance import ideal
 from guidance.toy.rendered_set import render_set
@@ -167,6 +168,12 @@ def ray_takes_it(command: Command, checkout: Checkout) -> None:
     assert pytest.importorskip("ray.scripts.scripts").cli.commands[name].make_context(name, words).params
 
 
+def leads_to_the_page(command: Command, checkout: Checkout) -> None:
+    """The port that is brought here is the one at which the viewer's page is, unless told otherwise."""
+    here, host, there = command.words[command.words.index("-L") + 1].split(":")
+    assert (host, int(there)) == (Config().viewer_host, Config().viewer_port) and here == there
+
+
 @dataclass(frozen=True)
 class Rule:
     """Commands that begin with a match of `pattern` are tried by `outcome`."""
@@ -196,6 +203,7 @@ RULES = [
     Rule(r"conda |pip install -r ", makes_the_environment),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),
+    Rule(r"ssh -L ", leads_to_the_page),
 ]
 
 

@@ -27,6 +27,7 @@ class Looker:
         self.messages: list[dict[str, Any]] = []
         self.panel: dict[str, dict[str, Any]] = {}
         self.buffer, self.buffers_sent = b"", 0
+        self.pictures: list[bytes] = []
         self.say(**CAMERA)
 
     def __enter__(self) -> Looker:
@@ -78,6 +79,10 @@ class Looker:
             self.panel[message["uuid"]] = dict(message["props"])
         elif message["type"] == "GuiUpdateMessage":
             self.panel.setdefault(message["uuid"], {}).update(message["updates"])
+        for shown in (message.get("props"), message.get("updates")):
+            data = shown.get("_data") if isinstance(shown, dict) else None
+            if data is not None:
+                self.pictures.append(parts[data["__binary_index"]] if isinstance(data, dict) else data)
         props = message.get("props") if message["type"] == "GaussianSplatsMessage" else message.get("updates")
         if isinstance(props, dict) and "buffer" in props:
             self.buffer = parts[props["buffer"]["__binary_index"]]

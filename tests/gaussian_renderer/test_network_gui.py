@@ -128,7 +128,9 @@ def test_it_is_loopback_unless_another_address_is_asked_for(gui):
 
 
 def test_an_address_that_cannot_be_bound_is_told():
-    with pytest.raises(ValueError, match=r"viewer port 7000 on 192\.0\.2\.1 cannot be had .*choose another with --port"):
+    with pytest.raises(
+        ValueError, match=r"viewer port 7000 on 192\.0\.2\.1 cannot be had .*choose another with --port"
+    ):
         NetworkGui("192.0.2.1", 7000).listen()  # an address of the documentation: no machine has it
     with pytest.raises(ValueError, match=r"viewer address 'here' given: expected an IP address such as 127\.0\.0\.1"):
         NetworkGui(ip="here").listen()
@@ -158,7 +160,10 @@ def test_an_image_of_another_size_is_refused(gui, viewer):
         (struct.pack("<I", 100_000) + b"[" * 100_000, "sent what is no request"),
         (packed(REQUEST | {"fov_x": math.nan}), "fov_x is not a number from 0.001 to"),
         (packed(REQUEST | {"resolution_x": 100_000}), "resolution_x is not a number from 0 to 4096"),
-        (packed(REQUEST | {"resolution_x": 4096, "resolution_y": 4096}), "4096 x 4096 is asked for, more than 8388608 pixels"),
+        (
+            packed(REQUEST | {"resolution_x": 4096, "resolution_y": 4096}),
+            "4096 x 4096 is asked for, more than 8388608 pixels",
+        ),
         (packed(REQUEST | {"resolution_x": 2.5}), "resolution_x is not a whole number"),
         (packed(REQUEST | {"view_matrix": EYE[:-1]}), "view_matrix is not a list of 16 numbers"),
         (packed(REQUEST | {"view_matrix": [0.0] * 16}), "view_matrix has no inverse"),

@@ -47,7 +47,9 @@ def test_highest_elevation_is_on_top_and_distance_levels_are_side_by_side(output
         top = (row + 1) * strip + row * (strip + 2 * cell_h) + TITLE_PX + MARGIN_PX // 2
         for d in range(2):
             left = d * (4 * cell_w + MARGIN_PX) + MARGIN_PX // 2
-            centres = picture[top + cell_h // 2 : top + 2 * cell_h : cell_h, left + cell_w // 2 : left + 4 * cell_w : cell_w]
+            centres = picture[
+                top + cell_h // 2 : top + 2 * cell_h : cell_h, left + cell_w // 2 : left + 4 * cell_w : cell_w
+            ]
             assert np.array_equal(centres[::-1], expected[d]), (name, d)
 
 

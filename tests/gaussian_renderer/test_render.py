@@ -15,7 +15,13 @@ from scene.dataset_readers import camera_at, circle_cameras
 from scene.gaussian_model import GaussianModel
 from utils.random_streams import RandomStreams
 
-PARAMETERS = {"xyz": "_xyz", "f_dc": "_features_dc", "opacity": "_opacity", "scaling": "_scaling", "rotation": "_rotation"}
+PARAMETERS = {
+    "xyz": "_xyz",
+    "f_dc": "_features_dc",
+    "opacity": "_opacity",
+    "scaling": "_scaling",
+    "rotation": "_rotation",
+}
 WHITE = torch.ones(3)
 
 
@@ -28,7 +34,9 @@ def golden(golden_dir):
 def model(golden) -> GaussianModel:
     model = GaussianModel(0)
     values = {name: torch.from_numpy(golden[f"model/{recorded}"]) for name, recorded in PARAMETERS.items()}
-    model._set_parameters({"xyz": values.pop("xyz"), "f_dc": values.pop("f_dc"), "f_rest": torch.zeros(50, 0, 3), **values})
+    model._set_parameters(
+        {"xyz": values.pop("xyz"), "f_dc": values.pop("f_dc"), "f_rest": torch.zeros(50, 0, 3), **values}
+    )
     return model
 
 
@@ -66,7 +74,12 @@ def test_rasterizer_inputs_and_outputs_are_upstreams(golden, model, camera, call
     given = calls[0]
     assert given["settings"].sh_degree == golden[f"case{case}/sh_degree"]
     tangents = [given["settings"].tanfovx, given["settings"].tanfovy]
-    ours = {"bg": given["settings"].bg, "shs": given["shs"], "scales": given["scales"], "tanfov": torch.tensor(tangents)}
+    ours = {
+        "bg": given["settings"].bg,
+        "shs": given["shs"],
+        "scales": given["scales"],
+        "tanfov": torch.tensor(tangents),
+    }
     ours |= {"depth": out["depth"], "alpha": out["alpha"], "scales_out": out["scales"]}
     for name, value in ours.items():
         recorded = golden[f"case{case}/{name}"]
@@ -95,7 +108,9 @@ def test_black_video_and_override_color(model, camera, calls) -> None:
 
 
 def test_python_colours_and_covariances(model, camera, calls) -> None:
-    render(camera, model, PipelineParams(convert_SHs_python=True, compute_cov3D_python=True), WHITE, scaling_modifier=2.0)
+    render(
+        camera, model, PipelineParams(convert_SHs_python=True, compute_cov3D_python=True), WHITE, scaling_modifier=2.0
+    )
     given = calls[0]
     assert "shs" not in given and "scales" not in given and "rotations" not in given
     colours = (model.get_features[:, 0] * 0.28209479177387814 + 0.5).clamp(min=0)

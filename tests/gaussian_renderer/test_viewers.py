@@ -7,13 +7,16 @@ import threading
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from websockets.exceptions import ConnectionClosed
 
 from arguments import Config
 from arguments.load import load_config
 from cograd import CoGrad
+from gaussian_renderer.outputs import region_picture
 from gaussian_renderer.viewers import Viewers, Watched
 from scene.gaussian_model import GaussianModel
 from tests.gaussian_renderer.looker import PATIENCE_S, Looker
@@ -120,7 +123,8 @@ def test_the_page_shows_the_run(page):
         thread = run.in_background()
         looker.until(lambda: looker.buffers_sent)
         looker.until(lambda: "guidance 0.25, total 0.5" in looker.text())
-        assert "of 100000" in looker.text() and "3000 Gaussians" in looker.text() and "ms a step" in looker.text()
+        looker.until(lambda: "ms a step" in looker.text())
+        assert "of 100000" in looker.text() and "3000 Gaussians" in looker.text()
         texts = [
             (props["label"], props.get("disabled"))
             for props in looker.panel.values()
@@ -236,9 +240,36 @@ def test_the_region_map_is_on_the_page():
     with Viewers(config, lines.append) as viewers, Looker(lines[0].split()[2]) as looker:
         run = Run(viewers, config, maps=cograd.maps)
         thread = run.in_background()
-        looker.until(lambda: any("_data" in str(message.get("updates")) for message in looker.messages))
+        looker.until(lambda: looker.pictures and len(looker.pictures[-1]) > 1000)  # before it is one pixel
         run.stopped = True
         assert ends(thread) and run.told == []
+    shown = cv2.imdecode(np.frombuffer(looker.pictures[-1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert any(
+        np.array_equal(shown, region_picture(cograd.maps(), step, config.cograd))
+        for step in range(1, run.iteration + 1)
+    )
+
+
+def test_the_camera_is_turned_for_who_asks_and_the_lens_changed_for_all(page):
+    _, url = page
+    with Looker(url) as looker, Looker(url) as other:
+        for each in (looker, other):
+            each.until(lambda: len(page[0].viewers._page._server.get_clients()) == 2)
+            each.until(lambda each=each: any(props.get("label") == "Azimuth" for props in each.panel.values()))
+        looker.set("Azimuth", "90°")
+        looker.until(
+            lambda: any(said["type"] == "SetCameraPositionMessage" and not said["initial"] for said in looker.messages)
+        )
+        at = [said["position"] for said in looker.messages if said["type"] == "SetCameraPositionMessage"][-1]
+        assert at == pytest.approx((Config().cameras.default_radius, 0.0, 0.0), abs=1e-6)
+        looker.set("Field of view", 60.0)
+        for each in (looker, other):
+            each.until(
+                lambda each=each: any(
+                    said["type"] == "SetCameraFovMessage" and abs(said["fov"] - 1.0472) < 1e-4 for said in each.messages
+                )
+            )
+        assert not any(said["type"] == "SetCameraPositionMessage" and not said["initial"] for said in other.messages)
 
 
 def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monkeypatch):
@@ -257,6 +288,21 @@ def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monke
         time.sleep(0.1)
         assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training goes on"]
         assert run.iteration > at
+        run.stopped = True
+        assert ends(thread)
+
+
+def test_garbage_costs_its_sender_the_connection(page):
+    run, url = page
+    with Looker(url) as looker:
+        thread = run.in_background()
+        for garbage in (b"", b"\xc1", b"\x80", b"[" * 100_000):
+            with Looker(url) as stranger, pytest.raises(ConnectionClosed):
+                stranger._socket.send(garbage)
+                while True:
+                    stranger._socket.recv(timeout=PATIENCE_S)
+        at = run.iteration
+        looker.until(lambda: run.iteration > at and f"step {run.iteration}" in looker.text())
         run.stopped = True
         assert ends(thread)
 
