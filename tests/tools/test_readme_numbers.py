@@ -22,9 +22,9 @@ SMALL = [
     "quiet=true", "device=cpu",
 ]  # fmt: skip
 THREE = (
-    Run(IDEAL[0], "toy", "quickstart.png"),
-    Run(IDEAL[0], "quickstart"),
-    Run(IDEAL[4], "toy_trained", "trained_prior.png"),
+    Run(IDEAL[0], "quickstart", "quickstart.png"),
+    Run(IDEAL[0], "toy"),
+    Run(IDEAL[4], "quickstart_trained", "trained_prior.png"),
 )
 
 
@@ -52,7 +52,7 @@ def made(tmp_path_factory):
 def test_the_table_has_a_row_a_run_and_the_rest_of_the_page_stays(made) -> None:
     table = made.page.split("<!-- scores: python tools/readme_numbers.py -->")[1].split("<!-- end of scores -->")[0]
     rows = [line for line in table.splitlines() if re.match(r"\| (a|the) ", line)]
-    assert [row.split(" | ")[1] for row in rows] == ["ideal", "ideal", "trained"] and "CoGrad on" in rows[1]
+    assert [row.split(" | ")[1] for row in rows] == ["`quickstart`", "`toy`", "`quickstart_trained`"]
     assert all(len(row.split(" | ")) == 8 and re.search(r"\| -?\d+\.\d \|", row) for row in rows)
     before = (tool.ROOT / "README.md").read_text("utf-8")
     assert made.page.split("## Documents")[1] == before.split("## Documents")[1]
@@ -60,7 +60,7 @@ def test_the_table_has_a_row_a_run_and_the_rest_of_the_page_stays(made) -> None:
 
 def test_times_are_those_of_the_runs(made) -> None:
     times = made.page.split("<!-- times: python tools/readme_numbers.py -->")[1].split("<!-- end of times -->")[0]
-    assert re.search(r"Measured \d{4}-\d\d-\d\d on .*: 2 steps of the baseline in \d+ s,\n0\.\d+ GB at most", times)
+    assert re.search(r"Measured \d{4}-\d\d-\d\d on .*: 2 steps of the quickstart in \d+ s, 0\.\d+ GB at most;", times)
 
 
 def test_pictures_have_a_row_a_run_that_they_show(made) -> None:
@@ -75,7 +75,7 @@ def test_a_finished_run_is_not_made_again_and_a_failed_one_is_told(made, monkeyp
     assert asked == []
     with pytest.raises(SystemExit, match=r"train\.py ended with status 75; the same command goes on"):
         tool.train(THREE[0], made.out / "new", ["--iterations", "9"])
-    assert asked[0][1:5] == ["train.py", "--opt", "configs/toy.yaml", "--text"] and asked[0][-2:] == [
+    assert asked[0][1:5] == ["train.py", "--opt", "configs/quickstart.yaml", "--text"] and asked[0][-2:] == [
         "--iterations",
         "9",
     ]
