@@ -92,7 +92,10 @@ def look_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor)
 def cameras_from_poses(
     poses: Poses, lens: Lens, default_pose: tuple[float, float, float], device: str | torch.device
 ) -> list[RCamera]:
-    """B cameras. `default_pose` is (polar deg, azimuth deg, radius) from which the deltas are measured."""
+    """B cameras. `default_pose` is (polar deg, azimuth deg, radius) from which the deltas are measured.
+
+    Upstream's sign of T's x is kept: a camera that looks past the origin stands mirrored to the side.
+    """
     inverse = np.linalg.inv(look_at(poses.centre, poses.target, poses.up_offset).numpy())
     R = -np.swapaxes(inverse[:, :3, :3], 1, 2)
     R[:, :, 0] = -R[:, :, 0]
