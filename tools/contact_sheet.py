@@ -49,13 +49,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--frames", type=int, default=8, help="columns (default 8)")
-    parser.add_argument("--side-px", type=int, default=128, help="side of a frame (default 128)")
+    parser.add_argument("--side_px", type=int, default=128, help="side of a frame (default 128)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     missing = [str(path) for path in args.sources if not path.exists()]
     if missing or min(args.frames, args.side_px) < 1:
         gone = f"no such file or folder: {', '.join(missing)}"
-        parser.error(gone if missing else "--frames, --side-px: expected 1 or more")
+        parser.error(gone if missing else "--frames, --side_px: expected 1 or more")
     try:
         rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
     except (ValueError, OSError) as problem:

@@ -20,7 +20,7 @@ def test_frames_stand_side_by_side(tmp_path) -> None:
                 str(tmp_path / "b.mp4"),
                 "--frames",
                 "2",
-                "--side-px",
+                "--side_px",
                 "16",
                 "--out",
                 str(tmp_path / "s.png"),
@@ -42,7 +42,7 @@ def test_a_missing_video_is_named(tmp_path, capsys) -> None:
 def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
     run = write_run(tmp_path / "ball")
     cloud = run / "point_cloud" / "iteration_5" / "point_cloud.ply"
-    assert main([str(run), str(cloud), "--frames", "3", "--side-px", "32", "--out", str(tmp_path / "s.png")]) == 0
+    assert main([str(run), str(cloud), "--frames", "3", "--side_px", "32", "--out", str(tmp_path / "s.png")]) == 0
     sheet = read_png(tmp_path / "s.png").reshape(2, 32, 3, 32, 3)
     assert np.array_equal(sheet[0], sheet[1])
     middle, corner = sheet[0, 16, :, 16].astype(int), sheet[0, 0, :, 0]
