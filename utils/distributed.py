@@ -84,6 +84,10 @@ class World:
                 f"WORLD_SIZE is {environ['WORLD_SIZE']} but {' and '.join(missing)} not set; "
                 "start several processes with torchrun --nproc_per_node=K train.py ..., or unset WORLD_SIZE"
             )
+        # Its functions take the group that exists when it is imported for their default. Imported later, it would keep
+        # the group's threads to the interpreter's end, where one that lets go of a tensor aborts the process.
+        import torch.distributed.nn.functional  # noqa: F401
+
         patience = timedelta(minutes=timeout_min)
         store, rank, size = _heard(lambda: next(iter(rendezvous("env://", timeout=patience))))
         _heard(lambda: dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience))
