@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that every test may use: the folder of golden numbers, and a thread limit that keeps runs repeatable."""
+"""Fixtures that every test may use: the folder of golden numbers; what keeps runs repeatable on a busy machine."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("repeatable", derandomize=True, deadline=None)  # `make fuzz` is for new examples
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # tests run side by side; two threads each would wait for one another
 
 

@@ -33,7 +33,7 @@ class LossCurves:
             self._points = {k: sums for k, sums in self._points.items() if k < point}
         sums = self._points.setdefault(point, np.zeros(len(self.names) + 1))
         sums += [*(losses[name] for name in self.names), 1.0]
-        if len(self._points) > self.most:
+        while len(self._points) > self.most:  # twice where the first point is the second half of a pair
             self._merge()
 
     def table(self) -> np.ndarray:
