@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from arguments.exit_codes import FINISHED, REFUSED
-from tools.web_app.address import free_port, is_loopback
+from utils.addresses import free_port, is_loopback
 
 
 def main(argv: list[str]) -> int:

@@ -244,7 +244,7 @@ def _open_server(host: str, port: int, label: str) -> _Server:
         server.stop()
         raise _no_port(host, port, "another program took it just now")
     if not is_loopback:
-        LOG.warning("the viewer's page at %s is open to all who reach that address", url_of(host, server.get_port()))
+        LOG.warning("the viewer's page at %s, port %d, is open to all who reach it", host, server.get_port())
     return server
 
 

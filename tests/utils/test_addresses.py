@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import socket
+
 import pytest
 
-from utils.addresses import tcp_socket, url_of
+from utils.addresses import free_port, is_loopback, tcp_socket, url_of
 
 
 @pytest.mark.parametrize(
     ("ip", "loopback"), [("127.0.0.1", True), ("127.8.0.1", True), ("0.0.0.0", False), ("192.0.2.1", False)]
 )
 def test_loopback_is_known(ip, loopback) -> None:
-    made, is_loopback = tcp_socket(ip)
+    made, alone = tcp_socket(ip)
     made.close()
-    assert is_loopback is loopback
+    assert alone is loopback
 
 
 @pytest.mark.parametrize("ip", ["here", "localhost", "", "1.2.3", "127.0.0.1:80"])
@@ -19,5 +21,30 @@ def test_what_is_no_address_is_told(ip) -> None:
         tcp_socket(ip)
 
 
-def test_an_address_in_a_url() -> None:
-    assert url_of("127.0.0.1", 80) == "http://127.0.0.1:80" and url_of("::1", 80) == "http://[::1]:80"
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"cannot listen at 127.0.0.1, port {port} \(address already in use\)"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", 0) > 0
+    with pytest.raises(ValueError, match="--port 70000: expected 0 to 65535"):
+        free_port("127.0.0.1", 70000)
+    with pytest.raises(ValueError, match="cannot listen at no host"):
+        free_port("no host", 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "alone", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:80"),
+        ("::1", True, "http://[::1]:80"),
+        ("localhost", True, "http://localhost:80"),
+        ("0.0.0.0", False, "http://127.0.0.1:80"),
+        ("192.0.2.1", False, "http://192.0.2.1:80"),
+        ("::", False, "http://[::1]:80"),
+    ],
+)
+def test_addresses(host, alone, url) -> None:
+    assert is_loopback(host) is alone and url_of(host, 80) == url

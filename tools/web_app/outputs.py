@@ -88,7 +88,7 @@ def formats() -> dict[str, str]:
     """Format of an export -> what it is, in a line."""
     from tools.exporting import FORMATS  # late: it takes seconds to import
 
-    return {name: str(getattr(told, "told", told)) for name, told in dict(FORMATS).items()}
+    return {name: format.told for name, format in FORMATS.items()}
 
 
 def exported(folder: Path, format: str) -> Path:

@@ -13,11 +13,11 @@ from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tools.web_app import outputs
-from tools.web_app.address import is_loopback, url_of
 from tools.web_app.desk import Desk
 from tools.web_app.job import Job
 from tools.web_app.page import draw_page
 from tools.web_app.presets import presets
+from utils.addresses import is_loopback, url_of
 
 TITLE = "CoGrad3D"
 ICON = (

@@ -6,7 +6,6 @@ import pytest
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError
-from tools.web_app.address import free_port, is_loopback, url_of
 from tools.web_app.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults, fields, with_previews
 from tools.web_app.presets import presets
 
@@ -98,34 +97,3 @@ def test_an_embedded_prior_tells_what_it_does_not_know() -> None:
     assert "names no object of the toy world" in QUICK.hint("a dragon")
     assert "ignores 'fluffy'" in QUICK.hint("a fluffy cat")
     assert all(preset.hint(prompt) == "" for preset in presets().values() for prompt in preset.examples.values())
-
-
-def test_a_port_that_is_taken_is_told() -> None:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen(1)
-        port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"cannot listen at 127.0.0.1, port {port} \(address already in use\)"):
-            free_port("127.0.0.1", port)
-    assert free_port("127.0.0.1", 0) > 0
-    with pytest.raises(ValueError, match="--port 70000: expected 0 to 65535"):
-        free_port("127.0.0.1", 70000)
-    with pytest.raises(ValueError, match="cannot listen at no host"):
-        free_port("no host", 0)
-
-
-@pytest.mark.parametrize(
-    ("host", "alone", "url"),
-    [
-        ("127.0.0.1", True, "http://127.0.0.1:80"),
-        ("::1", True, "http://[::1]:80"),
-        ("localhost", True, "http://localhost:80"),
-        ("0.0.0.0", False, "http://127.0.0.1:80"),
-        ("192.0.2.1", False, "http://192.0.2.1:80"),
-        ("::", False, "http://[::1]:80"),
-    ],
-)
-def test_addresses(host, alone, url) -> None:
-    assert is_loopback(host) is alone and url_of(host, 80) == url
