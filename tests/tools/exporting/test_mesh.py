@@ -87,7 +87,7 @@ def test_colours_are_where_they_belong(ball) -> None:
     colour = ball.texture[texel[:, 1], texel[:, 0]] / 255
     x, y, z = direction.T
     error = np.abs(colour - (0.5 + 0.4 * np.stack([-x, z, y], axis=1)))
-    assert np.median(error) < 0.03 and np.quantile(error, 0.95) < 0.1
+    assert np.median(error) < 0.01 and np.quantile(error, 0.95) < 0.08  # measured: 0.006, 0.061
 
 
 @pytest.mark.parametrize("azimuth, elevation", VIEWS)
@@ -100,7 +100,7 @@ def test_the_mesh_looks_like_the_gaussians(ball, azimuth, elevation) -> None:
     truth, outline = out["render"].permute(1, 2, 0).numpy(), 1 - out["alpha"][0].numpy() > 0.5
     assert surface.intersection_over_union(covered, outline) > 0.95
     inside = covered & (out["alpha"][0].numpy() < 0.02)
-    assert np.abs(picture - truth)[inside].mean() < 0.03
+    assert np.abs(picture - truth)[inside].mean() < 0.022  # measured: 0.014 to 0.018
 
 
 def test_density_is_the_sum_over_the_gaussians() -> None:

@@ -133,19 +133,20 @@ def test_sog_holds_the_scene(tmp_path, degree) -> None:
     if degree == 0:
         assert error.size == 0
     else:
-        assert error.std() < 0.5 * rest.std()
+        assert error.std() < 0.02 * rest.std()  # measured: 0.008
 
 
 @pytest.mark.parametrize(
     "format, read, turn, least",
-    [("splat", read_splat, Y_DOWN, 40), ("spz", read_spz, Y_UP, 38), ("sog", read_sog, Y_DOWN, 40)],
+    [("splat", read_splat, Y_DOWN, 53), ("spz", read_spz, Y_UP, 50), ("sog", read_sog, Y_DOWN, 57)],
 )
 def test_what_was_read_back_looks_like_the_scene(tmp_path, format, read, turn, least) -> None:
+    """dB; measured: 54.8, 51.7, 58.8, and with view dependence, below, 37.7 and 57.7."""
     found = read(written(tmp_path, format, 0)).model()
     assert psnr(picture(found, turned_camera(CAMERA, turn)), picture(lopsided(0))) > least
 
 
 def test_view_dependence_survives_where_the_format_keeps_it(tmp_path) -> None:
-    for format, read, turn, least in [("spz", read_spz, Y_UP, 36), ("sog", read_sog, Y_DOWN, 26)]:
+    for format, read, turn, least in [("spz", read_spz, Y_UP, 37), ("sog", read_sog, Y_DOWN, 56)]:
         found = read(written(tmp_path, format, 3)).model()
         assert psnr(picture(found, turned_camera(CAMERA, turn)), picture(lopsided(3))) > least
