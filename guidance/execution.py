@@ -6,6 +6,7 @@ by more than rounding; docs/performance.md says when each setting is worth it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from arguments import GuidanceParams
 
@@ -76,6 +78,15 @@ class Execution:
         if self.attention_kernel == "auto":
             return contextlib.nullcontext()
         return sdpa_kernel(ATTENTION[self.attention_kernel], set_priority=True)
+
+    def recompute(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """function(*inputs), computed again in the backward pass, both times by the chosen attention kernel."""
+
+        def with_kernel(*again: Any) -> Any:
+            with self.attention():
+                return function(*again)
+
+        return checkpoint(with_kernel, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _decided(setting: str, auto: bool) -> bool:

@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
@@ -70,7 +69,7 @@ class StableDiffusion:
         if execution.offload_unet:
             offload(self.unet, device)
         if execution.vae_checkpointing and self.vae._supports_gradient_checkpointing:
-            self.vae.enable_gradient_checkpointing()
+            self.vae.enable_gradient_checkpointing(execution.recompute)
         self._call_networks = GraphedCall(self._networks) if execution.cuda_graphs else self._networks
 
     def release_text_encoder(self) -> None:
@@ -135,10 +134,7 @@ class StableDiffusion:
         pictures = (2 * images - 1).to(self.dtype)
         with self.execution.attention():
             if self.execution.vae_slicing:
-                moments = [
-                    checkpoint(self._moments, one, use_reentrant=False, preserve_rng_state=False)
-                    for one in pictures.split(1)
-                ]
+                moments = [self.execution.recompute(self._moments, one) for one in pictures.split(1)]
             else:
                 moments = [self._moments(pictures)]
         posterior = DiagonalGaussianDistribution(torch.cat(moments))
