@@ -14,16 +14,18 @@ DEMO_ARGS ?=
 FUZZ_ARGS ?=
 CRASH_ARGS ?=
 APP_ARGS ?=
+LOCK_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCKED := $(PIP) install --quiet --no-deps --require-hashes
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
 CHECKED := $(wildcard app.py train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-extra setup-dev demo app smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan clean
+.PHONY: setup setup-extra setup-dev demo app smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -32,23 +34,21 @@ setup-extra: $(VENV)/.requirements-extra $(VENV)/.extensions
 
 setup-dev: $(VENV)/.requirements-dev $(VENV)/.extensions
 
-# torch first: with it in place nothing below can pull in another build of it.
-$(VENV)/.torch: requirements.txt
+# The locks hold every package with its hashes, but torch and its CUDA packages: of one release of torch there are several
+# builds. With --no-deps no lock can pull in a build; torch, which comes last, finds its other requirements installed.
+$(VENV)/.requirements: requirements.txt requirements.lock
 	@test -n "$(PYTHON)" || { echo "python3 not found: install Python 3.11 or pass PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(LOCKED) -r requirements.lock
 	$(PIP) install --quiet "$$(grep '^torch==' requirements.txt)"
 	touch $@
 
-$(VENV)/.requirements: requirements.txt $(VENV)/.torch
-	$(PIP) install --quiet -r requirements.txt
+$(VENV)/.requirements-extra: requirements-extra.lock $(VENV)/.requirements
+	$(LOCKED) -r requirements-extra.lock
 	touch $@
 
-$(VENV)/.requirements-extra: requirements-extra.txt $(VENV)/.requirements
-	$(PIP) install --quiet -r requirements-extra.txt
-	touch $@
-
-$(VENV)/.requirements-dev: requirements-dev.txt requirements-ray.txt $(VENV)/.requirements-extra
-	$(PIP) install --quiet -r requirements-dev.txt
+$(VENV)/.requirements-dev: requirements-dev.lock requirements-ray.lock $(VENV)/.requirements-extra
+	$(LOCKED) -r requirements-dev.lock
 	touch $@
 
 $(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
@@ -106,6 +106,11 @@ cuda-sm70: $(VENV)/.requirements
 # The CUDA kernels on a CPU, a thread for each of theirs, under ThreadSanitizer; then once with a barrier missing.
 tsan:
 	$(or $(PYTHON),python3) tests/cuda_shim/tsan.py
+
+# requirements*.lock from requirements*.txt: versions and hashes of the whole closure. LOCK_ARGS="--upgrade".
+lock: $(VENV)/.requirements
+	$(PIP) install --quiet uv==0.13.9
+	$(BIN)/python tools/lock_requirements.py $(LOCK_ARGS)
 
 clean:
 	rm -rf $(addsuffix /build,$(EXTENSIONS) tests/cuda_shim) build output/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -149,7 +149,7 @@ def collects(command: Command, checkout: Checkout) -> None:
 
 def makes_the_environment(command: Command, checkout: Checkout) -> None:
     """The files that conda and pip are given are there; tests/tools/test_check_environment.py looks into them."""
-    files = [word for word in command.words if re.search(r"\.(yml|txt)$", word)]
+    files = [word for word in command.words if re.search(r"\.(yml|txt|lock)$", word)]
     assert files and all((ROOT / file).is_file() for file in files)
     name = yaml.safe_load((ROOT / "environment.yml").read_text())["name"]
     assert "activate" not in command.words or name in command.words
@@ -200,7 +200,7 @@ RULES = [
     Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
-    Rule(r"conda |pip install -r ", makes_the_environment),
+    Rule(r"conda |pip install (--no-deps --require-hashes )?-r ", makes_the_environment),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),
     Rule(r"ssh -L ", leads_to_the_page),
