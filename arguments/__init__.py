@@ -211,6 +211,10 @@ class GuidanceParams:
     delta_t_start: int = key(100, "ISM: interval at the start of the warm-up", unit="timesteps", lo=1, hi=1000)
     annealing_intervals: bool = key(True, "ISM: go from delta_t_start to delta_t over the warm-up")
     text: str = key("", "the prompt")
+    allow_unknown_words: bool = new(
+        False,
+        "train with a prompt that an embedded prior does not know; the ideal prior shows a mixture of all objects",
+    )
     inverse_text: str = key("", "ISM: prompt used while inverting")
     textual_inversion_path: str | None = key(None, "file of a textual inversion")
     LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")

@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from arguments import GROUPS, Config
-from arguments.checks import contradictions, named_devices
+from arguments.checks import Problem, contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
@@ -38,16 +39,18 @@ class ConfigWarning(UserWarning):
     """A setting that is accepted but has no effect."""
 
 
-def load_config(argv: list[str]) -> Config:
+def load_config(argv: list[str], *checks: Callable[[Config], Iterator[Problem]]) -> Config:
     """The settings of a run from the words of a command line, `--opt FILE` included.
 
+    checks: more contradictions than those of arguments.checks, by what this folder cannot import.
     Raises ConfigError that lists every problem found; warns (ConfigWarning) of keys that are ignored.
     """
     collector = _Collector()
     usable = collector.read(argv)
     config = collector.config()
     if usable:
-        collector.check(config)
+        for check in (contradictions, *checks):
+            collector.check(check(config))
     if collector.problems:
         raise ConfigError(collector.problems)
     return _with_one_device(config)
@@ -140,9 +143,9 @@ class _Collector:
             parts[attribute] = declared(**mine)
         return Config(**parts)
 
-    def check(self, config: Config) -> None:
+    def check(self, found: Iterable[Problem]) -> None:
         """Adds the contradictions of keys that have no problem of their own."""
-        for label, value, expected in contradictions(config):
+        for label, value, expected in found:
             if label not in self.rejected:
                 self._problem(self.sources.get(label, "defaults"), label, value, f"expected {expected}")
 

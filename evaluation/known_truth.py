@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 from arguments import GenerateCamParams, PipelineParams
 from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cloud
 from gaussian_renderer import render
-from guidance.toy.captions import Spec, parse_prompt
+from guidance.toy.captions import Spec
+from guidance.toy.reading import parse_prompt, read_prompt
 from guidance.toy.scoring import score_pictures, scored_views
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
+
+logger = logging.getLogger(__name__)
 
 SIZE_PX = 128
 
@@ -37,8 +41,14 @@ def score_gaussians(
 
 
 def score_run(run: Path, size_px: int = SIZE_PX) -> dict[str, Any]:
-    """Scores of the last saved iteration of a run folder, with the prompt and the iteration."""
+    """Scores of the last saved iteration of a run folder, with the prompt and the iteration.
+
+    Raises ValueError for a folder that is no run, and for a prompt that the toy world does not know.
+    """
     config = config_of_run(run)
+    spec = parse_prompt(config.guidance.text)
+    if notice := read_prompt(config.guidance.text).notice:
+        logger.warning("%s", notice)
     iteration, gaussians = last_point_cloud(run)[0], gaussians_of_run(run, config)
-    scores = score_gaussians(gaussians, parse_prompt(config.guidance.text), config.cameras, size_px)
+    scores = score_gaussians(gaussians, spec, config.cameras, size_px)
     return {"run": run.name, "prompt": config.guidance.text, "iteration": iteration, "size_px": size_px, **scores}

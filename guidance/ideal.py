@@ -10,7 +10,6 @@ of any resolution as much as it hides one of 32 x 32.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -25,17 +24,13 @@ from guidance.toy.captions import (
     DEFAULT_COLOURS,
     VIEW_WORDS,
     Spec,
-    UnknownPrompt,
-    known_words,
-    parse_prompt,
     view_word_of,
 )
 from guidance.toy.objects import CLASSES
 from guidance.toy.posterior import NoiseLevel, PictureTable, posterior_mean
+from guidance.toy.reading import UnknownPrompt, read_prompt
 from guidance.toy.rendered_set import PoseRanges, RenderedSet, render_set
 from utils.distributed import Share
-
-logger = logging.getLogger(__name__)
 
 REFERENCE_PX = 32
 KERNEL_STD = 0.15
@@ -81,7 +76,7 @@ class IdealPrior:
         self.alphas_cumprod = sd_step.scaled_linear_alphas().float().to(self.device)
         self.num_train_timesteps = guidance_params.num_train_timesteps or len(self.alphas_cumprod)
         self.text = guidance_params.text
-        self.specs = specs_of_prompt(self.text)
+        self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
         per_spec = max(pictures // len(self.specs), 8)
         rendered = render_set(self.specs, pose_ranges(cam_params), resolution_px, per_spec, min(4, os.cpu_count() or 1))
         self._table = PictureTable.build(torch.from_numpy(rendered.pictures).to(self.device))
@@ -132,17 +127,15 @@ class IdealPrior:
         return (x_t - a.view(-1, 1, 1, 1) * clean) / sigma.view(-1, 1, 1, 1)
 
 
-def specs_of_prompt(text: str) -> list[Spec]:
-    """What is rendered for a prompt: its object, or (with a warning that lists what is known) one of every class."""
-    try:
-        return [parse_prompt(text)]
-    except UnknownPrompt:
-        logger.warning(
-            "The prompt %r names no object of the toy world: the ideal prior now knows a mixture of all of them. %s",
-            text,
-            known_words(),
-        )
-        return [Spec(name, *DEFAULT_COLOURS[name]) for name in CLASSES]
+def specs_of_prompt(text: str, allow_unknown_words: bool = False) -> list[Spec]:
+    """What is rendered for a prompt: its object, or one of every class where an unknown prompt is allowed.
+
+    Raises UnknownPrompt (a ValueError).
+    """
+    reading = read_prompt(text)
+    if reading.problem and not allow_unknown_words:
+        raise UnknownPrompt(reading.refusal)
+    return [reading.spec] if reading.spec else [Spec(name, *DEFAULT_COLOURS[name]) for name in CLASSES]
 
 
 def pose_ranges(cam_params: Any) -> PoseRanges:

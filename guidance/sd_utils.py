@@ -6,7 +6,6 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -21,6 +20,7 @@ from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.lora import merge_lora, read_lora
 from guidance.preflight import RunSize, check_memory
+from guidance.prompt_words import in_known_words
 from guidance.sources import ModelUnavailable
 from guidance.weights import Components, load_components
 from utils.distributed import Share
@@ -53,7 +53,7 @@ class StableDiffusion:
         self.unet, self.vae = parts.unet, parts.vae
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self._place()
-        self.known_words = parts.known_words
+        self.known_words, self.allow_unknown_words = parts.known_words, guidance_params.allow_unknown_words
         self._take_schedule(parts, guidance_params.num_train_timesteps)
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
 
@@ -96,10 +96,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut, and of words that mean nothing here."""
+        """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut. ValueError for unknown words."""
         if self.text_encoder is None:
             raise RuntimeError("the text encoder was released after the prompt; set GuidanceParams.keep_text_encoder")
-        self._warn_of_unknown_words(texts)
+        if self.known_words is not None and not self.allow_unknown_words:
+            texts = in_known_words(texts, self.known_words, list(self.tokenizer.get_added_vocab()))
         limit = self.text_encoder.config.max_position_embeddings
         for text in texts:
             count = len(self.tokenizer(text).input_ids)
@@ -108,18 +109,6 @@ class StableDiffusion:
         options = {"padding": "max_length", "max_length": limit, "truncation": True, "return_tensors": "pt"}
         tokens = self.tokenizer(list(texts), **options)
         return self.text_encoder(tokens.input_ids.to(self.device))[0].float()
-
-    def _warn_of_unknown_words(self, texts: Sequence[str]) -> None:
-        if self.known_words is None:
-            return
-        asked = dict.fromkeys(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
-        unknown = [word for word in asked if word not in self.known_words]
-        if unknown:
-            logger.warning(
-                "this model was never told what %s means; it knows: %s",
-                ", ".join(map(repr, unknown)),
-                ", ".join(sorted(self.known_words)),
-            )
 
     def encode_imgs(
         self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None

@@ -33,7 +33,7 @@ from evaluation import METRICS
 from evaluation.janus import Rate
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
 from evaluation.run_folder import record_of_run
-from guidance.toy.captions import parse_prompt
+from guidance.toy.reading import parse_prompt
 from tools.janus import SAVED, read_rates, write_sheet
 from tools.reproduction import plan
 from tools.reproduction.measure import add_metrics, measure

@@ -4,18 +4,15 @@
     "a <colour A> <class>"  or  "a <colour A> <class> with <colour B> <part>",
     then  ", front view" (side, back) or nothing
 
-Articles, "DSLR photo of" and a full stop are tolerated; synonyms are mapped. Captions are written without an article
-before the part, prompts may have one.
+Articles, "DSLR photo of" and a full stop are tolerated; synonyms and plurals are mapped (reading.py). Captions are
+written without an article before the part, prompts may have one.
 """
 
 from __future__ import annotations
 
 import re
-import textwrap
-import warnings
 from dataclasses import dataclass
 
-from arguments.coerce import show
 from guidance.toy.objects import CLASSES, PARTS
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -88,31 +85,6 @@ SYNONYMS: dict[str, str] = {
     "cap": "hat",
 }
 
-_IGNORED = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "with",
-        "and",
-        "its",
-        "in",
-        "photo",
-        "dslr",
-        "picture",
-        "image",
-        "toy",
-        "3d",
-        "view",
-        *VIEW_WORDS,
-    ]
-)
-
-
-class UnknownPrompt(ValueError):
-    """No object of the toy world is named in the prompt."""
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -148,8 +120,9 @@ def vocabulary() -> list[str]:
 
 def known_words() -> str:
     """One sentence for messages: what a prompt can say."""
-    example = caption("snowman", "white", "red")
-    return f'Known objects: {", ".join(CLASSES)}; known colours: {", ".join(COLOURS)}; for example "{example}".'
+    example, parts = caption("snowman", "white", "red"), ", ".join(dict.fromkeys(PARTS.values()))
+    known = f"Known objects: {', '.join(CLASSES)}; known colours: {', '.join(COLOURS)}; known parts: {parts}"
+    return f'{known}; synonyms: {", ".join(SYNONYMS)}; for example "{example}".'
 
 
 def default_colour_b(class_name: str, colour_a: str) -> str:
@@ -162,34 +135,3 @@ def view_word_of(text: str) -> str | None:
     """The view word at the end of "..., front view", if there is one."""
     found = re.search(r",\s*(front|side|back)\s+view\b", text.lower())
     return found.group(1) if found else None
-
-
-def parse_prompt(text: str) -> Spec:
-    """What the prompt asks for.
-
-    Raises UnknownPrompt (a ValueError) where no known object is named; warns (UserWarning) about words that are not
-    understood. A colour that is not named takes the class's default.
-    """
-    words = [SYNONYMS.get(word, word) for word in re.findall(r"[a-z0-9]+", text.lower())]
-    named = [(at, word) for at, word in enumerate(words) if word in CLASSES]
-    if not named:
-        raise UnknownPrompt(f"The prompt {show(text)} names no object of the toy world. {known_words()}")
-    at, class_name = named[0]
-    before = [word for word in words[:at] if word in COLOURS]
-    after = [word for word in words[at + 1 :] if word in COLOURS]
-    _warn_about_strangers(text, words, class_name)
-    colour_a = before[-1] if before else DEFAULT_COLOURS[class_name][0]
-    colour_b = after[0] if after else default_colour_b(class_name, colour_a)
-    return Spec(class_name, colour_a, colour_b)
-
-
-def _warn_about_strangers(text: str, words: list[str], class_name: str) -> None:
-    known = _IGNORED | set(COLOURS) | {class_name, PARTS[class_name]}
-    strangers = [word for word in words if word not in known]
-    if strangers:
-        ignored = textwrap.shorten(", ".join(map(repr, strangers)), 300)
-        warnings.warn(
-            f"The toy world ignores {ignored} in the prompt {show(text)}. {known_words()}"
-            f" The second colour of a {class_name} is that of its {PARTS[class_name]}.",
-            stacklevel=3,
-        )

@@ -2,7 +2,6 @@
 """Prompts: the texts of a run, the toy world's reading of them, and the embedded tokenizer."""
 
 import math
-import warnings
 from pathlib import Path
 
 import torch
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 
 from arguments import GuidanceParams
 from guidance.prompts import PromptBook, PromptTexts
-from guidance.toy.captions import COLOURS, SYNONYMS, UnknownPrompt, parse_prompt, view_word_of, vocabulary
+from guidance.toy.captions import COLOURS, SYNONYMS, view_word_of, vocabulary
 from guidance.toy.objects import CLASSES
+from guidance.toy.reading import UnknownPrompt, parse_prompt, read_prompt
 from tests.fuzzing.engine import LawBroken, Target
 
 WORDS = [
@@ -66,21 +66,19 @@ def law(given: tuple[str, list[float], bool]) -> bool:
 def _understood(text: str) -> bool:
     if (word := view_word_of(text)) not in (None, "front", "side", "back"):
         raise LawBroken(f"view word {word!r}")
+    if notice := read_prompt(text).notice:
+        _one_sentence(notice)
     try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            spec = parse_prompt(text)
+        spec = parse_prompt(text)
     except UnknownPrompt as error:
         _one_sentence(error)
         return False
-    for warning in told:
-        _one_sentence(warning.message)
     if spec.class_name not in CLASSES or not {spec.colour_a, spec.colour_b} <= set(COLOURS):
         raise LawBroken(f"{spec} is not of the toy world")
     return all(math.isfinite(x) for x in (*spec.rgb_a(), *spec.rgb_b()))
 
 
-def _one_sentence(error: BaseException | Warning) -> None:
+def _one_sentence(error: BaseException | str) -> None:
     if not str(error) or "\n" in str(error) or len(str(error)) > 2000:
         raise LawBroken(f"no sentence: {str(error)[:100]!r} ({len(str(error))} characters)")
 

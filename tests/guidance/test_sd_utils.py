@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """StableDiffusion behind the Prior protocol, on the tiny pipeline."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -129,16 +130,18 @@ def test_half_precision_on_a_gpu_stays_inside(golden_dir, prior):
     torch.testing.assert_close(eps.cpu(), prior.predict_noise(x, t, text), rtol=0.02, atol=0.02)
 
 
-def test_words_outside_a_small_world_are_told(golden_dir, tmp_path, caplog):
+def test_words_outside_a_small_world_are_refused(golden_dir, tmp_path):
     folder = shutil.copytree(golden_dir / "tiny-sd", tmp_path / "small")
     (folder / "tokenizer" / "words.txt").write_text("a\nred\ncube\n")
-    small = StableDiffusion(GuidanceParams(model_key=str(folder)), "cpu")
-    small.get_text_embeds(["a red cube"])
-    assert not caplog.records
-    small.get_text_embeds(["a red zebra", "zebra, blue"])
-    assert [record.getMessage() for record in caplog.records] == [
-        "this model was never told what 'zebra', 'blue' means; it knows: a, cube, red"
-    ]
+    params = GuidanceParams(model_key=str(folder))
+    small = StableDiffusion(params, "cpu")
+    exact = small.get_text_embeds(["a red cube"])
+    assert torch.equal(small.get_text_embeds(["The red cubes"]), small.get_text_embeds([" red cube"]))
+    assert torch.equal(small.get_text_embeds(["A red box"]), exact)
+    with pytest.raises(ValueError, match=r"does not know: 'zebra', 'blue'\. Known words: a, cube, red\. --allow_unknown"):
+        small.get_text_embeds(["a red zebra", "zebra, blue"])
+    anything = StableDiffusion(dataclasses.replace(params, allow_unknown_words=True), "cpu")
+    assert not torch.equal(anything.get_text_embeds(["a red zebra"]), exact)
 
 
 @pytest.mark.parametrize("change", [{"perpneg": True}, {"perpneg": False, "fix_noise": True}, {"sds": True}])

@@ -58,8 +58,8 @@ def test_a_grid_has_every_cell_once_and_whole_pairs_first() -> None:
 
 
 def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
-    from guidance.toy.captions import parse_prompt
     from guidance.toy.objects import ONE_SIDED
+    from guidance.toy.reading import parse_prompt
 
     classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
     assert len(grid.PAPER_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)

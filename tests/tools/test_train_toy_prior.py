@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from guidance.toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS, parse_prompt
+from guidance.toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
 from guidance.toy.compose import compose
+from guidance.toy.reading import parse_prompt
 from tools.toy_prior import checks, data, export, model, sampling, tokenizer, training
 
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)

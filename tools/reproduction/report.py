@@ -14,9 +14,9 @@ import numpy as np
 from evaluation import METRICS
 from evaluation.janus import Rate
 from evaluation.run_folder import config_of_run
-from guidance.toy.captions import parse_prompt
 from guidance.toy.compose import compose
 from guidance.toy.raycast import View, render_gbuffers
+from guidance.toy.reading import parse_prompt
 from tools.pages import escape, image, image_file, jpeg, page, table, video_file
 from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS
 from tools.reproduction.plan import METHODS

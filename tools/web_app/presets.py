@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
-from guidance.toy.captions import UnknownPrompt, parse_prompt
+from guidance.prompt_words import read_words_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -87,15 +88,8 @@ class Preset:
 
     def hint(self, prompt: str) -> str:
         """What an embedded prior will not understand of a prompt; empty where it is all clear, or for other priors."""
-        if not self.is_toy or not prompt.strip():
-            return ""
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                parse_prompt(prompt)
-        except UnknownPrompt as error:
-            return str(error)
-        return " ".join(str(warning.message) for warning in told)
+        reading = read_words_of(dataclasses.replace(self.config.guidance, text=prompt))
+        return "" if reading is None else reading.refusal or reading.notice
 
 
 @cache
