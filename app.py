@@ -21,6 +21,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="A web page to start, watch and download runs.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=int, default=7860, help="0: any free one")
+    parser.add_argument(
+        "--allow_host", nargs="+", default=[], metavar="NAME", help="names of a proxy that people open the page by"
+    )
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the run folders")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("nicegui") is None:
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> int:
         )
     from tools.web_app.server import serve
 
-    serve(args.output, args.host, port)
+    serve(args.output, args.host, port, args.allow_host)
     return FINISHED
 
 

@@ -16,6 +16,8 @@ from arguments.coerce import show
 from utils.bounded_file import read_bytes
 
 MAX_BYTES = 256 * 1024
+MAX_BRACKETS = 5000
+"""Opening ones in a file: the parser's time grows with their square."""
 BASE_KEY = "base"
 
 Layer = tuple[str, dict[Any, Any]]
@@ -95,6 +97,8 @@ def read_yaml(path: str) -> tuple[dict[Any, Any], list[str]]:
 
 
 def _parse(path: str, text: str) -> tuple[dict[Any, Any], list[str]]:
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        return {}, [f"{path}: more than {MAX_BRACKETS} brackets: expected a YAML file of settings"]
     try:
         loader = SettingsLoader(text)
         content = loader.get_single_data()

@@ -6,7 +6,6 @@ V pictures, uint8 [V, H, W, 3] RGB on the run's own background.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,7 @@ from arguments.load import load_config
 from gaussian_renderer.outputs import turntable
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
-from utils.bounded_file import read_text
-
-MAX_RECORD_BYTES = 1 << 20
+from utils.run_records import read_object
 
 
 def config_of_run(run: Path) -> Config:
@@ -46,9 +43,12 @@ def point_clouds(run: Path) -> dict[int, Path]:
 
 
 def record_of_run(run: Path) -> dict[str, Any]:
-    """What made it, from run.json: revision, device, versions and more; empty where there is none."""
+    """What made it, from run.json: revision, device, versions and more; empty where there is none.
+
+    Raises ValueError, one sentence, for a file that is no record.
+    """
     path = run / "run.json"
-    return json.loads(read_text(path, MAX_RECORD_BYTES)) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def last_point_cloud(run: Path) -> tuple[int, Path]:

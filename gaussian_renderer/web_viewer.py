@@ -19,11 +19,12 @@ import torch
 import viser
 from tqdm import tqdm
 from viser import uplot
+from viser.infra import WebsockClientConnection
 
 from arguments import Config
 from scene.cameras import centre_on_sphere
 from scene.gaussian_model import GaussianModel
-from utils.addresses import tcp_socket, url_of
+from utils.addresses import OwnHosts, tcp_socket, url_of
 from utils.loss_curves import LossCurves
 from utils.sh_utils import SH2RGB
 
@@ -33,6 +34,7 @@ SMOOTHING = 0.05  # weight of a step's time in the mean
 AZIMUTHS = ("0°", "90°", "180°", "270°")
 COLOURS = ("#1c7ed6", "#e8590c", "#2b8a3e", "#9c36b5", "#868e96")
 LARGEST_FLOAT16 = 65504.0
+CLOSED_BY_POLICY = 1008
 
 
 class _Server(viser.ViserServer):
@@ -40,6 +42,22 @@ class _Server(viser.ViserServer):
 
     def request_share_url(self, verbose: bool = True) -> str | None:
         return None
+
+    def refuse_other_sites(self, own: OwnHosts) -> None:
+        """Closes connections that a page of another site opens, before anything is sent or received.
+
+        viser has no setting for this. Its callbacks run once a WebSocket is open and before its messages do.
+        """
+        connections = self._websock_server._live_connections
+
+        async def check(client: WebsockClientConnection) -> None:
+            connection = connections.get(client.client_id)
+            headers = {} if connection is None or connection.request is None else connection.request.headers
+            host = headers.get("Host", "")
+            if connection is not None and (not own.accepts(host) or own.is_foreign(headers.get("Origin"), host)):
+                await connection.close(CLOSED_BY_POLICY, "This connection comes from another site")
+
+        self._websock_server.on_client_connect(check)
 
 
 class WebViewer:
@@ -243,6 +261,7 @@ def _open_server(host: str, port: int, label: str) -> _Server:
     if port not in (0, server.get_port()):
         server.stop()
         raise _no_port(host, port, "another program took it just now")
+    server.refuse_other_sites(OwnHosts.of(host))
     if not is_loopback:
         LOG.warning("the viewer's page at %s, port %d, is open to all who reach it", host, server.get_port())
     return server

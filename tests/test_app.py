@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -46,7 +45,7 @@ def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     server, address = _serve(folder)
     yield address, folder
     server.send_signal(signal.SIGINT)
-    said = server.communicate(timeout=30)[0]
+    said = server.communicate(timeout=120)[0]
     assert "Traceback" not in said and server.returncode == 0, said
 
 
@@ -184,7 +183,7 @@ def test_a_phone_shows_the_whole_page_in_its_own_scheme(served) -> None:
 
 def _status(url: str, **headers: str) -> int:
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10).status  # noqa: S310
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60).status  # noqa: S310
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -200,6 +199,113 @@ def test_only_a_runs_own_outputs_are_served(served) -> None:
     for name in ("..", "%2e%2e", "..%2f..", "absent", f"%2f{folder.parent}"):
         assert _status(f"{address}/runs/{name}/config.yaml") == 404
     assert _status(address) == 200 and _status(address, Host="elsewhere.example") == 400
+
+
+def _websocket(address: str, **headers: str) -> int:
+    """HTTP status of the answer to a WebSocket's handshake; 101: it was accepted."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    url = address.replace("http", "ws") + "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    try:
+        with connect(url, additional_headers=headers, open_timeout=60):
+            return 101
+    except InvalidStatus as error:
+        return error.response.status_code
+
+
+FOREIGN = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},  # another program's page on this machine
+    {"Origin": "http://127.0.0.1.evil.example"},
+    {"Host": "evil.example"},  # a name that its owner has pointed at this machine
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=lambda headers: "_".join(next(iter(headers.items()))))
+def test_another_sites_page_can_neither_ask_nor_listen(served, headers) -> None:
+    """Starting, stopping and exporting go through the WebSocket; every address is closed to it as well."""
+    address, _ = served
+    assert _websocket(address, **headers) in (400, 403)
+    assert _status(address, **headers) in (400, 403)
+    for path in ("/runs/any/scene.glb", "/runs/any/view", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"):
+        assert _status(address + path, **headers) in (400, 403)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_browsers_own_word_on_the_site_is_heeded(served, site) -> None:
+    """An image or a script tag of another page sends no Origin, but Sec-Fetch-Site."""
+    address, _ = served
+    assert _status(address + "/runs/any/scene.glb", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}) == 403
+    assert _status(address, **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}) == 200  # a link to the page
+
+
+def test_the_page_itself_passes_and_cannot_be_framed(served) -> None:
+    address, _ = served
+    assert _websocket(address, Origin=address) == 101 and _websocket(address) == 101
+    assert _status(address.replace("127.0.0.1", "localhost")) == 200
+    with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310
+        policy = answer.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy and "default-src 'self'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_asking_for_an_address_starts_no_work(served) -> None:
+    """The page's button makes an export; an address only hands over what is there."""
+    address, folder = served
+    cloud = folder / "saved-run" / "point_cloud" / "iteration_3" / "point_cloud.ply"
+    cloud.parent.mkdir(parents=True)
+    cloud.write_text("ply")
+    (folder / "saved-run" / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
+    for path in ("view", "scene.ply", "scene.glb"):
+        assert _status(f"{address}/runs/saved-run/{path}") == 404
+    assert not (folder / "saved-run" / "export").exists()
+    made = folder / "saved-run" / "export" / "saved-run_3.html"
+    made.parent.mkdir()
+    made.write_text("<p>made")
+    with urllib.request.urlopen(f"{address}/runs/saved-run/view", timeout=60) as answer:  # noqa: S310
+        assert answer.read() == b"<p>made"
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
+
+
+BAD_FOLDERS = {
+    "deep-record": {"run.json": "[" * 200_000},
+    "deep-log": {"log.jsonl": "[" * 200_000 + "\n"},
+    "deep-settings": {"config.yaml": "[" * 200_000},
+    "odd-log": {"log.jsonl": '{"iteration": 1, "loss": NaN, "points": "abc", "phase_ms": {"a": NaN}}\n'},
+    "long-numbers": {"config.yaml": f"OptimizationParams: {{iterations: {'9' * 400}}}\n"},
+    "not-text": {"config.yaml": "\udcff\udcfe"},
+}
+
+
+@needs_browser
+def test_a_bad_run_folder_takes_nothing_down(tmp_path) -> None:
+    """Neither the start of the server nor a visitor's page; the folder is shown as unreadable, the good run as it is."""
+    for name, files in BAD_FOLDERS.items():
+        (tmp_path / name).mkdir()
+        for file, text in {"config.yaml": "OptimizationParams: {iterations: 9}\n", **files}.items():
+            (tmp_path / name / file).write_text(text, encoding="utf-8", errors="surrogateescape")
+    (tmp_path / "pipes").mkdir()
+    (tmp_path / "pipes" / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
+    for file in ("run.json", "log.jsonl", "console.txt"):
+        os.mkfifo(tmp_path / "pipes" / file)  # whoever opens it as a file waits for ever
+    server, address = _serve(tmp_path)
+    try:
+        with browser_page() as page:
+            _open(page, address)
+            for name in (*BAD_FOLDERS, "pipes"):
+                page.get_by_label("Show").click()
+                page.get_by_role("option", name=name, exact=True).click()
+                unreadable = "config.yaml" in BAD_FOLDERS.get(name, {})
+                page.get_by_role("status").get_by_text(
+                    "unreadable" if unreadable else "not finished", exact=True
+                ).wait_for()
+        assert _status(address) == 200
+    finally:
+        server.send_signal(signal.SIGINT)
+        said = server.communicate(timeout=120)[0]
+    assert "Traceback" not in said and server.returncode == 0, said
 
 
 def test_bad_arguments_are_told_in_a_sentence(tmp_path, capsys, monkeypatch) -> None:
@@ -222,7 +328,7 @@ def test_bad_arguments_are_told_in_a_sentence(tmp_path, capsys, monkeypatch) -> 
 def test_an_open_address_is_warned_of(tmp_path, capsys, monkeypatch) -> None:
     from tools.web_app import server
 
-    monkeypatch.setattr(server, "serve", lambda output, host, port: time.sleep(0))
+    monkeypatch.setattr(server, "serve", lambda *_: None)
     assert app.main(["--host", "0.0.0.0", "--port", "0", "--output", str(tmp_path)]) == 0
     assert "whoever reaches 0.0.0.0 can start and read runs" in capsys.readouterr().err
     assert app.main(["--port", "0", "--output", str(tmp_path)]) == 0

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
@@ -25,7 +26,9 @@ from evaluation.janus import LABELS, Rate, blinded, rates
 from evaluation.run_folder import config_of_run
 from tools.pages import PLAY, escape, image, jpeg, page, video_file
 from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
+from utils.run_records import read_object
 
+MAX_BYTES = 1 << 24
 SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"
 KEYS = {"consistent": "c", "janus": "j", "unsure": "u"}
 STYLE = """
@@ -104,19 +107,24 @@ def _card(number: str, run: Path) -> str:
 
 def read_rates(out: Path, labels: Path) -> dict[str, Rate]:
     """Method -> rate, of a sheet's key and the labels that it saved. ValueError where they do not belong together."""
-    key, given = (_read(path) for path in (out / KEY, labels))
+    key, given = (_read(path, holds) for path, holds in ((out / KEY, "key"), (labels, "labels")))
     if key.get("sheet") != given.get("sheet"):
         raise ValueError(f"{labels} belongs to another sheet than {out / KEY}; label {out / SHEET} and save again")
     return rates(given["labels"], key["key"], {name: name.split("-")[0] for name in key["key"].values()})
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path, holds: str) -> dict[str, Any]:
+    """A file of the sheet, whose entry `holds` maps texts to texts. Raises ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        tree = read_object(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); expected a file that the sheet or this tool wrote"
         ) from error
+    inner = tree.get(holds)
+    if not isinstance(inner, dict) or not all(isinstance(value, str) for value in inner.values()):
+        raise ValueError(f"{path} has no {holds!r} of texts; expected a file of the sheet or of this tool")
+    return tree
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 
 def tcp_socket(ip: str) -> tuple[socket.socket, bool]:
@@ -46,6 +49,52 @@ def is_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+
+
+@dataclass(frozen=True)
+class OwnHosts:
+    """The names under which a server answers, so that no site can use it by pointing a name of its own at it.
+
+    names: in lower case, without ports. any_ip: whether every IP address will do, for a server of a whole network.
+    """
+
+    names: frozenset[str]
+    any_ip: bool
+
+    @classmethod
+    def of(cls, host: str, more: Iterable[str] = ()) -> OwnHosts:
+        """Of a server that listens at `host`: loopback's names, `host`, `more`; elsewhere this machine's names too."""
+        names = {"localhost", "127.0.0.1", "::1", host, *more}
+        loopback = is_loopback(host)
+        if not loopback:
+            names |= {socket.gethostname(), socket.getfqdn()}
+        return cls(frozenset(name.lower() for name in names), any_ip=not loopback)
+
+    def accepts(self, host_header: str) -> bool:
+        """Whether a request with this Host header, NAME or NAME:PORT, is for this server."""
+        name = _split(f"//{host_header}")[0]
+        return name in self.names or (self.any_ip and _is_ip(name))
+
+    def is_foreign(self, origin: str | None, host_header: str) -> bool:
+        """Whether an Origin header names another site than the one asked; a request without one is not foreign."""
+        return origin is not None and (_split(origin) != _split(f"//{host_header}") or _split(origin)[0] == "")
+
+
+def _split(url: str) -> tuple[str, int | None]:
+    """(host in lower case, port) of a URL; ("", None) for anything that has no host. Default ports are None."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "", None
+    return parts.hostname or "", None if port in (80, 443) else port
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def url_of(host: str, port: int) -> str:

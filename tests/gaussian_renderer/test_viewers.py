@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import viser
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from arguments import Config
 from arguments.load import load_config
@@ -391,3 +393,39 @@ def test_a_sibr_viewer_is_answered_with_the_run_folder(sibr):
     time.sleep(0.05)
     run.step()
     assert read_exactly(connection, 72 + 4 + len("output/debug"))[-12:] == b"output/debug"
+
+
+FOREIGN = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Origin": "null"},
+    {"Host": "evil.example"},
+]
+
+
+@pytest.mark.parametrize("headers", [*FOREIGN, {}], ids=lambda headers: "_".join(next(iter(headers.items()), ("own",))))
+def test_another_sites_page_sees_and_presses_nothing(page, headers) -> None:
+    """Closed before a message is sent either way; a connection without an Origin is no browser's."""
+    run, url = page
+    run.step()
+    host, port = url.removeprefix("http://").split(":")
+    received = websocket_messages(host, int(port), headers)
+    assert (received == []) is bool(headers)
+    with Looker(url) as looker:  # the server goes on
+        looker.until(lambda: "Pause" in [props.get("label") for props in looker.panel.values()])
+
+
+def websocket_messages(host, port, headers):
+    """What a client with these headers is sent before it is disconnected, or a first message."""
+    with socket.create_connection((host, port)) as plain:
+        name = headers.get("Host", host)
+        extra = {key: value for key, value in headers.items() if key != "Host"}
+        protocols = [f"viser-v{viser.__version__}"]
+        with connect(
+            f"ws://{name}:{port}", sock=plain, subprotocols=protocols, additional_headers=extra, max_size=None
+        ) as client:
+            try:
+                return [client.recv(timeout=PATIENCE_S)]
+            except ConnectionClosed as closed:
+                assert closed.rcvd.code == 1008
+                return []

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from utils.addresses import free_port, is_loopback, tcp_socket, url_of
+from utils.addresses import OwnHosts, free_port, is_loopback, tcp_socket, url_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,46 @@ def test_a_port_that_is_taken_is_told() -> None:
 )
 def test_addresses(host, alone, url) -> None:
     assert is_loopback(host) is alone and url_of(host, 80) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "header", "accepted"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", True),
+        ("127.0.0.1", "LocalHost:7860", True),
+        ("127.0.0.1", "[::1]:7860", True),
+        ("127.0.0.1", "proxy.example", True),
+        ("127.0.0.1", "192.0.2.7:7860", False),
+        ("127.0.0.1", "evil.example", False),
+        ("127.0.0.1", "localhost.evil.example", False),
+        ("127.0.0.1", "", False),
+        ("127.0.0.1", "evil.example@127.0.0.1", True),  # the name is what follows the @
+        ("127.0.0.1", "127.0.0.1@evil.example", False),
+        ("127.0.0.1", "[", False),
+        ("0.0.0.0", "192.0.2.7:7860", True),
+        ("0.0.0.0", "[2001:db8::1]", True),
+        ("0.0.0.0", socket.gethostname(), True),
+        ("0.0.0.0", "evil.example", False),
+    ],
+)
+def test_a_server_answers_under_its_own_names(host, header, accepted) -> None:
+    assert OwnHosts.of(host, ["proxy.example"]).accepts(header) is accepted
+
+
+@pytest.mark.parametrize(
+    ("origin", "header", "foreign"),
+    [
+        (None, "127.0.0.1:80", False),
+        ("http://127.0.0.1:7860", "127.0.0.1:7860", False),
+        ("https://proxy.example", "proxy.example", False),
+        ("http://127.0.0.1", "127.0.0.1:80", False),
+        ("http://127.0.0.1:7861", "127.0.0.1:7860", True),
+        ("http://localhost:7860", "127.0.0.1:7860", True),
+        ("http://evil.example", "127.0.0.1:7860", True),
+        ("null", "127.0.0.1:7860", True),
+        ("", "127.0.0.1:7860", True),
+        ("file://", "", True),
+    ],
+)
+def test_another_sites_origin_is_foreign(origin, header, foreign) -> None:
+    assert OwnHosts.of("127.0.0.1").is_foreign(origin, header) is foreign

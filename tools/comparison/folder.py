@@ -24,7 +24,10 @@ from scene.cameras import ZFAR, ZNEAR, RCamera
 from scene.gaussian_model import GaussianModel
 from utils.bounded_file import read_text
 from utils.graphics_utils import focal2fov, getProjectionMatrix, getWorld2View2
+from utils.run_records import parse_seconds
 
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a file of any content may raise; numpy's LinAlgError is a ValueError."""
 MAX_BYTES = 1 << 26
 PLACES = {"workspace", "model_path", "opt_path", "data_device", "device", "g_device", "quiet", "source_path"}
 """Keys that say where a run is, not what it is."""
@@ -102,7 +105,7 @@ def read_cameras(path: Path) -> list[RCamera]:
     """The cameras of a cameras.json. Raises ValueError, one sentence, where it is none."""
     try:
         return [camera_from_JSON(record) for record in json.loads(read_text(path, MAX_BYTES))]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, np.linalg.LinAlgError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is no list of cameras ({type(error).__name__}: {error}); delete it to use a circle instead"
         ) from error
@@ -130,7 +133,7 @@ def _timing(path: Path) -> dict[str, float]:
     """Of log.jsonl where there is one, else of TensorBoard's events; empty where neither tells."""
     if (path / "log.jsonl").is_file():
         with (path / "log.jsonl").open(encoding="utf-8") as lines:
-            steps = [sum(json.loads(line)["phase_ms"].values()) for line in lines]
+            steps = [seconds * 1e3 for seconds in map(parse_seconds, lines) if seconds is not None]
         return (
             {"steps": float(len(steps)), "ms a step": float(np.mean(steps)), "seconds": sum(steps) / 1e3}
             if steps

@@ -23,9 +23,11 @@ from typing import Any
 import torch
 
 from utils.general_utils import atomic_path
+from utils.run_records import read_object
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTED = "printed.txt"
+MAX_RESULT_BYTES = 1 << 26
 BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*", "chkpnt*")
 LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they need it, together seconds
     "train",
@@ -220,16 +222,18 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_results(out: Path, names: Iterable[str]) -> list[Result]:
-    """The JSON files of those runs that have one."""
+    """The JSON files of those runs that have one. Raises ValueError for one that cannot be read."""
     paths = [out / f"{name}.json" for name in names]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return [read_object(path, MAX_RESULT_BYTES) for path in paths if path.is_file()]
 
 
 def _is_done(job: Job, sweep: Sweep) -> bool:
     path = sweep.path(job.name)
     if not path.is_file():
         return False
-    before = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    before = read_object(path, MAX_RESULT_BYTES).get("flags")
+    if not isinstance(before, list):
+        raise ValueError(f"{path} is not the result of a run: it names no flags; delete it to make the run again")
     if before != list(job.flags):
         pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, job.flags)]
         changed = [f"{name} {value}" for name, value in (pairs[0] - pairs[1]) + (pairs[1] - pairs[0])]

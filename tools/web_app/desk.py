@@ -27,7 +27,8 @@ class Desk:
         self.output = output
         self.waiting: Job | None = None
         self._known: dict[str, Job] = {}
-        self.current: Job | None = next(filter(None, map(self.find, self.names())), None)
+        found = filter(None, map(self.find, self.names()))
+        self.current: Job | None = next((job for job in found if not job.unreadable), None)
 
     def submit(self, config: Config) -> Job:
         """A new run: it begins, or waits where another runs. Raises Busy where one waits already, and OSError."""
@@ -62,14 +63,11 @@ class Desk:
     def find(self, name: str) -> Job | None:
         """The run of that name directly below the output folder; None for any other name or path."""
         folder = self.output / name if NAME.fullmatch(name) else None
-        if folder is None or not (folder / "config.yaml").is_file() or folder.is_symlink():
+        if folder is None or not _is_run(folder):
             return None
         known = self._known.get(name)
         if known is None or known.is_outdated:
-            try:
-                self._known[name] = known = Job(folder)
-            except (ValueError, OSError):
-                return None
+            self._known[name] = known = Job(folder)
         return known
 
     def names(self) -> list[str]:
@@ -77,7 +75,7 @@ class Desk:
         found = []
         with contextlib.suppress(OSError):
             for config in self.output.glob("*/config.yaml"):
-                if NAME.fullmatch(config.parent.name) and not config.parent.is_symlink():
+                if NAME.fullmatch(config.parent.name) and _is_run(config.parent):
                     found.append((config.stat().st_mtime, config.parent.name))
         return [name for _, name in sorted(found, reverse=True)]
 
@@ -106,3 +104,9 @@ class Desk:
             self.current = job
             job.start()
         return job
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder holds a config.yaml; links could lead out of the output folder."""
+    config = folder / "config.yaml"
+    return config.is_file() and not config.is_symlink() and not folder.is_symlink()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import json
 import os
 import re
 import signal
@@ -14,16 +13,17 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED
 from arguments.load import to_yaml
 from arguments.yaml_file import read_yaml
 from tools.web_app.progress import LogReader, Progress
-from utils.bounded_file import read_text
 from utils.checkpoints import numbered
 from utils.general_utils import atomic_path
 from utils.run_lock import NAME
+from utils.run_records import is_count, read_object, read_regular
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
@@ -31,7 +31,8 @@ CONSOLE = "console.txt"
 """What the process prints, in the run folder."""
 TAIL_BYTES = 16_384
 MAX_NAME = 40
-MAX_RECORD_BYTES = 1 << 20
+MAX_PROMPT = 2000
+"""Characters of a prompt that are shown."""
 
 
 class State(enum.Enum):
@@ -46,6 +47,7 @@ class State(enum.Enum):
     ELSEWHERE = "running, begun elsewhere"
     FINISHED = "finished"
     FAILED = "failed"
+    UNREADABLE = "unreadable"
 
 
 ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)
@@ -59,14 +61,18 @@ class Job:
     """
 
     def __init__(self, folder: Path) -> None:
-        """A folder with a config.yaml. ValueError, one sentence, where there is none that can be read."""
+        """A folder with a config.yaml; one that cannot be read makes an UNREADABLE run, which can only be looked at."""
         self.folder, self.name = folder, folder.name
         tree, problems = read_yaml(str(folder / "config.yaml"))
-        self.prompt = str(_inside(tree, "GuidanceParams", "text", ""))
-        steps = _inside(tree, "OptimizationParams", "iterations", None)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(problems[0] if problems else f"{folder}/config.yaml does not say how long the run is")
-        self.log = LogReader(folder / "log.jsonl", steps)
+        prompt, steps = (
+            _inside(tree, *key) for key in (("GuidanceParams", "text"), ("OptimizationParams", "iterations"))
+        )
+        self.prompt = prompt[:MAX_PROMPT] if isinstance(prompt, str) and prompt.strip() else self.name
+        self.unreadable = ""
+        if not is_count(steps, 1):
+            missing = f"{folder}/config.yaml does not say how many steps the run has"
+            self.unreadable = f"{problems[0] if problems else missing}; delete the folder or repair the file."
+        self.log = LogReader(folder / "log.jsonl", steps if is_count(steps, 1) else 1)
         self.waits, self._asked_to_stop, self._broken = False, False, ""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_step = 0
@@ -85,6 +91,8 @@ class Job:
     @property
     def state(self) -> State:
         """Where the run stands now."""
+        if self.unreadable:
+            return State.UNREADABLE
         if self.waits:
             return State.WAITING
         if self._broken:
@@ -166,6 +174,8 @@ class Job:
 
     def told(self) -> str:
         """How the run ended, in a sentence; empty while it runs and where there is nothing to tell."""
+        if self.unreadable:
+            return self.unreadable
         if self.state in (State.STOPPED, State.UNFINISHED):
             return self._how_to_go_on()
         if self.state is not State.FAILED or self._process is None:
@@ -188,8 +198,8 @@ class Job:
         if _is_locked(self.folder / NAME):
             return State.ELSEWHERE
         try:
-            finished = "finished_utc" in json.loads(read_text(self.folder / "run.json", MAX_RECORD_BYTES))
-        except (OSError, ValueError, TypeError):
+            finished = "finished_utc" in read_object(self.folder / "run.json")
+        except (OSError, ValueError):
             finished = False
         return State.FINISHED if finished else State.UNFINISHED
 
@@ -217,9 +227,8 @@ def slug(prompt: str) -> str:
 def last_sentence(console: Path) -> str:
     """What train.py said last of its own, else the last line that was printed; "" where nothing was."""
     try:
-        with console.open("rb") as file:
-            file.seek(max(0, console.stat().st_size - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode("utf-8", "replace").replace("\r", "\n")
+        tail = read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES))
+        text = tail.decode("utf-8", "replace").replace("\r", "\n")
     except OSError:
         return ""
     said = text.rpartition("\ntrain.py: ")
@@ -233,8 +242,8 @@ def _is_locked(lock: Path) -> bool:
     """Whether a process has a run.lock, by the kernel's list: to try it might take it from a run that begins."""
     try:
         inode = lock.stat().st_ino
-        lines = read_text("/proc/locks", MAX_RECORD_BYTES).splitlines()
-    except (OSError, ValueError):  # not Linux: not known
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:  # not Linux: not known
         return False
     return any("FLOCK" in line and f":{inode} " in line for line in lines)
 
@@ -247,7 +256,7 @@ def _written(folder: Path) -> float:
         return 0.0
 
 
-def _inside(tree: object, group: str, key: str, default: object) -> object:
-    """tree[group][key] of a YAML file of any shape."""
+def _inside(tree: object, group: str, key: str) -> Any:
+    """tree[group][key] of a YAML file of any shape; None where there is none."""
     inner = tree.get(group) if isinstance(tree, dict) else None
-    return inner.get(key, default) if isinstance(inner, dict) else default
+    return inner.get(key) if isinstance(inner, dict) else None

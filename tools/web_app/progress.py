@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils.run_records import StepRecord, parse_step, read_regular
 
 READ_BYTES = 4 << 20
 """Read at a time; a line has a few kilobytes."""
@@ -35,41 +36,37 @@ class LogReader:
         self.step = 0
         self.points: int | None = None
         self._offset, self._half = 0, b""
-        self._seconds: list[float] = []
+        self._seconds, self._timed = 0.0, 0
 
     def read(self) -> Progress:
         """Takes what is new. A log that got shorter is read from its beginning."""
         try:
             if self.path.stat().st_size < self._offset:
                 self.begin_anew()
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                content = file.read(READ_BYTES)
+            content = read_regular(self.path, READ_BYTES, self._offset)
         except OSError:
             content = b""
         self._offset += len(content)
         *lines, self._half = (self._half + content).split(b"\n")
+        self._half = self._half[:READ_BYTES]  # what is longer is no line of a log
         for line in lines:
-            self._take(line)
+            record = parse_step(line)
+            if record is not None and record.iteration <= self.steps:
+                self._take(record)
         return self._progress()
 
-    def _take(self, line: bytes) -> None:
-        try:
-            record = json.loads(line)
-            step, loss, points = int(record["iteration"]), record["loss"], record["points"]
-            seconds = sum(record["phase_ms"].values()) / 1e3
-        except (ValueError, KeyError, TypeError, AttributeError):  # cut through by a run that went back
-            return
-        if step <= self.step:  # the run went back to a checkpoint
-            self.losses = {earlier: value for earlier, value in self.losses.items() if earlier < step}
-        self.step, self.points = step, points
-        self._seconds.append(seconds)
-        if isinstance(loss, int | float):
-            self.losses[step] = float(loss)
+    def _take(self, record: StepRecord) -> None:
+        step = record.iteration
+        while self.losses and next(reversed(self.losses)) >= step:  # the run went back to a checkpoint
+            self.losses.popitem()
+        self.step, self.points = step, record.points
+        self._seconds, self._timed = self._seconds + record.seconds, self._timed + 1
+        if record.loss is not None:
+            self.losses[step] = record.loss
 
     def _progress(self) -> Progress:
         """The loss is the mean of the last 20 steps; the time left goes by all steps, for reports are long and rare."""
-        left = sum(self._seconds) / len(self._seconds) * (self.steps - self.step) if self._seconds else None
+        left = self._seconds / self._timed * (self.steps - self.step) if self._timed else None
         recent = list(self.losses.values())[-20:]
         loss = sum(recent) / len(recent) if recent else None
         return Progress(self.step, self.steps, loss, self.points, left)

@@ -43,7 +43,8 @@ class RunPanel:
         for element in (self.bar, self.state, self.facts, self.curve):
             element.set_visibility(job is not None)
         self.title.set_text("No run yet" if job is None else job.prompt)
-        self._show_told("" if job is None else job.told(), job is not None and job.state is State.FAILED)
+        is_bad = job is not None and job.state in (State.FAILED, State.UNREADABLE)
+        self._show_told("" if job is None else job.told(), is_bad)
         self._show_buttons(job)
         if job is not None:
             self._show_progress(job)

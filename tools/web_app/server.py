@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastapi import HTTPException, Response
 from fastapi.responses import FileResponse
 from nicegui import app, ui
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tools.web_app import outputs
 from tools.web_app.desk import Desk
 from tools.web_app.job import Job
+from tools.web_app.origin import VIEW_POLICY, OriginGuard
 from tools.web_app.page import draw_page
 from tools.web_app.presets import presets
-from utils.addresses import is_loopback, url_of
+from utils.addresses import OwnHosts, url_of
 
 TITLE = "CoGrad3D"
 ICON = (
@@ -29,13 +29,15 @@ TICK_SECONDS = 0.5
 FRESH = {"Cache-Control": "no-store"}
 
 
-def serve(output: Path, host: str, port: int) -> None:
-    """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint."""
+def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
+    """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint.
+
+    allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
+    """
     desk = Desk(output)
     presets()  # what takes time, or can be wrong, comes before the address is told
     outputs.formats()
-    if is_loopback(host):  # a name that another site points at this machine is not served
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host])
+    app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
     _add_files(desk)
     app.timer(TICK_SECONDS, desk.tick)
     app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
@@ -85,7 +87,8 @@ def _add_files(desk: Desk) -> None:
 
     @app.get("/runs/{name}/view")
     def view(name: str) -> Response:
-        return FileResponse(_exported(found(name), "html"), media_type="text/html", headers=FRESH)
+        headers = FRESH | {"Content-Security-Policy": VIEW_POLICY}
+        return FileResponse(_exported(found(name), "html"), media_type="text/html", headers=headers)
 
     @app.get("/runs/{name}/scene.{format}")
     def scene(name: str, format: str) -> Response:
@@ -94,7 +97,8 @@ def _add_files(desk: Desk) -> None:
 
 
 def _exported(job: Job, format: str) -> Path:
-    try:
-        return outputs.exported(job.folder, format)
-    except (ValueError, OSError) as error:
-        raise HTTPException(404, str(error)) from None
+    """The export that the page's button has made of the newest scene: a request of an address starts no work."""
+    path = outputs.ready_export(job.folder, format)
+    if path is None:
+        raise HTTPException(404, "not made yet")
+    return path

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from nicegui import run, ui
 
 from tools.web_app import outputs
 from tools.web_app.job import MOVING, Job
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,9 @@ async def _made(job: Job, format: str) -> str:
         await run.io_bound(outputs.exported, job.folder, format)
     except (ValueError, OSError, ImportError) as error:
         return str(error)
+    except Exception as error:  # whatever a folder from elsewhere brings about, the page stays usable
+        logger.exception("the export of %s as %s failed", job.name, format)
+        return f"The {format} export failed ({type(error).__name__}); the server's console has the details."
     return ""
 
 

@@ -9,7 +9,7 @@ import pytest
 from tools.web_app import job as jobs
 from tools.web_app.desk import Busy, Desk
 from tools.web_app.fields import Request
-from tools.web_app.job import Job, State, last_sentence
+from tools.web_app.job import State, last_sentence
 from tools.web_app.presets import presets
 from utils.run_lock import RunLock
 
@@ -182,15 +182,6 @@ def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
     assert job.state is State.ELSEWHERE and not job.can_go_on and not job.is_alive
     lock.release()
     assert job.state is State.UNFINISHED and job.can_go_on
-
-
-@pytest.mark.parametrize("text", ["- 1", "OptimizationParams: {iterations: 0}", "{", "OptimizationParams: 3"])
-def test_a_folder_without_readable_settings_is_no_run(tmp_path, text) -> None:
-    folder = _run(tmp_path)
-    (folder / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml"):
-        Job(folder)
-    assert Desk(tmp_path).find("mug") is None
 
 
 def test_the_last_line_stands_in_for_a_sentence(tmp_path) -> None:

@@ -88,7 +88,7 @@ def test_an_export_is_made_once_and_again_for_a_newer_scene(tmp_path, monkeypatc
     monkeypatch.setattr("tools.exporting.export", lambda run, format, out: made.append(out) or out.write_text("x"))
     with pytest.raises(ValueError, match="mug has saved no scene yet"):
         outputs.exported(folder, "ply")
-    with pytest.raises(ValueError, match="'exe' is no export format; expected one of ply"):
+    with pytest.raises(ValueError, match="'exe' is not an export format; expected one of ply"):
         outputs.exported(folder, "exe")
     cloud = folder / "point_cloud" / "iteration_4" / "point_cloud.ply"
     cloud.parent.mkdir(parents=True)
