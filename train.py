@@ -6,7 +6,6 @@ On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one fo
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -20,23 +19,21 @@ import torch
 
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
-from arguments.load import load_config, to_yaml
+from arguments.load import to_yaml
 from arguments.run_folder import RunFolder
 from cograd.faults import TrainingStopped
 from cograd.recovery import Recovery
+from cograd.startup import read_settings, report_notices
 from cograd.state import TrainState, read_start
 from cograd.team import Team, device_of, follow, prior_of
 from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.outputs import RunOutputs
 from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
-from guidance.prompt_words import prompt_notices, prompt_problems
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
 from utils.run_log import RunLog
 from utils.stop_signals import StopSignals
-
-logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -123,12 +120,11 @@ def _run(argv: list[str], world: World) -> int:
     """A whole run; its exit status. A ValueError before the first step is the user's, a later one a fault of ours."""
     with ExitStack() as opened:
         try:
-            config = load_config(argv, prompt_problems)
+            config = read_settings(argv)
             world.share(config.guidance.C_batch_size)
             if not world.leads:
                 return follow(config, world)
-            for notice in prompt_notices(config):
-                logger.warning("%s", notice)
+            report_notices(config)
             if config.dry_run:
                 print(to_yaml(config), end="")
                 return FINISHED

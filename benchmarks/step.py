@@ -214,7 +214,7 @@ def load_priors(options: argparse.Namespace, case: Case, folder: Path, device: t
     made: dict[str, Any] = {}
     for mode in ("ours", "upstream-like") if options.upstream_like else ("ours",):
         config = case.config(folder, SLOW if mode == "upstream-like" else {})
-        made[mode] = load_prior(config.guidance, device, config.cameras.image_h, config.cameras)
+        made[mode] = load_prior(config, device)
     return made
 
 

@@ -54,7 +54,7 @@ class Steps:
 
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, resolve_device(config.device)
-        self.prior = load_prior(config.guidance, self.device, config.cameras.image_h, config.cameras)
+        self.prior = load_prior(config, self.device)
         self.prompts = PromptBook(self.prior, config.guidance)
         self.state = TrainState.start(config, self.device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)

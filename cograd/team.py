@@ -41,7 +41,7 @@ def device_of(config: Config, world: World) -> torch.device:
 
 def prior_of(config: Config, device: torch.device) -> tuple[Prior, PromptBook]:
     """The prior and the prompt's embeddings. Raises ValueError when they cannot be had."""
-    prior = load_prior(config.guidance, device, config.cameras.image_h, config.cameras, config)
+    prior = load_prior(config, device)
     prompts = PromptBook(prior, config.guidance)
     if not config.guidance.keep_text_encoder:
         release_text_encoder(prior)

@@ -6,37 +6,31 @@
 
 import torch
 
-from arguments import Config, GenerateCamParams, GuidanceParams
+from arguments import Config
+from guidance.image_size import prior_size_px
 from guidance.score import Prior
 
 KINDS = ("SD", "ideal")
 
 
-def load_prior(
-    guidance_params: GuidanceParams,
-    device: torch.device | str,
-    resolution_px: int,
-    cam_params: GenerateCamParams | None = None,
-    config: Config | None = None,
-) -> Prior:
-    """The prior named by `guidance_params.guidance`, ready on `device`.
+def load_prior(config: Config, device: torch.device | str) -> Prior:
+    """The prior named by `GuidanceParams.guidance`, ready on `device`, for the images and cameras of the run.
 
-    resolution_px is the side of the training images and cam_params the run's cameras: the ideal prior renders its own
-    pictures for both.  With the run's whole config its memory is estimated before weights are read.
-    Raises ValueError for an unknown kind or too little memory, ModelUnavailable (a ValueError) when weights cannot be
-    had.
+    Raises ValueError for an unknown kind or too little memory, ModelUnavailable (a ValueError) when weights are not
+    available.
     """
-    if guidance_params.guidance == "SD":
+    params = config.guidance
+    if params.guidance == "SD":
         from guidance.preflight import RunSize  # imported late: diffusers takes seconds to import
         from guidance.sd_utils import StableDiffusion
 
-        return StableDiffusion(guidance_params, device, RunSize.of(config) if config else None)
-    if guidance_params.guidance == "ideal":
+        return StableDiffusion(params, device, RunSize.of(config))
+    if params.guidance == "ideal":
         from guidance.ideal import IdealPrior
 
-        return IdealPrior(guidance_params, device, resolution_px, cam_params)
+        return IdealPrior(params, device, prior_size_px(config.cameras)[1], config.cameras)
     raise ValueError(
-        f"GuidanceParams.guidance is {guidance_params.guidance!r}; expected one of {', '.join(KINDS)}: "
+        f"GuidanceParams.guidance is {params.guidance!r}; expected one of {', '.join(KINDS)}: "
         "SD for any Stable Diffusion weights, ideal for the built-in closed-form prior"
     )
 

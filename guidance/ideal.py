@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from guidance import sd_step
+from guidance.image_size import IDEAL
 from guidance.toy.captions import (
     DEFAULT_COLOURS,
     VIEW_WORDS,
@@ -67,8 +68,8 @@ class IdealPrior:
         cam_params (GenerateCamParams): the run's camera ranges; without it PoseRanges' defaults are taken.
         pictures: how many are rendered; kernel_std: blur around each in [-1, 1] pixel units.
         """
-        if resolution_px < 8:
-            raise ValueError(f"The ideal prior was asked for pictures of {resolution_px} px; give at least 8.")
+        if problem := IDEAL.problem(resolution_px, resolution_px):
+            raise ValueError(f"the ideal prior was given {resolution_px} px; expected {problem}")
         self.device = torch.device(device)
         self.resolution_px = resolution_px
         self.scale = REFERENCE_PX / resolution_px
@@ -107,8 +108,8 @@ class IdealPrior:
         if tuple(images.shape[-2:]) != (self.resolution_px,) * 2:
             size, (height, width) = self.resolution_px, images.shape[-2:]
             raise ValueError(
-                f"The ideal prior knows pictures of {size} x {size} px but got {width} x {height}; "
-                "set image_w and image_h (times SSAA) to the size it was made for."
+                f"this ideal prior was made for images of {size} x {size} px but got {width} x {height}; "
+                "set image_w and image_h (times SSAA) to that"
             )
         return (2 * images - 1) * self.scale
 

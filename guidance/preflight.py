@@ -15,6 +15,7 @@ import torch.distributed as dist
 from arguments import Config, GuidanceParams
 from guidance.execution import Execution
 from guidance.footprint import Footprint, footprint
+from guidance.image_size import prior_size_px
 from utils.memory import free_bytes, in_gb
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class RunSize:
         return cls(
             views=-(-config.guidance.C_batch_size // (dist.get_world_size() if dist.is_initialized() else 1)),
             all_views=config.guidance.C_batch_size,
-            size_px=(cameras.image_h * cameras.SSAA, cameras.image_w * cameras.SSAA),
+            size_px=(prior_size_px(cameras)[1], prior_size_px(cameras)[0]),
             gaussians=cameras.init_num_pts * (GROWTH if densifies else 1),
             sh_degree=config.model.sh_degree,
             regions=cograd.elevation_levels * cograd.azimuth_levels * cograd.distance_levels if stores else 0,

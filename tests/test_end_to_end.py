@@ -38,7 +38,7 @@ def run(request, golden_dir, tmp_path_factory):
     recorded = json.loads((golden_dir / "end_to_end" / f"trace_{request.param}.json").read_text())
     folder = tmp_path_factory.mktemp(request.param)
     config = _config(recorded, golden_dir, folder)
-    prior = load_prior(config.guidance, "cpu", config.cameras.image_h, config.cameras)
+    prior = load_prior(config, "cpu")
     prompts = PromptBook(prior, config.guidance)
     state, steps = TrainState.start(config, "cpu"), []
     for _ in range(config.optimization.iterations):

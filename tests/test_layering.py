@@ -21,7 +21,7 @@ LAYER = {
     "app": 7,
 }
 # The method files of cograd are a library of their own: no renderer, no diffusion model.
-TRAINER_FILES = {"cograd/training_step.py", "cograd/state.py", "cograd/recovery.py", "cograd/team.py"}
+TRAINER_FILES = {f"cograd/{name}.py" for name in ("training_step", "startup", "state", "recovery", "team")}
 
 
 def _imported_modules(path: Path) -> set[str]:
