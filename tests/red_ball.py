@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from scene.gaussian_model import GaussianModel
+from tests.drawn import Draws
 
 CONFIG = """
 ModelParams: {sh_degree: 0}
@@ -16,9 +17,7 @@ GuidanceParams: {guidance: ideal, text: a red sphere with red stripe}
 
 def red_ball() -> GaussianModel:
     """One opaque, almost sharp-edged red blob of radius 0.5: many concentric Gaussians on a sphere's surface."""
-    points = (
-        torch.nn.functional.normalize(torch.randn(3000, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.46
-    )
+    points = Draws(0).directions(3000, 3) * 0.46
     gaussians = GaussianModel(0, "cpu")
     red = (torch.tensor([0.9, 0.16, 0.16]) * 0.7 - 0.5) / 0.28209479
     gaussians._set_parameters(

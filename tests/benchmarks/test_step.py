@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import step
 from benchmarks.phases import INSIDE, phases_apart
 from benchmarks.random_sd21 import networks
+from tests.drawn import Draws
 
 
 class Counting:
@@ -54,7 +55,7 @@ def test_a_small_table(capsys, monkeypatch) -> None:
 
 
 def test_upstream_like_asks_text_by_text_and_gets_the_same() -> None:
-    prior, x, t, text = Counting(), torch.randn(6, 4, 2, 2), torch.arange(6), torch.zeros(6, 3, 5)
+    prior, x, t, text = Counting(), Draws(0).normal(6, 4, 2, 2), torch.arange(6), torch.zeros(6, 3, 5)
     slow = step.OneByOne(prior, 2)
     assert torch.equal(slow.predict_noise(x, t, text), prior.predict_noise(x, t, text))
     assert prior.calls == [2, 2, 2, 6] and slow.alphas_cumprod is prior.alphas_cumprod

@@ -15,6 +15,7 @@ from cograd import CoGrad
 from cograd.fusion import fuse
 from guidance.sd_step import scaled_linear_alphas
 from scene.densify import IndexMap
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 from utils.tree_file import load_tree, save_tree
 
@@ -28,8 +29,8 @@ def _cograd(total: int = TOTAL, **settings) -> CoGrad:
 
 
 def _gradient(step: int, region: int, n: int = 12) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(100 * step + region)
-    return {"xyz": torch.randn(n, 3, generator=generator), "opacity": torch.randn(n, 1, generator=generator)}
+    draws = Draws(100 * step + region)
+    return {"xyz": draws.normal(n, 3), "opacity": draws.normal(n, 1)}
 
 
 def _loss(step: int, region: int) -> float:

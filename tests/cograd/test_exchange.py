@@ -13,6 +13,7 @@ from cograd.state import TrainState
 from cograd.training_step import accumulate_gradients, apply_update
 from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
+from tests.drawn import Draws
 from tests.ranks import in_ranks
 from tests.trees import equal
 from utils.distributed import ALONE, Share, World
@@ -48,7 +49,7 @@ def _run(world: World, folder: Path, name: str) -> tuple[list[dict], dict]:
     folder = folder / f"{name}_{world.size}_{world.rank}"
     words = [w for k, v in {**SMALL, **RUNS[name], "model_path": folder}.items() for w in (f"--{k}", str(v))]
     config = load_config(words)
-    means = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    means = Draws(3).normal(2, 3, 16, 16)
     prior = Faulty(means, 0.3)
     prior.bad_call = BAD_CALL if name == "faulty" and world.rank == world.size - 1 else -1
     state, steps = TrainState.start(config, "cpu"), []

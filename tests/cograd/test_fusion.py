@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cograd.fusion import added, flat, fuse, inner, norm, products, project_orthogonal
+from tests.drawn import Draws
 
 SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
 
 
 def _gradient(seed: int, scale: float = 1.0, shapes=None) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: scale * torch.randn(shape, generator=generator) for name, shape in (shapes or SHAPES).items()}
+    draws = Draws(seed)
+    return {name: scale * draws.normal(*shape) for name, shape in (shapes or SHAPES).items()}
 
 
 def _vector(g) -> torch.Tensor:

@@ -18,6 +18,7 @@ from cograd.regions import (
     with_visit_floor,
 )
 from scene.dataset_readers import camera_at
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 EPS_STAB = 1e-6
@@ -235,7 +236,7 @@ def test_neighbour_tables_are_all_regions_within_the_limit(levels, limit) -> Non
 @given(st.tuples(st.integers(1, 9), st.integers(1, 31), st.integers(1, 5)), st.integers(0, 2**31), st.floats(0.5, 40))
 def test_a_pose_lies_in_the_cell_it_was_drawn_for(levels, seed, spread) -> None:
     grid = RegionGrid(levels, (-90.0 + spread, 77.3), (0.7, 0.7 + spread))
-    regions = torch.randint(0, len(grid), (5,), generator=torch.Generator().manual_seed(seed))
+    regions = Draws(seed).integers(0, len(grid), 5)
     poses = grid.sample_poses(regions, RandomStreams(seed))
     for region, radius, theta_deg, phi_deg in zip(regions.tolist(), poses.radius, poses.theta_deg, poses.phi_deg):
         cell = grid.cell(region)
@@ -260,7 +261,7 @@ def test_permuting_the_views_permutes_the_poses() -> None:
         def rand(self, *shape):
             return self.u
 
-    grid, u, order = RegionGrid(), torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 3, 1])
+    grid, u, order = RegionGrid(), Draws(0).uniform(4, 3), torch.tensor([2, 0, 3, 1])
     regions = torch.tensor([5, 100, 179, 33])
     straight, turned = grid.sample_poses(regions, Given(u)), grid.sample_poses(regions[order], Given(u[order]))
     assert torch.equal(straight.theta_deg[order], turned.theta_deg) and torch.equal(straight.radius[order], turned.radius)

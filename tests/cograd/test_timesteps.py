@@ -23,6 +23,7 @@ from cograd.timesteps import (
     schedule_progress,
 )
 from guidance.sd_step import scaled_linear_alphas
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 ALPHAS = scaled_linear_alphas()  # Stable Diffusion's, [1000]
@@ -205,7 +206,7 @@ def test_jitter_is_uniform() -> None:
 def test_t_is_always_valid(progress, mode, reading, t_base_range, t_jitter, t_valid, seed) -> None:
     params = CoGradParams(timestep_mode=mode, prog_reading=reading, t_base_range=t_base_range, t_jitter=t_jitter, azimuth_levels=3)
     controller = TimestepController(RegionGrid.from_params(params), ALPHAS, params, t_valid)
-    controller.t_local.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))
+    controller.t_local.copy_(Draws(seed).uniform(*controller.t_local.shape) - 0.5)
     plan = controller.plan(torch.arange(18), progress, RandomStreams(seed))
     assert t_valid[0] <= int(plan.t.min()) and int(plan.t.max()) <= t_valid[1]
 
@@ -236,7 +237,7 @@ def test_local_states_of_a_full_run_are_not_used_in_other_modes(mode) -> None:
 
 def test_permuting_the_views_permutes_the_timesteps() -> None:
     controller, order = _controller(), torch.tensor([3, 1, 0, 2])
-    controller.t_local.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    controller.t_local.copy_(Draws(0).uniform(*controller.t_local.shape) - 0.5)
     regions, u = torch.tensor([1, 60, 61, 179]), torch.tensor([0.1, 0.9, 0.4, 0.7])
     straight, turned = controller.plan(regions, 0.4, Given(u)), controller.plan(regions[order], 0.4, Given(u[order]))
     for name in ("t", "t_local", "t_base"):
@@ -283,7 +284,7 @@ def test_t_normalised_divides_by_the_running_mean_of_the_bin() -> None:
 
 def test_t_normalised_takes_the_timestep_out_of_the_loss() -> None:
     """Losses that depend on t alone, 1000-fold: the signal stays within what a bin spans."""
-    signal, t = _signal("t_normalised"), torch.randint(1, 1000, (3000,), generator=torch.Generator().manual_seed(0))
+    signal, t = _signal("t_normalised"), Draws(0).integers(1, 1000, 3000)
     losses = torch.exp(-7 * t / 1000)
     signal(losses, t)
     again = signal(losses, t)

@@ -10,6 +10,7 @@ import torch
 
 from arguments import CoGradParams
 from cograd import CoGrad
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +33,11 @@ def test_the_example_imports_neither_renderer_nor_diffusion_model() -> None:
 
 def test_the_step_in_the_guide_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    asked, stepped = [], []
+    asked, stepped, draws = [], [], Draws(0)
 
     def loss_and_gradient(poses, v, t):
         asked.append((float(poses.theta_deg[v]), int(t)))
-        return torch.rand(()), {"x": torch.randn(5, 3)}
+        return draws.uniform(), {"x": draws.normal(5, 3)}
 
     total_steps, views = 6, 2
     alphas_cumprod = torch.linspace(0.999, 0.005, 1000)

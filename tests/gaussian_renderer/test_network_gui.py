@@ -14,6 +14,7 @@ import torch
 import gaussian_renderer
 from arguments import Config, PipelineParams
 from gaussian_renderer.network_gui import MAX_MESSAGE_BYTES, NetworkGui, answer, parse_request, rgb_bytes
+from tests.drawn import Draws
 
 EYE = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 REQUEST = {
@@ -68,7 +69,7 @@ def dropped(connection):
 
 
 def test_a_request_is_answered_with_pixels_and_text(gui, viewer):
-    image = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(1))
+    image = Draws(1).uniform(3, 4, 6)
     for _ in range(2):
         viewer.sendall(packed(REQUEST))
         request = poll_until(gui, lambda r: r is not None)
@@ -82,7 +83,7 @@ def test_a_request_is_answered_with_pixels_and_text(gui, viewer):
 
 
 def test_axes_of_the_viewer_become_those_of_render():
-    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(2)))[0]
+    rotation = torch.linalg.qr(Draws(2).normal(3, 3))[0]
     view = torch.eye(4)
     view[:3, :3], view[3, :3] = rotation, torch.tensor([0.3, -0.2, 4.0])  # row vectors
     flip = torch.tensor([1.0, -1.0, -1.0, 1.0])

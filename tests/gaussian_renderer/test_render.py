@@ -13,6 +13,7 @@ from arguments import GenerateCamParams, PipelineParams
 from gaussian_renderer import draw_augmentation, normalised_disparity, render
 from scene.dataset_readers import camera_at, circle_cameras
 from scene.gaussian_model import GaussianModel
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 PARAMETERS = {
@@ -101,7 +102,7 @@ def test_what_the_rasterizer_is_told_of_the_camera(golden, model, camera, calls)
 
 
 def test_black_video_and_override_color(model, camera, calls) -> None:
-    colours = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    colours = Draws(0).uniform(50, 3)
     render(camera, model, PipelineParams(), WHITE, black_video=True, override_color=colours)
     assert calls[0]["settings"].bg.tolist() == [0, 0, 0]
     assert calls[0]["colors_precomp"] is colours and "shs" not in calls[0]

@@ -16,6 +16,7 @@ from guidance import sd_step
 from guidance.analytic import GaussianMixturePrior, mixture_eps
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill, invert, residual_of
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 STD = 0.4
@@ -23,7 +24,7 @@ PARAMS = GuidanceParams(text="x", perpneg=False, lambda_guidance=1.0, guidance_s
 
 
 def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Draws(seed, torch.float64).normal(*shape)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def spread(abar):
 def test_mixture_eps_is_the_gradient_of_the_log_density(rows_of_weights):
     x, means = randn(5, 6, seed=1).requires_grad_(), randn(4, 6, seed=2)
     log_weights = randn(5, 4, seed=3) if rows_of_weights else randn(4, seed=3)
-    abar = torch.rand(5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    abar = Draws(4, torch.float64).uniform(5)
     gaps = (x[:, None] - abar.sqrt()[:, None, None] * means).square().sum(-1)
     log_p = torch.logsumexp(log_weights - gaps / (2 * spread(abar)[:, None]), dim=1)
     (score,) = torch.autograd.grad(log_p.sum(), x)

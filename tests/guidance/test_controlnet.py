@@ -18,6 +18,7 @@ from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 
@@ -31,14 +32,17 @@ def folders(tiny, tmp_path_factory):
     """A ControlNet as it starts (its outputs are zero) and one with random outputs."""
     from diffusers import ControlNetModel
 
-    torch.manual_seed(0)
+    draws = Draws(0)
     unet = StableDiffusion(GuidanceParams(model_key=tiny), "cpu").unet
     controlnet = ControlNetModel.from_unet(unet, conditioning_channels=3)
+    for name, parameter in controlnet.named_parameters():
+        if name.startswith("controlnet_") and parameter.any():
+            parameter.data = 0.1 * draws.normal(*parameter.shape)
     root = tmp_path_factory.mktemp("controlnet")
     controlnet.save_pretrained(root / "fresh")
     for name, parameter in controlnet.named_parameters():
         if name.startswith("controlnet_"):
-            torch.nn.init.normal_(parameter.data, std=0.2)
+            parameter.data = 0.2 * draws.normal(*parameter.shape)
     controlnet.save_pretrained(root / "random")
     return root
 
@@ -49,7 +53,7 @@ def load(tiny, folder, **changes):
 
 
 def rand(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return Draws(seed).uniform(*shape)
 
 
 def test_a_fresh_controlnet_changes_nothing_and_a_trained_one_follows_its_picture(tiny, folders):

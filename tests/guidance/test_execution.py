@@ -17,6 +17,7 @@ from guidance.footprint import LiveBytes
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -30,9 +31,9 @@ def step(key, **changes):
     params = GuidanceParams(model_key=str(key), text="a cat", perpneg=True, **changes)
     prior = StableDiffusion(params, "cpu")
     cond = PromptBook(prior, params).conditioning([10.0, -60.0, 170.0])
-    numbers = torch.Generator().manual_seed(1)
-    rgb = torch.rand(3, 3, 64, 64, generator=numbers).requires_grad_()
-    depth, alpha = torch.rand(3, 1, 64, 64, generator=numbers), torch.zeros(3, 1, 64, 64)
+    draws = Draws(1)
+    rgb = draws.uniform(3, 3, 64, 64).requires_grad_()
+    depth, alpha = draws.uniform(3, 1, 64, 64), torch.zeros(3, 1, 64, 64)
     options = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), "ind_t": IND_T}
     out = distill(prior, rgb, depth, alpha, cond, params, RandomStreams(0), **options)
     out.backward()
@@ -166,7 +167,7 @@ def test_a_sliced_autoencoder_holds_one_view_at_a_time(keys):
     for slicing in ("off", "on"):
         prior = StableDiffusion(GuidanceParams(model_key=str(keys[0]), vae_slicing=slicing), "cpu")
         for views in (1, 4):
-            images = torch.rand(views, 3, 64, 64).requires_grad_()
+            images = Draws(0).uniform(views, 3, 64, 64).requires_grad_()
             with LiveBytes([images, *prior.vae.parameters()]) as live:
                 prior.encode_imgs(images, torch.Generator()).sum().backward()
             peaks[slicing, views] = live.peak

@@ -12,6 +12,7 @@ from guidance.ideal import OFFSET_STD, IdealPrior
 from guidance.sd_step import scaled_linear_alphas
 from guidance.toy.posterior import NoiseLevel, posterior_mean
 from guidance.toy.rendered_set import PoseRanges
+from tests.drawn import Draws
 
 TEXT = "a cyan robot with orange arms"
 SIZE_PX = 8
@@ -65,7 +66,7 @@ def test_a_blend_of_embeddings_is_the_mixture_of_the_sets(prior):
     front, back = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, back view"])
     azimuth = prior.azimuth_deg
     density = 0.3 * (azimuth <= 60) / (azimuth <= 60).sum() + 0.7 * (azimuth >= 120) / (azimuth >= 120).sum()
-    x = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
+    x = Draws(0).normal(1, 3, SIZE_PX, SIZE_PX)
     t, abar = torch.tensor([600]), float(prior.alphas_cumprod[600])
     a, sigma = abar**0.5, (1 - abar) ** 0.5 / prior.scale
     pictures = pictures_of(prior)
@@ -79,7 +80,7 @@ def test_a_blend_of_embeddings_is_the_mixture_of_the_sets(prior):
 
 def test_each_row_has_its_own_timestep_and_embedding(prior):
     rows = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, side view", ""])
-    x = torch.randn(3, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(1))
+    x = Draws(1).normal(3, 3, SIZE_PX, SIZE_PX)
     t = torch.tensor([50, 500, 900])
     together = prior.predict_noise(x, t, rows)
     alone = torch.cat([prior.predict_noise(x[k : k + 1], t[k : k + 1], rows[k : k + 1]) for k in range(3)])
@@ -90,7 +91,7 @@ def test_low_noise_returns_the_picture_and_the_gradient_points_to_it(prior):
     """From a picture that was dimmed, the SDS direction -(eps_hat - eps) leads back towards the picture."""
     clean = torch.from_numpy(pictures_of(prior)[7]).float()[None] * prior.scale
     dimmed = clean - 0.25 * prior.scale
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    noise = Draws(2).normal(*clean.shape)
     t = torch.tensor([150])
     a, sigma = prior.alphas_cumprod[t].sqrt(), (1 - prior.alphas_cumprod[t]).sqrt()
     embedding = prior.get_text_embeds([TEXT])
@@ -104,13 +105,13 @@ def test_view_words_choose_the_pictures(prior):
     """At t = 980 little of x is left: the prediction is close to the mean of the set that the view word names."""
     rows = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, back view"])
     assert (rows[0] != rows[1]).any()
-    x = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(3)).repeat(2, 1, 1, 1)
+    x = Draws(3).normal(1, 3, SIZE_PX, SIZE_PX).repeat(2, 1, 1, 1)
     eps = prior.predict_noise(x, torch.tensor([980, 980]), rows)
     assert (eps[0] - eps[1]).abs().max() > 1e-3
 
 
 def test_encode_and_decode_are_inverse_and_differentiable(prior):
-    images = torch.rand(2, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    images = Draws(4).uniform(2, 3, SIZE_PX, SIZE_PX).requires_grad_()
     latents = prior.encode_imgs(images)
     torch.testing.assert_close(prior.decode_latents(latents), images)
     latents.sum().backward()

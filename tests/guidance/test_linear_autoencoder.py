@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from guidance.linear_autoencoder import LinearAutoencoder
+from tests.drawn import Draws
 
 
 def smooth_images(count: int = 6, size_px: int = 16) -> torch.Tensor:
     """Random pictures [B, 3, H, W] in [-1, 1] with large structure and a little grain."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
+    draws = Draws(0)
+    coarse = draws.uniform(count, 3, 4, 4) * 2 - 1
     smooth = torch.nn.functional.interpolate(coarse, size=size_px, mode="bilinear")
-    return (smooth + 0.05 * torch.randn(smooth.shape, generator=generator)).clamp(-1, 1)
+    return (smooth + 0.05 * draws.normal(*smooth.shape)).clamp(-1, 1)
 
 
 @pytest.fixture(scope="module")

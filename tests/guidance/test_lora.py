@@ -12,6 +12,7 @@ from guidance.lora import merge_lora, read_lora
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.weights import load_components
+from tests.drawn import Draws
 
 BLOCK = "down_blocks.1.attentions.0"
 LAYERS = {  # a linear layer, a 1x1 and a 3x3 convolution of the U-Net, a linear layer of the text encoder
@@ -35,10 +36,10 @@ def layer_of(parts, part, name):
 
 def factors(weight, rank=2, seed=0):
     """up and down of a layer: a convolution's down has the kernel, its up is 1x1."""
-    generator = torch.Generator().manual_seed(seed)
-    down = torch.randn(rank, *weight.shape[1:], generator=generator)
+    draws = Draws(seed)
+    down = draws.normal(rank, *weight.shape[1:])
     ones = [1] * (weight.ndim - 2)
-    return torch.randn(weight.shape[0], rank, *ones, generator=generator), down
+    return draws.normal(weight.shape[0], rank, *ones), down
 
 
 def product(up, down):

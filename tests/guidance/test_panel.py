@@ -8,14 +8,15 @@ from guidance.analytic import GaussianMixturePrior
 from guidance.panel import COLUMNS, MARGIN_PX, guidance_panel, saturation
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 
 def step(seed):
-    prior = GaussianMixturePrior(torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(0)), 0.2)
+    prior = GaussianMixturePrior(Draws(0).uniform(2, 3, 6, 5), 0.2)
     params = GuidanceParams(text="x", perpneg=False)
     cond = PromptBook(prior, params).conditioning([0.0, 90.0])
-    rgb = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+    rgb = Draws(seed).uniform(2, 3, 6, 5).requires_grad_()
     depth, alpha = rgb.detach()[:, :1], rgb.detach()[:, 1:2]
     result = distill(
         prior, rgb, depth, alpha, cond, params, RandomStreams(seed),
@@ -51,7 +52,7 @@ def test_panel_shows_every_piece_in_its_place_whether_flipped_or_not():
 
 def test_previews_of_the_true_image_are_the_image():
     """A prior that knows one image predicts it from any noise, turned back if the step was flipped."""
-    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    image = Draws(0, torch.float64).uniform(1, 3, 4, 4)
     image = (image + image.flip(-1)) / 2
     prior = GaussianMixturePrior(2 * image - 1, 0.0)
     params = GuidanceParams(text="x", perpneg=False, sds=True)

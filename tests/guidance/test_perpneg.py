@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from guidance.perpneg_utils import perp_neg_direction, perpendicular_component, view_weights
+from tests.drawn import Draws
 
 
 def test_weights_and_texts_by_azimuth_match_upstream(golden_dir):
@@ -24,7 +25,7 @@ def test_any_turn_gives_the_same_view():
 
 
 def test_perpendicular_part_is_perpendicular_per_sample():
-    x, y = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y = Draws(0, torch.float64).normal(2, 3, 4, 5, 5)
     part = perpendicular_component(x, y)
     assert (part * y).sum((1, 2, 3)).abs().max() < 1e-12
     assert perpendicular_component(2.5 * y, y).abs().max() < 1e-12
@@ -32,19 +33,19 @@ def test_perpendicular_part_is_perpendicular_per_sample():
 
 
 def test_perpendicular_to_nothing_is_everything():
-    x = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    x = Draws(0).normal(1, 4, 2, 2)
     assert torch.equal(perpendicular_component(x, torch.zeros_like(x)), x)
 
 
 def test_direction_without_effective_negatives_is_the_positive():
-    positive, negative = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    positive, negative = Draws(1).normal(2, 2, 4, 3, 3)
     assert torch.equal(perp_neg_direction(positive, []), positive)
     assert torch.equal(perp_neg_direction(positive, [(negative, torch.tensor([9e-5, -9e-5]))]), positive)
     assert torch.equal(perp_neg_direction(positive, [(3 * positive, torch.tensor([0.0, 0.0]))]), positive)
 
 
 def test_negatives_add_their_weighted_perpendicular_parts():
-    positive, first, second = torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    positive, first, second = Draws(2).normal(3, 2, 4, 3, 3)
     weights = torch.tensor([-2.0, -0.5]), torch.tensor([1.0, 0.0])
     direction = perp_neg_direction(positive, [(first, weights[0]), (second, weights[1])])
     for view in range(2):

@@ -12,6 +12,7 @@ from guidance import sd_step
 from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from guidance.score import Conditioning, NoiseMemory, distill, residual_of
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 PARAMS = GuidanceParams(text="x", perpneg=False)
@@ -32,7 +33,7 @@ class RecordingPrior(GaussianMixturePrior):
 
 
 def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Draws(seed, torch.float64).normal(*shape)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def prior():
 
 
 def images(views=4, seed=1):
-    rgb = torch.rand(views, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rgb = Draws(seed, torch.float64).uniform(views, 3, 4, 4)
     return rgb.requires_grad_(), rgb.detach()[:, :1].clone().requires_grad_(), torch.zeros(views, 1, 4, 4)
 
 

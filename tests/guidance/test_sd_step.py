@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from guidance import sd_step
+from tests.drawn import Draws
 
 ALPHAS = sd_step.scaled_linear_alphas()
 
@@ -33,8 +34,8 @@ def test_fewer_inference_steps_stride_over_the_training_ones():
 
 
 def test_ddim_step_there_and_back_with_one_prediction_is_the_identity():
-    generator = torch.Generator().manual_seed(0)
-    x, eps = torch.randn(2, 2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    draws = Draws(0, torch.float64)
+    x, eps = draws.normal(2, 2, 3, 4, 4)
     low, high = ALPHAS[torch.tensor([10, 300])], ALPHAS[torch.tensor([200, 900])]
     there = sd_step.ddim_step(x, eps, low, high)
     torch.testing.assert_close(sd_step.ddim_step(there, eps, high, low), x, rtol=0, atol=1e-12)
@@ -42,8 +43,8 @@ def test_ddim_step_there_and_back_with_one_prediction_is_the_identity():
 
 
 def test_ddim_step_of_the_true_noise_lands_on_the_noised_image():
-    generator = torch.Generator().manual_seed(1)
-    x_0, noise = torch.randn(2, 2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    draws = Draws(1, torch.float64)
+    x_0, noise = draws.normal(2, 2, 3, 4, 4)
     low, high = ALPHAS[torch.tensor([50, 400])], ALPHAS[torch.tensor([500, 950])]
     moved = sd_step.ddim_step(sd_step.add_noise(x_0, noise, low), noise, low, high)
     torch.testing.assert_close(moved, sd_step.add_noise(x_0, noise, high), rtol=0, atol=1e-12)
@@ -67,8 +68,8 @@ def test_only_the_mathematical_zero_by_zero_is_silenced():
 
 
 def test_every_kind_of_prediction_becomes_noise():
-    generator = torch.Generator().manual_seed(2)
-    x_0, noise = torch.randn(2, 1, 4, 3, 3, generator=generator, dtype=torch.float64)
+    draws = Draws(2, torch.float64)
+    x_0, noise = draws.normal(2, 1, 4, 3, 3)
     abar = ALPHAS[[321]]
     outputs = {"epsilon": noise, "v_prediction": abar.sqrt() * noise - (1 - abar).sqrt() * x_0, "sample": x_0}
     assert outputs.keys() == set(sd_step.PREDICTION_TYPES)

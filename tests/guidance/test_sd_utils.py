@@ -13,6 +13,7 @@ from arguments import GuidanceParams
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
+from tests.drawn import Draws
 from utils.distributed import Share
 from utils.random_streams import RandomStreams
 
@@ -23,7 +24,7 @@ def prior(golden_dir):
 
 
 def rand(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return Draws(seed).uniform(*shape)
 
 
 def test_a_cpu_always_computes_in_single_precision(prior):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from arguments import GuidanceParams
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
+from tests.drawn import Draws
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -104,7 +105,7 @@ def test_single_file_equals_its_folder(tiny, tmp_path, suffix):
     whole, single = load(tiny), load(path, base_model_key=str(tiny))
     texts = whole.get_text_embeds(["a cat", ""])
     torch.testing.assert_close(single.get_text_embeds(["a cat", ""]), texts)
-    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 700])
+    x, t = Draws(0).normal(2, 4, 8, 8), torch.tensor([5, 700])
     torch.testing.assert_close(single.predict_noise(x, t, texts), whole.predict_noise(x, t, texts))
     torch.testing.assert_close(single.decode_latents(x), whole.decode_latents(x))
     torch.testing.assert_close(single.alphas_cumprod, whole.alphas_cumprod)

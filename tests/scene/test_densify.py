@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from arguments import OptimizationParams
 from scene.densify import IndexMap
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
+from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
 EXTENT, PERCENT_DENSE, THRESHOLD = 1.0, 0.1, 0.5
@@ -17,9 +18,9 @@ SMALL, LARGE = 0.05, 0.15  # scales on either side of percent_dense * extent
 
 def _model(scales: list[float], gradients: list[float], opacities: list[float] | None = None) -> GaussianModel:
     """One Gaussian an entry, with distinct values everywhere, after one optimizer step."""
-    n, generator = len(scales), torch.Generator().manual_seed(1)
+    n, draws = len(scales), Draws(1)
     model = GaussianModel(1)
-    values = {name: torch.randn((n, *p.shape[1:]), generator=generator) for name, p in model.parameters_in_order().items()}
+    values = {name: draws.normal(n, *p.shape[1:]) for name, p in model.parameters_in_order().items()}
     opacity = torch.tensor(opacities or [0.5] * n)[:, None]
     values |= {"scaling": torch.log(torch.tensor(scales))[:, None].repeat(1, 3), "opacity": torch.logit(opacity)}
     model._set_parameters({name: values[name] for name in PER_GAUSSIAN})
@@ -29,7 +30,7 @@ def _model(scales: list[float], gradients: list[float], opacities: list[float] |
     for group in model.optimizer.param_groups:
         group["lr"] = 0.0  # makes moments and leaves the values
     for parameter in model.parameters_in_order().values():
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        parameter.grad = draws.normal(*parameter.shape)
     model.optimizer.step()
     for group in model.optimizer.param_groups:
         group["lr"] = rates[group["name"]]
@@ -63,7 +64,7 @@ def _index_map(rows) -> IndexMap:
 @given(maps, st.data())
 def test_then_is_one_carry_after_the_other(case, data) -> None:
     n, rows = case
-    first, x = _index_map(rows), torch.randn(n, 2, generator=torch.Generator().manual_seed(n))
+    first, x = _index_map(rows), Draws(n).normal(n, 2)
     again = st.lists(st.tuples(st.integers(0, max(len(rows) - 1, 0)), st.booleans()), max_size=8 if rows else 0)
     second = _index_map(data.draw(again))
     assert torch.equal(first.then(second).carry(x), second.carry(first.carry(x)))

@@ -10,6 +10,7 @@ import torch
 from arguments import OptimizationParams
 from scene.gaussian_model import GaussianModel
 from scene.ply import PlyError
+from tests.drawn import Draws
 from utils.graphics_utils import BasicPointCloud
 from utils.random_streams import RandomStreams
 
@@ -34,6 +35,7 @@ def _fresh(degree: int) -> GaussianModel:
 
 
 def _stepped(degree: int) -> GaussianModel:
+    """After one step on the gradients of the recording; of them Adam's first step takes the signs only."""
     model, generator = _fresh(degree), torch.Generator().manual_seed(9)
     parameters = model.parameters_in_order()
     for name in RECORDED:
@@ -113,7 +115,7 @@ def test_save_and_load_are_inverse(tmp_path, degree) -> None:
     model = _fresh(degree)
     with torch.no_grad():
         for parameter in model.parameters_in_order().values():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+            parameter.copy_(Draws(parameter.numel()).normal(*parameter.shape))
         model.parameters_in_order()["background"].zero_()  # not in the file: nothing renders it
     model.save_ply(tmp_path / "cloud.ply")
     loaded = GaussianModel(degree)
@@ -161,12 +163,12 @@ def test_another_optimizer_can_be_chosen() -> None:
 
 def _after_steps(weight_decay: float, optimizer_class: type = torch.optim.AdamW) -> dict[str, torch.Tensor]:
     """Parameters after four steps with the same random gradients; one tensor gets none in the second step."""
-    model, generator = _fresh(1), torch.Generator().manual_seed(2)
+    model, draws = _fresh(1), Draws(2)
     model.training_setup(OptimizationParams(weight_decay=weight_decay), optimizer_class)
     for step in range(4):
         model.update_learning_rate(step + 1)
         for name, parameter in model.parameters_in_order().items():
-            gradient = torch.randn(parameter.shape, generator=generator)
+            gradient = draws.normal(*parameter.shape)
             parameter.grad = None if (step, name) == (1, "opacity") else gradient
         model.optimizer.step()
     return {name: p.detach() for name, p in model.parameters_in_order().items()}

@@ -11,6 +11,7 @@ from torch import nn
 from arguments.load import load_config
 from cograd.state import TrainState, read_start
 from scene.upstream_checkpoint import read_upstream
+from tests.drawn import Draws
 from tests.trees import equal
 
 N, DEGREE = 7, 1
@@ -28,10 +29,10 @@ SHAPES = {
 
 def _capture(background: bool, extent=1.5, steps: int = 3) -> tuple:
     """gaussians.capture() after a few steps of Adam on random gradients; statistics are told apart by their values."""
-    torch.manual_seed(0)
+    draws = Draws(0)
     names = (*NAMES, "background") if background else NAMES
     values = {
-        name: nn.Parameter(torch.randn(N, *SHAPES[name]) if name != "background" else torch.randn(3, 1, 1))
+        name: nn.Parameter(draws.normal(N, *SHAPES[name]) if name != "background" else draws.normal(3, 1, 1))
         for name in names
     }
     optimizer = torch.optim.Adam(
@@ -39,11 +40,11 @@ def _capture(background: bool, extent=1.5, steps: int = 3) -> tuple:
     )
     for _ in range(steps):
         for p in values.values():
-            p.grad = torch.randn_like(p)
+            p.grad = draws.normal(*p.shape)
         optimizer.step()
     first = [values["xyz"], *([values["background"]] if background else [])]
     rest = [values[name] for name in ("f_dc", "f_rest", "scaling", "rotation", "opacity")]
-    statistics = [torch.arange(N) + 1.0, torch.rand(N, 1), torch.ones(N, 1)]
+    statistics = [torch.arange(N) + 1.0, draws.uniform(N, 1), torch.ones(N, 1)]
     return (DEGREE, *first, *rest, *statistics, optimizer.state_dict(), extent)
 
 

@@ -20,10 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "cuda_shim")]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "cuda_shim"), str(HERE.parents[1])]
 
 import shim_build  # noqa: E402
 from raster_scenes import Result, Scene, camera, run_extension, run_reference  # noqa: E402
@@ -31,6 +33,7 @@ from raster_scenes import Result, Scene, camera, run_extension, run_reference  #
 from diff_gaussian_rasterization import _abi, _cuda  # noqa: E402
 from simple_knn import _cuda as neighbours_cuda  # noqa: E402
 from simple_knn._C import distCUDA2  # noqa: E402
+from tests.drawn import Draws  # noqa: E402
 
 IMAGE_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4  # of the largest value, as in test_raster_reference.py
 ROUNDING, ROUNDINGS, SLACK = 2.0**-22, 24, 8.0
@@ -61,26 +64,17 @@ class Case:
 # ------------------------------------------------------------------------------------------------ drawing
 
 
-class Dice:
-    """Random numbers of one seed."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+class Dice(Draws):
+    """Random numbers and choices of one seed."""
 
     def chance(self, probability: float) -> bool:
-        return float(torch.rand((), generator=self.generator)) < probability
+        return self.rng.random() < probability
 
     def one_of(self, *choices):
-        return choices[int(torch.randint(len(choices), (), generator=self.generator))]
+        return choices[self.rng.integers(len(choices))]
 
     def integer(self, low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=self.generator))
-
-    def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
+        return int(self.rng.integers(low, high + 1))
 
 
 def draw_means(dice: Dice, n: int, campos: Tensor) -> Tensor:
@@ -96,7 +90,7 @@ def draw_means(dice: Dice, n: int, campos: Tensor) -> Tensor:
 
 def draw_scales(dice: Dice, n: int) -> Tensor:
     size = dice.one_of(0.05, 0.05, 0.3, 1e-6, 5.0, 100.0)
-    scales = size * torch.exp(dice.normal(n, 3) * dice.one_of(0.0, 0.7, 1.5))
+    scales = dice.tensor(size * np.exp(dice.rng.standard_normal((n, 3)) * dice.one_of(0.0, 0.7, 1.5)))
     return torch.where(dice.uniform(n, 1) < 0.05, torch.zeros_like(scales), scales)
 
 
@@ -112,7 +106,7 @@ def draw_opacities(dice: Dice, n: int) -> Tensor:
 
 def draw_inputs(dice: Dice, n: int, sh_degree: int, campos: Tensor) -> dict[str, Tensor]:
     inputs = {"means3D": draw_means(dice, n, campos), "opacities": draw_opacities(dice, n)}
-    scales, rotations = draw_scales(dice, n), torch.nn.functional.normalize(dice.normal(n, 4), dim=1)
+    scales, rotations = draw_scales(dice, n), dice.directions(n, 4)
     if dice.chance(0.3):
         spread = (dice.normal(n, 3, 3) * scales[:, None, :]).double()
         sigma = spread @ spread.transpose(1, 2)
@@ -139,7 +133,7 @@ def draw_case(seed: int) -> Case:
     side = (1, 2, 7, 15, 16, 17, 31, 33, 47)
     height, width, sh_degree = dice.one_of(*side), dice.one_of(*side), dice.integer(0, 3)
     n = dice.one_of(0, 1, 2, dice.integer(3, 20), dice.integer(20, 70))
-    view = camera(dice.generator, height, width, sh_degree, dice.one_of(1.0, 3.0, 3.0, 8.0))
+    view = camera(dice, height, width, sh_degree, dice.one_of(1.0, 3.0, 3.0, 8.0))
     view = replace(view, scale_modifier=dice.one_of(1.0, 1.0, 0.5, 2.0))
     inputs = draw_inputs(dice, n, sh_degree, view.campos)
     bad, name = torch.zeros(n, dtype=torch.bool), ""
@@ -158,11 +152,11 @@ def draw_case(seed: int) -> Case:
 # ------------------------------------------------------------------------------------------------ comparing
 
 
-def rounded_otherwise(scene: Scene, generator: torch.Generator) -> Scene:
+def rounded_otherwise(scene: Scene, draws: Draws) -> Scene:
     """The scene with every number off by up to ROUNDING of itself, in float64."""
 
     def off(x: Tensor) -> Tensor:
-        return x.double() * (1 + ROUNDING * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1))
+        return x.double() * (1 + ROUNDING * (2 * draws.uniform(*x.shape) - 1))
 
     view = replace(scene.view, **{k: off(getattr(scene.view, k)) for k in ("viewmatrix", "projmatrix", "campos")})
     return replace(scene, inputs={k: off(x) for k, x in scene.inputs.items()}, view=view)
@@ -170,12 +164,12 @@ def rounded_otherwise(scene: Scene, generator: torch.Generator) -> Scene:
 
 def slack(scene: Scene, depth_z: bool, expected: Result) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """What rounding alone does: largest change of images [5,H,W], of each gradient, and of radii [N]."""
-    generator = torch.Generator().manual_seed(0)
+    draws = Draws(0, torch.float64)
     others = []
     for k in range(ROUNDINGS):
         with suppress(torch.linalg.LinAlgError):  # a needle's matrix may be singular in float32
             dtype = torch.float32 if k % 2 else torch.float64
-            others.append(run_reference(rounded_otherwise(scene, generator), depth_z, dtype=dtype))
+            others.append(run_reference(rounded_otherwise(scene, draws), depth_z, dtype=dtype))
     images = torch.stack([(r.images - expected.images).abs() for r in others]).amax(0)
     radii = torch.stack([(r.radii - expected.radii).abs() for r in others]).amax(0)
     gradients = {}

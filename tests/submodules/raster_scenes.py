@@ -4,7 +4,6 @@
 A scene is a dict of the rasterizer's arguments (means3D, opacities, ...) and a `View`; letters as in reference.py.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from reference import View, render
 from torch import Tensor
 
 from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, rasterize_batch
+from tests.drawn import Draws
 
 REFERENCE_NAMES = {"means3D": "means", "cov3D_precomp": "cov3", "colors_precomp": "colors"}
 
@@ -58,22 +58,24 @@ def load_golden(path: Path) -> Scene:
     return Scene(inputs, view, weights, {k: data[k] for k in data.files if k.startswith(("out_", "nodepthz_"))})
 
 
-def camera(generator: torch.Generator, height: int, width: int, sh_degree: int, distance: float = 3.0) -> View:
+def camera(draws: Draws, height: int, width: int, sh_degree: int, distance: float = 3.0) -> View:
     """A camera at a random place on a sphere around the origin, looking at it."""
-    position = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0) * distance
-    forward = torch.nn.functional.normalize(-position, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0])), dim=0)
-    world_to_view = torch.eye(4)
-    world_to_view[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward])
+    towards = draws.rng.standard_normal(3)
+    position = towards / np.linalg.norm(towards) * distance
+    forward = -position / distance
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    world_to_view = np.eye(4)
+    world_to_view[:3, :3] = np.stack([right, np.cross(forward, right), forward])
     world_to_view[:3, 3] = -world_to_view[:3, :3] @ position
     tanfovy = 0.3
     tanfovx = tanfovy * width / height
     near, far = 0.01, 100.0
-    proj = torch.zeros(4, 4)
+    proj = np.zeros((4, 4))
     proj[0, 0], proj[1, 1], proj[3, 2] = 1 / tanfovx, 1 / tanfovy, 1.0
     proj[2, 2], proj[2, 3] = far / (far - near), -far * near / (far - near)
-    bg = torch.rand(3, generator=generator)
-    return View(height, width, tanfovx, tanfovy, bg, world_to_view.T, (proj @ world_to_view).T, position, sh_degree)
+    matrices = [draws.tensor(matrix.T) for matrix in (world_to_view, proj @ world_to_view)]
+    return View(height, width, tanfovx, tanfovy, draws.uniform(3), *matrices, draws.tensor(position), sh_degree)
 
 
 def random_scene(
@@ -82,22 +84,22 @@ def random_scene(
     scale_modifier: float = 1.0,
 ) -> Scene:  # fmt: skip
     """Gaussians in a ball around the origin with log-uniform anisotropy, seen from a random side."""
-    g = torch.Generator().manual_seed(seed)
-    view = replace(camera(g, height, width, sh_degree), scale_modifier=scale_modifier)
+    draws = Draws(seed)
+    view = replace(camera(draws, height, width, sh_degree), scale_modifier=scale_modifier)
     inputs = {
-        "means3D": torch.randn(n, 3, generator=g) * spread,
-        "opacities": opacity[0] + (opacity[1] - opacity[0]) * torch.rand(n, 1, generator=g),
+        "means3D": draws.normal(n, 3) * spread,
+        "opacities": opacity[0] + (opacity[1] - opacity[0]) * draws.uniform(n, 1),
     }
     if precomputed:
-        m = torch.randn(n, 3, 3, generator=g) * scale
-        sigma = m @ m.transpose(1, 2)
-        inputs["cov3D_precomp"] = sigma.reshape(n, 9)[:, [0, 1, 2, 4, 5, 8]].contiguous()
-        inputs["colors_precomp"] = torch.rand(n, 3, generator=g)
+        m = draws.rng.standard_normal((n, 3, 3)) * scale
+        sigma = m @ m.transpose(0, 2, 1)
+        inputs["cov3D_precomp"] = draws.tensor(sigma.reshape(n, 9)[:, [0, 1, 2, 4, 5, 8]]).contiguous()
+        inputs["colors_precomp"] = draws.uniform(n, 3)
     else:
-        inputs["scales"] = scale * torch.exp(torch.randn(n, 3, generator=g) * math.log(2))
-        inputs["rotations"] = torch.nn.functional.normalize(torch.randn(n, 4, generator=g), dim=1)
-        inputs["shs"] = 0.5 * torch.randn(n, (sh_degree + 1) ** 2, 3, generator=g)
-    return Scene(inputs, view, torch.randn(5, height, width, generator=g))
+        inputs["scales"] = draws.tensor(scale * 2 ** draws.rng.standard_normal((n, 3)))
+        inputs["rotations"] = draws.directions(n, 4)
+        inputs["shs"] = 0.5 * draws.normal(n, (sh_degree + 1) ** 2, 3)
+    return Scene(inputs, view, draws.normal(5, height, width))
 
 
 def settings_of(view: View, depth_z_gradient: bool = False) -> GaussianRasterizationSettings:

@@ -12,6 +12,7 @@ from raster_scenes import Result, load_golden, random_scene, run_extension, sett
 from diff_gaussian_rasterization import GaussianRasterizer, _cuda
 from simple_knn import _cuda as neighbours_cuda
 from simple_knn._C import distCUDA2
+from tests.drawn import Draws
 
 DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -90,14 +91,14 @@ def test_the_callers_stream_is_used_and_nothing_waits(kernels):
 
 def test_mark_visible_is_that_of_the_cpu():
     scene = random_scene(4)
-    points = torch.randn(1000, 3) * 4
+    points = Draws(0).normal(1000, 3) * 4
     masks = [GaussianRasterizer(settings_on(scene.view, d)).markVisible(points.to(d)).cpu() for d in (DEVICE, "cpu")]
     assert torch.equal(*masks)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 50, 100000])
 def test_neighbour_distances_are_those_of_the_cpu(n):
-    points = torch.rand(n, 3)
+    points = Draws(0).uniform(n, 3)
     assert torch.equal(distCUDA2(points.to(DEVICE)).cpu(), distCUDA2(points))
 
 

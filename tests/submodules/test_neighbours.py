@@ -9,6 +9,7 @@ import shim_build
 import torch
 
 from simple_knn._C import distCUDA2
+from tests.drawn import Draws
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -29,12 +30,12 @@ def brute_force(points: torch.Tensor) -> torch.Tensor:
 
 
 def cloud(kind: str, n: int = 700) -> torch.Tensor:
-    g = torch.Generator().manual_seed(5)
-    points = torch.randn(n, 3, generator=g)
+    draws = Draws(5)
+    points = draws.normal(n, 3)
     if kind == "clusters":  # nine decades of density
-        points = points * torch.logspace(-8, 1, n)[:, None] + 5 * torch.randint(0, 4, (n, 1), generator=g)
+        points = points * torch.logspace(-8, 1, n)[:, None] + 5 * draws.integers(0, 4, n, 1)
     elif kind == "duplicates":
-        points = points[torch.randint(0, n // 5, (n,), generator=g)]
+        points = points[draws.integers(0, n // 5, n)]
     elif kind == "all the same":
         points = points[:1].repeat(n, 1)
     elif kind == "plane":
@@ -77,7 +78,7 @@ def test_fewer_than_four_by_hand():
 
 def test_thread_count_and_order_change_nothing():
     points = cloud("ball", 20000)
-    order = torch.randperm(20000, generator=torch.Generator().manual_seed(1))
+    order = Draws(1).permutation(20000)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

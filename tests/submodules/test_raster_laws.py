@@ -9,6 +9,7 @@ from raster_scenes import Result, Scene, random_scene, run_extension, settings_o
 from reference import rotation
 
 from diff_gaussian_rasterization import GaussianRasterizer, __version__, _abi, backend
+from tests.drawn import Draws
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -30,7 +31,7 @@ def empty_image(scene: Scene) -> torch.Tensor:
 
 def test_permutation_of_gaussians_changes_nothing():
     scene = random_scene(1, n=500, sh_degree=1)
-    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    order = Draws(0).permutation(500)
     permuted = copy.copy(scene)
     permuted.inputs = {k: v[order] for k, v in scene.inputs.items()}
     a, b = run_extension(scene), run_extension(permuted)
@@ -152,7 +153,7 @@ def test_huge_and_tiny_numbers_never_crash():
 
 def test_mark_visible_is_the_near_plane():
     view = random_scene(13).view
-    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(1)) * 4
+    points = Draws(1).normal(200, 3) * 4
     z = (torch.cat([points, torch.ones(200, 1)], 1) @ view.viewmatrix)[:, 2]
     mask = GaussianRasterizer(settings_of(view)).markVisible(points)
     assert mask.dtype == torch.bool and 0 < mask.sum() < 200

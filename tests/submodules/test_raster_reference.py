@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The float64 reference against finite differences, and the extension against the reference on random scenes."""
+"""The float64 reference against finite differences, and the extension against the reference on random scenes.
+
+Tolerances are maxima measured over many seeds of `random_scene`, with both backends, times a margin. The vector width
+of the CPU does not enter: inputs come from NumPy, and the extension gives the same bits on every instruction set.
+"""
 
 from dataclasses import replace
 
@@ -7,6 +11,8 @@ import pytest
 import torch
 from raster_scenes import REFERENCE_NAMES, Scene, random_scene, run_extension, run_reference, without_fragile
 from reference import render
+
+from tests.drawn import Draws
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -39,9 +45,9 @@ def test_reference_gradient_is_the_derivative(kind):
     scene = random_scene(3, n=12, height=16, width=19, sh_degree=0 if kind == "precomputed" else 3, **options)
     scene = without_fragile(scene)
     gradients = run_reference(scene, depth_z_gradient=True, true_gradient=True).gradients
-    g = torch.Generator().manual_seed(0)
+    draws = Draws(0, torch.float64)
     for name in scene.inputs:
-        direction = torch.randn(scene.inputs[name].shape, generator=g, dtype=torch.float64)
+        direction = draws.normal(*scene.inputs[name].shape)
         expected = directional_difference(scene, name, direction, 1e-6)
         assert abs(float((gradients[name] * direction).sum()) - expected) < 1e-6 * gradients[name].norm(), name
 
@@ -66,41 +72,44 @@ def assert_close_to_reference(scene: Scene, depth_z: bool, image_tolerance: floa
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["sh0", "sh3", "precomputed", "dense", "clamped", "wide"])
 def test_random_scenes_match_the_reference(kind, seed):
+    """Measured over 60 seeds: images 2.7e-5 (wide), gradients 6.8e-5 (rotations of sh3); margins 2 and 3."""
     options = {
         "sh0": {}, "sh3": {"sh_degree": 3, "scale_modifier": 1.7}, "precomputed": {"precomputed": True, "scale": 0.1},
         "dense": {"n": 300, "height": 24, "width": 24, "spread": 0.25, "opacity": (0.3, 1.0)},
         "clamped": {"sh_degree": 1, **CLAMPED}, "wide": {"height": 7, "width": 120, "spread": 1.5},
     }[kind]  # fmt: skip
     scene = random_scene(100 + seed, **options)
-    assert_close_to_reference(scene, seed % 2 == 1, image_tolerance=2e-5, gradient_tolerance=5e-5)
+    assert_close_to_reference(scene, seed % 2 == 1, image_tolerance=6e-5, gradient_tolerance=2e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (17, 15), (31, 33)])
 def test_any_image_size(size):
-    """Measured: gradients 1.4e-5 with the CPU backend, 2.8e-5 with the CUDA kernels, at 15x17."""
+    """Measured over 60 seeds and these sizes: images 4.4e-6, gradients 3.1e-5; margins 2 and 3."""
     scene = random_scene(7, n=40, height=size[0], width=size[1], scale=0.1)
-    assert_close_to_reference(scene, False, image_tolerance=1e-5, gradient_tolerance=6e-5)
+    assert_close_to_reference(scene, False, image_tolerance=1e-5, gradient_tolerance=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_covariances_that_are_not_positive(seed):
     """cov3D_precomp may be any symmetric matrix: where the form is positive (power > 0) nothing is drawn.
 
-    Negative definite ones have no radius and are dropped; they are left out here.
+    Negative definite ones have no radius and are dropped; they are left out here. Measured over 60 seeds: images 1.7e-4,
+    gradients 3.6e-4; margin 3.
     """
     scene = random_scene(20 + seed, n=40, precomputed=True)
     sigma = scene.inputs["cov3D_precomp"]
     sigma[::2, [0, 3, 5]] = torch.tensor([0.03, -0.01, 0.02])
-    assert_close_to_reference(scene, False, image_tolerance=2e-5, gradient_tolerance=1e-4)
+    assert_close_to_reference(scene, False, image_tolerance=5e-4, gradient_tolerance=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(11, 15))
 def test_needles_keep_their_digits(seed):
     """Gaussians 160 times longer than wide, where xx*yy - xy*xy would lose all digits.
 
-    Measured over seeds 11 to 40: images 2e-5 with the CPU backend, 1.2e-4 with the CUDA kernels; the gradients of the long
-    scale and of the rotation, which float32 pixels of the needle determine badly, 2e-4 in the median, 7e-3 at worst.
+    Measured over 60 seeds: images 2.9e-5 with the CPU backend, 1.1e-4 with the CUDA kernels; the gradients of the long
+    scale and of the rotation, which float32 pixels of the needle determine badly, 3e-4 in the median, 2.6e-3 at worst.
+    Margins 3 and 8.
     """
     scene = random_scene(seed, n=30)
     scene.inputs["scales"] = scene.inputs["scales"] * torch.tensor([8.0, 0.05, 0.05])
-    assert_close_to_reference(scene, False, image_tolerance=2e-4, gradient_tolerance=1e-2)
+    assert_close_to_reference(scene, False, image_tolerance=3e-4, gradient_tolerance=2e-2)

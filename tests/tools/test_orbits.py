@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scene.dataset_readers import camera_at
+from tests.drawn import Draws
 from tests.red_ball import red_ball
 from tools.exporting.scan import project
 from tools.orbits import Lens, camera_on_orbit, colour_of, framing, full_turn
@@ -29,7 +30,7 @@ def test_framing_holds_the_solid_part_of_all_clouds_and_not_a_floater() -> None:
 def test_a_camera_at_the_fitting_distance_holds_the_sphere_with_a_margin() -> None:
     seen, fov_rad = framing([red_ball()]), 0.6
     camera = camera_on_orbit(seen.centre, Lens(200, 200, fov_rad, 0.0, seen.distance(fov_rad)), 0)
-    directions = torch.nn.functional.normalize(torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    directions = Draws(0).directions(4000, 3)
     places, _ = project((seen.centre + seen.radius * directions).numpy(), camera)
     assert 2 < places.min() < 8 and 192 < places.max() < 198
 

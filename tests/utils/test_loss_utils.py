@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from tests.drawn import Draws
 from utils.loss_utils import tv_loss
 
 
@@ -12,10 +13,10 @@ def test_tv_by_hand() -> None:
 
 
 def test_tv_is_a_mean_over_views_and_channels() -> None:
-    x = torch.rand(1, 1, 5, 4)
+    x = Draws(0).uniform(1, 1, 5, 4)
     assert torch.allclose(tv_loss(x.expand(3, 2, 5, 4)), tv_loss(x))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 1, 1, 4)])
 def test_tv_of_a_single_row_is_finite(shape) -> None:
-    assert bool(tv_loss(torch.rand(shape)).isfinite())
+    assert bool(tv_loss(Draws(0).uniform(*shape)).isfinite())

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.drawn import Draws
 from utils.sh_utils import RGB2SH, SH2RGB, eval_sh, sh_basis
 
 
@@ -47,8 +48,8 @@ def test_signs_and_order() -> None:
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_eval_uses_the_active_degree_only(degree) -> None:
-    coefficients = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
-    directions = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
+    coefficients = Draws(0).normal(4, 16, 3)
+    directions = Draws(1).directions(4, 3)
     cut = coefficients.clone()
     cut[:, (degree + 1) ** 2 :] = 0
     np.testing.assert_allclose(eval_sh(degree, coefficients, directions), eval_sh(3, cut, directions), atol=1e-5)

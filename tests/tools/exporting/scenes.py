@@ -8,14 +8,14 @@ import torch
 
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
+from tests.drawn import Draws
 
 N = 300
 
 
 def lopsided(sh_degree: int = 0) -> GaussianModel:
     """Flat, differently turned Gaussians of raw quaternions, denser towards one corner."""
-    draw = torch.Generator().manual_seed(sh_degree)
-    random = lambda *shape: torch.randn(*shape, generator=draw)  # noqa: E731
+    random = Draws(sh_degree).normal
     return GaussianModel.of_parameters(
         {
             "xyz": random(N, 3) * torch.tensor([0.35, 0.2, 0.1]) + torch.tensor([0.1, 0.05, -0.15]),

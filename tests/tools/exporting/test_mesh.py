@@ -10,6 +10,7 @@ import torch
 from arguments import PipelineParams
 from gaussian_renderer import render
 from scene.gaussian_model import GaussianModel
+from tests.drawn import Draws
 from tests.tools.exporting.glb_reader import draw, read_glb
 from tools.exporting import bake, mesh, surface
 from tools.exporting.cloud import Y_UP
@@ -23,8 +24,8 @@ VIEWS = [(0, 10), (75, 40), (200, -30)]  # azimuth, elevation
 
 def coloured_ball(opacity: float = 3.0) -> GaussianModel:
     """Opaque blobs on a sphere, coloured by direction; one far, faint speck that no mesh should hold."""
-    draw_from = torch.Generator().manual_seed(0)
-    normal = torch.nn.functional.normalize(torch.randn(1500, 3, generator=draw_from), dim=1)
+    draws = Draws(0)
+    normal = draws.directions(1500, 3)
     colour = (0.5 + 0.4 * normal - 0.5) / 0.28209479
     speck = torch.tensor([[0.4, 0.3, 0.5]])
     return GaussianModel.of_parameters(
@@ -34,7 +35,7 @@ def coloured_ball(opacity: float = 3.0) -> GaussianModel:
             "f_rest": torch.zeros(1501, 0, 3),
             "opacity": torch.cat((torch.full((1500, 1), opacity), torch.full((1, 1), 1.5))),
             "scaling": torch.full((1501, 3), -3.5),
-            "rotation": torch.randn(1501, 4, generator=draw_from),
+            "rotation": draws.normal(1501, 4),
         }
     )
 
