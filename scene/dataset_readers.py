@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from scene.cameras import Lens, Poses, RCamera, cameras_from_poses, centre_on_sphere
-from scene.ply import PlyError, read_vertices, write_vertices
+from scene.ply import read_vertices, vertex_fields, write_vertices
+from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
 from utils.graphics_utils import BasicPointCloud
 from utils.random_streams import RandomStreams
@@ -217,25 +218,40 @@ def _from_text(cam_params: "GenerateCamParams", streams: RandomStreams) -> Basic
 
 
 def write_initial_ply(path: str | PathLike[str], cloud: BasicPointCloud) -> None:
-    """Write x y z nx ny nz (f4) red green blue (u1, truncated to /255), atomically."""
+    """Write x y z nx ny nz (f4) red green blue (u1, truncated to /255), atomically. ValueError for no numbers."""
     names = [(name, "f4") for name in (*XYZ, *NORMAL)] + [(name, "u1") for name in RGB]
     vertices = np.empty(len(cloud.points), dtype=names)
-    columns = np.concatenate([cloud.points, cloud.normals, np.clip(cloud.colors * 255, 0, 255)], axis=1)
-    for (name, _), column in zip(names, columns.T, strict=True):
+    numbers = np.concatenate([cloud.points, cloud.normals, np.clip(cloud.colors * 255, 0, 255)], axis=1)
+    if not (np.abs(numbers) <= MAX_NUMBER).all():
+        raise ValueError(f"the initial points hold NaN, infinity or more than {MAX_NUMBER:g}; {path} is not written")
+    for (name, _), column in zip(names, numbers.T, strict=True):
         vertices[name] = column
     write_vertices(path, vertices)
 
 
 def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
-    """Read x y z and red green blue (u1); normals are zero where the file has none. Raises PlyError (a ValueError)."""
-    vertices = read_vertices(path, (*XYZ, *RGB))
-    if any(vertices.dtype[name] != np.uint8 for name in RGB):
-        raise PlyError(f"{path} stores colours as {vertices.dtype['red']}; expected uchar red, green, blue in 0..255")
-    points = np.stack([vertices[name] for name in XYZ], axis=1)
-    colors = np.stack([vertices[name] for name in RGB], axis=1) / 255.0
-    has_normals = vertices.dtype.fields and set(NORMAL) <= set(vertices.dtype.fields)
-    normals = np.stack([vertices[name] for name in NORMAL], axis=1) if has_normals else np.zeros_like(points)
-    return BasicPointCloud(points, colors, normals)
+    """Points, colours and normals of a PLY file as any program writes them.
+
+    Without colours the points are grey, without normals those are zero. Raises PlyError (a ValueError).
+    """
+    path = Path(path)
+    names = vertex_fields(path)
+    rgb = colour_fields(names)
+    vertices = read_vertices(path, (*XYZ, *(rgb or ())))
+    if rgb is not None:
+        colors = colours(path, vertices, rgb)
+    else:
+        logger.warning("%s has no colours (red, green, blue); its points begin grey", path)
+        colors = np.full((len(vertices), 3), 0.5)
+    table = columns(vertices, XYZ)
+    bad = out_of_range({**table, **dict(zip(rgb or (), colors.T))})
+    kept = usable_rows(path, len(vertices), not_finite(bad))
+    points = np.stack([table[name] for name in XYZ], axis=1)[kept].astype(np.float32)
+    normals = np.zeros_like(points)
+    if set(NORMAL) <= set(names):
+        normals = np.stack(list(columns(vertices, NORMAL).values()), axis=1)[kept].astype(np.float32)
+        normals[~np.isfinite(normals).all(axis=1)] = 0
+    return BasicPointCloud(points, colors[kept], normals)
 
 
 def load_or_sample_points(path: Path, cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:

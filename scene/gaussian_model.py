@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from scene.densify import IndexMap, densify_and_prune, prune, reset_opacity
-from scene.ply import PlyError, read_vertices, write_vertices
+from scene.gaussian_ply import REST_FIELDS, read_gaussians
+from scene.ply import PlyError, write_vertices
 from simple_knn._C import distCUDA2
 from utils.general_utils import atomic_path, build_covariance, get_expon_lr_func, inverse_sigmoid
 from utils.graphics_utils import BasicPointCloud
@@ -32,8 +33,6 @@ INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7
 SH_REST_LR_SHARE = 1 / 20
 STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
-REST_FIELDS = (0, 9, 24, 45)
-"""SH degree -> number of a PLY's f_rest fields."""
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
@@ -312,24 +311,20 @@ class GaussianModel:
     @classmethod
     def from_ply(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GaussianModel:
         """A cloud of whichever SH degree the file's fields tell. Raises PlyError (ValueError)."""
-        rest = sum(name.startswith("f_rest_") for name in read_vertices(path).dtype.names or ())
-        if rest not in REST_FIELDS:
-            raise PlyError(f"{path} holds {rest} f_rest fields; expected 0, 9, 24 or 45, those of SH degrees 0 to 3")
-        gaussians = cls(REST_FIELDS.index(rest), device)
-        gaussians.load_ply(path)
-        return gaussians
+        return cls.of_parameters(read_gaussians(path), device)
 
     def load_ply(self, path: str | os.PathLike[str]) -> None:
         """Read what save_ply wrote, with every SH degree active. PlyError (ValueError) where the file does not fit."""
-        degree = self.max_sh_degree
-        vertices = read_vertices(path, [name for name in _ply_fields(degree) if not name.startswith("n")])
-        names = vertices.dtype.names or ()
-        stored = sum(name.startswith("f_rest_") for name in names)
-        if stored != 3 * ((degree + 1) ** 2 - 1):
-            raise PlyError(f"{path} holds {stored} f_rest fields, too many for SH degree {degree}; raise sh_degree")
-        table = {name: torch.from_numpy(vertices[name].astype(np.float32)) for name in names}
-        self._set_parameters(_parameters_from_columns(table, degree))
-        self.active_sh_degree = degree
+        parameters = read_gaussians(path)
+        stored, own = 3 * parameters["f_rest"].shape[1], REST_FIELDS[self.max_sh_degree]
+        needed = f"SH degree {self.max_sh_degree}"
+        if stored > own:
+            raise PlyError(f"{path} holds {stored} f_rest fields, too many for {needed}; raise sh_degree")
+        if stored < own:
+            missing = ", ".join(f"f_rest_{k}" for k in range(stored, own))
+            raise PlyError(f"{path} lacks the vertex fields {missing} of {needed}; lower sh_degree")
+        self._set_parameters(parameters)
+        self.active_sh_degree = self.max_sh_degree
 
 
 def _ply_fields(sh_degree: int) -> list[str]:
@@ -340,21 +335,3 @@ def _ply_fields(sh_degree: int) -> list[str]:
     for name, count in numbered:
         fields += [f"{name}_{k}" for k in range(count)] if name != "opacity" else [name]
     return fields
-
-
-def _parameters_from_columns(table: dict[str, torch.Tensor], sh_degree: int) -> dict[str, torch.Tensor]:
-    """Raw parameters from PLY columns [N]."""
-
-    def stacked(prefix: str, count: int) -> torch.Tensor:
-        columns = [table[f"{prefix}_{k}"] for k in range(count)]
-        return torch.stack(columns, dim=1) if columns else torch.zeros(len(table["x"]), 0)
-
-    rest = (sh_degree + 1) ** 2 - 1
-    return {
-        "xyz": torch.stack([table["x"], table["y"], table["z"]], dim=1),
-        "f_dc": stacked("f_dc", 3)[:, None, :],
-        "f_rest": stacked("f_rest", 3 * rest).unflatten(1, (3, rest)).transpose(1, 2),
-        "opacity": table["opacity"][:, None],
-        "scaling": stacked("scale", 3),
-        "rotation": stacked("rot", 4),
-    }

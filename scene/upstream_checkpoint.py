@@ -89,8 +89,8 @@ def _check(tensors: dict[str, Any]) -> None:
             wanted = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
             if size != wanted:
                 raise ValueError(f"{name} is {list(x.shape)}, expected [{shape}] with {sizes}")
-        if not bool(x.isfinite().all()):
-            raise ValueError(f"{name} is not finite")
+        if not bool(x.float().isfinite().all()):
+            raise ValueError(f"{name} is not finite in single precision")
 
 
 def _optimizer(parameters: dict[str, Tensor], state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -101,8 +101,9 @@ def _optimizer(parameters: dict[str, Tensor], state: dict[str, Any]) -> dict[str
         moments = state["state"].get(number)
         if name not in found or not moments:
             continue
-        if any(moments[key].shape != parameters[name].shape for key in ("exp_avg", "exp_avg_sq")):
-            raise ValueError(f"the optimizer's moments of {name} have another shape")
+        for key in ("exp_avg", "exp_avg_sq"):
+            if moments[key].shape != parameters[name].shape or not bool(moments[key].float().isfinite().all()):
+                raise ValueError(f"the optimizer's {key} of {name} has another shape or is not finite")
         step = torch.as_tensor(moments["step"], dtype=torch.float32)
         found[name] = {"step": step, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
     return found

@@ -17,7 +17,6 @@ from scene.dataset_readers import (
     initial_points,
     load_or_sample_points,
     random_cameras,
-    read_point_cloud,
     write_initial_ply,
 )
 from utils.camera_utils import camera_to_JSON
@@ -160,9 +159,16 @@ def test_an_unknown_shape_lists_the_known_and_names_the_nearest() -> None:
         initial_points(GenerateCamParams(init_shape="shpere"), RandomStreams(0))
 
 
-def test_colours_as_floats_are_refused(tmp_path) -> None:
-    header = "ply\nformat ascii 1.0\nelement vertex 1\n"
-    header += "".join(f"property float {name}\n" for name in ("x", "y", "z", "red", "green", "blue"))
-    (tmp_path / "c.ply").write_text(header + "end_header\n0 0 0 0.5 0.5 0.5\n")
-    with pytest.raises(ValueError, match=r"colours as float32; expected uchar red, green, blue in 0\.\.255"):
-        read_point_cloud(tmp_path / "c.ply")
+@pytest.mark.parametrize("field", ["points", "colors", "normals"])
+@pytest.mark.parametrize("value", [np.nan, 1e39])
+def test_points_that_are_no_numbers_are_not_written(tmp_path, field, value) -> None:
+    """Such as a network's that made them: a byte or a float32 would hide it."""
+    arrays = {name: np.zeros((3, 3)) for name in ("points", "colors", "normals")}
+    arrays[field][1, 1] = value
+    cloud = BasicPointCloud(arrays["points"], arrays["colors"], arrays["normals"])
+    if field == "colors" and value > 1:
+        write_initial_ply(tmp_path / "c.ply", cloud)  # colours are clipped
+        return
+    with pytest.raises(ValueError, match=r"the initial points hold NaN, infinity or more than 1e\+18"):
+        write_initial_ply(tmp_path / "c.ply", cloud)
+    assert not (tmp_path / "c.ply").exists()

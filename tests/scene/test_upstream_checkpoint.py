@@ -146,3 +146,18 @@ def test_code_in_the_file_is_not_run(tmp_path, save) -> None:
     with pytest.raises(ValueError, match="cannot be imported"):
         read_upstream(tmp_path / "odd.pth")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("place", ["xyz", "exp_avg", "exp_avg_sq", "max_radii2D"])
+@pytest.mark.parametrize("value", [float("nan"), 1e39])
+def test_numbers_that_are_not_finite_in_single_precision_are_refused(tmp_path, place, value) -> None:
+    capture = list(_capture(False))
+    if place == "xyz":
+        capture[1] = capture[1].detach().double().fill_(value)
+    elif place == "max_radii2D":
+        capture[7] = capture[7].double().fill_(value)
+    else:
+        capture[-2]["state"][0][place] = capture[-2]["state"][0][place].double().fill_(value)
+    torch.save((tuple(capture), 5), tmp_path / "chkpnt5.pth")
+    with pytest.raises(ValueError, match=f"{place}.* not finite"):
+        read_upstream(tmp_path / "chkpnt5.pth")
