@@ -12,6 +12,7 @@ from arguments.coerce import show
 Problem = tuple[str, str, str]
 """(Group.key, the value in words, what was expected)."""
 
+MAX_NAME_BYTES = 255
 DEVICE_KEYS = ("ModelParams.data_device", "GenerateCamParams.device", "GuidanceParams.g_device")
 
 
@@ -45,7 +46,10 @@ def named_devices(config: Config) -> dict[str, str]:
 
 def _prompt(config: Config) -> Iterator[Problem]:
     if not config.guidance.text.strip():
-        hint = 'a prompt: pass --text "a red mug" or set GuidanceParams.text in the YAML file'
+        hint = (
+            'a prompt: pass --text "a red mug" or set GuidanceParams.text in the YAML file; '
+            "for a first try use --opt configs/quickstart.yaml"
+        )
         yield "GuidanceParams.text", show(config.guidance.text), hint
     shape = config.cameras.init_shape
     if shape in ("pointe", "shap_e") and not config.cameras.init_prompt.strip():
@@ -80,12 +84,26 @@ def _add_ons(config: Config) -> Iterator[Problem]:
 
 
 def _folders(config: Config) -> Iterator[Problem]:
-    workspace = config.model.workspace
-    parts = PurePath(workspace).parts
-    if not workspace.strip() or PurePath(workspace).is_absolute() or ".." in parts or "\0" in workspace or parts == ():
-        hint = "the name of a folder below output/; use ModelParams.model_path to write elsewhere"
+    workspace, path = config.model.workspace, config.model.model_path
+    if not path and (reason := _unfit_name(workspace)):
+        hint = f"the name of a folder below output/ {reason}; use ModelParams.model_path to write elsewhere"
         yield "ModelParams.workspace", show(workspace), hint
+    if path and (unfit := [char for char in path if not char.isprintable()]):
+        yield "ModelParams.model_path", show(path), f"a path of a folder without {show(unfit[0])}"
     if config.resume and config.overwrite:
-        yield "overwrite", "true", "false with --resume, which goes on with what is in the run folder"
-    if "\0" in config.model.model_path:
-        yield "ModelParams.model_path", show(config.model.model_path), "a path of a folder"
+        yield "overwrite", "true", "false with --resume, which continues what is in the run folder"
+
+
+def _unfit_name(name: str) -> str:
+    """What the name of a run would have to be that it is not; empty when it may be one."""
+    parts = PurePath(name).parts
+    if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not parts:
+        return "that is not empty and leads nowhere else"
+    if unfit := [char for char in name if not char.isprintable()]:
+        return f"without {show(unfit[0])}"
+    for part in parts:
+        if part != part.strip() or part.endswith(".") or part.startswith(("-", "~")):
+            return "without a dash or tilde at its start, a dot at its end, or a blank at either"
+        if len(part.encode("utf-8")) > MAX_NAME_BYTES:
+            return f"of at most {MAX_NAME_BYTES} bytes"
+    return ""

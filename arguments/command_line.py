@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import re
+import shlex
 from typing import Any, NoReturn
 
 from arguments import GROUPS, Config
-from arguments.coerce import expectation, in_words, is_pair, is_tuple
+from arguments.coerce import expectation, in_words, is_pair, is_tuple, show
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import MEANING
 
@@ -40,6 +42,12 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    """Takes every negative number for a value, "-1e-3" too, and raises CommandLineError instead of exiting."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\.?\d[\d_.]*(e[-+]?\d+)?", re.IGNORECASE)
+
     def error(self, message: str) -> NoReturn:
         raise CommandLineError(message)
 
@@ -63,7 +71,7 @@ def owners() -> dict[str, list[str]]:
 
 
 @functools.cache
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> _Parser:
     """A parser with a flag for every declared key; a name that two groups share needs --Group.key."""
     parser = _Parser(
         prog="train.py",
@@ -96,11 +104,27 @@ def _add(section: Any, group: str, name: str, flags: list[str], kind: Any, spec:
 
 def read_words(argv: list[str]) -> Words:
     """Splits a command line. Raises CommandLineError; prints the help and exits on --help."""
-    known, strangers = build_parser().parse_known_args(argv)
+    parser = build_parser()
+    _refuse_dashed_values(argv, parser)
+    known, strangers = parser.parse_known_args(argv)
     found = vars(known)
     assignments = found.pop("set")
     settings = [(*address.split(".", 1), words) for address, words in found.items()]
     return Words([(group, name, words) for group, name, words in settings], assignments, strangers)
+
+
+def _refuse_dashed_values(argv: list[str], parser: _Parser) -> None:
+    """CommandLineError for a text that starts with a dash where a flag wants its value: --text "-robot"."""
+    flags = parser._option_string_actions
+    for flag, word in itertools.pairwise(argv):
+        takes_one = flag in flags and flags[flag].metavar == "VALUE"
+        is_flag = word.split("=")[0] in flags or re.fullmatch(r"--[A-Za-z][\w.-]*(=.*)?", word, re.DOTALL)
+        is_clear = is_flag or (" " in word and word[:2] not in flags) or parser._negative_number_matcher.fullmatch(word)
+        if takes_one and word.startswith("-") and len(word) > 1 and not is_clear:
+            raise CommandLineError(
+                f"{flag} {show(word)}: a value that starts with a dash needs an equals sign: "
+                f"{flag}={shlex.quote(word[:80])}"
+            )
 
 
 def value_of(words: list[str], kind: Any) -> object:

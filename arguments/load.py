@@ -17,7 +17,7 @@ from arguments.checks import Problem, contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
-from arguments.yaml_file import read_layers
+from arguments.yaml_file import find_settings, read_layers
 
 COMMAND_LINE = "command line"
 IGNORED_KEYS = {("GuidanceParams", "accum")}
@@ -104,8 +104,9 @@ class _Collector:
         if run not in (None, "auto"):
             path = self._settings_of_run(Path(run), path)
             usable = path is not None
-        if path:
-            layers, problems = read_layers(path)
+        if path is not None and usable:
+            path, problem = find_settings(path)
+            layers, problems = read_layers(path) if problem is None else ([], [problem])
             usable = bool(layers)
             self.problems += problems
             for source, tree in layers:

@@ -6,6 +6,7 @@ A file may begin from another one: `base: prompt.yaml` at its top level, a path 
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ MAX_BYTES = 256 * 1024
 MAX_BRACKETS = 5000
 """Opening ones in a file: the parser's time grows with their square."""
 BASE_KEY = "base"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 Layer = tuple[str, dict[Any, Any]]
 """(path, mapping) of one file."""
@@ -62,6 +64,26 @@ def read_layers(path: str) -> tuple[list[Layer], list[str]]:
         if problem:
             return [], [*problems, problem]
     return layers, problems
+
+
+def find_settings(name: str) -> tuple[str, str | None]:
+    """(path of a YAML file, None) for a path, or for a name below configs/ with or without .yaml.
+
+    Without such a file (the name, what is wrong with it), the nearest names of configs/ included.
+    """
+    given = Path(name)
+    if "\0" in name or not name.strip():
+        return name, f"opt = {show(name)}: expected a YAML file, or a name below configs/"
+    if os.path.lexists(given):
+        return name, None
+    for path in (CONFIGS / given, CONFIGS / f"{name}.yaml", CONFIGS.parent / given):
+        if os.path.isfile(path):
+            return str(path), None
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    near = difflib.get_close_matches(given.stem, names, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"configs/ has {', '.join(names)}"
+    expected = "expected a YAML file, such as configs/quickstart.yaml, or a name below configs/"
+    return name, f"{name}: cannot be read (no such file or directory): {expected} ({hint})"
 
 
 def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | None]:
