@@ -66,6 +66,9 @@ def _regions(config: Config) -> Iterator[Problem]:
         if low == high and levels > 1:
             expected = f"lo < hi, or 1 in CoGradParams.{name}_levels, which is {levels}"
             yield f"CoGradParams.{name}_range", show(list(limits)), expected
+    if p.elevation_range in ((90.0, 90.0), (-90.0, -90.0)):
+        expected = "a range that holds more than the pole, where a camera has no azimuth"
+        yield "CoGradParams.elevation_range", show(list(p.elevation_range)), expected
     regions = p.elevation_levels * p.azimuth_levels * p.distance_levels
     if views > regions:
         yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"

@@ -29,6 +29,7 @@ from utils.random_streams import RandomStreams
 
 Range = tuple[float, float]
 STARVED_BELOW = 5  # visits; what the log calls a starved region
+ROUNDING_DEG, ROUNDING_SHARE = 1e-4, 1e-6  # what the angles and the radius of a float32 camera may be off by
 LARGEST_R = 1e300  # r of a loss that exploded; its quotient by tau is still finite
 
 
@@ -43,11 +44,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class RegionPoses:
-    """One pose a view, each [B] float64; arguments of scene.dataset_readers.camera_at."""
+    """One pose a view, each [B] float64, and the cell [B] that the camera must not leave."""
 
     radius: Tensor
     theta_deg: Tensor
     phi_deg: Tensor
+    cells: tuple[Cell, ...]
 
 
 class RegionGrid:
@@ -115,13 +117,17 @@ class RegionGrid:
         """
         u = streams.rand(len(regions), 3).cpu().double() + 2.0**-25  # half a step of float32: never on a cell's border
         elevation, azimuth, distance = (self.low + (self.coordinates(regions) + u) * self.step).unbind(-1)
-        return RegionPoses(distance, 90 - elevation, azimuth)
+        cells = tuple(self.cell(region) for region in regions.tolist())
+        return RegionPoses(distance, 90 - elevation, azimuth, cells)
 
     def region_of(self, theta_deg: float, phi_deg: float, radius: float) -> int:
-        """The region that a pose lies in; any azimuth will do. Raises ValueError for a pose outside of all."""
+        """The region that a pose lies in; any azimuth will do. Raises ValueError for a pose outside of all.
+
+        Outside by no more than what a float32 camera loses is inside.
+        """
         place = torch.tensor([90 - theta_deg, phi_deg % 360, radius], dtype=torch.float64)
-        offset = place - self.low
-        inside = (offset >= 0) & (offset <= self.step * torch.tensor(self.levels))
+        offset, rounding = place - self.low, torch.tensor([ROUNDING_DEG, ROUNDING_DEG, ROUNDING_SHARE * radius])
+        inside = (offset >= -rounding) & (offset <= self.step * torch.tensor(self.levels) + rounding)
         if not bool(inside.all()):
             low, high = self.low.tolist(), (self.low + self.step * torch.tensor(self.levels)).tolist()
             raise ValueError(
@@ -129,7 +135,7 @@ class RegionGrid:
                 f"{low[0]:g}..{high[0]:g} deg and distances {low[2]:g}..{high[2]:g}"
             )
         level = torch.where(self.step > 0, offset / self.step, 0.0).long()  # [3]
-        return int(self.index(torch.minimum(level, torch.tensor(self.levels) - 1)))
+        return int(self.index(torch.minimum(level.clamp(min=0), torch.tensor(self.levels) - 1)))
 
     def _neighbourhoods(self, limit: int) -> list[list[tuple[int, int]]]:
         elevations, sectors, distances = self.levels

@@ -203,7 +203,7 @@ def _cameras(state: TrainState, plan: Plan | None, config: Config) -> Iterator[R
             yield state.scene.camera_stack.pop(state.streams)
     else:
         poses = state.cograd.grid.sample_poses(plan.regions, state.streams)
-        yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams)
+        yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams, poses.cells)
 
 
 def _draw_augmentation(state: TrainState, config: Config) -> Augmentation:

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scene.cameras import RCamera
+from scene.cameras import Lens, PoseBounds, RCamera
 from scene.dataset_readers import (
     CameraRanges,
     PoseJitter,
-    camera_at,
     circle_cameras,
     load_or_sample_points,
+    placed_cameras,
     random_cameras,
 )
 from scene.gaussian_model import GaussianModel
@@ -98,24 +98,23 @@ class Scene:
         return random_cameras(self.config.cameras, self.ranges, self.config.model.batch, streams, self.device)
 
     def cameras_at(
-        self, theta_deg: torch.Tensor, phi_deg: torch.Tensor, radius: torch.Tensor, streams: RandomStreams
+        self,
+        theta_deg: torch.Tensor,
+        phi_deg: torch.Tensor,
+        radius: torch.Tensor,
+        streams: RandomStreams,
+        bounds: Sequence[PoseBounds] | None = None,
     ) -> list[RCamera]:
-        """Training cameras at chosen places [B], with jitter and one field of view of the ranges for all of them."""
+        """Training cameras at chosen places [B], with jitter and one field of view of the ranges for all of them.
+
+        bounds: for each of them, what the jitter of its centre may not leave.
+        """
         params, (low, high) = self.config.cameras, self.ranges.fovy_rad
         fov_rad = low + (high - low) * streams.python.random()
-        size_px = params.image_w * params.SSAA, params.image_h * params.SSAA
+        lens = Lens(fov_rad, params.image_w * params.SSAA, params.image_h * params.SSAA)
         default_pose = params.default_polar, params.default_azimuth, params.default_radius
-        return [
-            camera_at(
-                *pose,
-                fov_rad,
-                *size_px,
-                self.device,
-                default_pose=default_pose,
-                jitter=PoseJitter.draw(params, 1, streams),
-            )
-            for pose in zip(radius.tolist(), theta_deg.tolist(), phi_deg.tolist(), strict=True)
-        ]
+        jitter = PoseJitter.draw(params, len(radius), streams)
+        return placed_cameras(radius, theta_deg, phi_deg, lens, self.device, default_pose, jitter, bounds)
 
     def getPresetTestCameras(self) -> list[RCamera]:
         """The eight test views, and eight more from above with render_45."""

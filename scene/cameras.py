@@ -6,7 +6,10 @@ r (sin theta sin phi, sin theta cos phi, cos theta). B cameras are built togethe
 at once. Matrices are stored transposed: a row vector [x y z 1] times world_view_transform is the point in view space.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +18,10 @@ from utils.graphics_utils import focal2fov, fov2focal, getProjectionMatrix, getW
 
 ZNEAR = 0.01
 ZFAR = 100.0
+
+Range = tuple[float, float]
+SPHERICAL_ROUNDING = 1e-4, 1e-6  # degrees of an angle, share of a radius: beyond what float32 matrices lose
+POLE_DEG = 0.01  # nearer to a pole than this the azimuth of a float32 camera is lost
 
 
 @dataclass
@@ -60,7 +67,11 @@ class Lens:
 
 @dataclass(frozen=True)
 class Poses:
-    """B poses. Angles and radius describe them before jitter, the offset of centre, target and up vector."""
+    """B poses. Jitter is an offset of centre, target and up vector.
+
+    Angles and radius are what a camera's deltas record: those before jitter in upstream's law, those of `centre` in
+    camera_at.
+    """
 
     radius: torch.Tensor  # [B]
     theta_deg: torch.Tensor  # [B]
@@ -78,10 +89,79 @@ def centre_on_sphere(radius: torch.Tensor, theta_rad: torch.Tensor, phi_rad: tor
     )
 
 
+class PoseBounds(Protocol):
+    """Bounds that a camera centre is kept in, e.g. cograd.regions.Cell; phi_deg spans at most 360."""
+
+    @property
+    def theta_deg(self) -> Range: ...
+    @property
+    def phi_deg(self) -> Range: ...
+    @property
+    def radius(self) -> Range: ...
+
+
+def spherical(centre: torch.Tensor) -> tuple[float, float, float]:
+    """Radius, polar angle and azimuth (degrees, azimuth in [0, 360)) of a camera centre [3]."""
+    x, y, z = centre.tolist()
+    across = math.hypot(x, y)
+    return math.hypot(across, z), math.degrees(math.atan2(across, z)), math.degrees(math.atan2(x, y)) % 360
+
+
+def kept_within(radius: float, theta_deg: float, phi_deg: float, bounds: PoseBounds) -> tuple[float, float, float]:
+    """The place inside `bounds` that reflection at them gives: one inside stays where it is, a uniform one uniform.
+
+    It keeps clear of the bounds, and of the poles, by what float32 matrices lose. The azimuth comes in [0, 360).
+    """
+    angle, share = SPHERICAL_ROUNDING
+    low, high = bounds.theta_deg
+    theta_deg = _reflected(theta_deg, bounds.theta_deg, max(angle, POLE_DEG - low), max(angle, POLE_DEG + high - 180))
+    middle = sum(bounds.phi_deg) / 2
+    nearest = middle + math.remainder(phi_deg - middle, 360)
+    at_this_height = angle / max(math.sin(math.radians(theta_deg)), angle)
+    phi_deg = _reflected(nearest, bounds.phi_deg, at_this_height, at_this_height) % 360
+    radius = _reflected(radius, bounds.radius, share * bounds.radius[1], share * bounds.radius[1])
+    return radius, theta_deg, phi_deg
+
+
+def _reflected(x: float, bounds: Range, low_gap: float, high_gap: float) -> float:
+    """x, reflected as often as needed to lie in `bounds` less the gaps, which take half of the width at most."""
+    half = (bounds[1] - bounds[0]) / 2
+    low, high = bounds[0] + min(low_gap, half), bounds[1] - min(high_gap, half)
+    if high <= low:
+        return (bounds[0] + bounds[1]) / 2
+    return low + abs(math.remainder(x - low, 2 * (high - low)))
+
+
+def aim_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """R [B, 3, 3] and T [B, 3] of RCamera, for cameras that see `target` in the middle of their image.
+
+    R is a rotation: `up_offset`, added to the upward direction of the image, turns the camera about its viewing axis.
+    """
+    forward = _normalise(target - centre)
+    level = _normalise(torch.linalg.cross(forward, centre.new_tensor([[0.0, 0.0, 1.0]])))
+    up = torch.linalg.cross(level, forward) + up_offset
+    right = _normalise(torch.linalg.cross(forward, up))
+    R = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=-1)
+    return R, -(R.transpose(1, 2) @ centre[:, :, None])[:, :, 0]
+
+
+def upstream_look_at(
+    centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """R [B, 3, 3] and T [B, 3] of RCamera by upstream's law, with its sign of T's x.
+
+    A camera that looks past the origin stands mirrored to the side; the baseline keeps that, CoGrad's cameras do not.
+    """
+    inverse = np.linalg.inv(look_at(centre, target, up_offset).numpy())
+    R = -np.swapaxes(inverse[:, :3, :3], 1, 2)
+    R[:, :, 0] = -R[:, :, 0]
+    return torch.from_numpy(R), torch.from_numpy(-inverse[:, :3, 3])
+
+
 def look_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor) -> torch.Tensor:
     """Camera-to-world matrices [B, 4, 4] with rotation columns (-right, up, forward), forward from target to centre."""
     forward = _normalise(centre - target)
-    right = _normalise(torch.linalg.cross(forward, torch.tensor([[0.0, 0.0, 1.0]])))
+    right = _normalise(torch.linalg.cross(forward, centre.new_tensor([[0.0, 0.0, 1.0]])))
     up = _normalise(torch.linalg.cross(right, forward) + up_offset)
     pose = torch.eye(4).repeat(len(centre), 1, 1)
     pose[:, :3, :3] = torch.stack([-right, up, forward], dim=-1)
@@ -90,16 +170,17 @@ def look_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor)
 
 
 def cameras_from_poses(
-    poses: Poses, lens: Lens, default_pose: tuple[float, float, float], device: str | torch.device
+    poses: Poses,
+    lens: Lens,
+    default_pose: tuple[float, float, float],
+    device: str | torch.device,
+    orient: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = aim_at,
 ) -> list[RCamera]:
     """B cameras. `default_pose` is (polar deg, azimuth deg, radius) from which the deltas are measured.
 
-    Upstream's sign of T's x is kept: a camera that looks past the origin stands mirrored to the side.
+    `orient` makes R and T of centres, targets and up offsets: aim_at, or upstream_look_at.
     """
-    inverse = np.linalg.inv(look_at(poses.centre, poses.target, poses.up_offset).numpy())
-    R = -np.swapaxes(inverse[:, :3, :3], 1, 2)
-    R[:, :, 0] = -R[:, :, 0]
-    T = -inverse[:, :3, 3]
+    R, T = (x.numpy().astype(np.float32) for x in orient(poses.centre, poses.target, poses.up_offset))
     fov_x, fov_y = lens.fovs_rad()
     projection = getProjectionMatrix(ZNEAR, ZFAR, fov_x, fov_y).T
     world_view = torch.from_numpy(getWorld2View2(R, T)).transpose(1, 2).contiguous()
@@ -118,12 +199,12 @@ def cameras_from_poses(
 
 
 def _deltas(poses: Poses, default_pose: tuple[float, float, float]) -> tuple[list[float], list[float], list[float]]:
-    """Differences from the default pose; the azimuth's is wrapped into (-180, 180] by subtracting 360."""
+    """Differences from the default pose; the azimuth's is wrapped into (-180, 180]."""
     polar, azimuth, radius = default_pose
     turn = [phi - azimuth for phi in poses.phi_deg.tolist()]
     return (
         [theta - polar for theta in poses.theta_deg.tolist()],
-        [delta - 360 if delta > 180 else delta for delta in turn],
+        [delta - 360 * math.ceil((delta - 180) / 360) for delta in turn],
         [r - radius for r in poses.radius.tolist()],
     )
 

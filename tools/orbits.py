@@ -66,10 +66,7 @@ class Lens:
 
 
 def camera_on_orbit(centre: torch.Tensor, lens: Lens, azimuth_deg: float) -> RCamera:
-    """One camera that looks at `centre` [3].
-
-    It looks at the origin and is moved, for cameras_from_poses mirrors one that looks past it, as upstream does.
-    """
+    """One camera that looks at `centre` [3]: one that looks at the origin, moved there."""
     theta_deg = 90 - lens.elevation_deg
     camera = camera_at(lens.distance, theta_deg, azimuth_deg, lens.fov_rad, lens.width_px, lens.height_px)
     back = torch.eye(4)

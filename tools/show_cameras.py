@@ -35,7 +35,7 @@ def training_cameras(config: Config, scene: Scene, count: int, streams: RandomSt
         return [camera for _ in range(count) for camera in scene.getRandTrainCameras(streams)][:count]
     grid = RegionGrid.from_params(config.cograd)
     poses = grid.sample_poses((streams.rand(count) * len(grid)).long(), streams)
-    return scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams)
+    return scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams, poses.cells)
 
 
 @torch.no_grad()

@@ -79,4 +79,4 @@ def test_jitter_moves_centre_and_target() -> None:
     camera = camera_at(4.0, 90.0, 0.0, 0.5, 65, 65, jitter=jitter)
     assert camera.camera_center.tolist() == pytest.approx([0.1, 4.2, 0.3], abs=1e-5)
     assert _project(camera, [0.0, 0.0, 0.5])[0] == pytest.approx([32, 32], abs=1e-3)
-    assert camera.delta_radius == pytest.approx(0.5)  # deltas describe the pose before jitter
+    assert camera.delta_radius == pytest.approx(math.hypot(0.1, 4.2, 0.3) - 3.5)  # deltas are those of this centre
