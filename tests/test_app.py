@@ -170,6 +170,38 @@ def _check_glb(content: bytes) -> None:
     assert len(mesh.faces) > 100 and mesh.visual.uv is not None
 
 
+@pytest.mark.slow
+@needs_browser
+def test_start_asks_about_unknown_words(served) -> None:
+    """Two minutes are not spent on a mixture of all objects unless somebody wants that."""
+    address, folder = served
+    with browser_page() as page:
+        _open(page, address)
+        page.get_by_text("Advanced settings").click()
+        for label, value in {**QUICK, "OptimizationParams.iterations": "2"}.items():
+            _set(page, label, value)
+        prompt = page.get_by_label("Prompt", exact=True)
+        prompt.fill("a dragon")
+        page.get_by_role("button", name="Start", exact=True).click()
+        asked = page.get_by_label("Unknown words")
+        asked.get_by_text("The prompt names no object of the toy world").wait_for()
+        asked.get_by_text("Known objects: cube").wait_for()
+        assert asked.get_by_role("button").count() == 2  # nothing known is like it
+        asked.get_by_role("button", name="Change the prompt").click()
+        asked.wait_for(state="hidden")
+        prompt.fill("a red mushrom")
+        page.get_by_role("button", name="Start", exact=True).click()
+        asked.get_by_role("button", name='Start with "a red mushroom"').click()
+        page.get_by_label("The run").get_by_text("a red mushroom", exact=True).wait_for()
+        assert prompt.input_value() == "a red mushroom" and not list(folder.glob("*dragon*"))
+        page.get_by_text("finished", exact=True).wait_for(timeout=300_000)
+        prompt.fill("a dragon")
+        page.get_by_role("button", name="Start", exact=True).click()
+        asked.get_by_role("button", name="Start anyway").click()
+        page.get_by_label("The run").get_by_text("a dragon", exact=True).wait_for()
+        page.get_by_text("finished", exact=True).wait_for(timeout=300_000)
+
+
 @needs_browser
 def test_a_phone_shows_the_whole_page_in_its_own_scheme(served) -> None:
     with browser_page(390, 844, color_scheme="dark") as page:

@@ -77,6 +77,15 @@ class Reading:
         return f"the prompt {show(self.text)} {self.problem}. {known_words()}" if self.problem else ""
 
     @property
+    def corrected(self) -> str:
+        """The prompt with its misspelt words corrected; empty where it needs no correction or stays unknown."""
+        wrong = {word: near for word, near in self.unknown.items() if _is_colour(word) or _is_misspelt(word, near)}
+        if not self.problem or not wrong:
+            return ""
+        text = re.sub(r"[^\W_]+", lambda found: wrong.get(found[0].lower(), found[0]), self.text)
+        return "" if read_prompt(text).problem else text
+
+    @property
     def notice(self) -> str:
         """One sentence on words that have no effect; empty without such words."""
         if not self.unknown and not self.unused:

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from nicegui import ui
 
 from arguments.load import ConfigError
+from guidance.toy.captions import known_words
+from guidance.toy.reading import Reading
 from tools.web_app.desk import Busy, Desk
 from tools.web_app.fields import MAX_CHARACTERS, NEGATIVE, PROMPT, SEED, Field, Request, faults, fields, title_of
 from tools.web_app.presets import Preset, presets
 
+UNKNOWN_WORDS = "GuidanceParams.allow_unknown_words"
 MOST_FOUND = 24
 """Fields that a search shows."""
 
@@ -84,8 +88,43 @@ class Form:
         return Request(self.preset, *words, dict(self.advanced.changed))
 
     def _start(self) -> None:
+        """Submits the run; first asks about a prompt that an embedded prior does not know."""
+        request = self.request()
+        reading = self.preset.reading(request.prompt[:MAX_CHARACTERS])
+        if reading is not None and reading.problem and UNKNOWN_WORDS not in request.changed:
+            self._ask(request, reading)
+        else:
+            self._submit(request)
+
+    def _ask(self, request: Request, reading: Reading) -> None:
+        """Offers the nearest known words, and the run as it is, which shows a mixture of all objects."""
+
+        def choose(do: Callable[[], None]) -> None:
+            dialog.close()
+            do()
+
+        def correct() -> None:
+            self.prompt.set_value(corrected)
+            self._start()
+
+        corrected = reading.corrected
+        with ui.dialog() as dialog, ui.card().props('aria-label="Unknown words"'):
+            ui.label(f"The prompt {reading.problem}.")
+            ui.label(known_words()).classes("quiet")
+            with ui.element("div").classes("row"):
+                if corrected:
+                    ui.button(f'Start with "{corrected}"', on_click=lambda: choose(correct)).props("no-caps")
+                anyway = replace(request, changed={**request.changed, UNKNOWN_WORDS: "true"})
+                ui.button("Start anyway", on_click=lambda: choose(lambda: self._submit(anyway))).props(
+                    "no-caps outline"
+                )
+                ui.button("Change the prompt", on_click=dialog.close).props("no-caps flat")
+        dialog.on("hide", dialog.delete)
+        dialog.open()
+
+    def _submit(self, request: Request) -> None:
         try:
-            self.desk.submit(self.request().resolve())
+            self.desk.submit(request.resolve())
         except ConfigError as error:
             self._tell(faults(error))
         except (Busy, OSError) as error:

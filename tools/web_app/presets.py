@@ -14,6 +14,7 @@ import torch
 from arguments import Config
 from arguments.load import load_config
 from guidance.prompt_words import read_words_of
+from guidance.toy.reading import Reading
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -86,9 +87,13 @@ class Preset:
         """Prompts that it understands, by the word on their buttons."""
         return TOY_EXAMPLES if self.is_toy else ANY_EXAMPLES
 
+    def reading(self, prompt: str) -> Reading | None:
+        """How an embedded prior reads a prompt; None for a prior that takes any text, and for an empty prompt."""
+        return read_words_of(dataclasses.replace(self.config.guidance, text=prompt))
+
     def hint(self, prompt: str) -> str:
         """What an embedded prior will not understand of a prompt; empty where it is all clear, or for other priors."""
-        reading = read_words_of(dataclasses.replace(self.config.guidance, text=prompt))
+        reading = self.reading(prompt)
         return "" if reading is None else reading.refusal or reading.notice
 
 

@@ -114,3 +114,18 @@ def test_long_prompts_are_read_in_a_moment():
 def test_a_learned_word_may_be_the_object():
     assert read_prompt("a <dragon> in red", ["<dragon>"]).problem == ""
     assert read_prompt("a <dragon> in red").problem
+
+
+@pytest.mark.parametrize(
+    ("prompt", "corrected"),
+    [
+        ("a red mushrom", "a red mushroom"),
+        ("a RED robto, with oragne arms", "a RED robot, with orange arms"),
+        ("a crimson mug", "a red mug"),
+        ("a dragon", ""),  # its nearest word is another thing
+        ("three red mugs", ""),
+        ("a red mug", ""),
+    ],
+)
+def test_only_what_is_misspelt_is_corrected(prompt, corrected) -> None:
+    assert read_prompt(prompt).corrected == corrected
