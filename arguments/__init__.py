@@ -224,6 +224,11 @@ class GuidanceParams:
     guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
     denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
     lambda_guidance: float = key(1.0, "weight of the guidance", lo=0.0)
+    weighting: str = new(
+        "interval",
+        "w(t) of the timesteps: sqrt((1 - abar) / abar), as LucidDreamer; 1 - abar; or 1",
+        choices=("interval", "sigma_squared", "uniform"),
+    )
     front_bias: float = new(0.0, "share of the front's text in every view's text, as a weak prior hears it", **FRACTION)
     xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
     xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)

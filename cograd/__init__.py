@@ -96,7 +96,12 @@ class CoGrad:
         return self.bank.is_active(step) or self.bank.is_useful(step)
 
     def fuse(self, step: int, region: int, t: int, g_main: Gradient) -> FusionResult:
-        """g_fused of one view, from the gradients that the bank holds of earlier steps."""
+        """g_fused of one view, from the gradients that the bank holds of earlier steps.
+
+        DECISION: the paper has one view a step. With B views each main gradient is fused for itself, the sum of the B
+        results goes to the optimizer, and views of the same step are no candidates for each other: `observe` stores
+        their gradients after all of them are fused.
+        """
         candidates = self.bank.candidates(step, int(region), int(t), g_main)
         params = self.params
         result = fuse(g_main, [(c.w, c.g_hist) for c in candidates], params.delta, params.projection)
@@ -117,7 +122,7 @@ class CoGrad:
     ) -> None:
         """Records the losses [B], moves the local states, stores the main gradients (None: there is none to keep).
 
-        A view whose loss is not finite is only counted.
+        DECISION: the paper has no loss that is not finite. Such a view is counted, and enters no history and no bank.
         """
         self.bank.drop_expired(step)
         signals = self.signal(losses, t).tolist()

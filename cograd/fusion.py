@@ -91,15 +91,25 @@ def norm(a: Gradient) -> float:
     return a.norm if isinstance(a, Flat) else math.sqrt(inner(a, a))
 
 
-def project_orthogonal(g_aux: Gradient, g_main: Gradient, delta: float = 1e-8, projection: str = "vector") -> Gradient:
-    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0."""
+def project_orthogonal(
+    g_aux: Gradient,
+    g_main: Gradient,
+    delta: float = 1e-8,
+    projection: str = "vector",
+    dots: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Flat:
+    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0.
+
+    dots: <g_aux, g_main> and <g_main, g_main> of each part that is projected, where the caller has them.
+    """
     _check_fit(g_aux, g_main)
     aux, main = flat(g_aux), flat(g_main)
     spans = _vectors(main, projection)
-    main_main = _dots(main.vector, main.vector, spans)
-    g_proj = named(aux.vector.clone(), _shapes(main))
-    _subtract(g_proj, main, spans, _shares(_dots(aux.vector, main.vector, spans), main_main, delta))
-    return g_proj
+    aux_main, main_main = dots or _all_dots([(aux.vector, main.vector, spans), (main.vector, main.vector, spans)])
+    g_proj = torch.empty_like(aux.vector)
+    for span, share in zip(spans, _shares(aux_main, main_main, delta), strict=True):
+        torch.sub(aux.vector[span], main.vector[span], alpha=share, out=g_proj[span])
+    return named(g_proj, _shapes(main))
 
 
 def fuse(
@@ -110,8 +120,7 @@ def fuse(
 ) -> FusionResult:
     """g_fused = g_main + sum_j g_proj^j of candidates (w_j, g_hist^j). Without any, g_fused is g_main itself, no copy.
 
-    The sum of project_orthogonal(w g_hist, g_main), with neither g_aux nor g_proj in memory. Raises ValueError when
-    names or shapes differ.
+    Raises ValueError when names or shapes differ.
     """
     if not candidates:
         main_norm = norm(g_main)
@@ -123,23 +132,23 @@ def fuse(
     _know_norms(hists)
     main_main, *hist_mains = _all_dots([(x.vector, main.vector, spans) for x in (main, *hists)])
     main_norm = math.sqrt(sum(main_main))
-    shares, cosines = [0.0] * len(spans), []
-    g_fused = main.vector
+    fused, cosines = main.vector.clone(), []
     for (w, _), hist, hist_main in zip(candidates, hists, hist_mains, strict=True):
-        shares = [share + w * one for share, one in zip(shares, _shares(hist_main, main_main, delta))]
-        g_fused = torch.add(g_fused, hist.vector, alpha=w, out=None if g_fused is main.vector else g_fused)
+        g_aux = named(w * hist.vector, _shapes(main))
+        dots = [w * dot for dot in hist_main], main_main
+        fused += project_orthogonal(g_aux, main, delta, projection, dots).vector
         scale = hist.norm * main_norm
         cosines.append(sum(hist_main) / scale if scale else 0.0)
-    result = named(g_fused, _shapes(main))
-    _subtract(result, main, spans, shares)
-    return FusionResult(result, main_norm, result.norm, tuple(cosines))
+    g_fused = named(fused, _shapes(main))
+    return FusionResult(g_fused, main_norm, g_fused.norm, tuple(cosines))
 
 
 def _vectors(main: Flat, projection: str) -> list[slice]:
     """The parts that Eq. (10) projects each for itself: one, or each tensor.
 
-    DEVIATION from Eq. (10): each named tensor is a vector of its own (field `projection: group`), since as one vector
-    nearly all of the squared norm is position, and colours are hardly projected.
+    DEVIATION from Eq. (10): not by default (field `projection`: vector, all tensors as one vector, as printed). With
+    group each named tensor is a vector of its own, since as one vector nearly all of the squared norm is position, and
+    colours are hardly projected.
     """
     return {"vector": [slice(0, len(main.vector))], "group": _spans(main)}[projection]
 
@@ -151,11 +160,6 @@ def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float)
     """
     square = sum(main_main)
     return [aux / (own * (1 + delta / square)) if own else 0.0 for aux, own in zip(aux_main, main_main)]
-
-
-def _subtract(g: Flat, main: Flat, spans: Sequence[slice], shares: Sequence[float]) -> None:
-    for span, share in zip(spans, shares):
-        g.vector[span].sub_(main.vector[span], alpha=share)
 
 
 def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:

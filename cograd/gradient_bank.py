@@ -227,12 +227,18 @@ class GradientBank:
         return step >= self._first_useful(step)
 
     def is_eligible(self, step: int, t: int, stored_step: int, stored_t: int) -> bool:
-        """Steps differ by less than max_step_share of the current one, timesteps by less than max_t_difference."""
+        """Steps differ by less than max_step_share of the current one, timesteps by less than max_t_difference.
+
+        DECISION: "less than 10% of the current total optimization steps" is read as 10% of the steps made so far.
+        """
         young = (step - stored_step) / step < self.params.max_step_share
         return young and abs(t - stored_t) < self.params.max_t_difference
 
     def store(self, step: int, region: int, t: int, g_main: Gradient) -> None:
         """Keeps a copy of g_main as the region's latest, if it can be fused some day.
+
+        DECISION: the paper stores "the original, unfused main gradient in the history" and names no length of it; only
+        the latest gradient of each region is kept.
 
         DECISION: gradients stay as they are while they fit the bound. One that is packed is rounded to float16, scaled
         to its largest number, unless bank_precision is float32: 180 gradients of 300k Gaussians take 1.5 GB, not 3.
@@ -249,7 +255,11 @@ class GradientBank:
             self._shrink()
 
     def follow(self, index_map: IndexMap) -> None:
-        """Moves every stored gradient by the map of a densification. ValueError for a map of another set."""
+        """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
+
+        DECISION: the paper is silent on densification, which changes the parameters that a stored gradient is of. The
+        gradient follows its Gaussians: rows of pruned ones go, rows of new ones are zero.
+        """
         if not len(self):
             return
         count = next(iter(self.entries.values())).count

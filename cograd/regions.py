@@ -58,6 +58,9 @@ class RegionGrid:
     Region (e, a, d) has the index (e * A + a) * D + d; level 0 is the lowest elevation, the sector that starts at
     azimuth 0, the smallest distance. `neighbours` [N] lists (region, d) of N(i) = { j : d_ij < neighbour_distance },
     the region itself first, then the nearest.
+
+    DECISION: the paper names neither the first azimuth nor the borders of the levels; sectors start at azimuth 0, the
+    front, and the levels of elevation and distance divide their ranges evenly.
     """
 
     def __init__(
@@ -99,9 +102,7 @@ class RegionGrid:
 
     def distance(self, i: Tensor, j: Tensor) -> Tensor:
         """d_ij of region indices that broadcast: L1 in level steps, azimuth the shorter way round."""
-        steps = (self.coordinates(i) - self.coordinates(j)).abs()
-        steps[..., 1] = torch.minimum(steps[..., 1], self.levels[1] - steps[..., 1])
-        return steps.sum(dim=-1)
+        return level_distance(self.coordinates(i) - self.coordinates(j), self.levels[1])
 
     def cell(self, region: int) -> Cell:
         """Bounds of a region. Elevation is counted from the horizon, theta_deg from the zenith."""
@@ -139,10 +140,10 @@ class RegionGrid:
 
     def _neighbourhoods(self, limit: int) -> list[list[tuple[int, int]]]:
         elevations, sectors, distances = self.levels
-        ranges = [range(1 - min(limit, count), min(limit, count)) for count in (elevations, distances)]
-        around = [(a, min(a, sectors - a)) for a in range(sectors) if min(a, sectors - a) < limit]
-        moves = [(abs(e) + steps + abs(d), e, a, d) for e, (a, steps), d in product(ranges[0], around, ranges[1])]
-        moves = sorted(move for move in moves if move[0] < limit)
+        up, out = (range(1 - min(limit, count), min(limit, count)) for count in (elevations, distances))
+        steps = torch.tensor(list(product(up, range(sectors), out)))
+        lengths = level_distance(steps, sectors).tolist()
+        moves = sorted((d, *step) for d, step in zip(lengths, steps.tolist(), strict=True) if d < limit)
         return [
             [
                 (((e + de) * sectors + (a + da) % sectors) * distances + d + dd, length)
@@ -153,8 +154,16 @@ class RegionGrid:
         ]
 
 
+def level_distance(steps: Tensor, sectors: int) -> Tensor:
+    """d of steps (e, a, d) [..., 3] between regions: L1, the azimuth's the shorter way round `sectors`; [...]."""
+    e, a, d = steps.abs().unbind(-1)
+    return e + torch.minimum(a, sectors - a) + d
+
+
 def convergence_indicator(n: int, L_bar: float, L: float, eps_stab: float) -> float:
     """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1.
+
+    DECISION: the "moving average of the first n_i - 1 loss values" L_bar is their mean.
 
     Numerator and denominator are divided by the larger loss first, so that no finite loss overflows.
     """

@@ -92,6 +92,9 @@ def local_update(
 
     DECISION: the paper names no unit; a loss is taken as it is and u is a share of the T timesteps. A rising loss
     raises t, back towards coarse structure.
+
+    DECISION: A.3's prose combines the current loss, its first derivative and the deviation; its formula, and Eq. (8),
+    combine the first derivative, the second and the deviation. The formula is taken.
     """
     raw = c[0] * grad_L + c[1] * grad2_L + c[2] * dev_L
     return LocalUpdate(min(max(raw, -u_max), u_max), raw)
@@ -102,12 +105,20 @@ def neighbourhood_part(t_local: Sequence[float], neighbours: Sequence[tuple[int,
 
     DECISION: 3.3 speaks of a weighted average, A.3 gives the weights C_local = 0.2 x 2^-d; they are summed as given,
     without dividing by their sum.
+
+    DECISION: 3.3 says that the neighbourhood's part "reflects the deviation of region i's state from the consensus of
+    its neighboring regions"; no formula subtracts a consensus, and none is subtracted here: the region's own state is
+    one of the terms.
     """
     return float(sum(c_local * 2.0**-d * t_local[j] for j, d in neighbours))
 
 
 def jittered(t_base: float, u: float, t_jitter: float, t_valid: tuple[int, int]) -> int:
-    """t ~ U(t_base - t_jitter, t_base + t_jitter) from u in [0, 1): integer, at last within t_valid."""
+    """t ~ U(t_base - t_jitter, t_base + t_jitter) from u in [0, 1): integer, at last within t_valid.
+
+    DECISION: the paper clips t_base, and not t, whose interval reaches 0 and 1000; t is rounded and limited to the
+    timesteps that the scheduler has.
+    """
     return min(max(round(t_base + t_jitter * (2 * u - 1)), t_valid[0]), t_valid[1])
 
 
@@ -212,7 +223,8 @@ class LossSignal:
 
     DECISION: a distillation gradient has no natural scalar. `residual` is the mean square of eps_hat - target before
     w(t); it falls by orders of magnitude with t, so that Eq. (8) mostly answers its own jitter. `weighted` is that
-    times w(t) = sqrt((1 - abar) / abar); `t_normalised` is that divided by its running mean at such timesteps.
+    times LucidDreamer's w(t) = sqrt((1 - abar) / abar); `t_normalised` is that divided by its running mean at such
+    timesteps.
     """
 
     def __init__(self, alphas_cumprod: Tensor, params: CoGradParams) -> None:

@@ -335,7 +335,9 @@ def _view_backward(view: RenderedView, g_images: list[Tensor], scale_weight: flo
 def _densify(state: TrainState, views: list[OnScreen], config: Config) -> None:
     """Statistics, then clone, split, prune and reset when due.
 
-    Kept from upstream: the baseline's statistics are those of the batch's last view only; CoGrad's, of every view.
+    Kept from upstream: the baseline's statistics are those of the batch's last view only.
+
+    DECISION: with CoGrad on, densification statistics are those of every view, from its gradient before it is fused.
     """
     opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
     for view in views if state.cograd else views[-1:]:

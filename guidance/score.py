@@ -5,7 +5,7 @@
 |---|---|---|
 | eps_hat | guided noise prediction at t | [B,C,h,w] |
 | target | what it is compared with: the noise (SDS) or the inversion's prediction at ind_prev (ISM) | [B,C,h,w] |
-| w(t) | sqrt((1 - abar)/abar) | [B] |
+| w(t) | weight of the timestep, by default sqrt((1 - abar)/abar) | [B] |
 | grad | lambda_guidance * w(t) * (eps_hat - target), put on the latents as it is | [B,C,h,w] |
 
 Letters of shapes: B views, C latent channels, h w latent size, H W image, L tokens, D embedding width.
@@ -191,7 +191,7 @@ def distill(
     residual = residual_of(prior, latents.detach(), noise, ind_t, delta, conditioning, params)
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]
     difference = residual.eps_hat - residual.target
-    weight = sd_step.per_view(sd_step.interval_weight(alpha_bar), difference)
+    weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), difference)
     return Distillation(
         latents=latents,
         grad=params.lambda_guidance * weight * difference,

@@ -89,11 +89,23 @@ def _step_variance(abar_from: Tensor, abar_to: Tensor, eta: float) -> Tensor:
 
 
 def interval_weight(alpha_bar: Tensor) -> Tensor:
-    """w(t) = sqrt((1 - abar)/abar), the weight on the residual; alpha_bar [B] -> [B].
-
-    DECISION: the paper leaves w(t) of Eqs. (5), (9) open; LucidDreamer's, on whose code it builds, is taken.
-    """
+    """LucidDreamer's w(t) = sqrt((1 - abar) / abar); alpha_bar [B] -> [B]."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
+    """w(t) of Eqs. (5), (9), the weight on the residual; alpha_bar [B] -> [B].
+
+    interval: sqrt((1 - abar) / abar). sigma_squared: 1 - abar. uniform: 1.
+
+    DECISION: the paper leaves w(t) of Eqs. (5), (9) open; LucidDreamer's, on whose code it builds, is the default
+    (field `weighting`).
+    """
+    if weighting == "sigma_squared":
+        return 1 - alpha_bar
+    if weighting == "uniform":
+        return torch.ones_like(alpha_bar)
+    return interval_weight(alpha_bar)
 
 
 def annealed_delta(delta_t: int, delta_t_start: int, warm_up_rate: float, round_up: bool) -> int:

@@ -140,6 +140,22 @@ def test_gradient_and_loss_are_those_of_the_residual(prior):
     assert not result.grad.requires_grad and result.latents.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("weighting", "w"),
+    [("interval", lambda abar: ((1 - abar) / abar).sqrt()), ("sigma_squared", lambda abar: 1 - abar), ("uniform", torch.ones_like)],
+)  # fmt: skip
+def test_weighting_of_the_timesteps(prior, weighting, w):
+    """The gradient alone is weighted, each view by its own timestep; the default is LucidDreamer's, bit for bit."""
+    ind_t = torch.tensor([40, 300, 600, 950])
+    default = run(prior, ind_t=ind_t)
+    result = run(prior, dataclasses.replace(PARAMS, weighting=weighting), ind_t=ind_t)
+    difference = result.residual.eps_hat - result.residual.target
+    expected = PARAMS.lambda_guidance * w(prior.alphas_cumprod[result.t]).view(-1, 1, 1, 1) * difference
+    torch.testing.assert_close(result.grad, expected)
+    assert torch.equal(result.loss_per_view, default.loss_per_view)
+    assert torch.equal(result.grad, default.grad) == (weighting == "interval")
+
+
 def test_flip_and_source_of_the_latents(prior):
     rgb, depth, _ = images()
     seen = set()
