@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guidance.sources import ModelUnavailable, quiet, reason_of
-from guidance.weights import load_part
+from guidance.weight_files import load_part
+from utils.model_ids import current_id
 
 CONFIGS = ("*.json", "*.txt", "*.model")
 PICKLES = ("*.bin", "*.pt")
@@ -43,7 +44,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
 
     try:
         with quiet():
-            return Path(snapshot_download(name, allow_patterns=patterns))
+            return Path(snapshot_download(current_id(name), allow_patterns=patterns))
     except Exception as error:  # hub, http and file-system errors share no base class
         raise MetricUnavailable(
             f"{name} is not in the local cache and could not be downloaded ({reason_of(error)}); connect to the "

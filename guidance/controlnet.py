@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidance.model_checks import check_complete, read_json
-from guidance.sources import HUB_ID, REPOSITORY, ModelUnavailable, quiet, reason_of
-from guidance.weights import load_part
+from guidance.model_checks import read_json
+from guidance.sources import HUB_ID, ModelUnavailable, local_folder, quiet, reason_of
+from guidance.weight_files import lacks_weights, load_part
+from utils.model_ids import current_id
 
 HOW_TO_GET = (
     "give GuidanceParams.controlnet_model_key the hub id or folder of a depth ControlNet in diffusers layout that was "
@@ -27,19 +28,20 @@ SAME_AS_UNET = ("in_channels", "cross_attention_dim", "block_out_channels", "dow
 
 def find_controlnet(key: str) -> Path | str:
     """What controlnet_model_key means: a folder that holds a ControlNet, or a hub id.  Raises ModelUnavailable."""
-    for path in (Path(key).expanduser(), REPOSITORY / key):
-        if path.is_dir():
-            kind = ""
-            for name in ("config.json", "model_index.json"):
-                kind = kind or (read_json(path / name).get("_class_name", "") if (path / name).is_file() else "")
-            if kind != "ControlNetModel":
-                raise ModelUnavailable(
-                    f"folder {path} holds {kind or 'no config.json'}, no ControlNetModel; {HOW_TO_GET}"
-                )
-            return path
+    if (folder := local_folder(key)) is not None:
+        return _checked_folder(folder)
     if Path(key).suffix in (".safetensors", ".pth", ".ckpt") or not HUB_ID.fullmatch(key):
         raise ModelUnavailable(f"controlnet_model_key {key!r} is neither an existing folder nor a hub id; {HOW_TO_GET}")
-    return key
+    return current_id(key)
+
+
+def _checked_folder(folder: Path) -> Path:
+    kind = ""
+    for name in ("config.json", "model_index.json"):
+        kind = kind or (read_json(folder / name).get("_class_name", "") if (folder / name).is_file() else "")
+    if kind != "ControlNetModel":
+        raise ModelUnavailable(f"folder {folder} holds {kind or 'no config.json'}, no ControlNetModel; {HOW_TO_GET}")
+    return folder
 
 
 def load_controlnet(source: Path | str, unet: Any, dtype: torch.dtype) -> Any:
@@ -50,17 +52,25 @@ def load_controlnet(source: Path | str, unet: Any, dtype: torch.dtype) -> Any:
         config = ControlNetModel.load_config(str(source))
         check_controlnet(config, unet.config, str(source))
         return load_part(source, ControlNetModel.from_pretrained, torch_dtype=dtype)
+    return load_controlnet(_downloaded(source), unet, dtype)
+
+
+def _downloaded(key: str) -> Path:
+    """Folder of a hub ControlNet with its weights: plain ones if there are, else those in half precision."""
+    from huggingface_hub import snapshot_download
+
     try:
         with quiet():
-            controlnet, report = ControlNetModel.from_pretrained(source, torch_dtype=dtype, output_loading_info=True)
+            for name in ("model.safetensors", "model.fp16.safetensors", "model.bin", "model.fp16.bin"):
+                folder = Path(snapshot_download(key, allow_patterns=["config.json", f"diffusion_pytorch_{name}"]))
+                if not lacks_weights(folder):
+                    break
     except Exception as error:  # hub, http and file-system errors share no base class
         raise ModelUnavailable(
-            f"ControlNet {source!r} is not in the local cache and could not be downloaded ({reason_of(error)}); "
+            f"ControlNet {key!r} is not in the local cache and could not be downloaded ({reason_of(error)}); "
             f"connect to the network once, or {HOW_TO_GET}"
         ) from error
-    check_complete(source, report)
-    check_controlnet(controlnet.config, unet.config, source)
-    return controlnet
+    return _checked_folder(folder)
 
 
 def check_controlnet(config: Any, unet: Any, source: str) -> None:

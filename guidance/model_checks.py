@@ -3,17 +3,15 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import safe_open
 
 from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line
 from utils.bounded_file import read_text
 
 MAX_CONFIG_BYTES = 1 << 24  # of a JSON file or a list of words beside the weights
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Names of weights that tell a file of something else: what it is and where it belongs.
 OTHER_FILES = {
@@ -65,6 +63,30 @@ def check_layout(folder: Path) -> None:
         raise ModelUnavailable(
             f"folder {folder} lacks {', '.join(missing)}; fetch the whole pipeline again; {HOW_TO_GET}"
         )
+    for problem in (*_networks_of_others(folder), *_schedulers_of_others(folder)):
+        raise ModelUnavailable(f"folder {folder}: {problem}; only Stable Diffusion 1.x and 2.x work here; {HOW_TO_GET}")
+
+
+def _networks_of_others(folder: Path) -> Iterator[str]:
+    for part, key, expected in (
+        ("unet", "_class_name", ("UNet2DConditionModel",)),
+        ("text_encoder", "model_type", ("clip_text_model", "clip")),
+    ):
+        path = folder / part / "config.json"
+        kind = read_json(path).get(key, expected[0]) if path.is_file() else expected[0]
+        if kind not in expected:
+            yield f"its {part} is {kind!r}, not {expected[0]}"
+
+
+def _schedulers_of_others(folder: Path) -> Iterator[str]:
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(path) if path.is_file() else {}
+    name = str(config.get("_class_name", ""))
+    if "Flow" in name or "EDM" in name or config.get("use_flow_sigmas"):
+        yield f"its scheduler is {name}, which is not one of noise prediction"
+    schedule = config.get("beta_schedule", BETA_SCHEDULES[0])
+    if schedule not in BETA_SCHEDULES and config.get("trained_betas") is None:
+        yield f"its scheduler has beta_schedule {schedule!r}, expected one of {', '.join(BETA_SCHEDULES)}"
 
 
 def check_complete(source: str, report: dict[str, Any]) -> None:
@@ -78,17 +100,15 @@ def check_complete(source: str, report: dict[str, Any]) -> None:
         )
 
 
-def refuse_other_files(path: Path) -> None:
-    """Raise ModelUnavailable if the names in a file tell that it is another kind; unreadable files are left alone."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-        else:
-            contents = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-            names = list(contents.get("state_dict", contents))
-    except Exception:  # whoever loads it in earnest says what is wrong
-        return
+def refuse_other_names(path: Path, names: Iterable[str], metadata: Mapping[str, str]) -> None:
+    """Raise ModelUnavailable if the names or the metadata in a file tell that it is another kind."""
     for pattern, kind in OTHER_FILES.items():
         if any(re.match(pattern, name) for name in names):
             raise ModelUnavailable(f"model file {path} is {kind}; {HOW_TO_GET}")
+    architecture, _, add_on = metadata.get("modelspec.architecture", "").partition("/")
+    if add_on or (architecture and not re.match(r"stable-diffusion-v[12]\b", architecture)):
+        told = f"{architecture}/{add_on}"[:60].rstrip("/")
+        raise ModelUnavailable(
+            f"model file {path} says that it is of architecture {told!r}; only Stable Diffusion 1.x and 2.x work here; "
+            f"{HOW_TO_GET}"
+        )

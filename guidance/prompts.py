@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a prompt to what each view is conditioned on, by azimuth.
 
+DECISION: of a prompt that is too long for the text encoder the end is cut and the view words stay; upstream cuts them
+off, so that every side has one text and Perp-Neg nothing to push from.
 Letters of shapes: B views, K prompts, L tokens, D width of a token's embedding.
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +18,10 @@ from guidance.perpneg_utils import view_weights
 from guidance.score import Conditioning, Prior
 from utils.device import send
 
+logger = logging.getLogger(__name__)
+
 VIEWS = ("front", "side", "back")
+ENDINGS = {view: f", {view} view" for view in VIEWS}
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,20 @@ class PromptTexts:
         """Upstream's wording: "<text>, <view> view"; the negative prompt stands for the unconditional one."""
         if not params.text.strip():
             raise ValueError('GuidanceParams.text is empty; give a prompt, for example --text "a photo of a bagel"')
-        views = {view: f"{params.text}, {view} view" for view in VIEWS}
+        views = {view: params.text + ENDINGS[view] for view in VIEWS}
         return cls(default=params.text, uncond=params.negative, inverse=params.inverse_text, **views)
+
+    def shortened(self, prior: Prior) -> "PromptTexts":
+        """These texts with as much of the prompt as `prior` takes beside the view words; a cut is reported."""
+        shorten = getattr(prior, "shorten", None)
+        if shorten is None:
+            return self
+        prompt = shorten(self.default, tuple(ENDINGS.values()))
+        if prompt == self.default:
+            return self
+        logger.warning("GuidanceParams.text is too long for the text encoder: cut to %r, the view words stay", prompt)
+        views = {view: prompt + ENDINGS[view] for view in VIEWS}
+        return replace(self, default=shorten(self.default, ("",)), **views)
 
 
 class PromptBook:
@@ -47,7 +65,7 @@ class PromptBook:
 
     def __init__(self, prior: Prior, guidance_params: GuidanceParams):
         self.params = guidance_params
-        self.texts = PromptTexts.from_params(guidance_params)
+        self.texts = PromptTexts.from_params(guidance_params).shortened(prior)
         names = tuple(vars(self.texts))
         encoded = prior.get_text_embeds([getattr(self.texts, name) for name in names])  # [6,L,D]
         self.embeddings: dict[str, Tensor] = {name: encoded[k] for k, name in enumerate(names)}  # each [L,D]

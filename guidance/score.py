@@ -40,7 +40,7 @@ class Prior(Protocol):
         """Timesteps that the network is called with, for schedule indices [B]."""
 
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
-        """[K,L,D]"""
+        """[K,L,D]; a prior whose texts have a greatest length has `shorten` beside it, as StableDiffusion."""
 
     def encode_imgs(
         self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None

@@ -15,19 +15,23 @@ from torch import Tensor
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
+from guidance.components import Components
 from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.lora import merge_lora, read_lora
 from guidance.preflight import RunSize, check_memory
-from guidance.prompt_words import in_known_words
 from guidance.sources import ModelUnavailable
-from guidance.weights import Components, load_components
+from guidance.text_encoder import TextEncoder
+from guidance.textual_inversion import add_words, read_words
+from guidance.weights import load_components
 from utils.distributed import Share
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
 
 logger = logging.getLogger(__name__)
+
+LEAST_ALPHA = 2.0**-24  # what diffusers' EulerDiscreteScheduler takes for a cumulative alpha of 0
 
 
 class StableDiffusion:
@@ -43,17 +47,22 @@ class StableDiffusion:
         self.dtype = self.execution.dtype
         # What can be read in a moment is read before the weights of the model.
         lora = read_lora(guidance_params.LoRA_path) if guidance_params.LoRA_path else None
+        embeddings = guidance_params.textual_inversion_path
+        words = read_words(embeddings) if embeddings else {}
         control = guidance_params.controlnet_model_key
         control_source = find_controlnet(control) if control else None
         check = None if run is None else partial(check_memory, params=guidance_params, run=run, device=self.device)
         parts = load_components(guidance_params, self.dtype, check)
         if lora is not None:
             merge_lora(parts, lora, guidance_params.LoRA_scale)
+        add_words(parts, words, f"textual inversion {embeddings}")
         self.controlnet = None if control_source is None else load_controlnet(control_source, parts.unet, self.dtype)
         self.unet, self.vae = parts.unet, parts.vae
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self._place()
-        self.known_words, self.allow_unknown_words = parts.known_words, guidance_params.allow_unknown_words
+        known_words = None if guidance_params.allow_unknown_words else parts.known_words
+        encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.learned_words, known_words)
+        self._texts: TextEncoder | None = encoder
         self._take_schedule(parts, guidance_params.num_train_timesteps)
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
 
@@ -74,12 +83,13 @@ class StableDiffusion:
 
     def release_text_encoder(self) -> None:
         """Let the text encoder go once every text of the run is embedded."""
-        self.text_encoder = None
+        self.text_encoder = self._texts = None
 
     def _take_schedule(self, parts: Components, num_train_timesteps: int | None) -> None:
         """alphas_cumprod, offset and prediction type from the scheduler's own config."""
         config = parts.scheduler.config
-        self.alphas_cumprod: Tensor = parts.scheduler.alphas_cumprod.to(self.device)  # [T]
+        # A schedule of zero terminal SNR ends at 0, by which x_0 could not be predicted from the noise.
+        self.alphas_cumprod: Tensor = parts.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA).to(self.device)  # [T]
         self.num_train_timesteps: int = num_train_timesteps or config.num_train_timesteps
         if self.num_train_timesteps > config.num_train_timesteps:
             raise ValueError(
@@ -94,21 +104,18 @@ class StableDiffusion:
         total = len(self.alphas_cumprod)
         return sd_step.timesteps_of_indices(ind_t, self.num_train_timesteps, total, self.steps_offset)
 
-    @torch.no_grad()
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [K,L,D] float32 of the texts; warns of a text that is cut. ValueError for unknown words."""
-        if self.text_encoder is None:
+        """Embeddings [K,L,D] float32 of the texts; warns of texts that are cut. ValueError for unknown words."""
+        return self._text_encoder().embed(texts)
+
+    def shorten(self, text: str, endings: Sequence[str]) -> str:
+        """The longest beginning of `text`, in whole words, that the text encoder takes with each of `endings`."""
+        return self._text_encoder().shorten(text, endings)
+
+    def _text_encoder(self) -> TextEncoder:
+        if self._texts is None:
             raise RuntimeError("the text encoder was released after the prompt; set GuidanceParams.keep_text_encoder")
-        if self.known_words is not None and not self.allow_unknown_words:
-            texts = in_known_words(texts, self.known_words, list(self.tokenizer.get_added_vocab()))
-        limit = self.text_encoder.config.max_position_embeddings
-        for text in texts:
-            count = len(self.tokenizer(text).input_ids)
-            if count > limit:
-                logger.warning("prompt has %d tokens, the last %d are cut: %s", count, count - limit, text)
-        options = {"padding": "max_length", "max_length": limit, "truncation": True, "return_tensors": "pt"}
-        tokens = self.tokenizer(list(texts), **options)
-        return self.text_encoder(tokens.input_ids.to(self.device))[0].float()
+        return self._texts
 
     def encode_imgs(
         self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None

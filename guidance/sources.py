@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arguments import GuidanceParams
+from utils.model_ids import current_id
 
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Taken off the hub in November 2025; every upstream config still names it.
+# Every upstream config names it; GuidanceParams.model_key_mirror stands for it.
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -24,7 +25,7 @@ class ModelUnavailable(ValueError):
 
 
 def find_source(params: GuidanceParams) -> Path | str:
-    """What model_key means: an existing folder or file, or a hub id (with the removed one replaced by its mirror)."""
+    """What model_key means: an existing folder or file, or a hub id (where it moved, the new one)."""
     key = params.model_key
     if not key:
         raise ModelUnavailable(f"GuidanceParams.model_key is not set; {HOW_TO_GET}")
@@ -35,11 +36,17 @@ def find_source(params: GuidanceParams) -> Path | str:
         raise ModelUnavailable(f"model file {key!r} does not exist; {HOW_TO_GET}")
     if not HUB_ID.fullmatch(key):
         raise ModelUnavailable(f"model_key {key!r} is neither an existing folder nor a hub id; {HOW_TO_GET}")
-    if key == REMOVED_MODEL_KEY and params.model_key_mirror and not _is_cached(key):
-        mirror = params.model_key_mirror
-        logger.warning("%s was removed from the hub; using %s (GuidanceParams.model_key_mirror)", key, mirror)
-        return mirror
-    return key
+    return hub_id(key, params)
+
+
+def hub_id(key: str, params: GuidanceParams) -> str:
+    """Where the model of a hub id is now, by the table and model_key_mirror."""
+    return current_id(key, {REMOVED_MODEL_KEY: params.model_key_mirror})
+
+
+def local_folder(key: str) -> Path | None:
+    """The folder that a key names, from here or from the repository; None where there is none."""
+    return next((path for path in (Path(key).expanduser(), REPOSITORY / key) if path.is_dir()), None)
 
 
 def _checked_path(path: Path, is_safe_tensor: bool) -> Path:
@@ -55,22 +62,30 @@ def _checked_path(path: Path, is_safe_tensor: bool) -> Path:
     return path
 
 
-def _is_cached(key: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def download(key: str, revision: str | None, variant: str | None = None) -> Path:
+    """Folder of a hub model: from the local cache, or downloaded now.  Raises ModelUnavailable.
 
-    return isinstance(try_to_load_from_cache(key, "model_index.json"), str)
-
-
-def download(key: str, revision: str | None) -> Path:
-    """Folder of a hub model: from the local cache, or downloaded now.  Raises ModelUnavailable."""
+    variant: which weights are downloaded where a part has them, e.g. fp16; None: the plain ones.
+    """
     from diffusers import StableDiffusionPipeline
 
     try:
         with quiet():
-            folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None)
+            folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None, variant=variant)
     except Exception as error:  # hub, http and file-system errors share no base class
         raise ModelUnavailable(_hub_sentence(key, revision, error)) from error
     return Path(folder)
+
+
+def download_configs(key: str) -> Path:
+    """Folder with the configs and the tokenizer of a hub model, without its weights.  Raises ModelUnavailable."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet():
+            return Path(snapshot_download(key, allow_patterns=["*.json", "*.txt", "*.model"]))
+    except Exception as error:  # hub, http and file-system errors share no base class
+        raise ModelUnavailable(_hub_sentence(key, None, error)) from error
 
 
 def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:

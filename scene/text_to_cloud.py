@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from utils.bounded_file import read_text
+from utils.model_ids import current_id
 from utils.random_streams import RandomStreams
 
 POINTS = 4096  # what Point-E's upsampler gives; as many are drawn from Shap-E's mesh
@@ -80,6 +81,8 @@ def load_shap_e(model_key: str) -> Any:
             raise CloudUnavailable(
                 f"GenerateCamParams.shap_e_model_key: folder {folder} holds {found}; expected a ShapEPipeline"
             )
+    else:
+        model_key = current_id(model_key)
     try:
         return ShapEPipeline.from_pretrained(model_key, low_cpu_mem_usage=False)
     except Exception as error:  # hub, http, file-system and weight errors share no base class

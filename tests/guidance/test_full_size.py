@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from guidance.components import Components
 from guidance.controlnet import check_controlnet
-from guidance.lora import _in_order, merge_lora, read_lora
+from guidance.lora import _in_order, layers_of, read_lora
 from guidance.sources import ModelUnavailable
-from guidance.weights import Components
 
 UNETS = {
     "1.5": {"cross_attention_dim": 768, "attention_head_dim": 8},
@@ -61,15 +61,15 @@ def kohya(path, width, rank=4):
 
 @pytest.mark.parametrize("name", UNETS)
 def test_a_kohya_file_fits_its_model_and_no_other(tmp_path, name):
-    width, other = TEXTS[name]["hidden_size"], {"1.5": 1024, "2.1": 768}[name]
+    width, other, version = TEXTS[name]["hidden_size"], {"1.5": 1024, "2.1": 768}[name], {"1.5": "2", "2.1": "1"}[name]
     parts = components(name)
-    merge_lora(parts, kohya(tmp_path / "mine.safetensors", width))
+    layers_of(parts, kohya(tmp_path / "mine.safetensors", width))
     with pytest.raises(
         ModelUnavailable,
         match=rf"changes text_encoder text_model_encoder_layers_11_mlp_fc1 by \[{4 * other}, {other}\], but this model's "
-        rf"weight is \[{4 * width}, {width}\]; it was made for another model",
+        rf"weight is \[{4 * width}, {width}\]; it was made for Stable Diffusion {version}.x, give",
     ):
-        merge_lora(parts, kohya(tmp_path / "other.safetensors", other))
+        layers_of(parts, kohya(tmp_path / "other.safetensors", other))
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -83,11 +83,11 @@ def test_a_cloneofsimo_file_numbers_144_layers(tmp_path, name, old_order):
         out, into = layer.weight.shape
         tensors[f"unet:{number}:up"], tensors[f"unet:{number}:down"] = torch.zeros(out, 1), torch.zeros(1, into)
     save_file(tensors, tmp_path / "l.safetensors", metadata={"unet": json.dumps(["CrossAttention", "GEGLU"])})
-    merge_lora(parts, read_lora(str(tmp_path / "l.safetensors")))
+    layers_of(parts, read_lora(str(tmp_path / "l.safetensors")))
     tensors["unet:0:up"] = torch.zeros(640, 1)
     save_file(tensors, tmp_path / "l.safetensors", metadata={"unet": json.dumps(["CrossAttention", "GEGLU"])})
     with pytest.raises(ModelUnavailable, match=r"attn1.to_q by \[640, 320\], but this model's weight is \[320, 320\]"):
-        merge_lora(parts, read_lora(str(tmp_path / "l.safetensors")))
+        layers_of(parts, read_lora(str(tmp_path / "l.safetensors")))
 
 
 @pytest.mark.parametrize("name", UNETS)

@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 
 import pytest
@@ -105,13 +104,6 @@ def test_linear_autoencoder_is_loaded_by_its_name(golden_dir, tmp_path):
     expected = autoencoder.encode(2 * images - 1).latent_dist.mean * autoencoder.config.scaling_factor
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
     assert linear.decode_latents(latents).shape == images.shape
-
-
-def test_long_prompt_is_announced_and_cut(prior, caplog):
-    with caplog.at_level(logging.WARNING, logger="guidance.sd_utils"):
-        embeddings = prior.get_text_embeds(["a cat " * 60])
-    assert embeddings.shape == (1, 77, 32)
-    assert "tokens, the last" in caplog.text and "are cut" in caplog.text
 
 
 def test_image_smaller_than_a_latent(prior):

@@ -264,35 +264,6 @@ def test_relative_folder_is_found_from_anywhere(golden_dir, monkeypatch, tmp_pat
     assert load("tests/data/golden/tiny-sd").vae.config.latent_channels == 4
 
 
-def test_textual_inversion_adds_its_word(golden_dir, tmp_path):
-    path = tmp_path / "word.safetensors"
-    save_file({"<zork>": torch.full((32,), 0.5)}, path)
-    plain, taught = load(golden_dir / "tiny-sd"), load(golden_dir / "tiny-sd", textual_inversion_path=str(path))
-    assert len(taught.tokenizer) == len(plain.tokenizer) + 1
-    difference = taught.get_text_embeds(["a <zork>"]) - plain.get_text_embeds(["a <zork>"])
-    assert difference.abs().max() > 1e-3
-    assert torch.equal(taught.get_text_embeds(["a cat"]), plain.get_text_embeds(["a cat"]))
-
-
-def test_code_in_a_textual_inversion_is_not_run(golden_dir, tmp_path):
-    path, trace = tmp_path / "word.bin", tmp_path / "was_run"
-    torch.save({"<zork>": Payload(trace)}, path)
-    with pytest.raises(ModelUnavailable, match=r"textual inversion .* does not fit"):
-        load(golden_dir / "tiny-sd", textual_inversion_path=str(path))
-    assert not trace.exists()
-
-
-def test_textual_inversion_that_does_not_fit(golden_dir, tmp_path):
-    with pytest.raises(ModelUnavailable, match=r"textual_inversion_path 'gone.bin' does not exist"):
-        load(golden_dir / "tiny-sd", textual_inversion_path="gone.bin")
-    path = tmp_path / "word.safetensors"
-    save_file({"<zork>": torch.full((768,), 0.5)}, path)
-    with pytest.raises(
-        ModelUnavailable, match=r"textual inversion .* does not fit \(.*use one made for this text encoder"
-    ):
-        load(golden_dir / "tiny-sd", textual_inversion_path=str(path))
-
-
 def test_model_libraries_keep_their_own_logging(golden_dir):
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

