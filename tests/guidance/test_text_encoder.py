@@ -18,7 +18,7 @@ ENDS = tuple(ENDINGS.values())
 @pytest.fixture(scope="module")
 def priors(golden_dir):
     keys = golden_dir / "tiny-sd", golden_dir.parents[2] / "assets" / "toy-prior"
-    return {key.name: StableDiffusion(GuidanceParams(model_key=str(key)), "cpu") for key in keys}
+    return {key.name: StableDiffusion(GuidanceParams(model_key=str(key), allow_unknown_words=True), "cpu") for key in keys}
 
 
 @pytest.fixture(params=["tiny-sd", "toy-prior"])
@@ -114,3 +114,13 @@ def test_the_mask_is_given_where_the_model_asks_for_it(priors, asks):
         assert seen[0]["attention_mask"].sum(dim=1).tolist() == [len(priors["tiny-sd"]._texts.tokens(t)) for t in ("a mug", "a")]
     else:
         assert seen == [{}]
+
+
+def test_words_that_are_left_out_take_no_room(golden_dir, caplog):
+    """The toy prior's texts are brought into its words first: what it does not know is no reason to cut."""
+    key = golden_dir.parents[2] / "assets" / "toy-prior"
+    prior = StableDiffusion(GuidanceParams(model_key=str(key)), "cpu")
+    text = "a red mug " + "gleaming " * 30
+    assert prior.shorten(text, ENDS) == text
+    sides = PromptBook(prior, GuidanceParams(text=text)).embeddings
+    assert (sides["front"] - sides["back"]).abs().max() > 1e-3 and not caplog.records
