@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from arguments import GenerateCamParams, PipelineParams
 from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cloud
 from gaussian_renderer import render
 from guidance.toy.captions import Spec
+from guidance.toy.raycast import View
 from guidance.toy.reading import parse_prompt, read_prompt
-from guidance.toy.scoring import score_pictures, scored_views
+from guidance.toy.scoring import score_object
+from guidance.toy.truth import Images, Renderer
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
 
@@ -24,20 +27,30 @@ logger = logging.getLogger(__name__)
 SIZE_PX = 128
 
 
-@torch.no_grad()
+def renderer_of_gaussians(gaussians: GaussianModel) -> Renderer:
+    """The cloud as something to be looked at, on white."""
+    device = gaussians.get_xyz.device
+    white, pipe = torch.ones(3, device=device), PipelineParams()
+
+    @torch.no_grad()
+    def rendered(views: Sequence[View], size_px: int) -> Images:
+        images, coverages = [], []
+        for view in views:
+            camera = camera_at(view.radius, view.theta_deg, view.phi_deg, view.fov_rad, size_px, size_px, device)
+            shown = render(camera, gaussians, pipe, white)
+            images.append(shown["render"].clamp(0, 1).cpu().numpy())
+            coverages.append(1 - shown["alpha"][0].cpu().numpy())
+        return np.stack(images), np.stack(coverages)
+
+    return rendered
+
+
 def score_gaussians(
     gaussians: GaussianModel, spec: Spec, cam_params: GenerateCamParams, size_px: int = SIZE_PX
 ) -> dict[str, Any]:
-    """Renders the Gaussians from the 24 views at default_radius and default_fovy on white and scores the pictures."""
+    """Scores the Gaussians at default_radius and default_fovy, in images of size_px on white."""
     radius, fov_rad = cam_params.default_radius, cam_params.default_fovy
-    device = gaussians.get_xyz.device
-    pictures, coverages = [], []
-    for view in scored_views(radius, fov_rad):
-        camera = camera_at(radius, view.theta_deg, view.phi_deg, fov_rad, size_px, size_px, device)
-        shown = render(camera, gaussians, PipelineParams(), torch.ones(3, device=device))
-        pictures.append(shown["render"].clamp(0, 1).cpu().numpy())
-        coverages.append(1 - shown["alpha"][0].cpu().numpy())
-    return score_pictures(np.stack(pictures), np.stack(coverages), spec, radius, fov_rad)
+    return score_object(renderer_of_gaussians(gaussians), spec, radius, fov_rad, size_px)
 
 
 def score_run(run: Path, size_px: int = SIZE_PX) -> dict[str, Any]:

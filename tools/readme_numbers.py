@@ -91,10 +91,11 @@ def times(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def row(run: Run, scores: dict[str, Any]) -> str:
-    """A row of the table of scores."""
+    """A row of the table of scores: aligned in yaw, and the yaw."""
     numbers = [f"{scores['psnr']:.1f}", *(f"{scores[name]:.2f}" for name in ("ssim", "iou", "detail"))]
-    face = ["-", "-"] if scores["face"] is None else [f"{scores['face']:.2f}", str(scores["janus_count"])]
-    return f"| {' | '.join([run.prompt, f'`{run.config}`', *numbers, *face])} |"
+    numbers.append(f"{scores['yaw_deg']:.0f}")
+    fronts = "-" if scores["clean"] is None else str(scores["fronts"]) + ("" if scores["clean"] else ", not clean")
+    return f"| {' | '.join([run.prompt, f'`{run.config}`', *numbers, fronts])} |"
 
 
 def filled(page: str, name: str, text: str) -> str:
@@ -111,7 +112,7 @@ def write(out: Path, root: Path) -> None:
     """Pictures, times and table of the finished runs in `out`, into the checkout at `root`."""
     found: dict[str, list[dict[str, Any]]] = {}
     videos: dict[str, list[Path]] = {}
-    rows = ["| prompt | config | PSNR | SSIM | IoU | detail | face | fronts |", "|---|---|---|---|---|---|---|---|"]
+    rows = ["| prompt | config | PSNR | SSIM | IoU | detail | yaw | fronts |", "|---|---|---|---|---|---|---|---|"]
     for run in RUNS:
         folder = out / run.name
         found.setdefault(run.config, []).append(facts(folder))

@@ -17,23 +17,30 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from evaluation.known_truth import SIZE_PX, score_run
-from guidance.toy.scoring import AZIMUTHS_DEG, JANUS_THRESHOLD
+from guidance.toy.fronts import FRONT_DEG
 
 
 def table(scores: dict[str, Any]) -> str:
     """The scores as text for people."""
     lines = [f"{scores['prompt']}  (iteration {scores['iteration']}, 24 views of {scores['size_px']} px)"]
+    lines.append(f"  aligned: yaw {scores['yaw_deg']:.2f} deg")
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("iou", ""), ("detail", "")):
-        lines.append(f"  {name:<10} {scores[name]:8.3f}{unit}")
-    turned = f"turned by {scores['turn_deg']} deg: psnr {scores['psnr_turned']:.3f} dB"
-    lines.append(f"  {turned}, detail {scores['detail_turned']:.3f}")
-    if scores["face"] is None:
-        return "\n".join([*lines, "  face       -  (this object looks alike from front and back)"])
-    lines.append(f"  {'face':<10} {scores['face']:8.3f}, margin {scores['face_margin']:.3f}")
-    lines.append("  azimuth    " + " ".join(f"{azimuth:6d}" for azimuth in AZIMUTHS_DEG))
-    lines.append("  front face " + " ".join(f"{value:6.2f}" for value in scores["face_by_azimuth"]))
-    lines.append(f"  janus      {scores['janus_count']} of 8 azimuths show the front (>= {JANUS_THRESHOLD}; right: 1)")
-    return "\n".join(lines)
+        lines.append(f"  {name:<12} {scores[name]:8.3f}{unit}")
+    lines.append(f"  unaligned: psnr {scores['psnr_unaligned']:.3f} dB, detail {scores['detail_unaligned']:.3f}")
+    if scores["clean"] is None:
+        return "\n".join([*lines, "  fronts       -  (this object looks alike from front and back)"])
+    verdict = "clean" if scores["clean"] else "not clean"
+    lines.append(
+        f"  fronts       {scores['fronts']}, front share {scores['front_share']:.2f} (right: 1, 0.25): {verdict}"
+    )
+    return "\n".join([*lines, _assignment(scores["assigned_deg"])])
+
+
+def _assignment(assigned_deg: Sequence[float]) -> str:
+    """Which side of the truth each azimuth resembles, every 15 degrees."""
+    letters = "".join("F" if abs(d) <= FRONT_DEG else "B" if abs(d) >= 180 - FRONT_DEG else "s" for d in assigned_deg)
+    every = len(letters) // 24
+    return f"  azimuths     {letters[::every]}  (every 15 deg from 0; resembles F front, s side, B back)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
-    parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored pictures in pixels")
+    parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored images in pixels")
     args = parser.parse_args(argv)
     try:
         scores = score_run(args.run, args.size)

@@ -23,7 +23,7 @@ LOG = [
         "fault": None,
     }
 ] * 3
-TRUTH = {"psnr": 20.0, "ssim": 0.9, "iou": 0.95, "detail": 0.5, "face": None, "janus_count": None}
+TRUTH = {"psnr": 20.0, "ssim": 0.9, "iou": 0.95, "detail": 0.5, "front_share": None, "clean": None}
 
 
 @pytest.fixture(scope="module")

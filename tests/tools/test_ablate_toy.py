@@ -4,6 +4,7 @@
 import csv
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import cv2
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from arguments.load import ConfigError, load_config
+from evaluation import known_truth
+from tests.red_ball import write_run
 from tools import ablate_toy
-from tools.ablation import grid, runs, summary
+from tools.ablation import clouds, film, grid, runs, summary
 from tools.ablation.pictures import LABEL_PX
 from tools.sweep import facts
 from tools.sweep import runs as sweep_runs
@@ -22,7 +25,7 @@ ROBOT = "a cyan robot with orange arms"
 
 
 def _config(variant: str, words: str = "full", extra=()):
-    flags = grid.Run("ideal", words, ROBOT, variant, 3).flags(0.25, extra)
+    flags = grid.Run("ideal", 0.25 if words == "weak" else 0.0, ROBOT, variant, 3).flags(extra)
     return load_config(["--opt", str(grid.ROOT / flags[1]), *flags[2:]])
 
 
@@ -40,6 +43,7 @@ def test_variants_are_the_switches_they_are_called_after() -> None:
         "wo_region": (True, False, "full", True),
         "wo_timestep": (True, True, "random", True),
         "wo_fusion": (True, True, "full", False),
+        "fusion_alone": (True, False, "schedule", True),
         "tried": (True, True, "full", True),
     }
 
@@ -52,9 +56,13 @@ def test_a_run_says_its_prompt_seed_and_words_whatever_the_extra_flags_say() -> 
 
 
 def test_a_grid_has_every_cell_once_and_whole_pairs_first() -> None:
-    made = grid.runs_of(["ideal"], ["full", "weak"], [ROBOT, "a red cube"], ["full", "plain"], 3)
+    weak = {ROBOT: 0.6, "a red cube": 0.9}
+    made = grid.runs_of(["ideal"], ["full", "weak"], [ROBOT, "a red cube"], ["full", "plain"], 3, weak)
     assert len(made) == 24 == len({run.name for run in made})
     assert {run.seed for run in made[:8]} == {0}
+    biases = {(run.prompt, run.words): run.front_bias for run in made}
+    assert biases == {(ROBOT, "full"): 0, ("a red cube", "full"): 0, (ROBOT, "weak"): 0.6, ("a red cube", "weak"): 0.9}
+    assert all(run.facts()["words"] == run.words for run in made)
 
 
 def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
@@ -64,6 +72,8 @@ def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
     classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
     assert len(grid.PAPER_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)
     assert len(set(classes)) >= 4 and sum(name in ONE_SIDED for name in classes) >= 2
+    fronts = [parse_prompt(prompt).class_name for prompt in grid.FRONT_OBJECTS]
+    assert len(set(fronts)) == 6 and set(fronts) <= set(ONE_SIDED) and len(set(fronts) - set(classes)) >= 3
 
 
 def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
@@ -78,14 +88,14 @@ def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
-def _result(
-    variant: str, seed: int, psnr: float, face: float | None = 0.5, janus: int | None = 3, prompt: str = ROBOT
-) -> dict:
-    scores = {"psnr": psnr, "ssim": 0.5, "iou": 0.9, "detail": 0.2, "face": face, "janus_count": janus}
-    scores |= {"psnr_turned": psnr, "detail_turned": 0.2, "face_margin": face}
+def _result(variant: str, seed: int, psnr: float, clean: bool | None = False, prompt: str = ROBOT) -> dict:
+    fronts = None if clean is None else 1 if clean else 3
+    scores = {"psnr": psnr, "ssim": 0.5, "iou": 0.9, "detail": 0.2, "clean": clean, "fronts": fronts}
+    scores |= {"psnr_unaligned": psnr - 1, "detail_unaligned": 0.1, "yaw_deg": 4.0}
+    scores["front_share"] = None if clean is None else 0.25 if clean else 0.75
     return {
-        "prior": "ideal", "words": "full", "prompt": prompt, "variant": variant, "seed": seed, "denoiser_calls": 40,
-        "mechanism": {"loss_explained_by_t": 0.9}, "scores": scores,
+        "prior": "ideal", "words": "full", "front_bias": 0.0, "prompt": prompt, "variant": variant, "seed": seed,
+        "denoiser_calls": 40, "mechanism": {"loss_explained_by_t": 0.9}, "scores": scores,
     }  # fmt: skip
 
 
@@ -110,11 +120,11 @@ def test_one_pair_has_no_standard_error() -> None:
     assert "+1.00 |" in summary.summary([RESULTS[0], RESULTS[3]])
 
 
-def test_false_faces_and_objects_without_a_front() -> None:
-    assert [summary.score_of(_result("full", 0, 1, janus=count), "false_faces") for count in (0, 1, 4)] == [0, 0, 3]
-    donut = [_result(v, s, 20.0 + s, None, None, "a donut") for v in ("full", "plain") for s in (0, 1)]
-    assert summary.paired_differences(donut, "full", "plain", "face") == []
-    assert "| - | - |" in summary.summary(donut)
+def test_objects_without_a_front_have_no_fronts_in_the_tables() -> None:
+    donut = [_result(v, s, 20.0 + s, None, "a donut") for v in ("full", "plain") for s in (0, 1)]
+    assert summary.paired_differences(donut, "full", "plain", "front_share") == []
+    text = summary.summary(donut)
+    assert "| - | - |" in text and "McNemar" not in text
 
 
 def test_the_tables_say_means_pairs_and_what_is_significant() -> None:
@@ -156,7 +166,11 @@ def test_a_log_gives_calls_and_mechanisms() -> None:
     }
     assert facts.mechanism(log) == pytest.approx(expected)
     idle = {**cograd, "fusion": [empty], "u": [None], "u_raw": [None]}  # nothing updated, nothing fused
-    assert facts.mechanism([{**step, "cograd": idle}]).keys() == expected.keys() - {"clipped_share", "cosine", "norm_gain"}
+    assert facts.mechanism([{**step, "cograd": idle}]).keys() == expected.keys() - {
+        "clipped_share",
+        "cosine",
+        "norm_gain",
+    }
     assert facts.mechanism([step]) == {"loss_explained_by_t": pytest.approx(1.0)}
 
 
@@ -180,17 +194,20 @@ def _told(out, *words, status: int = 0) -> None:
 @pytest.fixture
 def pretended(monkeypatch):
     """run_one without training: the list of what it was asked for; names in `pretended.failing` fail."""
-    asked = SimpleNamespace(names=[], failing=set())
+    asked = SimpleNamespace(names=[], failing=set(), clean=lambda facts: False)
 
     def run_one(job, sweep, slot):
         asked.names.append(job.name)
         if job.facts["variant"] in asked.failing:
             raise sweep_runs.RunFailed("train.py ended with status 1: no memory")
-        result = {**_result(job.facts["variant"], job.facts["seed"], 20.0), "flags": list(job.flags), "train_s": 1.0}
+        clean = asked.clean(job.facts)
+        made = _result(job.facts["variant"], job.facts["seed"], 20.0, clean)
+        result = {**made, **job.facts, "flags": list(job.flags), "train_s": 1.0}
         sweep.path(job.name).write_text(json.dumps(result))
         return result
 
     monkeypatch.setattr(sweep_runs, "run_one", run_one)
+    monkeypatch.setattr(ablate_toy, "sheet", lambda out, results, side_px: np.zeros((8, 8, 3), np.uint8))
     return asked
 
 
@@ -205,7 +222,12 @@ def test_only_missing_runs_are_done(tmp_path, pretended) -> None:
     assert pretended.names[4:] == [pretended.names[2]]
     assert "| full | 2 |" in (tmp_path / "summary.md").read_text()
     lines = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
-    assert [(line["variant"], line["seed"]) for line in lines] == [("full", "0"), ("plain", "0"), ("full", "1"), ("plain", "1")]
+    assert [(line["variant"], line["seed"]) for line in lines] == [
+        ("full", "0"),
+        ("plain", "0"),
+        ("full", "1"),
+        ("plain", "1"),
+    ]
     assert all(float(line["psnr"]) > 0 for line in lines)
 
 
@@ -224,18 +246,6 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, pretended, capsys) 
     _told(tmp_path, *SELECTED)
 
 
-def test_scoring_again_changes_the_scores_alone(tmp_path, pretended, monkeypatch) -> None:
-    _told(tmp_path, *SELECTED)
-    path = tmp_path / f"{pretended.names[0]}.json"
-    before = json.loads(path.read_text())
-    monkeypatch.setattr(
-        runs, "score_run", lambda folder, px: {**before["scores"], "psnr": 31.0, "iou": float(folder.name == path.stem)}
-    )
-    _told(tmp_path, *SELECTED, "--rescore")
-    assert json.loads(path.read_text()) == {**before, "scores": {**before["scores"], "psnr": 31.0, "iou": 1.0}}
-    assert len(pretended.names) == 4 and "31.00" in (tmp_path / "summary.md").read_text()
-
-
 def test_bad_flags_are_met_before_anything_runs(tmp_path, pretended, capsys) -> None:
     _told(tmp_path / "none", *SELECTED, "--", "--iteratons", "9", status=2)
     assert "did you mean --iterations?" in capsys.readouterr().err and not pretended.names
@@ -251,26 +261,76 @@ def test_summary_only_runs_nothing(tmp_path, pretended, capsys) -> None:
     assert len(pretended.names) == before and "1 objects, 1 seeds" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """Two variants, two seeds, five steps of 16 x 16 pixels, five snapshots, as a user calls it."""
+    out = tmp_path_factory.mktemp("miniature")
+    _told(out, *SELECTED, "--jobs", "2", "--score_px", "32", "--film", "5", "--", *TINY)
+    return out
+
+
 @pytest.mark.slow
-def test_a_miniature_benchmark(tmp_path) -> None:
-    """Two variants, two seeds, five steps of 16 x 16 pixels, as a user calls it."""
-    _told(tmp_path, *SELECTED, "--jobs", "2", "--score_px", "32", "--", *TINY)
-    results = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+def test_a_miniature_benchmark(miniature) -> None:
+    results = {path.name: json.loads(path.read_text()) for path in miniature.glob("*-seed*.json")}
     assert len(results) == 4 and {result["denoiser_calls"] for result in results.values()} == {20}
     assert len({result["scores"]["psnr"] for result in results.values()}) == 4
-    assert {"starved_share", "auxiliaries"} <= results[min(results)]["mechanism"].keys()
-    kept = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert kept == {name.removesuffix(".json") for name in results}
-    assert not list(tmp_path.rglob("log.jsonl")) and len(list(tmp_path.rglob("regions_5.png"))) == 4
-    picture = tmp_path / "sheet.png"
-    _told(tmp_path, *SELECTED, "--summary_only", "--picture", str(picture), "--picture_px", "24")
-    shown = cv2.imread(str(picture))
-    assert shown.shape == (4 * 24, LABEL_PX + 8 * 24, 3)
+    first = results[min(results)]
+    assert {"starved_share", "auxiliaries"} <= first["mechanism"].keys()
+    assert first["film"]["iteration"] == [1, 2, 3, 4, 5] and np.shape(first["film"]["assigned_deg"]) == (5, 24)
+    assert [sum(views) for views in first["film"]["views_by_azimuth"]] == [4] * 5
+    names = {name.removesuffix(".json") for name in results}
+    assert {path.name for path in (miniature / "runs").iterdir()} == names
+    assert {path.name for path in (miniature / "clouds").iterdir()} == names
+    sizes = [path.stat().st_size for path in (miniature / "clouds").rglob("*.npz")]
+    assert len(sizes) == 20 and max(sizes) < 6000  # of 60 Gaussians
+    assert not list(miniature.rglob("log.jsonl")) and not list(miniature.rglob("*.ply"))
+    shown = cv2.imread(str(miniature / "sheet_ideal_full.png"))
+    assert shown.shape == (4 * 96, LABEL_PX + 8 * 96, 3)
     assert all((row[:, LABEL_PX:] < 250).any() and (row[:, LABEL_PX:] > 250).any() for row in np.split(shown, 4))
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    _told(tmp_path, *SELECTED, "--", *TINY)
-    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    assert "| CoGrad3D - plain | full - plain | 2 |" in (tmp_path / "summary.md").read_text()
+    assert len((miniature / "film.csv").read_text().splitlines()) == 21
+    assert cv2.imread(str(miniature / "film_ideal_full.png")).shape[0] == 4 * film.ROW_PX
+    stamps = {path: path.stat().st_mtime_ns for path in miniature.glob("*-seed*.json")}
+    _told(miniature, *SELECTED, "--film", "5", "--", *TINY)
+    assert stamps == {path: path.stat().st_mtime_ns for path in miniature.glob("*-seed*.json")}
+    assert "| CoGrad3D - plain | full - plain | 2 |" in (miniature / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_scoring_again_needs_the_clouds_alone_and_resumes(miniature, tmp_path, capsys) -> None:
+    out = shutil.copytree(miniature, tmp_path / "copy")
+    shutil.rmtree(out / "runs")
+    paths = sorted(out.glob("*-seed*.json"))
+    before = [json.loads(path.read_text()) for path in paths]
+    assert ablate_toy.main(["--rescore", str(out), "--jobs", "1", "--score_px", "32"]) == 0
+    assert "4 runs, 4 of them scored by this yardstick before" in capsys.readouterr().out
+    for number, result in enumerate(before):
+        if number != 1:  # one of them was scored before the yardstick changed again
+            stale = {**result, "scores": {"psnr": 1.0, "clean": None, "yardstick": "old"}}
+            paths[number].write_text(json.dumps(stale))
+    lost = paths[3].stem
+    shutil.rmtree(out / "clouds" / lost)
+    paths[3].write_text(json.dumps(before[3] | {"scores": before[3]["scores"] | {"yardstick": "old"}}))
+    (out / "summary.md").unlink()
+    assert ablate_toy.main(["--rescore", str(out), "--jobs", "2", "--score_px", "32"]) == 1
+    assert [json.loads(path.read_text()) for path in paths[:3]] == before[:3]
+    assert f"{lost} keeps its old scores: its cloud is not in" in capsys.readouterr().err
+    assert "| full | 2 |" in (out / "summary.md").read_text()
+
+
+def test_a_folder_to_score_again_that_is_not_there(tmp_path, capsys) -> None:
+    assert ablate_toy.main(["--rescore", str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_kept_cloud_scores_as_the_run_it_is_of(tmp_path) -> None:
+    run = write_run(tmp_path / "run", (5, 10))
+    clouds.keep(run, tmp_path / "kept")
+    assert [path.name for path in clouds.snapshots(tmp_path / "kept")] == ["000005.npz", "000010.npz"]
+    kept = runs.scored(tmp_path / "kept", "a red sphere with red stripe", 32)
+    direct = known_truth.score_run(run, 32)
+    assert kept["scores"]["psnr"] == pytest.approx(direct["psnr"], abs=0.01)
+    assert kept["scores"]["iou"] == pytest.approx(direct["iou"], abs=0.01)
+    assert kept["film"]["iteration"] == [5, 10]
 
 
 def test_config_errors_are_value_errors() -> None:

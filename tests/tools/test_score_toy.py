@@ -13,8 +13,20 @@ def test_a_run_folder_is_scored_and_written(tmp_path, capsys):
     assert score_toy.main([str(run_folder), "--size", "48", "--json", str(out)]) == 0
     scores = json.loads(out.read_text(encoding="utf-8"))
     assert scores["iteration"] == 10 and scores["prompt"] == "a red sphere with red stripe" and scores["psnr"] > 19
-    assert scores["face"] is None
-    assert "alike from front and back" in capsys.readouterr().out
+    assert scores["clean"] is None
+    told = capsys.readouterr().out
+    assert (
+        "alike from front and back" in told and f"yaw {scores['yaw_deg']:.2f} deg" in told and "unaligned: psnr" in told
+    )
+
+
+def test_an_object_with_a_front_has_its_fronts_told():
+    scores = dict.fromkeys(("psnr", "ssim", "iou", "detail", "psnr_unaligned", "detail_unaligned", "yaw_deg"), 0.5)
+    scores |= {"prompt": "an owl", "iteration": 9, "size_px": 48, "fronts": 2, "front_share": 0.5, "clean": False}
+    azimuths = [(azimuth + 90) % 180 - 90 for azimuth in range(0, 360, 5)]
+    told = score_toy.table({**scores, "assigned_deg": azimuths})
+    assert "fronts       2, front share 0.50 (right: 1, 0.25): not clean" in told
+    assert "azimuths     FFFFsssssFFFFFFFsssssFFF  (every 15 deg" in told
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):

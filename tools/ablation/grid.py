@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 from arguments import Config
 from arguments.load import load_config
@@ -25,6 +26,15 @@ OTHER_OBJECTS = (  # and on none of these
     "an orange cat with blue collar",
     "a red mushroom with white stem",
     "a yellow mug with blue handle",
+)
+
+FRONT_OBJECTS = (  # the experiment on wrong fronts: all have one, and nothing was chosen on the last four
+    "a cyan robot with orange arms",
+    "a white snowman with red hat",
+    "a purple owl with green belly",
+    "a yellow mug with blue handle",
+    "a red car with blue roof",
+    "a white rocket with red fins",
 )
 
 
@@ -50,6 +60,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "wo_region": _switches(False, "full", True),
     "wo_timestep": _switches(True, "random", True),
     "wo_fusion": _switches(True, "full", False),
+    "fusion_alone": _switches(False, "schedule", True),
     "tried": {
         **_switches(True, "full", True),
         "CoGradParams.loss_signal": "t_normalised",
@@ -59,9 +70,12 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
 }
 """Variant -> flags. plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the
-config's own camera law and timestep range. tried: a change of the paper's, benchmarks/results/variants.md has more; all
+config's own camera law and timestep range. wo_region: uniform regions, local timesteps, fusion. fusion_alone: uniform
+regions, the schedule's timesteps, fusion. tried: a change of the paper's, benchmarks/results/variants.md has more; all
 others are the paper's."""
-PAPER_VARIANTS = [name for name in VARIANTS if name != "tried"]
+PAPER_VARIANTS = [name for name in VARIANTS if name not in ("fusion_alone", "tried")]
+FRONT_VARIANTS = ["schedule_only", "full", "wo_region", "wo_timestep", "wo_fusion", "fusion_alone"]
+"""Those of the experiment on wrong fronts."""
 
 OUTPUT_FLAGS = {
     "save_video": "false",
@@ -78,24 +92,33 @@ class Run:
     """One cell of the grid and one seed."""
 
     prior: str
-    words: str  # full or weak
+    front_bias: float  # GuidanceParams.front_bias; 0: full view words
     prompt: str
     variant: str
     seed: int
 
     @property
+    def words(self) -> str:
+        """Of the views: full or weak."""
+        return "weak" if self.front_bias else "full"
+
+    @property
     def name(self) -> str:
         """A name for files, different for every run of a grid."""
         prompt = re.sub(r"[^a-z0-9]+", "_", self.prompt.lower()).strip("_")
-        return f"{self.prior}-{self.words}-{prompt}-{self.variant}-seed{self.seed}"
+        return f"{self.prior}-bias{self.front_bias:g}-{prompt}-{self.variant}-seed{self.seed}"
 
-    def flags(self, front_bias: float, extra: Sequence[str] = ()) -> list[str]:
+    def facts(self) -> dict[str, Any]:
+        """What the run's JSON repeats."""
+        return {**asdict(self), "words": self.words}
+
+    def flags(self, extra: Sequence[str] = ()) -> list[str]:
         """The words of train.py's command line, to be called in ROOT.
 
         `extra` holds for every run and cannot change what the cell says.
         """
         own = {
-            "GuidanceParams.front_bias": "0" if self.words == "full" else f"{front_bias:g}",
+            "GuidanceParams.front_bias": f"{self.front_bias:g}",
             "text": self.prompt,
             "seed": str(self.seed),
             "noise_seed": str(self.seed),
@@ -109,11 +132,22 @@ def _told(flags: Mapping[str, str]) -> list[str]:
 
 
 def runs_of(
-    priors: Sequence[str], words: Sequence[str], prompts: Sequence[str], variants: Sequence[str], seeds: int
+    priors: Sequence[str],
+    words: Sequence[str],
+    prompts: Sequence[str],
+    variants: Sequence[str],
+    seeds: int,
+    weak: Mapping[str, float],
 ) -> list[Run]:
-    """The whole grid, seed by seed, so that a grid that is stopped early has whole pairs."""
+    """The whole grid, seed by seed, so that a grid that is stopped early has whole pairs.
+
+    `weak`: prompt -> front_bias of weak words.
+    """
     cells = product(range(seeds), priors, words, prompts, variants)
-    return [Run(prior, word, prompt, variant, seed) for seed, prior, word, prompt, variant in cells]
+    return [
+        Run(prior, weak[prompt] if word == "weak" else 0.0, prompt, variant, seed)
+        for seed, prior, word, prompt, variant in cells
+    ]
 
 
 def check_regions(config: Config, source: str) -> None:
@@ -131,8 +165,8 @@ def check_regions(config: Config, source: str) -> None:
             )
 
 
-def check_runs(runs: Sequence[Run], front_bias: float, extra: Sequence[str]) -> None:
+def check_runs(runs: Sequence[Run], extra: Sequence[str]) -> None:
     """Refuses flags that train.py would refuse, before anything runs: loads one config of each prior and variant."""
     for run in {(run.prior, run.variant): run for run in runs}.values():
-        flags = run.flags(front_bias, extra)
+        flags = run.flags(extra)
         check_regions(load_config(["--opt", str(ROOT / flags[1]), *flags[2:]]), PRIORS[run.prior])

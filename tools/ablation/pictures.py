@@ -1,55 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scenes of an ablation, a row each, from eight sides: what the scores are about."""
+"""The scenes of an ablation, a row each, from eight sides: what the scores are about, for a person to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from arguments import PipelineParams
-from evaluation.run_folder import config_of_run, gaussians_of_run
-from gaussian_renderer import render
+from evaluation.known_truth import renderer_of_gaussians
+from guidance.toy.raycast import View
 from guidance.toy.scoring import AZIMUTHS_DEG
-from scene.dataset_readers import camera_at
+from tools.ablation import clouds
 from tools.ablation.grid import Run
 
-THETA_DEG = 80  # 10 degrees above the horizon
-LABEL_PX = 150
+ELEVATION_DEG = 10.0
+LABEL_PX = 190
+Result = dict[str, Any]
 
 
-def sheet(out: Path, runs: Sequence[Run], side_px: int) -> np.ndarray:
-    """RGB uint8 [runs side_px, LABEL_PX + 8 side_px, 3] of the runs whose scene is in `out`; ValueError for none."""
-    there = [run for run in runs if _has(out, run)]
-    rows = [np.hstack([_label(run, side_px), _views(out / "runs" / run.name, side_px)]) for run in there]
+def first_seeds(results: Sequence[Result], count: int) -> list[Result]:
+    """Unpicked runs: those of the `count` smallest seeds, object by object."""
+    seeds = sorted({result["seed"] for result in results})[:count]
+    chosen = [result for result in results if result["seed"] in seeds]
+    return sorted(chosen, key=lambda r: (r["prior"], r["words"], r["prompt"], r["seed"]))  # variants keep their order
+
+
+def sheet(out: Path, results: Sequence[Result], side_px: int) -> np.ndarray:
+    """RGB uint8 [runs side_px, LABEL_PX + 8 side_px, 3] of the runs whose cloud is in `out`; ValueError for none."""
+    rows = []
+    for result in results:
+        kept = clouds.snapshots(clouds.folder_of(out, name_of(result)))
+        if kept:
+            rows.append(np.hstack([_label(result, side_px), _views(kept[-1], side_px)]))
     if not rows:
-        raise ValueError(f"{out} holds no scene of these runs; run them first")
+        raise ValueError(f"{out} holds no cloud of these runs; run them first")
     return np.vstack(rows)
 
 
-def _has(out: Path, run: Run) -> bool:
-    return (out / f"{run.name}.json").is_file() and any((out / "runs" / run.name).glob("point_cloud/*/*.ply"))
+def name_of(result: Result) -> str:
+    """The name of a result's run."""
+    return Run(*(result[field] for field in ("prior", "front_bias", "prompt", "variant", "seed"))).name
 
 
-@torch.no_grad()
-def _views(folder: Path, side_px: int) -> np.ndarray:
-    config = config_of_run(folder)
-    gaussians = gaussians_of_run(folder, config)
-    radius, fov_rad = config.cameras.default_radius, config.cameras.default_fovy
-    pictures = []
-    for azimuth in AZIMUTHS_DEG:
-        camera = camera_at(radius, THETA_DEG, azimuth, fov_rad, side_px, side_px, torch.device("cpu"))
-        image = render(camera, gaussians, PipelineParams(), torch.ones(3))["render"].clamp(0, 1)
-        pictures.append((255 * image.permute(1, 2, 0)).round().byte().numpy())
-    return np.hstack(pictures)
+def _views(path: Path, side_px: int) -> np.ndarray:
+    shot = clouds.load(path)
+    views = [View(90 - ELEVATION_DEG, float(azimuth), shot.radius, shot.fov_rad) for azimuth in AZIMUTHS_DEG]
+    images = renderer_of_gaussians(shot.cloud)(views, side_px)[0]
+    return np.hstack(list(np.rint(255 * images).astype(np.uint8).transpose(0, 2, 3, 1)))
 
 
-def _label(run: Run, side_px: int) -> np.ndarray:
+def _label(result: Result, side_px: int) -> np.ndarray:
     page = np.full((side_px, LABEL_PX, 3), 255, np.uint8)
-    for line, text in enumerate((run.variant, f"{run.prior}, {run.words} words", f"seed {run.seed}")):
-        at = (4, side_px // 2 - 12 + 18 * line)
+    scores = result["scores"]
+    lines = [f"{result['variant']}, seed {result['seed']}", f"{result['prior']}, {result['words']} words"]
+    lines.append(f"{scores['psnr']:.1f} dB, yaw {scores['yaw_deg']:.0f}")
+    if scores["clean"] is not None:
+        lines.append(f"{'clean' if scores['clean'] else 'NOT CLEAN'}, share {scores['front_share']:.2f}")
+    for line, text in enumerate(lines):
+        at = (4, side_px // 2 - 24 + 18 * line)
         cv2.putText(page, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return page

@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from tools.ablation import film, outcomes
+from tools.ablation.markdown import markdown
+
 Result = dict[str, Any]
 SCORES = {
     "psnr": 2,
-    "psnr_turned": 2,
     "ssim": 3,
     "iou": 3,
     "detail": 3,
-    "detail_turned": 3,
-    "face": 3,
-    "face_margin": 3,
-    "false_faces": 2,
+    "front_share": 2,
+    "fronts": 2,
+    "clean": 2,
+    "psnr_unaligned": 2,
+    "detail_unaligned": 3,
 }
-"""Score -> decimals; guidance/toy/scoring.py says what they are. false_faces: azimuths of 8 that show the front, beyond
-the one that should; lower is better."""
+"""Score -> decimals; guidance/toy/scoring.py says what they are. All but the last two are aligned in yaw."""
 
 MECHANISMS = {
     "loss_explained_by_t": 2,
@@ -44,6 +46,9 @@ CONTRASTS = (
     ("A (regions)", "full", "wo_region"),
     ("B (timesteps)", "full", "wo_timestep"),
     ("C (fusion)", "full", "wo_fusion"),
+    ("C, uniform regions, no local states", "fusion_alone", "schedule_only"),
+    ("local states, uniform regions", "wo_region", "fusion_alone"),
+    ("all but A - schedule", "wo_region", "schedule_only"),
     ("tried - paper's", "tried", "full"),
     ("tried - schedule", "tried", "schedule_only"),
 )
@@ -53,11 +58,9 @@ SIGNIFICANT = 3.0  # standard errors from which a difference is set in bold
 
 
 def score_of(result: Result, name: str) -> float | None:
-    """One score of a result; None where the object has no front."""
-    scores = result["scores"]
-    if name == "false_faces":
-        return None if scores["janus_count"] is None else float(max(scores["janus_count"] - 1, 0))
-    return scores[name]
+    """One score of a result; None where the object has no front. clean: 1 or 0."""
+    value = result["scores"][name]
+    return None if value is None else float(value)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -86,8 +89,10 @@ def summary(results: Sequence[Result]) -> str:
         seeds = {result["seed"] for result in block}
         parts += [f"## {prior} prior, {words} view words", "", f"{len(prompts)} objects, {len(seeds)} seeds."]
         parts += ["", "Scores, mean and standard deviation over objects and seeds:", "", _score_table(block)]
-        parts += ["", "Paired differences, mean +- standard error; bold from 3 standard errors on:", ""]
+        parts += ["", *outcomes.tables(block, CONTRASTS)]
+        parts += ["Paired differences, mean +- standard error; bold from 3 standard errors on:", ""]
         parts += [_contrast_table(block), "", "What the parts did, means over the runs:", "", _mechanism_table(block)]
+        parts += ["", *film.table(block)]
         for prompt in prompts if len(prompts) > 1 else ():
             alone = [result for result in block if result["prompt"] == prompt]
             parts += ["", f"Paired differences, {prompt}:", "", _contrast_table(alone)]
@@ -97,13 +102,14 @@ def summary(results: Sequence[Result]) -> str:
 
 def runs_csv(results: Sequence[Result]) -> str:
     """A line a run: its cell, its scores and what the parts did, from which every table here can be made again."""
-    cell = ("prior", "words", "prompt", "variant", "seed", "denoiser_calls")
+    cell = ("prior", "words", "front_bias", "prompt", "variant", "seed", "denoiser_calls", "cpu_s")
     told = io.StringIO()
     lines = csv.writer(told, lineterminator="\n")
-    lines.writerow([*cell, *SCORES, *MECHANISMS])
+    lines.writerow([*cell, *SCORES, "yaw_deg", *MECHANISMS])
     for result in results:
-        numbers = [score_of(result, name) for name in SCORES] + [result["mechanism"].get(name) for name in MECHANISMS]
-        lines.writerow([*(result[name] for name in cell), *("" if x is None else f"{x:.4g}" for x in numbers)])
+        numbers = [score_of(result, name) for name in (*SCORES, "yaw_deg")]
+        numbers += [result["mechanism"].get(name) for name in MECHANISMS]
+        lines.writerow([*(result.get(name, "") for name in cell), *("" if x is None else f"{x:.4g}" for x in numbers)])
     return told.getvalue()
 
 
@@ -118,7 +124,7 @@ def _score_table(results: Sequence[Result]) -> str:
         calls = sorted({result["denoiser_calls"] for result in mine})
         told = f"{calls[0]}" if len(calls) == 1 else f"{calls[0]}..{calls[-1]}"
         rows.append([variant, str(len(mine)), told, *(_spread(mine, *score) for score in SCORES.items())])
-    return _markdown(["variant", "runs", "denoiser calls", *SCORES], rows)
+    return markdown(["variant", "runs", "denoiser calls", *SCORES], rows)
 
 
 def _spread(results: Sequence[Result], score: str, decimals: int) -> str:
@@ -136,7 +142,7 @@ def _contrast_table(results: Sequence[Result]) -> str:
         if pairs:
             cells = [_difference(results, variant, other, *score) for score in SCORES.items()]
             rows.append([name, f"{variant} - {other}", str(pairs), *cells])
-    return _markdown(["contrast", "", "pairs", *SCORES], rows)
+    return markdown(["contrast", "", "pairs", *SCORES], rows)
 
 
 def _difference(results: Sequence[Result], variant: str, other: str, score: str, decimals: int) -> str:
@@ -155,9 +161,4 @@ def _mechanism_table(results: Sequence[Result]) -> str:
         found = {name: [m[name] for m in mine if name in m] for name in MECHANISMS}
         cells = [f"{np.mean(found[n]):.{decimals}f}" if found[n] else "-" for n, decimals in MECHANISMS.items()]
         rows.append([variant, *cells])
-    return _markdown(["variant", *MECHANISMS], rows)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(["variant", *MECHANISMS], rows)

@@ -15,7 +15,7 @@ import torch
 
 from arguments import PipelineParams
 from gaussian_renderer import render
-from guidance.toy.scoring import psnr, ssim
+from guidance.toy.similarity import psnr, ssim
 from scene.cameras import RCamera
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel

@@ -106,7 +106,7 @@ class Asset:
     def _flags(self, extra: Sequence[str]) -> list[str]:
         method = METHODS[self.method]
         if self.prior == "toy":
-            return Run("ideal", "full", self.prompt, method.toy_variant, self.seed).flags(0, extra)
+            return Run("ideal", 0.0, self.prompt, method.toy_variant, self.seed).flags(extra)
         own = ["--text", self.prompt, "--seed", str(self.seed), "--noise_seed", str(self.seed)]
         return ["--opt", method.config, *OUTPUT_FLAGS, *extra, *own]
 

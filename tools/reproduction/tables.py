@@ -17,10 +17,10 @@ from evaluation.janus import Rate
 from tools.reproduction.plan import METHODS
 from tools.sweep.runs import Result
 
-TRUTH = {"psnr": 2, "ssim": 3, "iou": 3, "detail": 3, "face": 3, "janus_count": 2}
-"""The toy world's scores -> decimals. janus_count, the sides that show the front, is a proxy, and called so."""
-TRUTH_TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "iou": "IoU", "detail": "detail", "face": "face"} | {
-    "janus_count": "fronts (Janus proxy)"
+TRUTH = {"psnr": 2, "ssim": 3, "iou": 3, "detail": 3, "front_share": 2, "clean": 2}
+"""The toy world's scores, aligned in yaw -> decimals. clean, exactly one front, is a proxy of Janus, and called so."""
+TRUTH_TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "iou": "IoU", "detail": "detail", "front_share": "front share"} | {
+    "clean": "clean (Janus proxy)"
 }
 
 
