@@ -178,7 +178,7 @@ def rows_of(class_name: str, fit: bool) -> list[Row]:
     spec = Spec(class_name, *DEFAULT_COLOURS[class_name])
     truth = renderer_of_truth(spec)
     rng = np.random.default_rng(zlib.crc32(class_name.encode()))
-    rows = []
+    rows: list[Row] = []
     for name in FITTED if fit else KINDS:
         base = KINDS[name].of(truth)
         degradations = {f"blur {blur:g}": degraded(base, blur) for blur in BLURS}
@@ -201,19 +201,28 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = [_cell([r for r in rows if (r.kind, r.degradation) == (kind, d)]) for d in degradations]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     lines += ["", "| clean means | specificity | sensitivity |", "|---|---|---|"]
-    low = fronts.CLEAN_SHARE[0]
-    rules: dict[str, Callable[[Row], bool]] = {"one front by count": lambda row: row.count == 1}
-    for high in SHARES:
-        rules[f"share {low:g} to {high:g}"] = lambda row, high=high: low <= row.share <= high
-    for high in SHARES:
-        rules[f"both, share {low:g} to {high:g}"] = lambda row, high=high: row.count == 1 and low <= row.share <= high
-    for name, clean in rules.items():
+    for name, clean in _rules().items():
         right = [clean(row) for row in rows if KINDS[row.kind].right is True]
         wrong = [not clean(row) for row in rows if KINDS[row.kind].right is False]
         lines.append(f"| {name} | {_share(right)} | {_share(wrong)} |")
     known = [row for row in rows if KINDS[row.kind].fronts is not None]
     exact = [row.count == KINDS[row.kind].fronts for row in known]
     return "\n".join([*lines, "", f"Fronts counted exactly, where a scene has separate ones: {_share(exact)}."])
+
+
+def _rules() -> dict[str, Callable[[Row], bool]]:
+    """What "clean" may mean: by the count, by the share, by both."""
+    low = fronts.CLEAN_SHARE[0]
+
+    def share_below(high: float) -> Callable[[Row], bool]:
+        return lambda row: low <= row.share <= high
+
+    def both_below(high: float) -> Callable[[Row], bool]:
+        return lambda row: row.count == 1 and low <= row.share <= high
+
+    rules: dict[str, Callable[[Row], bool]] = {"one front by count": lambda row: row.count == 1}
+    rules |= {f"share {low:g} to {high:g}": share_below(high) for high in SHARES}
+    return rules | {f"both, share {low:g} to {high:g}": both_below(high) for high in SHARES}
 
 
 def _cell(rows: Sequence[Row]) -> str:

@@ -201,7 +201,7 @@ def test_the_table_has_means_spread_over_seeds_and_the_papers_numbers(tmp_path, 
     assert rows["luciddreamer"]["psnr"] == 20.5 and rows["cograd"]["psnr"] == 21.5
     assert rows["cograd"]["psnr_seed_sd"] == pytest.approx(math.sqrt(0.5))
     assert rows["cograd"]["clip_b32"] is None and rows["cograd"]["clip_b32_paper"] == 31.42
-    assert rows["cograd"]["face"] is None  # an object without a front
+    assert rows["cograd"]["clean"] is None  # an object without a front
     table = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert (
         [row["title"] for row in table] == ["LucidDreamer", "CoGrad3D"]
