@@ -81,7 +81,8 @@ def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
 
 def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, torch.Tensor):
-        tensors[name] = node.detach().contiguous().clone()
+        # Straight to main memory, one tensor at a time: a clone on the GPU would need the whole state twice there.
+        tensors[name] = node.detach().to("cpu", copy=True).contiguous()
         return {MARK: name}
     if isinstance(node, dict):
         return {key: _detach(value, f"{name}/{key}", tensors) for key, value in node.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import torch
@@ -86,11 +87,17 @@ class SegmentedVideo:
     def __init__(self, path: Path, fps: int = 30) -> None:
         self.path, self.fps = Path(path), fps
         self._stream, self._frames = b"", list[np.ndarray]()
+        self._size_px: tuple[int, int] | None = None  # (W, H) of every frame: the first one's
         self.frames = 0
 
     def add(self, frame: np.ndarray) -> None:
-        """Appends one frame, uint8 [H, W, 3]. Raises OSError when the file cannot be written; the frame is kept."""
-        self._frames.append(_even_sized(frame))
+        """Appends one frame, uint8 [H, W, 3], scaled to the first one's size if it has another.
+
+        Raises OSError when the file cannot be written; the frame is kept.
+        """
+        frame = _even_sized(frame)
+        self._size_px = self._size_px or (frame.shape[1], frame.shape[0])
+        self._frames.append(_fitted(frame, *self._size_px))
         self.frames += 1
         if len(self._frames) >= self.SEGMENT:
             self._stream, self._frames = self._stream + self._encoded(), []
@@ -105,14 +112,25 @@ class SegmentedVideo:
         """All frames so far, encoded or not."""
         pending = torch.from_numpy(np.stack(self._frames)) if self._frames else None
         stream = torch.frombuffer(bytearray(self._stream), dtype=torch.uint8) if self._stream else None
-        return {"frames": self.frames, "stream": stream, "pending": pending}
+        size_px = None if self._size_px is None else list(self._size_px)
+        return {"frames": self.frames, "size_px": size_px, "stream": stream, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Continues where `state_dict` was taken; checkpoints of earlier versions do not tell the size."""
         stream, pending = state["stream"], state["pending"]
         self._stream = b"" if stream is None else stream.cpu().numpy().tobytes()
         self._frames = [] if pending is None else list(pending.cpu().numpy())
         self.frames = state["frames"]
+        size_px = state.get("size_px") or (self._stored_size_px() if self.frames else None)
+        self._size_px = None if size_px is None else (size_px[0], size_px[1])
+
+    def _stored_size_px(self) -> tuple[int, int]:
+        """(W, H) of the first pending frame, or of the first encoded one."""
+        if self._frames:
+            return self._frames[0].shape[1], self._frames[0].shape[0]
+        words = ["-f", "h264", "-i", "-", "-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]
+        first = cv2.imdecode(np.frombuffer(_ffmpeg(words, self._stream), np.uint8), cv2.IMREAD_COLOR)
+        return first.shape[1], first.shape[0]
 
     def _encoded(self) -> bytes:
         """The pending frames as a closed piece of H.264; no B frames, so that pieces can be put one behind another."""
@@ -144,6 +162,20 @@ def _ffmpeg(words: list[str], given: bytes) -> bytes:
         told = done.stderr.decode("utf-8", "replace").strip().splitlines() or [os.strerror(5)]
         raise OSError(f"ffmpeg: {told[-1][:200]}")
     return done.stdout
+
+
+def _fitted(frame: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
+    """The frame scaled, with its aspect ratio kept, into the middle of width_px x height_px black pixels."""
+    height, width = frame.shape[:2]
+    if (width, height) == (width_px, height_px):
+        return frame
+    scale = min(width_px / width, height_px / height)
+    inner = max(round(width * scale), 1), max(round(height * scale), 1)
+    left, top = (width_px - inner[0]) // 2, (height_px - inner[1]) // 2
+    canvas = np.zeros((height_px, width_px, 3), np.uint8)
+    scaled = cv2.resize(frame, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    canvas[top : top + inner[1], left : left + inner[0]] = scaled
+    return canvas
 
 
 def _even_sized(frame: np.ndarray) -> np.ndarray:

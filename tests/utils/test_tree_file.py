@@ -83,3 +83,22 @@ def test_types_of_all_sizes_are_summed(tmp_path) -> None:
     save_tree(tmp_path / "t.safetensors", tree)
     back = load_tree(tmp_path / "t.safetensors")
     assert all(torch.equal(back[name], x) and back[name].dtype == x.dtype for name, x in tree.items())
+
+
+def test_a_tensor_is_copied_to_main_memory_and_not_on_its_device(tmp_path) -> None:
+    """On a GPU a clone, or what `contiguous` makes of a transposed tensor, would need that memory there."""
+    calls: list[str] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if args and isinstance(args[0], torch.Tensor) and args[0].data_ptr() in sources:
+                calls.append(func.__name__)
+            return result
+
+    tree = {"leaf": torch.arange(6.0, requires_grad=True), "turned": torch.ones(3, 4).t(), "row": torch.ones(3, 4)[1]}
+    sources = {x.data_ptr() for x in tree.values()}
+    with Watch():
+        save_tree(tmp_path / "t.safetensors", tree)
+    assert {name for name in calls if not name.startswith("__")} <= {"detach", "to", "data_ptr", "requires_grad"}, calls
+    assert calls.count("to") == 3 and equal(load_tree(tmp_path / "t.safetensors"), tree)

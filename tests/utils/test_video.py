@@ -81,3 +81,26 @@ def test_frames_that_cannot_be_written_are_kept(tmp_path) -> None:
     (tmp_path / "blocked").unlink()
     video.close()
     assert len(read_video(tmp_path / "blocked" / "v.mp4")) == 30
+
+
+@pytest.mark.parametrize("cut", [7, 30, 41])
+@pytest.mark.parametrize("size", [(64, 64), (20, 61)])
+@pytest.mark.parametrize("tells_size", [True, False])
+def test_frames_of_another_size_after_a_resume_are_scaled(tmp_path, cut, size, tells_size) -> None:
+    """Within a segment, at its end, and after it; a checkpoint of an earlier version does not tell the size."""
+    first = SegmentedVideo(tmp_path / "v.mp4")
+    for frame in _frames(cut):
+        first.add(frame)
+    state = first.state_dict()
+    if not tells_size:
+        del state["size_px"]
+    save_tree(tmp_path / "state", state)
+    second = SegmentedVideo(tmp_path / "v.mp4")
+    second.load_state_dict(load_tree(tmp_path / "state"))
+    for _ in range(34):
+        second.add(np.full((*size, 3), 200, np.uint8))
+        second.state_dict()  # a checkpoint at every step
+    second.close()
+    shown = read_video(tmp_path / "v.mp4")
+    assert shown.shape == (cut + 34, 34, 48, 3)
+    assert np.abs(shown[-1][17, 24].astype(int) - 200).max() < 4 and shown[-1].any(axis=2).mean() > 0.2
