@@ -20,6 +20,7 @@ import torch
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
+from arguments.resume_rules import adapted
 from arguments.run_folder import RunFolder
 from cograd.faults import TrainingStopped
 from cograd.recovery import Recovery
@@ -32,6 +33,7 @@ from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
+from utils.run_lock import FolderLost
 from utils.run_log import RunLog
 from utils.stop_signals import StopSignals
 
@@ -42,16 +44,21 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder, viewers: Viewers, world: World) -> None:
         self.config, self.folder, self.viewers, self.team = config, folder, viewers, Team(world)
         device = device_of(config, world)
-        # Cheap things that can be wrong come before the weights of a diffusion model.
-        found = folder.begin(device) or read_start(config.start_checkpoint, device)
-        self.state = TrainState.start(config, device)
+        # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
+        resumed = folder.find()
+        found = resumed or read_start(config.start_checkpoint)
+        if found is not None:
+            found = adapted(found, config, device, resumed is not None, folder.tell)
+        self.state = TrainState.start(config, device, False, folder.has_stale_points)
         self.prior, self.prompts = prior_of(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
+        folder.begin(device, self.state.scene.write_start)
         self.outputs = RunOutputs(folder.path, self.state.scene, self.state.gaussians, config)
         self.log = RunLog(folder.path, config.optimization.iterations, config.quiet)
-        self.recovery = Recovery(folder.path, self.state, self.log, self.outputs.process_video, config)
+        self.recovery = Recovery(folder, self.state, self.log, self.outputs.process_video, config)
         if found is not None:
-            self.recovery.go_on(*found)
+            self.recovery.go_on(found)
+        folder.started()
         self.signals = StopSignals()
         self.watched = Watched(
             self.state.gaussians, self.state.maps, self.recovery.save, self.signals, self.team.hold, self.log.note
@@ -110,7 +117,7 @@ def main(argv: list[str]) -> int:
     with world:
         try:
             return _run(argv, world)
-        except (PeerLost, TrainingStopped) as error:
+        except (PeerLost, TrainingStopped, FolderLost) as error:
             return world.ends(STOPPED, error)
         except KeyboardInterrupt:
             return world.ends(KILLED, "interrupted at once")

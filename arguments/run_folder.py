@@ -6,58 +6,54 @@ It holds the resolved config (feed it back for the same run), upstream's cfg_arg
 
 from __future__ import annotations
 
+import fcntl
 import json
-import platform
+import re
 import shutil
-import subprocess
-import sys
+import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-import yaml
 
 from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
-from arguments.yaml_file import read_yaml
+from arguments.provenance import now, provenance
 from utils.bounded_file import read_text
-from utils.checkpoints import newest_good
-from utils.general_utils import atomic_path
-from utils.run_lock import RunLock
+from utils.checkpoints import Found, newest_good, run_id_of
+from utils.general_utils import PART, atomic_path
+from utils.run_lock import NAME, FolderInUse, FolderLost, RunLock
 
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "diff_gaussian_rasterization",
-    "simple_knn",
-    "plyfile",
-    "safetensors",
-)
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
     "point_cloud", "videos", "process_videos", "test_six_views", "train_process", "cograd",
 )  # fmt: skip
 """All that a run leaves but run.json, and init_points3d.ply, which a user may have put there."""
 INITIAL_POINTS = "init_points3d.ply"
+RECORD = "run.json"
+START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
+"""What is written once, when a run starts; RECORD is written again at times."""
 
 MAX_BYTES = 1 << 20
 
-Found = tuple[Path, dict[str, Any]]
-"""A checkpoint's path and what is in it."""
-
 
 class RunFolder:
-    """The folder of one run, locked until `close`. `tell` gets what the user should know."""
+    """The folder of one run, locked until `close`. `tell` gets what the user should know.
+
+    `find` looks and refuses, `begin` writes, `started` ends the start-up; from then on `keep` guards every write.
+    """
 
     def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
         """Makes and locks the folder. ValueError when that cannot be done or another process has it."""
         self.path, self.config, self.tell = config.output_dir, config, tell
+        self.run_id = uuid.uuid4().hex
+        self.remade = False  # since it was last set to False
+        self._record: dict[str, Any] = {}
+        self._resumed: Path | None = None
+        self._open_files: dict[str, IO[bytes]] = {}
+        self._is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
@@ -66,41 +62,119 @@ class RunFolder:
         if not self._lock.held:
             tell(f"the file system of {self.path} has no locks: nothing stops a second run in the same folder")
 
-    def begin(self, device: torch.device) -> Found | None:
-        """Writes config.yaml, cfg_args and run.json; returns the checkpoint to go on from, None for a new run.
+    def find(self) -> Found | None:
+        """The checkpoint to continue from, None for a new run. Nothing is changed yet.
 
-        Raises ValueError when the folder holds an earlier run that may be neither continued nor overwritten, or cannot
-        be written.
+        Raises ValueError when the folder holds an earlier run that may be neither continued nor overwritten, and when
+        its newest checkpoint is another run's.
+        """
+        self._record = self._read_record()
+        found = newest_good(self.path, self.tell) if self.config.resume else None
+        if found is not None:
+            self._resumed = found[0]
+            self.run_id = self._identity(*found)
+        elif self._holds_a_run():
+            self._may_clear()
+        return found
+
+    @property
+    def has_stale_points(self) -> bool:
+        """Whether init_points3d.ply was sampled for a run that is not continued, with other settings perhaps."""
+        return self._resumed is None and self._record.get("initial_points") == "sampled"
+
+    def begin(self, device: torch.device, write_scene: Callable[[], None] = lambda: None) -> None:
+        """Clears what an earlier run left, unless it is continued; writes config.yaml, cfg_args and run.json.
+
+        write_scene: what else is written at the start. Call `find` first. Raises ValueError when the folder cannot be written.
         """
         try:
-            earlier = self._read_record()
-            found = newest_good(self.path, self.tell, device) if self.config.resume else None
-            if found is not None:
-                self._remove_halves()
-                self._tell_changes()
-            else:
-                if self._holds_a_run():
-                    self._make_way(earlier)
-                if earlier.get("initial_points") == "sampled":  # with other settings, perhaps
-                    (self.path / INITIAL_POINTS).unlink(missing_ok=True)
-            self._write(earlier, device, found)
+            if self._resumed is None and self._holds_a_run():
+                for old in [old for pattern in OUTPUTS for old in self.path.glob(pattern)]:
+                    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            if self.has_stale_points:
+                (self.path / INITIAL_POINTS).unlink(missing_ok=True)
+            self._remove_partial_files()
+            with atomic_path(self.path / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(self.config), encoding="utf-8")
+            write_cfg_args(self.path / "cfg_args", self.config)
+            self._record = self._new_record(device)
+            self._write_record()
+            write_scene()
         except OSError as error:
             raise self._cannot_write(error) from error
-        return found
+
+    def started(self) -> None:
+        """The start-up is over; START_FILES are held open, so that they can be written again if they are removed."""
+        for name in START_FILES:
+            if (self.path / name).is_file():
+                self._open_files[name] = (self.path / name).open("rb")
+
+    def keep(self) -> None:
+        """To be called before each write: returns at once while the folder is still this run's.
+
+        A folder that was removed or moved is made, locked and filled with START_FILES and run.json again. Raises
+        FolderLost when another run has it, OSError when it cannot be made.
+        """
+        if self._lock.in_place():
+            return
+        self._refuse_other_run()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = RunLock(self.path)
+        except FolderInUse as error:
+            raise FolderLost(f"{self.path} was removed or moved while this run wrote to it; now {error}") from None
+        self._lock.release()
+        self._lock = lock
+        self._refuse_other_run()
+        for name, file in self._open_files.items():
+            if not (self.path / name).exists():
+                file.seek(0)
+                with atomic_path(self.path / name) as temporary, temporary.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+        self._record.setdefault("remade_utc", []).append(now())
+        self._write_record()
+        self.remade = True
+        self.tell(f"{self.path} was removed or moved; the run made it again and continues there")
 
     def finished(self, peak_bytes: dict[str, int]) -> None:
         """Notes in run.json that the run came to its end, and the most memory that it had. Raises OSError."""
-        self._write_record(self._read_record() | {"finished_utc": _now(), "peak_bytes": peak_bytes})
+        self._record |= {"finished_utc": now(), "peak_bytes": peak_bytes}
+        self._write_record()
+
+    def rolled_back(self, from_step: int, to_step: int, reason: str) -> None:
+        """Notes in run.json that the run went back to a checkpoint. Raises OSError."""
+        entry = {"utc": now(), "from_step": from_step, "to_step": to_step, "reason": reason}
+        self._record.setdefault("rollbacks", []).append(entry)
+        self._write_record()
 
     def close(self) -> None:
         """Others may have the folder now."""
+        for file in self._open_files.values():
+            file.close()
         self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """A folder that was made for a run that wrote nothing is removed again."""
+        if self._is_new and self._lock.in_place() and [path.name for path in self.path.iterdir()] == [NAME]:
+            shutil.rmtree(self.path, ignore_errors=True)
         self.close()
+
+    def _identity(self, path: Path, tree: dict[str, Any]) -> str:
+        """The id of the run that is continued. ValueError for a checkpoint of another run."""
+        own, stored = self._record.get("run_id"), run_id_of(tree)
+        is_damaged = not self._record and (self.path / RECORD).exists()
+        if stored is None:
+            self.tell(f"{path} tells no run that it is of, as those of earlier versions; it is taken for this folder's")
+        elif stored != own and not is_damaged:
+            whose = f"of run {own}" if own else "without an id of its run" if self._record else "missing"
+            raise ValueError(
+                f"{path} is a checkpoint of run {stored}, but {RECORD} in its folder is {whose}: start from it with "
+                f"--start_checkpoint {path} in another folder, or remove it from this one"
+            )
+        return own or stored or self.run_id
 
     def _holds_a_run(self) -> bool:
         """Whether a run has got so far as to write its first step, or anything later."""
@@ -108,15 +182,16 @@ class RunFolder:
         late = log, self.path / "point_cloud", *self.path.glob("chkpnt*")
         return any(path.exists() for path in late[1:]) or (log.is_file() and log.stat().st_size > 0)
 
-    def _make_way(self, earlier: dict[str, Any]) -> None:
-        """Removes what a run that is not continued has left, where that is allowed; ValueError where it is not."""
-        start, finished = self.config.start_checkpoint, "finished_utc" in earlier
+    def _may_clear(self) -> None:
+        """ValueError unless what an earlier run has left may be removed."""
+        earlier, start = self._record, self.config.start_checkpoint
+        finished = "finished_utc" in earlier
         young = self.config.resume and earlier and not finished and not list(self.path.glob("chkpnt*"))
         if not (self.config.overwrite or young):
-            hint = "no checkpoint of it is whole" if self.config.resume else "--resume auto goes on with it"
+            hint = "no checkpoint of it is whole" if self.config.resume else "--resume auto continues it"
             raise ValueError(
-                f"{self.path} holds {'a finished' if finished else 'an earlier'} run, begun "
-                f"{earlier.get('started_utc', 'at an unknown time')}: {hint}, --overwrite deletes it and begins anew, "
+                f"{self.path} holds {'a finished' if finished else 'an earlier'} run, started "
+                f"{earlier.get('started_utc', 'at an unknown time')}: {hint}, --overwrite deletes it and starts again, "
                 "--workspace NAME writes elsewhere"
             )
         if not earlier:
@@ -126,103 +201,62 @@ class RunFolder:
                 f"{start} is in {self.path}, which --overwrite clears; write elsewhere with --workspace NAME"
             )
         if young:
-            self.tell(f"{self.path} holds a run that ended before its first checkpoint; it begins anew")
-        for old in [old for pattern in OUTPUTS for old in self.path.glob(pattern)]:
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        self._remove_halves()
+            self.tell(f"{self.path} holds a run that ended before its first checkpoint; it starts again")
 
-    def _remove_halves(self) -> None:
-        """Files that were being written when a run was killed; utils.general_utils.atomic_path names them so."""
-        inside = [path for name in OUTPUTS for folder in self.path.glob(name) for path in folder.rglob(".*.part")]
-        for part in [*self.path.glob(".*.part"), *inside]:
-            part.unlink(missing_ok=True)
-
-    def _tell_changes(self) -> None:
-        """Tells which settings differ from those of the run that is continued."""
-        path = self.path / "config.yaml"
-        if not path.is_file():
+    def _refuse_other_run(self) -> None:
+        """FolderLost when what is at the folder's path now is another run's."""
+        other = self._read_record().get("run_id")
+        if other == self.run_id or (other is None and not self._holds_a_run()):
             return
-        before, now = _flat(read_yaml(str(path))[0]), _flat(yaml.safe_load(to_yaml(self.config)))
-        changed = [key for key in now if key in before and now[key] != before[key]]
-        if changed:
-            listed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in changed)
-            self.tell(f"settings differ from those the run began with: {listed}")
+        raise FolderLost(
+            f"{self.path} was removed or moved, and another run's folder has its place: this run writes nothing more; "
+            "resume it from where its checkpoints are, with --resume FOLDER"
+        )
 
-    def _write(self, earlier: dict[str, Any], device: torch.device, found: Found | None) -> None:
-        with atomic_path(self.path / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(self.config), encoding="utf-8")
-        write_cfg_args(self.path / "cfg_args", self.config)
-        record: dict[str, Any] = provenance(self.config, device)
-        if found is None:
-            record["initial_points"] = "given" if (self.path / INITIAL_POINTS).exists() else "sampled"
-        else:
-            earlier.pop("finished_utc", None)
-            record = {**earlier, "resumed": [*earlier.get("resumed", []), {**record, "from": found[0].name}]}
-        self._write_record(record)
+    def _remove_partial_files(self) -> None:
+        """Files that were being written when a run was killed: those of a run's own outputs, unless they are in use."""
+        own = [re.escape(name).replace(r"\*", ".*") for name in (*OUTPUTS, *START_FILES, RECORD)]
+        named = re.compile(rf"\.({'|'.join(own)}){PART}")
+        folders = [folder for name in OUTPUTS for folder in self.path.glob(name) if not folder.is_symlink()]
+        inside = [
+            path for folder in folders for path in folder.rglob(".*.part") if re.fullmatch(rf".*{PART}", path.name)
+        ]
+        for part in [*(path for path in self.path.glob(".*.part") if named.fullmatch(path.name)), *inside]:
+            if not _is_locked(part):
+                part.unlink(missing_ok=True)
+
+    def _new_record(self, device: torch.device) -> dict[str, Any]:
+        made = provenance(self.config, device)
+        if self._resumed is None:
+            points = "given" if (self.path / INITIAL_POINTS).exists() else "sampled"
+            return {"run_id": self.run_id, **made, "initial_points": points}
+        earlier = {name: value for name, value in self._record.items() if name != "finished_utc"}
+        resumed = [*earlier.get("resumed", []), {**made, "from": self._resumed.name}]
+        return {"run_id": self.run_id, **earlier, "resumed": resumed}
 
     def _read_record(self) -> dict[str, Any]:
         """run.json; empty when it is missing or damaged."""
         try:
-            record = json.loads(read_text(self.path / "run.json", MAX_BYTES))
+            record = json.loads(read_text(self.path / RECORD, MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             return {}
         return record if isinstance(record, dict) else {}
 
-    def _write_record(self, record: dict[str, Any]) -> None:
-        with atomic_path(self.path / "run.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    def _write_record(self) -> None:
+        with atomic_path(self.path / RECORD) as temporary:
+            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
 
     def _cannot_write(self, error: OSError) -> ValueError:
         return ValueError(f"the run folder {self.path} cannot be written ({error}); choose another with --model_path")
 
 
-def provenance(config: Config, device: torch.device) -> dict[str, object]:
-    """What made a run: code revision, versions, machine, device, seeds, command line."""
-    return {
-        "started_utc": _now(),
-        "command": sys.argv,
-        "revision": code_revision(),
-        "seed": config.seed,
-        "noise_seed": config.guidance.noise_seed,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions(),
-    }
-
-
-def code_revision() -> str:
-    """The git revision of this checkout, with "+changes" when the tree differs from it; "unknown" without git."""
-    root = Path(__file__).resolve().parent.parent
-    describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+def _is_locked(path: Path) -> bool:
+    """Whether a process is writing the file (utils.general_utils.atomic_path locks it)."""
     try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Group.key -> value of a config.yaml."""
-    flat: dict[str, Any] = {}
-    for key, value in (tree if isinstance(tree, dict) else {}).items():
-        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -172,6 +172,9 @@ class CoGrad:
         return {name: getattr(self, name).state_dict() for name in ("sampler", "controller", "signal", "bank")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; ValueError when it belongs to another grid or signal."""
-        for name in ("sampler", "controller", "signal", "bank"):
-            getattr(self, name).load_state_dict(state[name])
+        """Continues where `state_dict` was taken; a part that is not in it stays as it is.
+
+        ValueError when it belongs to another grid or signal.
+        """
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)

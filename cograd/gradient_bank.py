@@ -251,8 +251,7 @@ class GradientBank:
             return
         device = "cpu" if self.params.bank_on_cpu else None
         self._put(region, PlainGradient.copy(g_main, step, t, self.fixed_names, device))
-        if self.nbytes() > self.limit_bytes:
-            self._shrink()
+        self._shrink()
 
     def follow(self, index_map: IndexMap) -> None:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
@@ -268,6 +267,7 @@ class GradientBank:
         for entry in self.entries.values():
             entry.follow(index_map)
         self._count_bytes()
+        self._shrink()
 
     def drop_expired(self, step: int) -> None:
         """Forgets every gradient that no step after `step` can fuse."""
@@ -289,7 +289,9 @@ class GradientBank:
         self._nbytes -= self.entries.pop(region).nbytes
 
     def _shrink(self) -> None:
-        """Down to the bound, beginning with the oldest."""
+        """Down to the bound, beginning with the oldest; nothing to do within it."""
+        if self.nbytes() <= self.limit_bytes:
+            return
         dtype = torch.float16 if self.params.bank_precision == "float16" else torch.float32
         oldest_first = sorted(self.entries, key=lambda i: (self.entries[i].step, i))
         for region in oldest_first:
@@ -312,10 +314,11 @@ class GradientBank:
         return {"entries": entries, "evicted": self.evicted, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Continues where `state_dict` was taken, within the bound as it is now."""
         self.entries = {int(i): _stored(entry) for i, entry in state["entries"].items()}
         self.evicted, self.refused = state["evicted"], state["refused"]
         self._count_bytes()
+        self._shrink()
 
     def _first_useful(self, now: int) -> float:
         """The earliest step whose gradients some step after `now` can fuse; their age only grows with the step."""

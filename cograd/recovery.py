@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import torch
 
 from arguments import Config
+from arguments.resume_rules import adapted, flat_settings
+from arguments.run_folder import RunFolder
 from cograd.faults import FaultWatch, TrainingStopped
 from cograd.state import TrainState
 from cograd.training_step import StepReport
+from scene.gaussian_model import GaussianModel
 from utils.careful_writes import CarefulWrites
-from utils.checkpoints import CheckpointRules, Checkpoints, newest_good
+from utils.checkpoints import CheckpointRules, Checkpoints, Found, Part, newest_good
 from utils.general_utils import first_not_finite
 from utils.run_log import RunLog
 from utils.video import SegmentedVideo
@@ -21,17 +23,22 @@ class Recovery:
     """Remembers the parts of a run that a checkpoint holds, the faults met, and the writes that failed."""
 
     def __init__(
-        self, folder: Path, state: TrainState, log: RunLog, process_video: SegmentedVideo, config: Config
+        self, folder: RunFolder, state: TrainState, log: RunLog, process_video: SegmentedVideo, config: Config
     ) -> None:
-        self.state, self.log, self.process_video, self.config = state, log, process_video, config
-        self.writes = CarefulWrites(log.note)
+        self.folder, self.state, self.log, self.process_video = folder, state, log, process_video
+        self.config = config
+        self.writes = CarefulWrites(log.note, folder.keep)
         last = config.optimization.iterations
         rules = CheckpointRules(config.checkpoint_every, config.keep_checkpoints, config.checkpoint_iterations, last)
-        self.checkpoints = Checkpoints(folder, {"train": state, "process_video": process_video, "log": log}, rules)
+        parts: dict[str, Part] = {"train": state, "process_video": process_video, "log": log}
+        run = {"id": folder.run_id, "settings": flat_settings(config)}
+        self.checkpoints = Checkpoints(folder.path, parts, rules, run)
+        self._last_scene: dict[str, torch.Tensor] | None = None
         self.faults = FaultWatch(config.max_faults_in_a_row, config.optimization.max_points)
 
-    def go_on(self, path: Path, tree: dict[str, Any]) -> None:
-        """Continues from a checkpoint that was read. ValueError when it is of another kind of run."""
+    def go_on(self, found: Found) -> None:
+        """Continues from a checkpoint that was read and adapted. ValueError when it is of another kind of run."""
+        path, tree = found
         if "upstream" in tree:
             captured, iteration = tree["upstream"]
             self.state.load_upstream(captured, iteration, self.config)
@@ -40,15 +47,21 @@ class Recovery:
         self.log.note(f"going on after step {self.state.iteration}, from {path}")
 
     def after_step(self, report: StepReport) -> None:
-        """Logs the step, heeds its faults, writes a checkpoint when one is due. Raises TrainingStopped."""
-        self.writes("log.jsonl", self.log.step, report.record(len(self.state.gaussians.get_xyz)))
+        """Logs the step, heeds its faults, writes a checkpoint when one is due. Raises TrainingStopped.
+
+        A step that was skipped leaves a sound state, so its checkpoint is written too.
+        """
+        points = len(self.state.gaussians.get_xyz)
+        self.writes("log.jsonl", self.log.step, report.record(points))
         if report.fault:
             self.log.note(f"step {report.iteration} skipped: {report.fault}")
         if self.faults.is_lost(report.fault, report.broken_parameter):
             self._go_back(report)
-        else:
-            self.faults.check_scene(len(self.state.gaussians.get_xyz), report.image_stacks()[2])
-        if self.checkpoints.rules.is_due(self.state.iteration) and report.fault is None:
+            return
+        self._last_scene = report.last_scene
+        self.faults.check_scene(points, report.image_stacks()[2])
+        if self.checkpoints.rules.is_due(self.state.iteration) or self.folder.remade:
+            self.folder.remade = False
             self.save()
 
     def save(self) -> bool:
@@ -56,9 +69,14 @@ class Recovery:
         return self.writes("checkpoint", self.checkpoints.save, self.state.iteration) is not None
 
     def save_last_scene(self) -> None:
-        """The scene of a run that is about to stop, unless it is broken."""
-        if first_not_finite(self.state.gaussians.parameters_in_order()) is None:
-            self.writes("scene", self.state.scene.save, self.state.iteration)
+        """The scene of a run that is about to stop, unless it is broken; of an empty one, the last that was not."""
+        gaussians, iteration = self.state.gaussians, self.state.iteration
+        if self._last_scene is not None:
+            gaussians = GaussianModel.of_parameters(self._last_scene, gaussians.device)
+        if len(gaussians.get_xyz) and first_not_finite(gaussians.parameters_in_order()) is None:
+            path = self.writes("scene", self.state.scene.save, iteration, gaussians)
+            if path and self._last_scene is not None:
+                self.log.note(f"no Gaussians are left after step {iteration}; those before it are saved in {path}")
 
     def close(self) -> None:
         """What has been waiting to be written is, where it can be."""
@@ -67,12 +85,18 @@ class Recovery:
         self.log.close()
 
     def _go_back(self, report: StepReport) -> None:
-        """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped."""
+        """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped.
+
+        log.jsonl, which is cut off there, and run.json tell of it.
+        """
         gaussians, before = self.state.gaussians, self.state.rollbacks
-        folder = self.checkpoints.folder
-        found = None if before else newest_good(folder, self.log.note, gaussians.device)
+        found = None if before else newest_good(self.folder.path, self.log.note, self.folder.run_id)
         if found is None:
             raise TrainingStopped(self.faults.diagnosis(report.fault, gaussians.parameters_in_order(), before > 0))
-        self.go_on(*found)
+        self.go_on(adapted(found, self.config, gaussians.device, True, lambda text: None))
         self.state.renew_noise()
         self.faults.restart()
+        to_step, reason = self.state.iteration, str(report.fault)
+        facts = {"iteration": to_step, "from_step": report.iteration, "to_step": to_step, "reason": reason}
+        self.writes("log.jsonl", self.log.event, "rollback", **facts)
+        self.writes("run.json", self.folder.rolled_back, report.iteration, to_step, reason)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +17,19 @@ from scene import Scene
 from scene.dataset_readers import CameraRanges
 from scene.gaussian_model import GaussianModel
 from scene.upstream_checkpoint import is_upstream, read_upstream
+from utils.checkpoints import Found
 from utils.random_streams import RandomStreams
-from utils.tree_file import load_tree
+from utils.tree_file import load_tree, moved
 
 
 @dataclass
 class TrainState:
     """What one training step reads and changes.
 
-    Remembers: the Gaussians with their optimizer and densification statistics, the camera ranges and the stack of
-    cameras drawn but not yet used (both in `scene`), every random stream, the guidance's first noise, CoGrad's
-    histories and bank (None: the baseline), the number of the last step, of skipped ones and of rollbacks.
+    Remembers: the Gaussians with their optimizer and densification statistics, the stack of cameras drawn but not yet
+    used (in `scene`, with the camera ranges, which follow from settings and step), every random stream, the guidance's
+    first noise, CoGrad's histories and bank (None: the baseline), the number of the last step, of skipped ones and of
+    rollbacks.
     """
 
     gaussians: GaussianModel
@@ -41,14 +42,16 @@ class TrainState:
     rollbacks: int = 0
 
     @classmethod
-    def start(cls, config: Config, device: Any, writes: bool = True) -> TrainState:
+    def start(cls, config: Config, device: Any, writes: bool = True, has_stale_points: bool = False) -> TrainState:
         """Seeded streams, the initial points, their optimizer: a run before its first step.
 
-        writes: whether the run folder gets cameras.json. Raises ValueError for initial points that cannot be had.
+        writes: whether the run folder gets its init_points3d.ply and cameras.json; False: `scene.write_start` does it.
+        has_stale_points: init_points3d.ply in the folder is not read. Raises ValueError for initial points that are not
+        available.
         """
         streams = RandomStreams(config.seed, config.guidance.noise_seed, device)
         gaussians = GaussianModel(config.model.sh_degree, device)
-        scene = Scene(config, gaussians, streams, device, writes)
+        scene = Scene(config, gaussians, streams, device, writes, has_stale_points)
         gaussians.training_setup(config.optimization)
         return cls(gaussians, scene, streams)
 
@@ -75,7 +78,6 @@ class TrainState:
             "skipped_steps": self.skipped_steps,
             "rollbacks": self.rollbacks,
             "gaussians": self.gaussians.capture(),
-            "ranges": dataclasses.asdict(self.scene.ranges),
             "camera_stack": self.scene.camera_stack.state_dict(),
             "streams": self.streams.state_dict(),
             "memory": self.memory.state_dict(),
@@ -83,16 +85,21 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; raises ValueError when it belongs to another kind of run."""
+        """Continues where `state_dict` was taken; what arguments.resume_rules took away starts again.
+
+        Tensors may be on any device. Raises ValueError when the state belongs to another kind of run.
+        """
+        config, device = self.scene.config, self.gaussians.device
         self.gaussians.restore(state["gaussians"])
-        self.scene.ranges = CameraRanges(**{name: tuple(ends) for name, ends in state["ranges"].items()})
-        self.scene.camera_stack.load_state_dict(state["camera_stack"])
+        self.scene.ranges = CameraRanges.after_steps(state["iteration"], config.optimization, config.cameras)
+        self.scene.camera_stack.load_state_dict(state.get("camera_stack", {}))
         self.streams.load_state_dict(state["streams"])
-        self.memory.load_state_dict(state["memory"])
+        self.memory.load_state_dict(moved(state.get("memory", {}), device))
         if (self.cograd is None) != (state["cograd"] is None):
             raise ValueError("the checkpoint is of a run with another CoGradParams.enabled; keep it as it was")
         if self.cograd is not None:
-            self.cograd.load_state_dict(state["cograd"])
+            bank = moved(state["cograd"]["bank"], "cpu" if config.cograd.bank_on_cpu else device)
+            self.cograd.load_state_dict({**state["cograd"], "bank": bank})
         self.iteration, self.skipped_steps = state["iteration"], state["skipped_steps"]
         self.rollbacks = state["rollbacks"]
 
@@ -102,8 +109,7 @@ class TrainState:
         Random streams and CoGrad's histories start anew, for upstream's files do not hold them.
         """
         self.gaussians.restore(captured)
-        for step in range(1, iteration + 1):
-            self.scene.ranges = self.scene.ranges.at_step(step, config.optimization, config.cameras)
+        self.scene.ranges = CameraRanges.after_steps(iteration, config.optimization, config.cameras)
         self.iteration = iteration
 
     def renew_noise(self) -> None:
@@ -113,11 +119,11 @@ class TrainState:
         self.memory.load_state_dict({})
 
 
-def read_start(path: str | None, device: torch.device) -> tuple[Path, dict[str, Any]] | None:
+def read_start(path: str | None) -> Found | None:
     """A checkpoint to begin with: ours, or {"upstream": (captured, iteration)} of upstream's; None without a path.
 
-    Raises ValueError when it cannot be used.
+    Its tensors are on the CPU. Raises ValueError when it cannot be used.
     """
     if path is None:
         return None
-    return Path(path), {"upstream": read_upstream(Path(path))} if is_upstream(path) else load_tree(Path(path), device)
+    return Path(path), {"upstream": read_upstream(Path(path))} if is_upstream(path) else load_tree(Path(path))

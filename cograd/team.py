@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -108,16 +107,7 @@ def follow(config: Config, world: World) -> int:
         while order != END:
             if order != WAIT:
                 if order != GO:
-                    state.load_state_dict(moved(order, device))
+                    state.load_state_dict(order)
                 apply_update(state, accumulate_gradients(state, prior, prompts, config, world), config)
             order = world.broadcast()
     return FINISHED
-
-
-def moved(tree: Any, device: torch.device) -> Any:
-    """A tree of dictionaries, lists and values with its tensors on `device`."""
-    if isinstance(tree, torch.Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: moved(value, device) for key, value in tree.items()}
-    return [moved(value, device) for value in tree] if isinstance(tree, list) else tree

@@ -80,6 +80,7 @@ class StepReport:
     use_control: bool | None = None  # None: the run has no ControlNet
     cograd: dict[str, Any] | None = None
     main_gradients: list[Gradient] = field(default_factory=list)
+    last_scene: dict[str, Tensor] | None = None  # the parameters before the densification that left no Gaussian
 
     def image_stacks(self) -> tuple[Tensor, Tensor, Tensor]:
         """Detached images [B, 3, H, W], disparities [B, 1, H, W] and transmittances [B, 1, H, W] of all views."""
@@ -174,7 +175,10 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
             report.cograd = state.cograd.record()
     with report.timer("densify"), torch.no_grad():
         if state.iteration < opt.densify_until_iter:
+            before = state.gaussians.parameters_in_order()
             _densify(state, report.on_screen, config)
+            if not len(state.gaussians.get_xyz):
+                report.last_scene = {name: parameter.detach() for name, parameter in before.items()}
     with report.timer("optimizer"), threads_for(numbers):
         if state.iteration < opt.iterations:
             state.optimizer.step()

@@ -21,6 +21,7 @@ from scene.dataset_readers import (
     random_cameras,
 )
 from scene.gaussian_model import GaussianModel
+from scene.ply import write_vertices
 from utils.camera_utils import camera_to_JSON
 from utils.general_utils import atomic_path
 from utils.random_streams import RandomStreams
@@ -74,10 +75,11 @@ class Scene:
         streams: RandomStreams,
         device: str | torch.device,
         writes: bool = True,
+        has_stale_points: bool = False,
     ) -> None:
-        """Read `init_points3d.ply` of the output folder, or sample and write it; start `gaussians` from it.
+        """Read `init_points3d.ply` of the output folder, or sample what `write_start` writes there; start `gaussians`.
 
-        writes: whether cameras.json is written too.
+        writes: whether `write_start` is called at once. has_stale_points: a file that is there is not read.
         Raises ValueError for an initial shape that is unknown or not available, and for a cloud that cannot be read.
         """
         self.config = config
@@ -88,10 +90,20 @@ class Scene:
         self.ranges = CameraRanges.from_params(config.cameras)
         self.camera_stack = CameraStack(self.getRandTrainCameras, device)
         self._test_cameras = circle_cameras(config.cameras, TEST_VIEWS, device, config.cameras.render_45)
-        cloud = load_or_sample_points(self.model_path / "init_points3d.ply", config.cameras, streams)
+        self._initial_path = self.model_path / "init_points3d.ply"
+        cloud, self._sampled = load_or_sample_points(self._initial_path, config.cameras, streams, has_stale_points)
         gaussians.create_from_pcd(cloud, self.cameras_extent)
         if writes:
-            self._write_cameras_json()
+            self.write_start()
+
+    def write_start(self) -> None:
+        """Write init_points3d.ply, where it was sampled, and cameras.json. Raises OSError."""
+        if self._sampled is not None:
+            write_vertices(self._initial_path, self._sampled)
+            self._sampled = None
+        records = [camera_to_JSON(ind, camera) for ind, camera in enumerate(self._test_cameras)]
+        with atomic_path(self.model_path / "cameras.json") as temporary:
+            temporary.write_text(json.dumps(records))
 
     def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
         """A fresh batch of ModelParams.batch training cameras from the present ranges."""
@@ -124,16 +136,11 @@ class Scene:
         """Turntable of `batch_size` views, and as many from above with render45."""
         return circle_cameras(self.config.cameras, batch_size, self.device, render45)
 
-    def save(self, iteration: int) -> Path:
-        """Write the Gaussians to point_cloud/iteration_K/point_cloud.ply; returns that path."""
+    def save(self, iteration: int, gaussians: GaussianModel | None = None) -> Path:
+        """Write the Gaussians, or others, to point_cloud/iteration_K/point_cloud.ply; returns that path."""
         path = self.model_path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
-        self.gaussians.save_ply(path)
+        (self.gaussians if gaussians is None else gaussians).save_ply(path)
         return path
-
-    def _write_cameras_json(self) -> None:
-        records = [camera_to_JSON(ind, camera) for ind, camera in enumerate(self._test_cameras)]
-        with atomic_path(self.model_path / "cameras.json") as temporary:
-            temporary.write_text(json.dumps(records))
 
 
 def _stacked(values: list[Any]) -> Any:

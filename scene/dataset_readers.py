@@ -29,7 +29,7 @@ from scene.cameras import (
     spherical,
     upstream_look_at,
 )
-from scene.ply import read_vertices, vertex_fields, write_vertices
+from scene.ply import read_vertices, vertex_fields
 from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
 from utils.graphics_utils import BasicPointCloud
@@ -56,6 +56,17 @@ class CameraRanges:
         """The ranges that the config starts with."""
         p = cam_params
         return cls(p.radius_range, p.theta_range, p.phi_range, p.fovy_range)
+
+    @classmethod
+    def after_steps(cls, iteration: int, opt: "OptimizationParams", cam_params: "GenerateCamParams") -> "CameraRanges":
+        """The ranges of a run after its step `iteration`; nothing else decides them."""
+        ranges = cls.from_params(cam_params)
+        for step in range(opt.scale_up_cameras_iter, iteration + 1, opt.scale_up_cameras_iter):
+            wider = ranges.at_step(step, opt, cam_params)
+            if wider == ranges and step >= opt.progressive_view_iter:
+                break  # at the limits
+            ranges = wider
+        return ranges
 
     def at_step(self, iteration: int, opt: "OptimizationParams", cam_params: "GenerateCamParams") -> "CameraRanges":
         """The ranges from this iteration on, given those before it: widened where that is due.
@@ -252,16 +263,19 @@ def _from_text(cam_params: "GenerateCamParams", streams: RandomStreams) -> Basic
     return BasicPointCloud(points, colors, np.zeros_like(points))
 
 
-def write_initial_ply(path: str | PathLike[str], cloud: BasicPointCloud) -> None:
-    """Write x y z nx ny nz (f4) red green blue (u1, truncated to /255), atomically. ValueError for no numbers."""
+def initial_vertices(cloud: BasicPointCloud) -> np.ndarray:
+    """The rows of init_points3d.ply: x y z nx ny nz (f4) red green blue (u1, truncated to /255).
+
+    ValueError for no numbers.
+    """
     names = [(name, "f4") for name in (*XYZ, *NORMAL)] + [(name, "u1") for name in RGB]
     vertices = np.empty(len(cloud.points), dtype=names)
     numbers = np.concatenate([cloud.points, cloud.normals, np.clip(cloud.colors * 255, 0, 255)], axis=1)
     if not (np.abs(numbers) <= MAX_NUMBER).all():
-        raise ValueError(f"the initial points hold NaN, infinity or more than {MAX_NUMBER:g}; {path} is not written")
+        raise ValueError(f"the initial points hold NaN, infinity or more than {MAX_NUMBER:g}")
     for (name, _), column in zip(names, numbers.T, strict=True):
         vertices[name] = column
-    write_vertices(path, vertices)
+    return vertices
 
 
 def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
@@ -289,11 +303,24 @@ def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
     return BasicPointCloud(points, colors[kept], normals)
 
 
-def load_or_sample_points(path: Path, cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
-    """The cloud at `path` if there is one, else a sampled one, written there and read back (colours become /255)."""
-    if not path.exists():
-        write_initial_ply(path, initial_points(cam_params, streams))
-    return read_point_cloud(path)
+def cloud_of_vertices(vertices: np.ndarray) -> BasicPointCloud:
+    """The cloud of `initial_vertices`, as `read_point_cloud` reads it from their file."""
+    points, normals = (np.stack([vertices[name] for name in names], axis=1) for names in (XYZ, NORMAL))
+    return BasicPointCloud(points, np.stack([vertices[name] for name in RGB], axis=1) / 255.0, normals)
+
+
+def load_or_sample_points(
+    path: Path, cam_params: "GenerateCamParams", streams: RandomStreams, is_stale: bool = False
+) -> tuple[BasicPointCloud, np.ndarray | None]:
+    """The cloud at `path`, or a sampled one where there is no file or it is stale, and the rows to write there.
+
+    A sampled cloud is what would be read from its file: colours are whole numbers of 1/255 there. None: nothing to
+    write. Nothing is written yet.
+    """
+    if path.exists() and not is_stale:
+        return read_point_cloud(path), None
+    vertices = initial_vertices(initial_points(cam_params, streams))
+    return cloud_of_vertices(vertices), vertices
 
 
 def _within(low: float, high: float, limits: Range) -> Range:

@@ -50,7 +50,12 @@ def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) ->
 
 
 def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray) -> None:
-    """Write a structured array [N] as the one `vertex` element, little-endian binary, atomically."""
+    """Write a structured array [N] as the one `vertex` element, little-endian binary, atomically.
+
+    Raises PlyError for N = 0, which no program reads.
+    """
+    if not len(vertices):
+        raise PlyError(f"{path} would hold 0 vertices; expected at least one point")
     with atomic_path(path) as temporary:
         # as upstream's files: plyfile's own byte order is that of the machine
         PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))

@@ -172,7 +172,7 @@ def rendered(checkpoint, height, width):
     """Our renderer's picture of a checkpoint's scene from the page's first camera, [H, W, 3]."""
     cameras = load_config(["--opt", QUICKSTART]).cameras
     gaussians = GaussianModel(0, "cpu")
-    gaussians._set_parameters(load_tree(checkpoint, torch.device("cpu"))["train"]["gaussians"]["parameters"])
+    gaussians._set_parameters(load_tree(checkpoint)["train"]["gaussians"]["parameters"])
     camera = camera_at(
         cameras.default_radius, cameras.default_polar, cameras.default_azimuth, cameras.default_fovy, width, height
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of one run folder: when one is due, which are kept, which is the newest that is whole.
 
-`chkpntK.safetensors` is the run after its step K: the `state_dict()` of every part, by the part's name.
+`chkpntK.safetensors` is the run after its step K: the `state_dict()` of every part, by the part's name, and under "run"
+the run's id and settings.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from utils.tree_file import load_tree, save_tree
 
 Tell = Callable[[str], None]
+Found = tuple[Path, dict[str, Any]]
+"""A checkpoint's path and what is in it."""
 
 
 class Part(Protocol):
@@ -43,15 +44,17 @@ class CheckpointRules:
 
 
 class Checkpoints:
-    """Remembers the folder, the parts of the run, and the rules."""
+    """Remembers the folder, the parts of the run, the rules, and what is said of the run: {"id", "settings"}."""
 
-    def __init__(self, folder: Path, parts: Mapping[str, Part], rules: CheckpointRules) -> None:
-        self.folder, self.parts, self.rules = folder, parts, rules
+    def __init__(
+        self, folder: Path, parts: Mapping[str, Part], rules: CheckpointRules, run: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder, self.parts, self.rules, self.run = folder, parts, rules, dict(run or {})
 
     def save(self, iteration: int) -> Path:
         """Writes chkpntK.safetensors atomically, then removes what need not be kept. Raises OSError."""
         path = self.folder / f"chkpnt{iteration}.safetensors"
-        save_tree(path, {name: part.state_dict() for name, part in self.parts.items()})
+        save_tree(path, {"run": self.run, **{name: part.state_dict() for name, part in self.parts.items()}})
         others = [(number, old) for number, old in numbered(self.folder) if number not in self.rules.chosen]
         for old in [old for number, old in others if number <= iteration][self.rules.keep :]:
             old.unlink(missing_ok=True)
@@ -72,11 +75,25 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
-def newest_good(folder: Path, tell: Tell, device: str | torch.device = "cpu") -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of a folder and what is in it, None without one; tells of each damaged one."""
+def newest_good(folder: Path, tell: Tell, of_run: str | None = None) -> Found | None:
+    """The newest whole checkpoint of a folder and what is in it, on the CPU; None without one.
+
+    Tells of each damaged one, and with `of_run` passes over those of other runs.
+    """
     for _, path in numbered(folder):
         try:
-            return path, load_tree(path, device)
+            tree = load_tree(path)
         except ValueError as error:
             tell(f"{error}: falling back to the checkpoint before it")
+            continue
+        if of_run is None or run_id_of(tree) in (None, of_run):
+            return path, tree
+        tell(f"{path} is of another run: falling back to the checkpoint before it")
     return None
+
+
+def run_id_of(tree: Mapping[str, Any]) -> str | None:
+    """The id of the run that a checkpoint is of; None in those of earlier versions."""
+    run = tree.get("run")
+    found = run.get("id") if isinstance(run, dict) else None
+    return found if isinstance(found, str) else None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small tools of the Gaussian model: logit, rotations, covariances, learning-rate schedules, atomic files."""
 
+import fcntl
 import math
 import os
 import tempfile
@@ -63,18 +64,24 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, x in tensors.items() if not all_finite(x)), None)
 
 
+PART = r"\.[a-z0-9_]{8}\.part"
+"""How the name of a file that is being written ends: "." and the name of the whole one stand before it."""
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.
 
-    A reader therefore sees the old file or the whole new one, never a half.
+    A reader therefore sees the old file or the whole new one, never a half. The temporary file is locked (flock) while
+    it is written, so that one that a killed process left can be told from one in use.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
     temporary = Path(name)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -86,6 +93,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -22,11 +22,17 @@ class RandomStreams:
 
     def __init__(self, seed: int, noise_seed: int = 0, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.python = random.Random(seed)
-        self.numpy = np.random.RandomState(seed)
-        self.torch = torch.Generator(self.device).manual_seed(seed)
-        self.noise_seed = noise_seed
-        self.noise = torch.Generator(self.device).manual_seed(noise_seed)
+        self.seed, self.noise_seed = seed, noise_seed
+        self.python, self.numpy = random.Random(), np.random.RandomState()
+        self.torch, self.noise = torch.Generator(self.device), torch.Generator(self.device)
+        self._start()
+
+    def _start(self) -> None:
+        """Each stream from its seed."""
+        self.python.seed(self.seed)
+        self.numpy.seed(self.seed)
+        self.torch.manual_seed(self.seed)
+        self.noise.manual_seed(self.noise_seed)
 
     def rand(self, *shape: int) -> torch.Tensor:
         """Uniform [0, 1) float32 tensor from the torch stream."""
@@ -57,15 +63,22 @@ class RandomStreams:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where `state_dict` was taken. ValueError for another device type, whose generator differs."""
+        """Continue where `state_dict` was taken; a stream that is not in it starts from its seed.
+
+        ValueError for another device type, whose generator differs.
+        """
         if state["device_type"] != self.device.type:
             raise ValueError(
                 f"random state was saved on {state['device_type']!r} and cannot continue on {self.device.type!r}; "
                 f"resume with device: {state['device_type']}"
             )
-        gauss = state["python_gauss"]
-        self.python.setstate((state["python_version"], tuple(state["python_words"]), gauss[0] if gauss else None))
-        words = np.array(state["numpy_words"], dtype=np.uint32)
-        self.numpy.set_state(("MT19937", words, state["numpy_position"], *state["numpy_gauss"]))
-        self.torch.set_state(torch.as_tensor(state["torch"], dtype=torch.uint8).cpu())
-        self.noise.set_state(torch.as_tensor(state["noise"], dtype=torch.uint8).cpu())
+        self._start()
+        if "python_words" in state:
+            gauss = state["python_gauss"]
+            self.python.setstate((state["python_version"], tuple(state["python_words"]), gauss[0] if gauss else None))
+        if "numpy_words" in state:
+            words = np.array(state["numpy_words"], dtype=np.uint32)
+            self.numpy.set_state(("MT19937", words, state["numpy_position"], *state["numpy_gauss"]))
+        for name in ("torch", "noise"):
+            if name in state:
+                getattr(self, name).set_state(torch.as_tensor(state[name], dtype=torch.uint8).cpu())

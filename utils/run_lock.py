@@ -19,34 +19,60 @@ class FolderInUse(ValueError):
     """Another process is writing in the folder; the message says which."""
 
 
+class FolderLost(RuntimeError):
+    """The folder of a run that is at work belongs to another run now; the message says what to do."""
+
+
 class RunLock:
     """Holds flock() on `run.lock` until `release` or the end of the process.
 
-    The file says who holds it; it is never removed, for a lock on a removed file locks nothing. On NFS flock() needs a
-    lock service; without one `held` is False and nothing stops a second run.
+    The file says who holds it. A lock on a removed file locks nothing: `in_place` tells whether the locked file is
+    still the one in the folder. On NFS flock() needs a lock service; without one `held` is False and nothing stops a
+    second run.
     """
 
     def __init__(self, folder: Path) -> None:
         """Raises FolderInUse, and OSError when the file cannot be made."""
-        self._file: IO[str] = (folder / NAME).open("a+", encoding="utf-8")
-        self.held = True
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in WITHOUT_LOCKS:
-                self.held = False
-            else:
-                self._file.seek(0)
-                holder = self._file.read(200).strip() or "another process"
-                self._file.close()
-                raise FolderInUse(
-                    f"{folder} is in use by {holder}; wait for it, stop it, or write elsewhere with --workspace NAME"
-                ) from None
+        self.folder = folder
+        self._file: IO[str] = self._open()
+        while not self.in_place():  # removed between being opened and being locked
+            self._file.close()
+            self._file = self._open()
         self._file.truncate(0)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
         self._file.flush()
 
+    def in_place(self) -> bool:
+        """Whether the folder's run.lock is the file that is locked: not removed, moved or replaced."""
+        return is_same_file(self._file.fileno(), self.folder / NAME)
+
     def release(self) -> None:
         """May be called twice."""
         self._file.close()
+
+    def _open(self) -> IO[str]:
+        """The file, opened and locked; sets `held`."""
+        file: IO[str] = (self.folder / NAME).open("a+", encoding="utf-8")
+        self.held = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                file.close()
+                raise FolderInUse(
+                    f"{self.folder} is in use by {holder}; wait for it, stop it, or write elsewhere with "
+                    "--workspace NAME"
+                ) from None
+            self.held = False
+        return file
+
+
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -18,6 +18,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
+from utils.run_lock import is_same_file
+
 
 class PhaseTimer:
     """Wall-clock milliseconds by phase name of one step; phases of the same name add up.
@@ -71,6 +73,10 @@ class RunLog:
             values = [Summary.Value(tag=name, simple_value=value) for name, value in _scalars(record)]
             self._board.add(Event(step=record["iteration"], summary=Summary(value=values)))  # one event a step
 
+    def event(self, name: str, **facts: Any) -> None:
+        """Logs something that is no step, as {"event": name, ...}; `read_steps` passes over it. Raises OSError."""
+        self._lines.add(json.dumps({"event": name, **facts}) + "\n")
+
     def flush(self) -> None:
         """Every line is on disk once this returns. Raises OSError."""
         self._lines.synced()
@@ -98,10 +104,24 @@ class RunLog:
         self._lines.close()
 
 
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The steps of a log.jsonl, one mapping each; events and a line that was cut through are passed over.
+
+    Raises OSError.
+    """
+    steps = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "event" not in record:
+                steps.append(record)
+    return steps
+
+
 class LineFile:
     """A file that lines are added to. A line that cannot be written is kept, and goes out before the next one.
 
-    When the file is gone, with its folder perhaps, it is begun anew.
+    When the file was removed, moved or replaced, with its folder perhaps, a new one is begun.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,11 +131,11 @@ class LineFile:
     def add(self, line: str) -> None:
         """Raises OSError, with no half line left behind where that can be helped."""
         self._waiting += line.encode("utf-8")
-        if not self.path.exists():
+        if not is_same_file(self._file.fileno(), self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("ab", buffering=0)
             self._file.close()
-            self._file = self.path.open("ab", buffering=0)
-            raise FileNotFoundError(errno.ENOENT, "it was gone and is begun anew", str(self.path))
+            self._file = file
         before = os.fstat(self._file.fileno()).st_size
         written = 0
         try:
@@ -156,6 +176,8 @@ class EventFile:
     def add(self, event: Event) -> None:
         """Raises OSError."""
         event.wall_time = time.time()
+        if self._file is not None and not is_same_file(self._file.fileno(), Path(self._file.name)):
+            self.close()
         try:
             if self._file is None:
                 self._file = self._begin(event.wall_time)

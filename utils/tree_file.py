@@ -36,8 +36,11 @@ def save_tree(path: Path, tree: dict[str, Any]) -> None:
             raise OSError(str(error)) from error
 
 
-def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Reads what save_tree wrote; ValueError for a file that is missing, damaged, of another kind or version."""
+def load_tree(path: Path) -> dict[str, Any]:
+    """What save_tree wrote, on the CPU: who takes a tensor moves it to where it belongs.
+
+    ValueError for a file that is missing, damaged, of another kind or version.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; expected a checkpoint file such as chkpnt1000.safetensors")
     try:
@@ -48,7 +51,7 @@ def load_tree(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
             raise ValueError(f"its schema is {metadata.get('schema')!r}, this program reads {SCHEMA!r}")
         if metadata.get("checksum") != _checksum(metadata["tree"], tensors):
             raise ValueError("its checksum does not fit")
-        tree = _attach(json.loads(metadata["tree"]), {name: x.to(device) for name, x in tensors.items()})
+        tree = _attach(json.loads(metadata["tree"]), tensors)
         if not isinstance(tree, dict):
             raise ValueError("it holds something else")
         return tree
@@ -68,6 +71,15 @@ def tree_from_bytes(data: bytes) -> Any:
     """The tree of tree_to_bytes, on the CPU."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return _attach(json.loads(header["__metadata__"]["tree"]), load(data))
+
+
+def moved(tree: Any, device: str | torch.device) -> Any:
+    """A tree of dictionaries, lists and values with its tensors on `device`."""
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: moved(value, device) for key, value in tree.items()}
+    return [moved(value, device) for value in tree] if isinstance(tree, list) else tree
 
 
 def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:

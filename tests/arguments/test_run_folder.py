@@ -3,6 +3,8 @@
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 
 from arguments.load import load_config
 from arguments.run_folder import RunFolder
-from utils.run_lock import FolderInUse
+from utils.general_utils import atomic_path
+from utils.run_lock import FolderInUse, FolderLost
 from utils.tree_file import save_tree
 
 CPU = torch.device("cpu")
@@ -20,16 +23,34 @@ def _open(folder: Path, *flags: str, tell=pytest.fail) -> RunFolder:
     return RunFolder(load_config(["--text", "x", "--model_path", str(folder), *flags]), tell)
 
 
+def _begin(run: RunFolder):
+    """Looks, then writes, as a run does; returns the checkpoint that was found."""
+    found = run.find()
+    run.begin(CPU)
+    return found
+
+
 def _run(folder: Path, steps: int = 1, finished: bool = False) -> None:
     """What a run of some steps leaves."""
     with _open(folder) as run:
-        run.begin(CPU)
+        _begin(run)
         (folder / "init_points3d.ply").write_text("sampled")
         (folder / "log.jsonl").write_text('{"iteration": 1}\n' * steps)
         (folder / "point_cloud").mkdir()
         (folder / "point_cloud" / "p.ply").write_text("cloud")
         if finished:
             run.finished({})
+
+
+def _record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def _checkpoint(folder: Path, step: int, **run: str) -> dict:
+    """A checkpoint of the folder's run, or of another one."""
+    tree = {"run": run or {"id": _record(folder)["run_id"]}, "a": 1}
+    save_tree(folder / f"chkpnt{step}.safetensors", tree)
+    return tree
 
 
 def test_a_second_run_is_refused_while_the_first_works(tmp_path) -> None:
@@ -45,9 +66,9 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path, finished) -> None:
     kind = "a finished" if finished else "an earlier"
     with (
         _open(tmp_path) as run,
-        pytest.raises(ValueError, match=rf"holds {kind} run, begun 2.*--resume auto .*--overwrite .*--workspace"),
+        pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*--resume auto .*--overwrite .*--workspace"),
     ):
-        run.begin(CPU)
+        _begin(run)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -59,7 +80,7 @@ def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path) -> None:
     (tmp_path / "videos").symlink_to(elsewhere)
     (tmp_path / "notes.txt").write_text("mine")
     with _open(tmp_path, "--overwrite") as run:
-        assert run.begin(CPU) is None
+        assert _begin(run) is None
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.yaml",
         "cfg_args",
@@ -74,20 +95,20 @@ def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path) -> None:
 def test_points_that_the_user_gave_stay(tmp_path) -> None:
     (tmp_path / "init_points3d.ply").write_text("given")
     with _open(tmp_path) as run:
-        run.begin(CPU)
+        _begin(run)
     (tmp_path / "log.jsonl").write_text("{}\n")
     with _open(tmp_path, "--overwrite") as run:
-        run.begin(CPU)
+        _begin(run)
     assert (tmp_path / "init_points3d.ply").read_text() == "given"
 
 
 def test_points_sampled_by_a_start_that_failed_are_not_taken_for_the_users(tmp_path) -> None:
     """The run ended before its first step, at the weights perhaps; the next one may have another init_shape."""
     with _open(tmp_path) as run:
-        run.begin(CPU)
+        _begin(run)
         (tmp_path / "init_points3d.ply").write_text("sampled")
     with _open(tmp_path) as run:
-        run.begin(CPU)
+        _begin(run)
     assert not (tmp_path / "init_points3d.ply").exists()
     assert json.loads((tmp_path / "run.json").read_text())["initial_points"] == "sampled"
 
@@ -95,7 +116,7 @@ def test_points_sampled_by_a_start_that_failed_are_not_taken_for_the_users(tmp_p
 def test_what_is_not_a_runs_is_not_cleared(tmp_path) -> None:
     (tmp_path / "point_cloud").mkdir()
     with _open(tmp_path, "--overwrite") as run, pytest.raises(ValueError, match=r"holds no run\.json"):
-        run.begin(CPU)
+        _begin(run)
     assert (tmp_path / "point_cloud").is_dir()
 
 
@@ -105,32 +126,32 @@ def test_a_checkpoint_in_the_folder_cannot_begin_the_run_that_clears_it(tmp_path
     save_tree(Path(start), {})
     run = _open(tmp_path, "--overwrite", "--start_checkpoint", start)
     with run, pytest.raises(ValueError, match=r"chkpnt1\.safetensors is in .*, which --overwrite clears"):
-        run.begin(CPU)
+        _begin(run)
     assert Path(start).exists()
 
 
 def test_auto_begins_anew_before_the_first_checkpoint_but_spares_a_finished_run(tmp_path) -> None:
     told: list[str] = []
     with _open(tmp_path / "new", "--resume", "auto") as run:
-        assert run.begin(CPU) is None
+        assert _begin(run) is None
     _run(tmp_path / "cut")
     with _open(tmp_path / "cut", "--resume", "auto", tell=told.append) as run:
-        assert run.begin(CPU) is None
-    assert len(told) == 1 and "ended before its first checkpoint; it begins anew" in told[0]
+        assert _begin(run) is None
+    assert len(told) == 1 and "ended before its first checkpoint; it starts again" in told[0]
     assert not (tmp_path / "cut" / "log.jsonl").exists()
     _run(tmp_path / "done", finished=True)
     with _open(tmp_path / "done", "--resume", "auto") as run, pytest.raises(ValueError, match="holds a finished run"):
-        run.begin(CPU)
+        _begin(run)
 
 
 def test_auto_goes_on_and_removes_what_was_half_written(tmp_path) -> None:
     _run(tmp_path)
-    save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
-    for half in (tmp_path / ".chkpnt9.safetensors.x.part", tmp_path / "point_cloud" / ".p.ply.y.part"):
+    tree = _checkpoint(tmp_path, 5)
+    for half in (tmp_path / ".chkpnt9.safetensors.abcdefgh.part", tmp_path / "point_cloud" / ".p.ply.12345_78.part"):
         half.write_text("half")
     with _open(tmp_path, "--resume", "auto") as run:
-        path, tree = run.begin(CPU)
-    assert path.name == "chkpnt5.safetensors" and tree == {"a": 1} and not list(tmp_path.rglob("*.part"))
+        path, found = _begin(run)
+    assert path.name == "chkpnt5.safetensors" and found == tree and not list(tmp_path.rglob("*.part"))
     record = json.loads((tmp_path / "run.json").read_text())
     assert [entry["from"] for entry in record["resumed"]] == ["chkpnt5.safetensors"]
     assert (tmp_path / "point_cloud" / "p.ply").read_text() == "cloud"
@@ -139,11 +160,12 @@ def test_auto_goes_on_and_removes_what_was_half_written(tmp_path) -> None:
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"started_utc": ' + "[" * 5000])
 def test_a_damaged_record_is_no_hindrance(tmp_path, text) -> None:
     _run(tmp_path)
-    save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
+    tree = _checkpoint(tmp_path, 5)
     (tmp_path / "run.json").write_text(text)
     (tmp_path / "config.yaml").write_text(": :")
     with _open(tmp_path, "--resume", "auto") as run:
-        assert run.begin(CPU)[0].name == "chkpnt5.safetensors"
+        assert _begin(run)[0].name == "chkpnt5.safetensors"
+    assert _record(tmp_path)["run_id"] == tree["run"]["id"]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
@@ -162,7 +184,7 @@ def test_a_file_where_the_folder_should_be(tmp_path) -> None:
 def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with RunFolder(load_config(["--text", "a mug", "--workspace", "mug", "--iterations", "77"])) as run:
-        run.begin(CPU)
+        _begin(run)
     for name in ("mug", "output/mug", str(tmp_path / "output" / "mug")):
         config = load_config(["--resume", name, "--quiet"])
         assert config.guidance.text == "a mug" and config.optimization.iterations == 77 and config.quiet
@@ -179,7 +201,160 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
 )
 def test_what_resume_cannot_mean_is_told(tmp_path, flags, message) -> None:
     with _open(tmp_path) as run:
-        run.begin(CPU)
+        _begin(run)
     with pytest.raises(ValueError) as caught:
         load_config([flag.format(run=tmp_path) for flag in flags])
     assert message in str(caught.value) and len(caught.value.problems) == 1
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_changed(tmp_path) -> None:
+    """Its own older one does not help: who copied the file there meant something by it."""
+    _run(tmp_path / "own")
+    _run(tmp_path / "other")
+    _checkpoint(tmp_path / "own", 5)
+    shutil.copy(_saved(tmp_path / "other", 9), tmp_path / "own")
+    before = _contents(tmp_path / "own")
+    with _open(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError) as caught:
+        run.find()
+    assert re.search(r"chkpnt9\.safetensors is a checkpoint of run \w+, but run\.json in its folder is of run \w+: start from it with --start_checkpoint ", str(caught.value))
+    assert _contents(tmp_path / "own") == before
+
+
+@pytest.mark.parametrize("record", [None, '{"started_utc": "earlier"}'])
+def test_a_checkpoint_in_a_folder_that_knows_no_id_is_refused(tmp_path, record) -> None:
+    """An empty folder that it was copied to; one of a run of an earlier version."""
+    _run(tmp_path / "other")
+    (tmp_path / "own").mkdir()
+    if record is not None:
+        (tmp_path / "own" / "run.json").write_text(record)
+    shutil.copy(_saved(tmp_path / "other", 9), tmp_path / "own")
+    with _open(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError, match="--start_checkpoint"):
+        run.find()
+
+
+def test_a_copied_run_folder_is_continued(tmp_path) -> None:
+    _run(tmp_path / "own")
+    _checkpoint(tmp_path / "own", 5)
+    shutil.copytree(tmp_path / "own", tmp_path / "copy")
+    with _open(tmp_path / "copy", "--resume", "auto") as run:
+        assert _begin(run)[0].name == "chkpnt5.safetensors"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_notice(tmp_path) -> None:
+    """It has no id; the run gets one, which later checkpoints have."""
+    told: list[str] = []
+    _run(tmp_path)
+    record = _record(tmp_path)
+    del record["run_id"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
+    with _open(tmp_path, "--resume", "auto", tell=told.append) as run:
+        assert _begin(run)[0].name == "chkpnt5.safetensors"
+    assert len(told) == 1 and "chkpnt5.safetensors tells no run that it is of" in told[0]
+    assert _record(tmp_path)["run_id"] == run.run_id
+
+
+def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -> None:
+    """Not those of other programs, nor one that a process is still writing, nor what is behind a link."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    ours = [".config.yaml.abc12_x9.part", ".run.json.aaaaaaaa.part", ".init_points3d.ply.00000000.part", ".cameras.json.bbbbbbbb.part", ".chkpnt12.safetensors.cccccccc.part"]
+    others = [".notes.txt.abcdefgh.part", ".config.yaml.part", ".download.part", ".config.yaml.TOOLONGNAME.part"]
+    run_folder = tmp_path / "run"
+    (run_folder / "cograd").mkdir(parents=True)
+    inside = run_folder / "cograd" / ".regions_3.png.dddddddd.part"
+    for path in (*(run_folder / name for name in (*ours, *others)), inside, elsewhere / ".video.mp4.eeeeeeee.part"):
+        path.write_text("half")
+    (run_folder / "videos").symlink_to(elsewhere)
+    with atomic_path(run_folder / "config.yaml") as in_use:
+        with _open(run_folder) as run:
+            _begin(run)
+        assert in_use.exists()
+    left = {path.name for path in run_folder.iterdir() if path.name.endswith(".part")}
+    assert left == set(others) and (elsewhere / ".video.mp4.eeeeeeee.part").exists()
+    assert not list((run_folder / "cograd").rglob("*.part"))
+
+
+def test_a_start_that_is_refused_leaves_no_folder(tmp_path) -> None:
+    with pytest.raises(ValueError, match="later"), _open(tmp_path / "run") as run:
+        run.find()
+        raise ValueError("later")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="later"), _open(tmp_path / "mine"):
+        raise ValueError("later")
+    assert (tmp_path / "mine").is_dir()  # it was there before
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+
+def _saved(folder: Path, step: int) -> Path:
+    _checkpoint(folder, step)
+    return folder / f"chkpnt{step}.safetensors"
+
+
+def _working(folder: Path) -> RunFolder:
+    """A run folder after its start, as it is while a run works."""
+    run = _open(folder, tell=lambda text: None)
+    _begin(run)
+    (folder / "cameras.json").write_text("[1, 2]")
+    (folder / "init_points3d.ply").write_bytes(b"points")
+    run.started()
+    run.keep()  # nothing to do
+    return run
+
+
+REMOVALS = {
+    "removed": shutil.rmtree,
+    "moved": lambda folder: folder.rename(folder.parent / "moved"),
+    "emptied": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "unlocked": lambda folder: (folder / "run.lock").unlink(),
+}
+
+
+@pytest.mark.parametrize("how", REMOVALS)
+def test_a_folder_that_went_away_is_locked_and_filled_again(tmp_path, how) -> None:
+    folder = tmp_path / "run"
+    with _working(folder) as run:
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("run.json", "run.lock")}
+        record = _record(folder)
+        REMOVALS[how](folder)
+        run.keep()
+        assert run.remade
+        assert {name: (folder / name).read_bytes() for name in before} == before
+        again = _record(folder)
+        assert len(again.pop("remade_utc")) == 1 and again == record
+        with pytest.raises(FolderInUse):
+            _open(folder)
+        run.finished({"main": 1})
+        assert _record(folder)["run_id"] == record["run_id"] and "seed" in _record(folder)
+    _open(folder).close()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, how) -> None:
+    """While that run starts, while it works, and after it has ended."""
+    folder = tmp_path / "run"
+    with _working(folder) as run:
+        REMOVALS[how](folder)
+        with _open(folder), pytest.raises(FolderLost, match="was removed or moved while .*; now .* is in use by process"):
+            run.keep()
+        with _working(folder), pytest.raises(FolderLost, match="another run's folder has its place"):
+            run.keep()
+        before = _contents(folder)
+        with pytest.raises(FolderLost, match="another run's folder has its place"):
+            run.keep()
+        assert _contents(folder) == before
+
+
+def test_a_folder_that_cannot_be_made_again_is_an_error_of_the_disk(tmp_path) -> None:
+    with _working(tmp_path / "run") as run:
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").write_text("a file where the folder was")
+        with pytest.raises(OSError):
+            run.keep()
+        (tmp_path / "run").unlink()
+        run.keep()
+    assert (tmp_path / "run" / "cameras.json").read_text() == "[1, 2]"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tests.trees import equal
+from utils.run_log import read_steps
 from utils.tree_file import load_tree
 
 OF_THE_PROCESS = ("run.json", "run.lock", "config.yaml", "cfg_args")  # when, where and into which folder it ran
@@ -20,21 +21,29 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def log_lines(folder: Path) -> list[dict]:
-    """The lines of log.jsonl without the times and the memory, which are the process's."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The steps of log.jsonl without the times and the memory, which are the process's."""
+    lines = read_steps(folder / "log.jsonl")
     return [{name: value for name, value in line.items() if name not in ("phase_ms", "peak_mb")} for line in lines]
+
+
+def events(folder: Path) -> list[dict]:
+    """The lines of log.jsonl that are no steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "event" in line]
 
 
 def _same(first: Path, second: Path) -> bool:
     if not (first.is_file() and second.is_file()):
         return False
     if first.name == "log.jsonl":
-        return log_lines(first.parent) == log_lines(second.parent)
+        return log_lines(first.parent) == log_lines(second.parent) and events(first.parent) == events(second.parent)
     if first.suffix == ".safetensors":
-        return equal(_without_position(load_tree(first)), _without_position(load_tree(second)))
+        return equal(_of_the_run(load_tree(first)), _of_the_run(load_tree(second)))
     return first.read_bytes() == second.read_bytes()
 
 
-def _without_position(tree: dict) -> dict:
-    """The log's length in bytes depends on how many digits the times have."""
-    return {**tree, "log": {name: value for name, value in tree["log"].items() if name != "bytes"}}
+def _of_the_run(tree: dict) -> dict:
+    """Without the log's length in bytes, which depends on how many digits the times have, and without id and folder."""
+    log = {name: value for name, value in tree["log"].items() if name != "bytes"}
+    settings = {**tree["run"]["settings"], "ModelParams.model_path": "", "start_checkpoint": None}
+    return {**tree, "log": log, "run": {"settings": settings}}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A disk that is full and a folder that goes away: told, survived while that can be, and nothing good is lost."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -88,12 +89,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_good(tmp_path, 
 
 
 def test_a_folder_that_vanished_is_told_and_made_anew(tmp_path, monkeypatch, capsys) -> None:
-    at_step(monkeypatch, 6, lambda: shutil.rmtree(tmp_path / "run"))
-    assert train.main(words(tmp_path / "run", **PLAIN)) == FINISHED
-    assert "log.jsonl could not be written" in (told := capsys.readouterr().out) and "it was gone" in told
-    assert [line["iteration"] for line in log_lines(tmp_path / "run")] == list(range(6, 15))
-    assert (tmp_path / "run" / "point_cloud" / "iteration_14" / "point_cloud.ply").is_file()
-    assert newest_good(tmp_path / "run", pytest.fail)[0].name == "chkpnt14.safetensors"
+    """Complete again, but for the steps before; a checkpoint is written at once."""
+    start, run = ("config.yaml", "cfg_args", "cameras.json", "init_points3d.ply"), tmp_path / "run"
+    before, checkpoints = {}, []
+
+    def remove():
+        before.update({name: (run / name).read_bytes() for name in start}, record=json.loads((run / "run.json").read_text()))
+        shutil.rmtree(run)
+
+    at_step(monkeypatch, 6, remove)
+    at_step(monkeypatch, 7, lambda: checkpoints.extend(numbered(run)))
+    assert train.main(words(run, **PLAIN)) == FINISHED
+    told = capsys.readouterr()
+    assert "was removed or moved; the run made it again" in told.out and "could not be written" not in told.out
+    assert [line["iteration"] for line in log_lines(run)] == list(range(6, 15))
+    assert (run / "point_cloud" / "iteration_14" / "point_cloud.ply").is_file()
+    assert newest_good(run, pytest.fail)[0].name == "chkpnt14.safetensors"
+    assert [step for step, _ in checkpoints] == [6]
+    assert all((run / name).read_bytes() == before[name] for name in start)
+    record = json.loads((run / "run.json").read_text())
+    assert record.items() >= before["record"].items() and {"finished_utc", "remade_utc"} <= record.keys()
 
 
 def test_a_folder_that_cannot_come_back_costs_the_outputs_not_the_training(tmp_path, monkeypatch, capsys) -> None:

@@ -127,7 +127,9 @@ def test_a_checkpoint_holds_everything(tmp_path, monkeypatch) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert train.main(words(tmp_path / "run", **QUICK)) == INTERRUPTED
     tree = load_tree(tmp_path / "run" / "chkpnt3.safetensors")
-    assert tree.keys() == {"train", "process_video", "log"}
-    assert {"gaussians", "ranges", "camera_stack", "streams", "memory", "cograd", "iteration"} <= tree["train"].keys()
+    assert tree.keys() == {"run", "train", "process_video", "log"}
+    assert tree["run"]["id"] == json.loads((tmp_path / "run" / "run.json").read_text())["run_id"]
+    assert tree["run"]["settings"]["OptimizationParams.iterations"] == 24
+    assert {"gaussians", "camera_stack", "streams", "memory", "cograd", "iteration"} <= tree["train"].keys()
     assert tree["process_video"]["pending"].shape == (3, 32, 32, 3)
     assert tree["log"]["bytes"] == (tmp_path / "run" / "log.jsonl").stat().st_size

@@ -15,10 +15,11 @@ from scene.dataset_readers import (
     camera_at,
     circle_cameras,
     initial_points,
+    initial_vertices,
     load_or_sample_points,
     random_cameras,
-    write_initial_ply,
 )
+from scene.ply import write_vertices
 from utils.camera_utils import camera_to_JSON
 from utils.graphics_utils import BasicPointCloud
 from utils.random_streams import RandomStreams
@@ -130,7 +131,10 @@ def _opt(values) -> OptimizationParams:
 @pytest.mark.parametrize("shape", INIT_SHAPES)
 def test_initial_points_are_upstreams(golden_dir, tmp_path, shape) -> None:
     params = GenerateCamParams(init_shape=shape, init_num_pts=500)
-    cloud = load_or_sample_points(tmp_path / "init_points3d.ply", params, RandomStreams(3))
+    cloud, vertices = load_or_sample_points(tmp_path / "init_points3d.ply", params, RandomStreams(3))
+    write_vertices(tmp_path / "init_points3d.ply", vertices)
+    again, nothing = load_or_sample_points(tmp_path / "init_points3d.ply", params, RandomStreams(4))
+    assert nothing is None and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(cloud, again))
     golden = np.load(golden_dir / "init_points.npz")
     np.testing.assert_allclose(cloud.points, golden[f"{shape}/points"], rtol=1e-6, atol=1e-7)
     assert np.array_equal(cloud.colors, golden[f"{shape}/colors"])
@@ -139,7 +143,7 @@ def test_initial_points_are_upstreams(golden_dir, tmp_path, shape) -> None:
 
 def test_the_initial_file_is_byte_for_byte_upstreams(golden_dir, tmp_path) -> None:
     params = GenerateCamParams(init_shape="sphere", init_num_pts=500)
-    write_initial_ply(tmp_path / "init.ply", initial_points(params, RandomStreams(3)))
+    write_vertices(tmp_path / "init.ply", initial_vertices(initial_points(params, RandomStreams(3))))
     assert (tmp_path / "init.ply").read_bytes() == (golden_dir / "init_points3d_sphere.ply").read_bytes()
 
 
@@ -147,8 +151,8 @@ def test_a_cloud_of_the_users_own_is_read_instead(tmp_path) -> None:
     """Whatever init_shape says, and nothing is drawn: the nine upstream configs ask for pointe."""
     path, streams = tmp_path / "init_points3d.ply", RandomStreams(0)
     mine = BasicPointCloud(np.eye(3), np.array([[0, 0.5, 1.0]] * 3), np.zeros((3, 3)))
-    write_initial_ply(path, mine)
-    cloud = load_or_sample_points(path, GenerateCamParams(init_shape="pointe"), streams)
+    write_vertices(path, initial_vertices(mine))
+    cloud, _ = load_or_sample_points(path, GenerateCamParams(init_shape="pointe"), streams)
     assert np.array_equal(cloud.points, np.eye(3))
     assert cloud.colors[0].tolist() == [0, 127 / 255, 1]
     assert streams.numpy.rand() == np.random.RandomState(0).rand()
@@ -167,8 +171,8 @@ def test_points_that_are_no_numbers_are_not_written(tmp_path, field, value) -> N
     arrays[field][1, 1] = value
     cloud = BasicPointCloud(arrays["points"], arrays["colors"], arrays["normals"])
     if field == "colors" and value > 1:
-        write_initial_ply(tmp_path / "c.ply", cloud)  # colours are clipped
+        initial_vertices(cloud)  # colours are clipped
         return
     with pytest.raises(ValueError, match=r"the initial points hold NaN, infinity or more than 1e\+18"):
-        write_initial_ply(tmp_path / "c.ply", cloud)
+        initial_vertices(cloud)
     assert not (tmp_path / "c.ply").exists()

@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_it(tmp_path) -> None:
     widened = state.scene.ranges.widened(config.optimization, config.cameras).widened(
         config.optimization, config.cameras
     )
-    _, tree = read_start(str(tmp_path / "chkpnt1200.pth"), torch.device("cpu"))
+    _, tree = read_start(str(tmp_path / "chkpnt1200.pth"))
     state.load_upstream(*tree["upstream"], config)
     assert state.iteration == 1200 and len(state.gaussians.get_xyz) == N and state.scene.ranges == widened
     xyz = state.gaussians.parameters_in_order()["xyz"]

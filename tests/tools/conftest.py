@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from arguments.run_folder import code_revision, versions
+from arguments.provenance import code_revision, versions
 from tests.red_ball import write_run
 from tools.reproduction import measure
 from tools.sweep import runs

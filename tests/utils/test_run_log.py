@@ -5,7 +5,7 @@ import shutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.run_log import PhaseTimer, RunLog
+from utils.run_log import PhaseTimer, RunLog, read_steps
 
 
 def test_every_number_reaches_jsonl_and_tensorboard(tmp_path) -> None:
@@ -86,16 +86,38 @@ def test_lines_that_cannot_be_written_go_out_later(tmp_path, monkeypatch) -> Non
     assert [line["iteration"] for line in _lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_log_whose_folder_vanished_is_begun_anew(tmp_path) -> None:
-    (tmp_path / "run").mkdir()
-    log = RunLog(tmp_path / "run", iterations=9, quiet=True)
-    log.step({"iteration": 1, "loss": 0.5, "points": 7})
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(OSError, match="it was gone and is begun anew"):
-        log.step({"iteration": 2, "loss": 0.5, "points": 7})
-    log.step({"iteration": 3, "loss": 0.5, "points": 7})
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_log_whose_folder_vanished_is_begun_anew(tmp_path, how) -> None:
+    """With TensorBoard's file, which would get its events where nobody looks."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = RunLog(folder, iterations=20, quiet=True)
+    for iteration in range(1, 11):
+        log.step({"iteration": iteration, "loss": 0.5, "points": 7})
+    if how == "removed":
+        shutil.rmtree(folder)
+    else:
+        folder.rename(tmp_path / "elsewhere")
+    if how == "replaced":
+        folder.mkdir()
+        (folder / "log.jsonl").write_text('{"iteration": 1}\n')
+    for iteration in range(11, 21):
+        log.step({"iteration": iteration, "loss": 0.5, "points": 7})
     log.close()
-    assert [line["iteration"] for line in _lines(tmp_path / "run")] == [2, 3]
+    assert [line["iteration"] for line in _lines(folder)] == [1] * (how == "replaced") + list(range(11, 21))
+    assert [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("loss")] == [20]
+
+
+def test_events_are_no_steps(tmp_path) -> None:
+    log = RunLog(tmp_path, iterations=9, quiet=True)
+    log.step({"iteration": 1, "loss": 0.5, "points": 7})
+    log.event("rollback", from_step=3, to_step=1)
+    log.step({"iteration": 2, "loss": 0.5, "points": 7})
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "lo')  # killed while it wrote
+    assert [step["iteration"] for step in read_steps(tmp_path / "log.jsonl")] == [1, 2]
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1]) == {"event": "rollback", "from_step": 3, "to_step": 1}
 
 
 def test_a_step_without_loss_is_logged_too(tmp_path) -> None:

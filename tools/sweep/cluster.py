@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arguments.run_folder import code_revision
+from arguments.provenance import code_revision
 from tools.sweep.runs import ROOT, Job, Result, RunFailed, Sweep, Told, run_one, write_result
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
