@@ -56,14 +56,20 @@ def load_config(argv: list[str], *checks: Callable[[Config], Iterator[Problem]])
     return _with_one_device(config)
 
 
-def to_yaml(config: Config) -> str:
-    """Every setting as YAML; fed back through --opt it gives an equal Config."""
+def to_tree(config: Config) -> dict[str, Any]:
+    """Every setting as YAML has it: the top level, and a dictionary for each group."""
     tree: dict[str, Any] = {
         name: _plain(getattr(config, name)) for name, (_, spec, _) in keys_of(Config).items() if not spec.transient
     }
     for group, (attribute, declared) in GROUPS.items():
         params = getattr(config, attribute)
         tree[group] = {name: _plain(getattr(params, name)) for name in keys_of(declared)}
+    return tree
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting as YAML; fed back through --opt it gives an equal Config."""
+    tree = to_tree(config)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
     if yaml.safe_load(text) == tree:
         return text

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from arguments import Config
-from arguments.load import to_yaml
+from arguments.load import to_tree
 from arguments.yaml_file import read_yaml
 from utils.checkpoints import Found
 
@@ -142,6 +141,9 @@ LOSS = (
     *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
 )
 
+WHERE = _named("ModelParams", "model_path", "workspace")
+"""Where the run folder is, which may be moved."""
+
 PIECES: dict[str, Piece] = {
     "run": Piece((Rule(Outcome.KEPT, ("start_checkpoint",), "it has no effect on a run that is resumed"),)),
     "log": Piece(),
@@ -207,7 +209,7 @@ PIECES: dict[str, Piece] = {
 
 def flat_settings(config: Config) -> dict[str, Any]:
     """Group.key -> value, as a config.yaml has it; what a checkpoint remembers of its run."""
-    return _flat(yaml.safe_load(to_yaml(config)))
+    return _flat(to_tree(config))
 
 
 def adapted(found: Found, config: Config, device: torch.device, is_resumed: bool, tell: Callable[[str], None]) -> Found:
@@ -244,7 +246,8 @@ def changed_settings(path: Path, tree: Mapping[str, Any], config: Config) -> Cha
         beside = path.parent / "config.yaml"
         before = _flat(read_yaml(str(beside))[0]) if beside.is_file() else {}
     now = flat_settings(config)
-    return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
+    known = [name for name in now if name in before and name not in WHERE]
+    return {name: (before[name], now[name]) for name in known if before[name] != now[name]}
 
 
 def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:

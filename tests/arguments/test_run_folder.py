@@ -339,7 +339,7 @@ def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, how) -> Non
     folder = tmp_path / "run"
     with _working(folder) as run:
         REMOVALS[how](folder)
-        with _open(folder), pytest.raises(FolderLost, match="was removed or moved while .*; now .* is in use by process"):
+        with _open(folder), pytest.raises(FolderLost, match=r"was removed or moved while .*; now .* is in use by process"):
             run.keep()
         with _working(folder), pytest.raises(FolderLost, match="another run's folder has its place"):
             run.keep()
