@@ -85,7 +85,8 @@ class RunFolder:
     def begin(self, device: torch.device, write_scene: Callable[[], None] = lambda: None) -> None:
         """Clears what an earlier run left, unless it is continued; writes config.yaml, cfg_args and run.json.
 
-        write_scene: what else is written at the start. Call `find` first. Raises ValueError when the folder cannot be written.
+        write_scene: what else is written at the start. Call `find` first. Raises ValueError when the folder cannot be
+        written.
         """
         try:
             if self._resumed is None and self._holds_a_run():
