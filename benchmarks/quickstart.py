@@ -7,7 +7,6 @@ the ones that the README quotes.
 
 from __future__ import annotations
 
-import json
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.machine import machine
+from utils.run_log import read_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"
@@ -31,7 +31,7 @@ def main(flags: list[str]) -> None:
         start = time.perf_counter()
         subprocess.run([*command, "--model_path", folder, "--quiet", "true", *flags], check=True)
         wall_s = time.perf_counter() - start
-        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        lines = read_steps(Path(folder) / "log.jsonl")
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(lines)} steps, {wall_s:.0f} s, peak {peak_gb:.2f} GB\n")
     sums = {phase: sum(line["phase_ms"].get(phase, 0) for line in lines) for phase in lines[-1]["phase_ms"]}

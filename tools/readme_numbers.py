@@ -23,6 +23,7 @@ from benchmarks.machine import machine
 from evaluation.known_truth import score_run
 from tools.contact_sheet import contact_sheet
 from utils.image_utils import write_png
+from utils.run_log import read_steps
 from utils.video import read_video
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ def facts(folder: Path) -> dict[str, Any]:
     """date, seconds from start to end, peak GB and steps of a finished run."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     began, ended = (datetime.fromisoformat(record[name]) for name in ("started_utc", "finished_utc"))
-    steps = len((folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    steps = len(read_steps(folder / "log.jsonl"))
     gb = record["peak_bytes"]["main"] / 1e9
     return {"date": f"{ended:%Y-%m-%d}", "s": (ended - began).total_seconds(), "gb": gb, "steps": steps}
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that are not finite and scenes that no step can mend, as a user meets them."""
 
+import json
 import re
 
 import pytest
@@ -10,9 +11,12 @@ import train
 from arguments.exit_codes import FINISHED, STOPPED
 from cograd import training_step
 from guidance.ideal import IdealPrior
+from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
 from tests.reliability.hooks import with_state
-from tests.reliability.same_run import log_lines
+from tests.reliability.same_run import events, log_lines
+from utils.checkpoints import numbered
+from utils.tree_file import load_tree
 
 SHORT = {"save_process": False, "test_ratio": 1, "iterations": 14, "max_faults_in_a_row": 3}
 
@@ -38,6 +42,37 @@ def test_a_run_of_faults_goes_back_to_the_checkpoint_with_other_noise(tmp_path, 
     assert [line["iteration"] for line in lines] == list(range(1, 15)) and not any(line["fault"] for line in lines)
     assert lines[:8] == sound[:8] and lines[8]["azimuth_deg"] == sound[8]["azimuth_deg"]
     assert lines[8]["loss"] != sound[8]["loss"]  # the same cameras, other noise
+    (event,) = events(tmp_path / "run")
+    facts = {"from_step": 12, "to_step": 8}
+    assert event.items() >= {"event": "rollback", **facts}.items() and "guidance is not finite" in event["reason"]
+    (noted,) = json.loads((tmp_path / "run" / "run.json").read_text())["rollbacks"]
+    assert noted.items() >= facts.items() and noted["reason"] == event["reason"]
+    assert load_tree(numbered(tmp_path / "run")[0][1])["train"]["rollbacks"] == 1
+
+
+@pytest.mark.parametrize("faulty", [(8,), (14,), (8, 12, 14)], ids=str)
+def test_a_skipped_step_does_not_cost_the_checkpoint_that_is_due(tmp_path, monkeypatch, faulty) -> None:
+    """Those of steps 4, 8, 12 and the last are due; the state after a skipped step is as sound as before it."""
+    _faulty_calls(monkeypatch, lambda call: call in faulty)
+    train.main(words(tmp_path / "run", sds=True, keep_checkpoints=9, **SHORT))
+    assert [step for step, _ in numbered(tmp_path / "run")] == [14, 12, 8, 4]
+    train_state = load_tree(numbered(tmp_path / "run")[0][1])["train"]
+    assert train_state["iteration"] == 14 and train_state["skipped_steps"] == len(faulty)
+
+
+@pytest.mark.parametrize("step", [8, 12])
+def test_a_parameter_that_broke_in_a_step_with_a_checkpoint_is_not_saved(tmp_path, monkeypatch, step) -> None:
+    def break_xyz(state):
+        state.gaussians.parameters_in_order()["xyz"].grad[3] = float("inf")
+
+    saved = []
+    sound = train.Recovery.save
+    monkeypatch.setattr(train.Recovery, "save", lambda self: saved.append(self.state.iteration) or sound(self))
+    with_state(monkeypatch, step, break_xyz)
+    assert train.main(words(tmp_path / "run", keep_checkpoints=9, **SHORT)) == FINISHED
+    assert saved == [4, 8, 12, 14] and [event["from_step"] for event in events(tmp_path / "run")] == [step]
+    for _, path in numbered(tmp_path / "run"):
+        assert all(x.isfinite().all() for x in load_tree(path)["train"]["gaussians"]["parameters"].values())
 
 
 def test_faults_that_come_again_stop_the_run_with_a_diagnosis(tmp_path, monkeypatch, capsys) -> None:
@@ -104,7 +139,12 @@ def _make_transparent(state) -> None:
 def test_a_transparent_scene_is_explained(tmp_path, monkeypatch, capsys, changes, message) -> None:
     with_state(monkeypatch, 4, _make_transparent)
     assert train.main(words(tmp_path / "run", opacity_lr=0, **SHORT | changes)) == STOPPED
-    assert message in (told := capsys.readouterr().err) and "lower opacity_lr" in told
+    told = capsys.readouterr()
+    assert message in told.err and "lower opacity_lr" in told.err
+    saved = tmp_path / "run" / "point_cloud" / f"iteration_{5 if not changes else 6}" / "point_cloud.ply"
+    assert len(GaussianModel.from_ply(saved).get_xyz) > 0
+    if not changes:
+        assert f"no Gaussians are left after step 5; those before it are saved in {saved}" in told.out
 
 
 def test_an_explosion_of_points_is_explained(tmp_path, capsys) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 import train
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
+from guidance.ideal import IdealPrior
 from tests.reliability.crash import EVERY, words
 from tests.reliability.hooks import at_step
 from tests.reliability.same_run import differences, log_lines
 from utils.checkpoints import numbered
-from utils.tree_file import load_tree
+from utils.tree_file import load_tree, save_tree
 from utils.video import read_video
 
 QUICK = {"test_ratio": 1, "iterations": 24, "keep_checkpoints": 9}
@@ -133,3 +134,62 @@ def test_a_checkpoint_holds_everything(tmp_path, monkeypatch) -> None:
     assert {"gaussians", "camera_stack", "streams", "memory", "cograd", "iteration"} <= tree["train"].keys()
     assert tree["process_video"]["pending"].shape == (3, 32, 32, 3)
     assert tree["log"]["bytes"] == (tmp_path / "run" / "log.jsonl").stat().st_size
+
+
+FULL = {
+    "iterations": 512, "densification_interval": 12, "densify_until_iter": 9999, "opacity_reset_interval": 10, "azimuth_levels": 30,
+    "bank_limit_mb": 1, "init_num_pts": 150, "fusion_range": "0 1", "fix_noise": True, "batch": 5, "sds": True, "max_faults_in_a_row": 3,
+    "test_ratio": 1, "save_ratio": 1, "pro_frames_num": 512, "vis_interval": 1000, "sh_deg_aug_ratio": 0, "keep_checkpoints": 9,
+}  # fmt: skip
+LATER = 496 - 33
+
+
+@pytest.fixture(params=[True, False], ids=["cograd", "baseline"])
+def eventful(request, tmp_path, monkeypatch) -> tuple[dict, Path]:
+    """Settings, and a checkpoint shortly before step 500, with which the SH degree rises: a skipped step, a rollback,
+    densifications and resets, an encoded and a begun segment of the video, and 33 steps renumbered, lie behind it."""
+    sound, calls = IdealPrior.predict_noise, []
+
+    def faulty(self, x_t, t, embeddings):
+        calls.append(1)
+        eps = sound(self, x_t, t, embeddings)
+        return eps * float("nan") if len(calls) in (6, 18, 19, 20) else eps
+
+    settings = FULL | {"CoGradParams.enabled": request.param}
+    with monkeypatch.context() as patch:
+        patch.setattr(IdealPrior, "predict_noise", faulty)
+        at_step(patch, 33, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(words(tmp_path / "before", **settings)) == INTERRUPTED
+    tree = load_tree(tmp_path / "before" / "chkpnt33.safetensors")
+    tree["train"]["iteration"] += LATER
+    tree["log"]["iteration"] += LATER
+    for entry in tree["train"]["cograd"]["bank"]["entries"].values() if request.param else ():
+        entry["step"] += LATER
+    save_tree(tmp_path / "start.safetensors", tree)
+    return settings, tmp_path / "start.safetensors"
+
+
+def test_a_run_in_which_everything_has_happened_is_resumed_bit_for_bit(eventful, tmp_path, monkeypatch) -> None:
+    """Cut after the SH degree has risen, between two densifications."""
+    settings, start = eventful
+    settings = {**settings, "start_checkpoint": start}
+    assert train.main(words(tmp_path / "unbroken", **settings)) == FINISHED
+    with monkeypatch.context() as patch:
+        at_step(patch, 502, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(words(tmp_path / "cut", **settings)) == INTERRUPTED
+    tree = load_tree(tmp_path / "cut" / "chkpnt502.safetensors")
+    state, video = tree["train"], tree["process_video"]
+    assert state["gaussians"]["active_sh_degree"] == 1 and state["gaussians"]["parameters"]["f_rest"].abs().max() > 0
+    assert state["rollbacks"] == 1 and state["skipped_steps"] == 1 and state["memory"]["first"].shape[0] == 2
+    assert len(video["stream"]) > 0 and len(video["pending"]) > 0
+    assert all(state["gaussians"]["statistics"][name].any() for name in ("xyz_gradient_accum", "denom", "max_radii2D"))
+    if state["cograd"] is None:
+        assert 0 < len(state["camera_stack"]["uid"]) < 5
+    else:
+        entries = state["cograd"]["bank"]["entries"].values()
+        assert any("rows" in entry for entry in entries) and any("gradient" in entry for entry in entries)
+        assert state["cograd"]["bank"]["evicted"] > 0
+    assert train.main(words(tmp_path / "cut", resume="auto", **settings)) == FINISHED
+    (tmp_path / "cut" / "chkpnt502.safetensors").unlink()  # the unbroken run has none there
+    assert differences(tmp_path / "unbroken", tmp_path / "cut") == []
+    assert len({line["points"] for line in log_lines(tmp_path / "cut")}) > 1

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from utils.general_utils import atomic_path
+from utils.run_log import read_steps
 from utils.run_records import read_object
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,7 @@ def _train_and_measure(job: Job, sweep: Sweep, slot: int) -> None:
     if status != 0:
         sys.exit(status)
     took = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = read_steps(folder / "log.jsonl")
     took = {name: round(seconds, 1) for name, seconds in took.items()}
     result = {**job.facts, "flags": list(job.flags), **took, **sweep.measure(folder, log)}
     if not sweep.keep_all:
