@@ -138,7 +138,7 @@ def test_a_checkpoint_holds_everything(tmp_path, monkeypatch) -> None:
 
 FULL = {
     "iterations": 512, "densification_interval": 12, "densify_until_iter": 9999, "opacity_reset_interval": 10, "azimuth_levels": 30,
-    "bank_limit_mb": 1, "init_num_pts": 150, "fusion_range": "0 1", "fix_noise": True, "batch": 5, "sds": True, "max_faults_in_a_row": 3,
+    "bank_limit_mb": 1, "init_num_pts": 900, "fusion_range": "0 1", "fix_noise": True, "batch": 5, "sds": True, "max_faults_in_a_row": 3,
     "test_ratio": 1, "save_ratio": 1, "pro_frames_num": 512, "vis_interval": 1000, "sh_deg_aug_ratio": 0, "keep_checkpoints": 9,
 }  # fmt: skip
 LATER = 496 - 33
@@ -169,6 +169,7 @@ def eventful(request, tmp_path, monkeypatch) -> tuple[dict, Path]:
     return settings, tmp_path / "start.safetensors"
 
 
+@pytest.mark.slow
 def test_a_run_in_which_everything_has_happened_is_resumed_bit_for_bit(eventful, tmp_path, monkeypatch) -> None:
     """Cut after the SH degree has risen, between two densifications."""
     settings, start = eventful
@@ -186,9 +187,8 @@ def test_a_run_in_which_everything_has_happened_is_resumed_bit_for_bit(eventful,
     if state["cograd"] is None:
         assert 0 < len(state["camera_stack"]["uid"]) < 5
     else:
-        entries = state["cograd"]["bank"]["entries"].values()
-        assert any("rows" in entry for entry in entries) and any("gradient" in entry for entry in entries)
-        assert state["cograd"]["bank"]["evicted"] > 0
+        bank = state["cograd"]["bank"]
+        assert any("rows" in entry for entry in bank["entries"].values()) and bank["evicted"] > 0  # packed, and full
     assert train.main(words(tmp_path / "cut", resume="auto", **settings)) == FINISHED
     (tmp_path / "cut" / "chkpnt502.safetensors").unlink()  # the unbroken run has none there
     assert differences(tmp_path / "unbroken", tmp_path / "cut") == []
