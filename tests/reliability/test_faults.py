@@ -141,7 +141,7 @@ def test_a_transparent_scene_is_explained(tmp_path, monkeypatch, capsys, changes
     assert train.main(words(tmp_path / "run", opacity_lr=0, **SHORT | changes)) == STOPPED
     told = capsys.readouterr()
     assert message in told.err and "lower opacity_lr" in told.err
-    saved = tmp_path / "run" / "point_cloud" / f"iteration_{5 if not changes else 6}" / "point_cloud.ply"
+    saved = tmp_path / "run" / "point_cloud" / f"iteration_{7 if changes else 5}" / "point_cloud.ply"
     assert len(GaussianModel.from_ply(saved).get_xyz) > 0
     if not changes:
         assert f"no Gaussians are left after step 5; those before it are saved in {saved}" in told.out
