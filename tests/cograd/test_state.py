@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from arguments.load import load_config
 from cograd.state import TrainState
@@ -40,6 +41,24 @@ def test_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut) -> None:
     _run(resumed, prior, config, 14)
     assert len(whole.gaussians.get_xyz) > 60  # densification was in play
     assert equal(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("bank_on_cpu", [True, False])
+def test_the_bank_comes_back_where_the_settings_have_it(tmp_path, prior, monkeypatch, bank_on_cpu) -> None:
+    """A device of the Gaussians that can be told from main memory, which it is. Checkpoints are read to main memory."""
+    flags = ["--CoGradParams.enabled", "true", "--fusion_range", "0", "1", "--max_step_share", "0.9", "--bank_on_cpu", str(bank_on_cpu), "--perpneg", "false"]
+    config = load_config(["--text", "x", "--init_num_pts", "60", "--image_w", "16", "--image_h", "16", "--device", "cpu", "--model_path", str(tmp_path), "--C_batch_size", "2", *flags])
+    first, second = (TrainState.start(config, "cpu") for _ in range(2))
+    for state in (first, second):
+        state.begin_cograd(config, prior.alphas_cumprod)
+    save_tree(tmp_path / "state", _run(first, prior, config, 2).state_dict())
+    tree, places = load_tree(tmp_path / "state"), []
+    entries = tree["cograd"]["bank"]["entries"]
+    assert entries and all(x.device.type == "cpu" for entry in entries.values() for x in entry["gradient"].values())
+    second.gaussians.device = gpu = torch.device("cpu", 0)
+    monkeypatch.setattr("cograd.state.moved", lambda part, device: places.append((part is tree["cograd"]["bank"], device)) or part)
+    second.load_state_dict(tree)
+    assert (True, "cpu" if bank_on_cpu else gpu) in places
 
 
 def test_two_runs_from_one_seed_are_identical(tmp_path, prior) -> None:
