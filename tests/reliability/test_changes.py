@@ -35,7 +35,7 @@ KINDS = {"baseline": {"CoGradParams.enabled": False}, "cograd": {"fusion_range":
 ELSEWHERE = ("ModelParams.model_path", "ModelParams.workspace")  # another folder, so another run
 VALUES = {
     "ModelParams.sh_degree": 0, "OptimizationParams.iterations": STEPS + 2, "OptimizationParams.max_points": 50,
-    "GuidanceParams.text": "a blue cube", "GuidanceParams.guidance": "SD --model_key assets/toy-prior",
+    "GuidanceParams.text": "cube", "GuidanceParams.num_train_timesteps": 500, "GuidanceParams.guidance": "SD --model_key assets/toy-prior",
     "GenerateCamParams.init_shape": "box", "GenerateCamParams.init_num_pts": 90, "GenerateCamParams.view_px": 40, "GenerateCamParams.image_w": "24 --image_h 24", "GenerateCamParams.image_h": "24 --image_w 24",
     "GuidanceParams.t_range": "0.03 0.4", "GuidanceParams.C_batch_size": 3, "CoGradParams.bank_limit_mb": 1,
     "device": "cuda", "start_checkpoint": "none.safetensors", "checkpoint_iterations": "2",
