@@ -37,7 +37,7 @@ from tools.ablation.grid import (
     check_runs,
     runs_of,
 )
-from tools.ablation.pictures import first_seeds, sheet
+from tools.ablation.pictures import first_seeds, results_in, sheet
 from tools.ablation.runs import rescore, run_grid
 from tools.ablation.staircase import calibrate, read_biases
 from tools.ablation.summary import runs_csv, summary
@@ -119,14 +119,10 @@ def _rescored(args: argparse.Namespace) -> int:
     if not args.rescore.is_dir():
         raise ValueError(f"--rescore {args.rescore}: no such folder")
     lost = rescore(args.rescore, args.jobs, args.score_px)
-    _report(args.rescore, read_results(args.rescore, [p.stem for p in _runs_in(args.rescore)]), args.sheet_seeds)
+    _report(args.rescore, results_in(args.rescore), args.sheet_seeds)
     for name in lost:
         print(f"ablate_toy: {name} keeps its old scores: its cloud is not in {args.rescore}/clouds", file=sys.stderr)
     return 1 if lost else 0
-
-
-def _runs_in(out: Path) -> list[Path]:
-    return sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
 
 
 def _report(out: Path, results: Sequence[Result], sheet_seeds: int) -> None:

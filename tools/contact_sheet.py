@@ -2,6 +2,7 @@
 """Rows of evenly spaced views as one picture: `python tools/contact_sheet.py SOURCE... --out sheet.png`.
 
 A SOURCE is a video, or a .ply file or run folder, of which a full turn is drawn. --frames columns, each a square.
+One SOURCE may be a folder of tools/ablate_toy.py: its first --seeds are drawn, unpicked, with their scores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
+from tools.ablation.pictures import first_seeds, results_in, sheet
 from tools.orbits import Lens, framing, full_turn, pictures
 from utils.image_utils import write_png
 from utils.video import read_video
@@ -50,18 +52,27 @@ def main(argv: list[str]) -> int:
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--frames", type=int, default=8, help="columns (default 8)")
     parser.add_argument("--side_px", type=int, default=128, help="side of a frame (default 128)")
+    parser.add_argument("--seeds", type=int, default=2, help="of an ablation's folder (default 2)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     missing = [str(path) for path in args.sources if not path.exists()]
-    if missing or min(args.frames, args.side_px) < 1:
+    if missing or min(args.frames, args.side_px, args.seeds) < 1:
         gone = f"no such file or folder: {', '.join(missing)}"
-        parser.error(gone if missing else "--frames, --side_px: expected 1 or more")
+        parser.error(gone if missing else "--frames, --side_px, --seeds: expected 1 or more")
     try:
-        rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
+        drawn = _drawn(args)
     except (ValueError, OSError) as problem:
         parser.error(str(problem))
-    write_png(args.out, contact_sheet(rows, args.frames, args.side_px))
+    write_png(args.out, drawn)
     return 0
+
+
+def _drawn(args: argparse.Namespace) -> np.ndarray:
+    ablation = args.sources[0]
+    if len(args.sources) == 1 and (ablation / "clouds").is_dir():
+        return sheet(ablation, first_seeds(results_in(ablation), args.seeds), args.side_px, args.frames)
+    rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
+    return contact_sheet(rows, args.frames, args.side_px)
 
 
 if __name__ == "__main__":

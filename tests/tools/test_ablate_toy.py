@@ -14,7 +14,7 @@ import pytest
 from arguments.load import ConfigError, load_config
 from evaluation import known_truth
 from tests.red_ball import write_run
-from tools import ablate_toy
+from tools import ablate_toy, contact_sheet
 from tools.ablation import clouds, film, grid, runs, summary
 from tools.ablation.pictures import LABEL_PX
 from tools.sweep import facts
@@ -286,13 +286,17 @@ def test_a_miniature_benchmark(miniature) -> None:
     assert not list(miniature.rglob("log.jsonl")) and not list(miniature.rglob("*.ply"))
     shown = cv2.imread(str(miniature / "sheet_ideal_full.png"))
     assert shown.shape == (4 * 96, LABEL_PX + 8 * 96, 3)
+    again = miniature / "again.png"
+    assert contact_sheet.main([str(miniature), "--out", str(again), "--seeds", "1", "--frames", "5", "--side_px", "40"]) == 0
+    assert cv2.imread(str(again)).shape == (2 * 40, LABEL_PX + 5 * 40, 3)
     assert all((row[:, LABEL_PX:] < 250).any() and (row[:, LABEL_PX:] > 250).any() for row in np.split(shown, 4))
     assert len((miniature / "film.csv").read_text().splitlines()) == 21
     assert cv2.imread(str(miniature / "film_ideal_full.png")).shape[0] == 4 * film.ROW_PX
     stamps = {path: path.stat().st_mtime_ns for path in miniature.glob("*-seed*.json")}
     _told(miniature, *SELECTED, "--film", "5", "--", *TINY)
     assert stamps == {path: path.stat().st_mtime_ns for path in miniature.glob("*-seed*.json")}
-    assert "| CoGrad3D - plain | full - plain | 2 |" in (miniature / "summary.md").read_text()
+    text = (miniature / "summary.md").read_text()
+    assert "| CoGrad3D - plain | full - plain | 2 |" in text and "(sheet_ideal_full.png)" in text
 
 
 @pytest.mark.slow

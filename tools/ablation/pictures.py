@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scenes of an ablation, a row each, from eight sides: what the scores are about, for a person to look at."""
+"""The scenes of an ablation, a row each, from all sides: what the scores are about, for a person to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from evaluation.known_truth import renderer_of_gaussians
 from guidance.toy.raycast import View
-from guidance.toy.scoring import AZIMUTHS_DEG
 from tools.ablation import clouds
 from tools.ablation.grid import Run
+from tools.sweep.runs import Result, read_results
 
 ELEVATION_DEG = 10.0
 LABEL_PX = 190
-Result = dict[str, Any]
 
 
 def first_seeds(results: Sequence[Result], count: int) -> list[Result]:
@@ -28,16 +26,22 @@ def first_seeds(results: Sequence[Result], count: int) -> list[Result]:
     return sorted(chosen, key=lambda r: (r["prior"], r["words"], r["prompt"], r["seed"]))  # variants keep their order
 
 
-def sheet(out: Path, results: Sequence[Result], side_px: int) -> np.ndarray:
-    """RGB uint8 [runs side_px, LABEL_PX + 8 side_px, 3] of the runs whose cloud is in `out`; ValueError for none."""
+def sheet(out: Path, results: Sequence[Result], side_px: int, columns: int = 8) -> np.ndarray:
+    """RGB uint8 [runs side_px, LABEL_PX + columns side_px, 3] of the runs with a cloud in `out` (ValueError: none)."""
     rows = []
     for result in results:
         kept = clouds.snapshots(clouds.folder_of(out, name_of(result)))
         if kept:
-            rows.append(np.hstack([_label(result, side_px), _views(kept[-1], side_px)]))
+            rows.append(np.hstack([_label(result, side_px), _views(kept[-1], side_px, columns)]))
     if not rows:
         raise ValueError(f"{out} holds no cloud of these runs; run them first")
     return np.vstack(rows)
+
+
+def results_in(out: Path) -> list[Result]:
+    """Every finished run of a folder, by seed and name."""
+    paths = sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
+    return read_results(out, [path.stem for path in paths])
 
 
 def name_of(result: Result) -> str:
@@ -45,9 +49,10 @@ def name_of(result: Result) -> str:
     return Run(*(result[field] for field in ("prior", "front_bias", "prompt", "variant", "seed"))).name
 
 
-def _views(path: Path, side_px: int) -> np.ndarray:
+def _views(path: Path, side_px: int, columns: int) -> np.ndarray:
     shot = clouds.load(path)
-    views = [View(90 - ELEVATION_DEG, float(azimuth), shot.radius, shot.fov_rad) for azimuth in AZIMUTHS_DEG]
+    azimuths = [360.0 * k / columns for k in range(columns)]
+    views = [View(90 - ELEVATION_DEG, azimuth, shot.radius, shot.fov_rad) for azimuth in azimuths]
     images = renderer_of_gaussians(shot.cloud)(views, side_px)[0]
     return np.hstack(list(np.rint(255 * images).astype(np.uint8).transpose(0, 2, 3, 1)))
 

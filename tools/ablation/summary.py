@@ -88,6 +88,7 @@ def summary(results: Sequence[Result]) -> str:
         prompts = sorted({result["prompt"] for result in block})
         seeds = {result["seed"] for result in block}
         parts += [f"## {prior} prior, {words} view words", "", f"{len(prompts)} objects, {len(seeds)} seeds."]
+        parts += ["", f"![Unpicked runs: the first seeds of every object and variant](sheet_{prior}_{words}.png)"]
         parts += ["", "Scores, mean and standard deviation over objects and seeds:", "", _score_table(block)]
         parts += ["", *outcomes.tables(block, CONTRASTS)]
         parts += ["Paired differences, mean +- standard error; bold from 3 standard errors on:", ""]
