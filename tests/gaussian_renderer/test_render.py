@@ -67,6 +67,9 @@ def calls(golden, monkeypatch) -> list[dict]:
 
 @pytest.mark.parametrize("case", range(8))
 def test_rasterizer_inputs_and_outputs_are_upstreams(golden, model, camera, calls, case) -> None:
+    """torch's normal numbers differ between vector widths by up to 2.4e-6 (measured over 2 million draws); the noise on
+    SH coefficients is 0.45 of them times the coefficient, here up to 3.2: 3.4e-6. Scales get a quarter of that.
+    """
     shs_ratio = 0.5 if case % 2 == 0 else 0.0
     augmentation = draw_augmentation(
         RandomStreams(100 + case), model, WHITE, bg_aug_ratio=0.66, shs_aug_ratio=shs_ratio, test=case == 7
@@ -85,7 +88,7 @@ def test_rasterizer_inputs_and_outputs_are_upstreams(golden, model, camera, call
     for name, value in ours.items():
         recorded = golden[f"case{case}/{name}"]
         assert tuple(value.shape) == recorded.shape, name
-        np.testing.assert_allclose(value.detach().numpy(), recorded, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(value.detach().numpy(), recorded, rtol=1e-6, atol=4e-6 if name.startswith("s") else 1e-7, err_msg=name)
 
 
 def test_what_the_rasterizer_is_told_of_the_camera(golden, model, camera, calls) -> None:
