@@ -64,7 +64,7 @@ class Execution:
             dtype=dtype,
             channels_last=_decided(params.channels_last, tensor_cores),
             fuse_qkv=_decided(params.fuse_qkv, capability is not None),
-            attention_kernel=params.attention_kernel,
+            attention_kernel=_attention(params, on_gpu=capability is not None),
             compile_unet=params.compile_unet,
             cuda_graphs=params.cuda_graphs,
             unet_batch=params.unet_batch or (LOW_MEMORY_UNET_BATCH if params.vram_O else 0),
@@ -100,6 +100,23 @@ def _dtype(params: GuidanceParams, on_gpu: bool) -> torch.dtype:
     return torch.float16 if params.fp16 and on_gpu else torch.float32
 
 
+def _attention(params: GuidanceParams, on_gpu: bool) -> str:
+    """Auto leaves the kernel to torch, except where torch would choose one that this CPU cannot run."""
+    if params.attention_kernel == "auto" and not on_gpu and _cpu_flash_fails(_dtype(params, on_gpu)):
+        return "math"
+    return params.attention_kernel
+
+
+def _cpu_flash_fails(dtype: torch.dtype) -> bool:
+    """Whether torch's flash attention raises "pack_vnni2 is only supported when avx512 is supported" on this CPU.
+
+    It packs half-precision operands for AMX wherever the CPU has AMX, by code that exists in its AVX-512 kernels only;
+    ATEN_CPU_CAPABILITY can select others.
+    """
+    below_avx512 = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return dtype != torch.float32 and below_avx512 and bool(torch.cpu.get_capabilities().get("amx_tile"))
+
+
 def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> list[tuple[str, Any, str, str]]:
     """(key, value, what is missing, what to do) of settings that a device of this capability (None: CPU) cannot do."""
     kernel = params.attention_kernel
@@ -110,6 +127,9 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
             found.append(("cuda_graphs", True, "has none", "leave it out"))
         if kernel in ("efficient", "cudnn"):
             found.append(("attention_kernel", kernel, "has no such kernel", "use auto, flash or math"))
+        if kernel == "flash" and _cpu_flash_fails(_dtype(params, on_gpu=False)):
+            problem = f"with AMX cannot run it in {params.precision} below AVX-512"
+            found.append(("attention_kernel", kernel, problem, "unset ATEN_CPU_CAPABILITY, or use auto or math"))
         return found
     if params.precision == "bfloat16" and capability < AMPERE:
         found.append(("precision", "bfloat16", "does not compute in bfloat16", "use float16 or auto"))

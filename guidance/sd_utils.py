@@ -106,7 +106,8 @@ class StableDiffusion:
 
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [K,L,D] float32 of the texts; warns of texts that are cut. ValueError for unknown words."""
-        return self._text_encoder().embed(texts)
+        with self.execution.attention():
+            return self._text_encoder().embed(texts)
 
     def shorten(self, text: str, endings: Sequence[str]) -> str:
         """The longest beginning of `text`, in whole words, that the text encoder takes with each of `endings`."""
