@@ -72,44 +72,44 @@ def assert_close_to_reference(scene: Scene, depth_z: bool, image_tolerance: floa
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["sh0", "sh3", "precomputed", "dense", "clamped", "wide"])
 def test_random_scenes_match_the_reference(kind, seed):
-    """Measured over 60 seeds: images 2.7e-5 (wide), gradients 6.8e-5 (rotations of sh3); margins 2 and 3."""
+    """Measured over 300 seeds: images 2.9e-5 (wide), gradients 1.5e-4 (rotations of sh3); margins 2 and 3."""
     options = {
         "sh0": {}, "sh3": {"sh_degree": 3, "scale_modifier": 1.7}, "precomputed": {"precomputed": True, "scale": 0.1},
         "dense": {"n": 300, "height": 24, "width": 24, "spread": 0.25, "opacity": (0.3, 1.0)},
         "clamped": {"sh_degree": 1, **CLAMPED}, "wide": {"height": 7, "width": 120, "spread": 1.5},
     }[kind]  # fmt: skip
     scene = random_scene(100 + seed, **options)
-    assert_close_to_reference(scene, seed % 2 == 1, image_tolerance=6e-5, gradient_tolerance=2e-4)
+    assert_close_to_reference(scene, seed % 2 == 1, image_tolerance=6e-5, gradient_tolerance=5e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (17, 15), (31, 33)])
 def test_any_image_size(size):
-    """Measured over 60 seeds and these sizes: images 4.4e-6, gradients 3.1e-5; margins 2 and 3."""
+    """Measured over 300 seeds and these sizes: images 7.6e-6, gradients 2.0e-4; margins 2 and 3."""
     scene = random_scene(7, n=40, height=size[0], width=size[1], scale=0.1)
-    assert_close_to_reference(scene, False, image_tolerance=1e-5, gradient_tolerance=1e-4)
+    assert_close_to_reference(scene, False, image_tolerance=2e-5, gradient_tolerance=6e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_covariances_that_are_not_positive(seed):
     """cov3D_precomp may be any symmetric matrix: where the form is positive (power > 0) nothing is drawn.
 
-    Negative definite ones have no radius and are dropped; they are left out here. Measured over 60 seeds: images 1.7e-4,
-    gradients 3.6e-4; margin 3.
+    Negative definite ones have no radius and are dropped; they are left out here. Measured over 300 seeds, the median
+    and the largest: images 1.7e-5 and 1.5e-3, gradients 1e-5 and 1.3e-3; margin 2.
     """
     scene = random_scene(20 + seed, n=40, precomputed=True)
     sigma = scene.inputs["cov3D_precomp"]
     sigma[::2, [0, 3, 5]] = torch.tensor([0.03, -0.01, 0.02])
-    assert_close_to_reference(scene, False, image_tolerance=5e-4, gradient_tolerance=1e-3)
+    assert_close_to_reference(scene, False, image_tolerance=3e-3, gradient_tolerance=3e-3)
 
 
 @pytest.mark.parametrize("seed", range(11, 15))
 def test_needles_keep_their_digits(seed):
     """Gaussians 160 times longer than wide, where xx*yy - xy*xy would lose all digits.
 
-    Measured over 60 seeds: images 2.9e-5 with the CPU backend, 1.1e-4 with the CUDA kernels; the gradients of the long
-    scale and of the rotation, which float32 pixels of the needle determine badly, 3e-4 in the median, 2.6e-3 at worst.
-    Margins 3 and 8.
+    Measured over 300 seeds: images 6.2e-5 with the CPU backend, 2.3e-4 with the CUDA kernels; the gradients of the long
+    scale and of the rotation, which float32 pixels of the needle determine badly, 2.5e-4 in the median, 1.5e-2 at worst.
+    Margin 2.
     """
     scene = random_scene(seed, n=30)
     scene.inputs["scales"] = scene.inputs["scales"] * torch.tensor([8.0, 0.05, 0.05])
-    assert_close_to_reference(scene, False, image_tolerance=3e-4, gradient_tolerance=2e-2)
+    assert_close_to_reference(scene, False, image_tolerance=5e-4, gradient_tolerance=3e-2)

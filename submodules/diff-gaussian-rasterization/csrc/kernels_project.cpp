@@ -226,7 +226,7 @@ void project_backward_group(const DgrScene& in, const Frame& f, const Partials& 
     sum_partials(f, partials, lanes, &s);
     const gm::Moments<vf>& m = s.moments;
     const gm::Inputs<vf> g = inputs_of(in, rows);
-    gm::GeometryGradients<vf> grad;
+    gm::GeometryGradients<vf> grad{};  // with given covariances, scale and rotation have none
     gm::geometry_backward(cam, g, m, &grad);
     Vec3v grad_mean = grad.mean;
     const Vec3v grad_color = {m.r, m.g, m.b};

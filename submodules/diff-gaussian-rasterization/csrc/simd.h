@@ -246,13 +246,20 @@ GM_FUNC vf log2_of(const vf& a) {
 
 GM_FUNC f32x4 load4(const float* p) { return bit_cast<f32x4>(*(const float(*)[4])p); }
 
+// Lanes of a (0 to 3) and of b (4 to 7). g++ 11 has only the first builtin, clang only the second.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#define SIMD_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, i32x4{__VA_ARGS__})
+#else
+#define SIMD_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+
 // Sums of 16 numbers each, four at once, in one fixed order.
 GM_FUNC f32x4 fold_to_4(const float* a) { return (load4(a) + load4(a + 8)) + (load4(a + 4) + load4(a + 12)); }
 GM_FUNC f32x4 sum_lanes(const float* a, const float* b, const float* c, const float* d) {
     const f32x4 fa = fold_to_4(a), fb = fold_to_4(b), fc = fold_to_4(c), fd = fold_to_4(d);
-    const f32x4 ab = __builtin_shuffle(fa, fb, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fa, fb, i32x4{2, 6, 3, 7});
-    const f32x4 cd = __builtin_shuffle(fc, fd, i32x4{0, 4, 1, 5}) + __builtin_shuffle(fc, fd, i32x4{2, 6, 3, 7});
-    return __builtin_shuffle(ab, cd, i32x4{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, i32x4{2, 3, 6, 7});
+    const f32x4 ab = SIMD_SHUFFLE(fa, fb, 0, 4, 1, 5) + SIMD_SHUFFLE(fa, fb, 2, 6, 3, 7);
+    const f32x4 cd = SIMD_SHUFFLE(fc, fd, 0, 4, 1, 5) + SIMD_SHUFFLE(fc, fd, 2, 6, 3, 7);
+    return SIMD_SHUFFLE(ab, cd, 0, 1, 4, 5) + SIMD_SHUFFLE(ab, cd, 2, 3, 6, 7);
 }
 
 // Lane l of a vector in memory.

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints, as JSON, a digest of what the importable extensions compute for each instruction set: `python digests.py`."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.extend([str(HERE), str(HERE.parents[1])])  # behind PYTHONPATH, which says whose extensions these are
+
+from raster_scenes import random_scene, run_batch, run_extension, three_views  # noqa: E402
+
+from diff_gaussian_rasterization import _abi  # noqa: E402
+from simple_knn._C import distCUDA2  # noqa: E402
+from tests.drawn import Draws  # noqa: E402
+
+ISAS = ("base", "x86-64-v3", "x86-64-v4")
+
+
+def of(tensors: list[torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+
+
+def rendered() -> dict[str, str]:
+    """Images, radii and every gradient of scenes that take each path; a batch of three views."""
+    needles = random_scene(11, n=30)
+    needles.inputs["scales"] = needles.inputs["scales"] * torch.tensor([8.0, 0.05, 0.05])
+    indefinite = random_scene(20, n=40, precomputed=True)
+    indefinite.inputs["cov3D_precomp"][::2, [0, 3, 5]] = torch.tensor([0.03, -0.01, 0.02])
+    scenes = {
+        "sh3": random_scene(3, n=800, height=70, width=70, sh_degree=3),
+        "clamped": random_scene(4, sh_degree=1, opacity=(0.3, 1.3), spread=0.8, scale=0.15),
+        "needles": needles,
+        "indefinite": indefinite,
+    }
+    digests = {}
+    for name, scene in scenes.items():
+        result = run_extension(scene, depth_z_gradient=name == "sh3")
+        digests[name] = of([result.images, result.radii, *result.gradients.values()])
+    views = three_views()
+    images, radii, gradients, _ = run_batch(views, views[0].inputs)
+    return {**digests, "batch": of([images, radii, *gradients.values()])}
+
+
+def main() -> None:
+    digests = {"neighbours": of([distCUDA2(Draws(5).normal(3000, 3))])}
+    for isa in ISAS:
+        if _abi.LIBRARY.dgr_force_isa(isa.encode()) == 0:
+            digests[isa] = rendered()
+    print(json.dumps({"package": _abi.__file__, "digests": digests}))
+
+
+if __name__ == "__main__":
+    main()
