@@ -93,7 +93,7 @@ class RunOutputs:
     def test_views(self, iteration: int) -> None:
         """test_six_views/K_iteration/render_view_V.png and render_depth_V.png."""
         folder = self.folder / "test_six_views" / f"{iteration}_iteration"
-        frames = turntable(self.gaussians, self.scene.getPresetTestCameras(), self.config)
+        frames = turntable(self.gaussians, self.scene.getTestCameras(), self.config)
         for view, (rgb, depth) in enumerate(frames):
             write_png(folder / f"render_view_{view}.png", rgb)
             write_png(folder / f"render_depth_{view}.png", depth)

@@ -107,7 +107,11 @@ class Scene:
 
     def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
         """A fresh batch of ModelParams.batch training cameras from the present ranges."""
-        return random_cameras(self.config.cameras, self.ranges, self.config.model.batch, streams, self.device)
+        return self.getPurnTrainCameras(streams, self.config.model.batch)
+
+    def getPurnTrainCameras(self, streams: RandomStreams, batch_size: int) -> list[RCamera]:
+        """`batch_size` training cameras at once from the present ranges; upstream's name for them."""
+        return random_cameras(self.config.cameras, self.ranges, batch_size, streams, self.device)
 
     def cameras_at(
         self,
@@ -128,7 +132,7 @@ class Scene:
         jitter = PoseJitter.draw(params, len(radius), streams)
         return placed_cameras(radius, theta_deg, phi_deg, lens, self.device, default_pose, jitter, bounds)
 
-    def getPresetTestCameras(self) -> list[RCamera]:
+    def getTestCameras(self) -> list[RCamera]:
         """The eight test views, and eight more from above with render_45."""
         return self._test_cameras
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each file and name of LucidDreamer is here: python tools/diff_layout.py UPSTREAM_CHECKOUT
 
-The map is docs/upstream.md. It is checked against both trees, whose sources are parsed and never run. Kept: the same
-name in the same file. Moved: the same name in another file. Mapped: another name, as the map says. Not mapped: the map
-is silent. Then the files that are new here. Exit status 1 when the map names what is not there.
+The map is docs/upstream.md. Both trees are parsed and never run. A name is a function, a class or a method
+(Class.method) of one file. Kept: the same name in the same file. Moved: the same name in a file that the map gives for
+it. Mapped: the map lists it. Not mapped: the map is silent. Then the files that are new here. Exit status 1 when the
+map names what is not there, in either tree; submodules may be missing from the checkout.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MAP = ROOT / "docs" / "upstream.md"
 NOT_SOURCES = {"tests", "build", ".venv", "venv", "output"}
-FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.\w+")
-NAME = re.compile(r"\.?\w+(?:\.\w+)*")
+SUFFIXES = (".py", ".yaml", ".yml", ".txt", ".lock", ".sh", ".md")
+NAME = re.compile(r"\w+(?:\.\w+)*")
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-@dataclass
+@dataclass(frozen=True)
 class MapRow:
-    """One line of the map: upstream's files with the names that it lists, and the text of our cell."""
+    """One line of the map: files with the names in them, upstream's and ours; "same" stands for upstream's names."""
 
-    files: dict[str, list[str]]
-    here: str
-    ours: list[str] = field(default_factory=list)  # what our cells quote
+    upstream: dict[str, list[str]]
+    ours: dict[str, list[str]]
+    here: str  # text of our cell
+    notes: list[str]  # what the last cell quotes
 
 
 @dataclass(frozen=True)
@@ -53,93 +56,127 @@ def read_map(text: str) -> list[MapRow]:
 
 
 def _row(cells: Sequence[str]) -> MapRow:
-    files: dict[str, list[str]] = {}
-    current: list[str] = []
-    for token in re.findall(r"`([^`]+)`", cells[0]):
-        if FILE.fullmatch(token) or (not files and token.islower() and "_" not in token):  # a room, such as `arguments`
-            current = files.setdefault(token, [])
+    upstream, here = _files_and_names(cells[0], []), cells[1].strip()
+    ours = _files_and_names(here, list(upstream))
+    if here.startswith("same"):
+        ours = {**ours, **{file: names + ours.get(file, []) for file, names in upstream.items()}}
+    return MapRow(upstream, ours, here, re.findall(r"`([^`]+)`", " ".join(cells[2:])))
+
+
+def _files_and_names(cell: str, files: list[str]) -> dict[str, list[str]]:
+    """Quoted files of a cell -> the names quoted after each; names before any file are those of `files`."""
+    found: dict[str, list[str]] = {}
+    for token in re.findall(r"`([^`]+)`", cell):
+        if "/" in token or token.endswith(SUFFIXES):
+            files = [token]
+            found.setdefault(token, [])
         else:
-            current.append(token)
-    return MapRow(files, cells[1].strip(), re.findall(r"`([^`]+)`", " ".join(cells[1:])))
-
-
-def defined(path: Path) -> dict[str, bool]:
-    """Functions, classes and methods of a source file -> whether at its top level; empty for what does not parse."""
-    try:
-        tree = ast.parse(_text(path))
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    top = {id(node) for node in tree.body}
-    kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
-    return {node.name: id(node) in top for node in reversed([*ast.walk(tree)]) if isinstance(node, kinds)}
-
-
-def sources(tree: Path) -> dict[str, dict[str, bool]]:
-    """Path below `tree` -> what it defines, of every Python file but tests, builds and submodules."""
-    paths = [path.relative_to(tree) for path in sorted(tree.rglob("*.py"))]
-    kept = [p for p in paths if not NOT_SOURCES & set(p.parts) and p.parts[0] != "submodules"]
-    return {path.as_posix(): defined(tree / path) for path in kept}
-
-
-def lines(rows: Sequence[MapRow], upstream: dict[str, dict[str, bool]], ours: dict[str, dict[str, bool]]) -> list[Line]:
-    """A line for each of upstream's files and its top-level names."""
-    homes: dict[str, str] = {name: file for file, names in reversed(ours.items()) for name in names}
-    found = []
-    for file, names in upstream.items():
-        own = [row for row in rows if any(_covers(pattern, file) for pattern in row.files)]
-        here = "; ".join(row.here for row in own)
-        state = "kept" if file in ours else "mapped" if own else "not mapped"
-        found.append(Line(file, "", state, file if state == "kept" else here))
-        for name in sorted(name for name, top in names.items() if top):
-            listed = [row.here for row in own if any(name in listed for listed in row.files.values())]
-            found.append(Line(file, name, *_state(file, name, ours, homes, listed, here)))
+            for file in files:
+                found.setdefault(file, []).append(token)
     return found
 
 
-def _state(
-    file: str, name: str, ours: dict[str, dict[str, bool]], homes: dict[str, str], listed: Sequence[str], here: str
-) -> tuple[str, str]:
-    if name in ours.get(file, {}):
+def defined(path: Path) -> set[str]:
+    """Functions, classes and methods (Class.method) of a source file; empty for what does not parse."""
+    return {name for name, is_definition in _names(path) if is_definition}
+
+
+def _names(path: Path) -> set[tuple[str, bool]]:
+    """(name, whether it is a definition) of a file: definitions, and attributes of classes that are assigned there."""
+    found: set[tuple[str, bool]] = set()
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, DEFINITIONS):
+                found.add((prefix + child.name, True))
+                if isinstance(child, ast.ClassDef):
+                    visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+                found.add((prefix + child.target.id, False))
+            elif isinstance(child, ast.stmt | ast.ExceptHandler):
+                visit(child, prefix)
+
+    try:
+        visit(ast.parse(_text(path)), "")
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    return found
+
+
+def sources(tree: Path) -> dict[str, set[str]]:
+    """Path below `tree` -> what it defines, of every Python file but tests, builds and submodules."""
+    return {path.as_posix(): defined(tree / path) for path in _source_paths(tree)}
+
+
+def _source_paths(tree: Path) -> list[Path]:
+    paths = [path.relative_to(tree) for path in sorted(tree.rglob("*.py"))]
+    return [p for p in paths if not NOT_SOURCES & set(p.parts) and p.parts[0] != "submodules"]
+
+
+def lines(rows: Sequence[MapRow], upstream: dict[str, set[str]], ours: dict[str, set[str]]) -> list[Line]:
+    """A line for each of upstream's files and its names."""
+    found = []
+    for file, names in upstream.items():
+        own = [row for row in rows if any(_covers(pattern, file) for pattern in row.upstream)]
+        here = "; ".join(row.here for row in own)
+        state = "kept" if file in ours else "mapped" if own else "not mapped"
+        found.append(Line(file, "", state, file if state == "kept" else here))
+        found += [Line(file, name, *_state(file, name, own, ours)) for name in sorted(names)]
+    return found
+
+
+def _state(file: str, name: str, rows: Sequence[MapRow], ours: dict[str, set[str]]) -> tuple[str, str]:
+    """State and place of one name of a file that these rows are about."""
+    if name in ours.get(file, set()):
         return "kept", file
-    if name in homes:
-        return "moved", homes[name]
+    listed = [row for row in rows if any(_is_listed(name, names) for names in row.upstream.values())]
+    for place in (place for row in listed or rows for place in row.ours):
+        if name in ours.get(place, set()):
+            return "moved", place
     if listed:
-        return "mapped", "; ".join(listed)
-    return "not mapped", f"its file: {here}" if here else "-"
+        return "mapped", "; ".join(row.here for row in listed)
+    return "not mapped", f"its file: {'; '.join(row.here for row in rows)}" if rows else "-"
+
+
+def _is_listed(name: str, names: Sequence[str]) -> bool:
+    """Whether the map lists a name, a method by itself or as Class.method."""
+    return name in names or ("." in name and name.rpartition(".")[2] in names)
 
 
 def _covers(pattern: str, file: str) -> bool:
-    """Whether a path of the map, a file or a room, is about this file."""
+    """Whether a path of the map, a file or a folder, is about this file."""
     return file == pattern or file.startswith(pattern.rstrip("/") + "/")
 
 
 def faults(rows: Sequence[MapRow], checkout: Path, root: Path) -> Iterator[str]:
     """What the map names and a tree lacks, a sentence each."""
-    words = set(re.findall(r"\w+", "\n".join(_text(root / file) for file in sources(root))))
+    words = {word for path in _source_paths(root) for word in re.findall(r"\w+", _text(root / path))}
     for row in rows:
-        for pattern, names in row.files.items():
-            there = {name for path in checkout.glob(pattern) for file in _python(path) for name in defined(file)}
-            if not [*checkout.glob(pattern)]:
-                yield f"{pattern} is not in {checkout}"
-            else:
-                yield from (f"{pattern} of {checkout} defines no {name}" for name in names if name not in there)
-        for token in row.ours:
-            if "/" in token or token.endswith((".py", ".yml")):
-                if not [*root.glob(token)]:
-                    yield f"{token} is not here"
-            elif NAME.fullmatch(token) and token.split(".")[-1] not in words:
+        yield from _missing(row.upstream, checkout)
+        yield from _missing(row.ours, root)
+        for token in row.notes:
+            if "/" in token and not [*root.glob(token)]:
+                yield f"{token} is not in {root}"
+            elif NAME.fullmatch(token) and not token.endswith(SUFFIXES) and token.split(".")[-1] not in words:
                 yield f"{token} is not in our sources"
 
 
-def _python(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+def _missing(files: dict[str, list[str]], tree: Path) -> Iterator[str]:
+    """Files, and names in them, that a tree lacks; the folders of Git submodules may be missing or empty."""
+    for pattern, names in files.items():
+        paths = [*tree.glob(pattern)]
+        if not paths and not pattern.startswith("submodules/"):
+            yield f"{pattern} is not in {tree}"
+        there = {name for path in paths if path.suffix == ".py" for name, _ in _names(path)}
+        there |= {name.rpartition(".")[2] for name in there}
+        yield from (f"{pattern} of {tree} defines no {name}" for name in names if paths and name not in there)
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def new_files(upstream: dict[str, dict[str, bool]], ours: dict[str, dict[str, bool]]) -> list[str]:
+def new_files(upstream: dict[str, set[str]], ours: dict[str, set[str]]) -> list[str]:
     """Ours that upstream has no file of the same path for."""
     return [file for file in ours if file not in upstream]
 

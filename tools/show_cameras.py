@@ -32,7 +32,7 @@ from utils.random_streams import RandomStreams
 def training_cameras(config: Config, scene: Scene, count: int, streams: RandomStreams) -> list[RCamera]:
     """`count` cameras as training draws them: in random regions with CoGrad on, else from the camera ranges."""
     if not config.cograd.enabled:
-        return [camera for _ in range(count) for camera in scene.getRandTrainCameras(streams)][:count]
+        return scene.getPurnTrainCameras(streams, count)
     grid = RegionGrid.from_params(config.cograd)
     poses = grid.sample_poses((streams.rand(count) * len(grid)).long(), streams)
     return scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams, poses.cells)

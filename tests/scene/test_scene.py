@@ -42,7 +42,7 @@ def test_files_of_a_new_scene(tmp_path) -> None:
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["cameras.json", "init_points3d.ply"]
     records = json.loads((tmp_path / "run" / "cameras.json").read_text())
     assert [record["id"] for record in records] == list(range(16))
-    assert len(scene.getPresetTestCameras()) == 16
+    assert len(scene.getTestCameras()) == 16
     assert len(scene.getCircleVideoCameras()) == 120
     assert len(scene.getCircleVideoCameras(6, render45=True)) == 12
     assert scene.save(7) == tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply"
