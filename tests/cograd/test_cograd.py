@@ -13,6 +13,7 @@ from arguments.checks import contradictions
 from arguments.declare import keys_of
 from cograd import CoGrad
 from cograd.fusion import fuse
+from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from guidance.sd_step import scaled_linear_alphas
 from scene.densify import IndexMap
 from tests.drawn import Draws
@@ -88,6 +89,18 @@ def test_one_view_a_step_is_the_papers_text() -> None:
         if region in cograd.bank.entries:
             assert _equal(cograd.bank.entries[region].unpack(g_main), g_main)  # g_main, never g_fused
     assert fused > 5 and int(cograd.sampler.n.sum()) == TOTAL
+
+
+@pytest.mark.parametrize("total", [1, 3, TOTAL])
+@pytest.mark.parametrize("reading", ["interval", "clamp"])
+def test_progress_is_the_steps_number_by_their_count(total, reading) -> None:
+    """prog = k / total of step k = 1..total: the last step is at 1, and no step at 0."""
+    cograd = _cograd(total, prog_reading=reading, prog_range=(0.1, 0.9))
+    for step in range(1, total + 1):
+        s = schedule_progress(step / total, reading, (0.1, 0.9))
+        expected = global_timestep(s, log_snr(ALPHAS))
+        assert cograd.plan(step, 1, RandomStreams(0)).t_global == pytest.approx(expected, abs=1e-9)
+    assert s == pytest.approx(0.9 if reading == "interval" else 1.0)
 
 
 def test_one_region_is_always_looked_at_and_gradients_pass_through_an_empty_bank() -> None:

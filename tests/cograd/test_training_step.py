@@ -97,6 +97,24 @@ def _plain_and_cograd(tmp_path, prior, monkeypatch, steps: int, **changes):
     return with_cograd, state, plain, plain_state
 
 
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_densification_statistics_are_those_of_every_view(tmp_path, prior, views) -> None:
+    """Accumulated in the views' order, from the gradient before fusion; with CoGrad off only the last view's count."""
+    config = _config(tmp_path, C_batch_size=views, iterations=3, densify_from_iter=3, fusion_range="0 1")
+    state = _start(config, prior)
+    accumulated, seen, radii = 0.0, 0.0, torch.zeros(60)
+    for _ in range(2):
+        report, _ = _step(state, prior, config)
+        for view in report.views:
+            norm = torch.linalg.vector_norm(view.screen_points.grad[:, :2], dim=-1, keepdim=True)
+            accumulated += torch.where(view.visible[:, None], norm, 0.0)
+            seen += view.visible[:, None].float()
+            radii = torch.maximum(radii, view.radii_px.float())
+    assert torch.equal(state.gaussians.xyz_gradient_accum, accumulated) and float(accumulated.sum()) > 0
+    assert torch.equal(state.gaussians.denom, seen) and float(seen.max()) == 2 * views
+    assert torch.equal(state.gaussians.max_radii2D, radii)
+
+
 def test_one_region_is_the_plain_run_bit_for_bit(tmp_path, prior, monkeypatch) -> None:
     """All of a run, densification and opacity resets included. The region's own gradient is no candidate here."""
     with_cograd, state, plain, plain_state = _plain_and_cograd(
