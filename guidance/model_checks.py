@@ -44,27 +44,26 @@ def _read(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
         ) from error
 
 
-def check_layout(folder: Path) -> None:
-    """Raise ModelUnavailable unless `folder` looks like a Stable Diffusion pipeline in diffusers layout."""
+def check_layout(folder: Path, advice: str = HOW_TO_GET) -> None:
+    """Raise ModelUnavailable unless `folder` looks like a Stable Diffusion pipeline in diffusers layout.
+
+    Its sentence ends with `advice`.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         config = folder / "config.json"
         kind = read_json(config).get("_class_name", "") if config.is_file() else ""
         found = f"a single {kind}" if kind else "no model_index.json"
-        raise ModelUnavailable(f"folder {folder} holds {found}; expected a Stable Diffusion pipeline; {HOW_TO_GET}")
+        raise ModelUnavailable(f"folder {folder} holds {found}; expected a Stable Diffusion pipeline; {advice}")
     contents = read_json(index)
     kind = contents.get("_class_name", "unknown")
     if "text_encoder_2" in contents or "XL" in kind or "transformer" in contents:
-        raise ModelUnavailable(
-            f"folder {folder} is a {kind}; only Stable Diffusion 1.x and 2.x work here; {HOW_TO_GET}"
-        )
+        raise ModelUnavailable(f"folder {folder} is a {kind}; only Stable Diffusion 1.x and 2.x work here; {advice}")
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
-        raise ModelUnavailable(
-            f"folder {folder} lacks {', '.join(missing)}; fetch the whole pipeline again; {HOW_TO_GET}"
-        )
+        raise ModelUnavailable(f"folder {folder} lacks {', '.join(missing)}; fetch the whole pipeline again; {advice}")
     for problem in (*_networks_of_others(folder), *_schedulers_of_others(folder)):
-        raise ModelUnavailable(f"folder {folder}: {problem}; only Stable Diffusion 1.x and 2.x work here; {HOW_TO_GET}")
+        raise ModelUnavailable(f"folder {folder}: {problem}; only Stable Diffusion 1.x and 2.x work here; {advice}")
 
 
 def _networks_of_others(folder: Path) -> Iterator[str]:

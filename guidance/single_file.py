@@ -19,6 +19,7 @@ from guidance.weight_files import load_part
 
 logger = logging.getLogger(__name__)
 
+BASE_MODEL = "give GuidanceParams.base_model_key a local folder or hub id that holds them"
 EXPECTED = "expected a whole Stable Diffusion 1.x or 2.x checkpoint"
 PREDICTION_OF = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
@@ -81,12 +82,11 @@ def _base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor])
     try:
         if folder is None:
             key = hub_id(key or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"], params)
-            folder = download_configs(key)
-        check_layout(folder)
+            folder = download_configs(key, BASE_MODEL)
+        check_layout(folder, BASE_MODEL)
     except ModelUnavailable as error:
         raise ModelUnavailable(
-            f"model file {path} needs the configs and tokenizer of its base model, but {error}; without network, "
-            "GuidanceParams.base_model_key must name a local folder with its configs and tokenizer"
+            f"model file {path} needs the configs and tokenizer of its base model, but {error}"
         ) from error
     return folder
 

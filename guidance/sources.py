@@ -19,6 +19,8 @@ SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HOW_TO_GET = "give GuidanceParams.model_key a folder in diffusers layout, a hub id that exists, or a .safetensors file"
 
+LOCAL_FOLDER = "give GuidanceParams.model_key a local folder"
+
 
 class ModelUnavailable(ValueError):
     """The diffusion model's weights cannot be had; the message says why and what to do."""
@@ -77,18 +79,21 @@ def download(key: str, revision: str | None, variant: str | None = None) -> Path
     return Path(folder)
 
 
-def download_configs(key: str) -> Path:
-    """Folder with the configs and the tokenizer of a hub model, without its weights.  Raises ModelUnavailable."""
+def download_configs(key: str, advice: str) -> Path:
+    """Folder with the configs and the tokenizer of a hub model, without its weights.
+
+    Raises ModelUnavailable, whose sentence ends with `advice`.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         with quiet():
             return Path(snapshot_download(key, allow_patterns=["*.json", "*.txt", "*.model"]))
     except Exception as error:  # hub, http and file-system errors share no base class
-        raise ModelUnavailable(_hub_sentence(key, None, error)) from error
+        raise ModelUnavailable(_hub_sentence(key, None, error, advice)) from error
 
 
-def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
+def _hub_sentence(key: str, revision: str | None, error: BaseException, advice: str = HOW_TO_GET) -> str:
     """One sentence for a failed download: what happened, what to do."""
     names = {type(cause).__name__ for cause in _causes(error)}
     if "RevisionNotFoundError" in names:
@@ -96,14 +101,14 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException) -> str:
     if "GatedRepoError" in names:
         return f"hub model {key!r} is gated; accept its licence on its page and run `hf auth login`, or use another one"
     if "RepositoryNotFoundError" in names:
-        return f"hub model {key!r} does not exist (or is private); {HOW_TO_GET}"
+        return f"hub model {key!r} does not exist (or is private); {advice}"
     if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
-        return f"hub model {key!r} is not in diffusers layout (no model_index.json); {HOW_TO_GET}"
+        return f"hub model {key!r} is not in diffusers layout (no model_index.json); {advice}"
     detail = reason_of(error)
     asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
     return (
         f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
-        f"connect to the network once, or give GuidanceParams.model_key a local folder"
+        "connect to the network once, or " + (LOCAL_FOLDER if advice == HOW_TO_GET else advice)
     )
 
 

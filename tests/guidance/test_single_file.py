@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A single checkpoint in the original Stable Diffusion layout loads to the same model as its diffusers folder."""
 
+import argparse
+import collections
+import datetime
 import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -162,7 +167,7 @@ def test_single_file_without_base_and_network(tiny, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_file(original_layout(tiny), path)
     with pytest.raises(
-        ModelUnavailable, match=r"base_model_key must name a local folder with its configs and tokenizer"
+        ModelUnavailable, match=r"connect to the network once, or give GuidanceParams.base_model_key a local folder or hub id that holds them$"
     ):
         load(path)
 
@@ -203,3 +208,119 @@ def test_the_base_folder_says_what_a_file_predicts(tiny, tmp_path, kind):
     x, t, text = torch.ones(1, 4, 8, 8), torch.tensor([700]), folder.get_text_embeds(["a cat"])
     assert single.prediction_type == kind
     torch.testing.assert_close(single.predict_noise(x, t, text), folder.predict_noise(x, t, text))
+
+
+# --- what a file says of itself ---------------------------------------------------------------------------------------
+
+
+def saved(tiny, path, metadata=None, **tensors):
+    save_file(original_layout(tiny) | tensors, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "kind"),
+    [
+        ({"modelspec.prediction_type": "v"}, {}, "v_prediction"),
+        ({"modelspec.prediction_type": "V-Prediction"}, {}, "v_prediction"),
+        ({"modelspec.architecture": "stable-diffusion-v2-768-v"}, {}, "v_prediction"),
+        ({}, {"v_pred": torch.zeros(0)}, "v_prediction"),
+        ({"modelspec.prediction_type": "epsilon", "modelspec.architecture": "stable-diffusion-v1"}, {}, "epsilon"),
+        ({"modelspec.architecture": "stable-diffusion-v2-512"}, {}, "epsilon"),
+        ({}, {}, "epsilon"),
+    ],
+)
+def test_the_prediction_type_of_the_file_is_followed(tiny, tmp_path, caplog, metadata, tensors, kind):
+    """The base model predicts epsilon; a file that says otherwise is read as what it says, with a line."""
+    prior, plain = load(saved(tiny, tmp_path / "m.safetensors", metadata, **tensors), base_model_key=str(tiny)), load(tiny)
+    assert prior.prediction_type == kind
+    lines = [record.getMessage() for record in caplog.records]
+    if kind == "epsilon":
+        assert not lines
+        return
+    assert len(lines) == 1 and "says that it predicts v_prediction, its base model epsilon: the file is followed" in lines[0]
+    x, t = torch.ones(1, 4, 8, 8), torch.tensor([700])
+    text, abar = plain.get_text_embeds(["a cat"]), plain.alphas_cumprod[700]
+    expected = abar.sqrt() * plain.predict_noise(x, t, text) + (1 - abar).sqrt() * x
+    torch.testing.assert_close(prior.predict_noise(x, t, text), expected)
+
+
+def test_an_epsilon_file_on_a_base_of_v(tiny, tmp_path, caplog):
+    base = shutil.copytree(tiny, tmp_path / "base")
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    path = saved(tiny, tmp_path / "m.safetensors", {"modelspec.prediction_type": "epsilon"})
+    assert load(path, base_model_key=str(base)).prediction_type == "epsilon" and len(caplog.records) == 1
+
+
+def test_a_file_of_zero_terminal_snr(tiny, tmp_path):
+    tensors = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    prior = load(saved(tiny, tmp_path / "m.safetensors", **tensors), base_model_key=str(tiny))
+    assert prior.alphas_cumprod[-1] == 2.0**-24 and prior.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({"modelspec.prediction_type": "flow"}, r"has modelspec.prediction_type 'flow'; expected epsilon or v"),
+        ({"modelspec.architecture": "stable-diffusion-xl-v1-base"}, r"says that it is of architecture 'stable-diffusion-xl-v1-base'; only"),
+        ({"modelspec.architecture": "stable-diffusion-v3-medium"}, r"of architecture 'stable-diffusion-v3-medium'"),
+        ({"modelspec.architecture": "flux-1-dev"}, r"of architecture 'flux-1-dev'"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, r"of architecture 'stable-diffusion-v1/lora'"),
+        ({"modelspec.architecture": "stable-diffusion-v1/textual-inversion"}, r"of architecture 'stable-diffusion-v1/textual-inversion'"),
+    ],
+)
+def test_a_file_that_says_it_is_of_another_family(tiny, tmp_path, metadata, sentence):
+    with pytest.raises(ModelUnavailable, match=sentence):
+        load(saved(tiny, tmp_path / "m.safetensors", metadata), base_model_key=str(tiny))
+
+
+@pytest.mark.parametrize("steps_offset", [0, 1, 7])
+def test_the_base_models_scheduler_is_taken_as_it_is(tiny, tmp_path, steps_offset):
+    """diffusers' pipeline would set steps_offset to 1 and clip_sample to false."""
+    base = shutil.copytree(tiny, tmp_path / "base")
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "steps_offset": steps_offset}))
+    assert load(saved(tiny, tmp_path / "m.safetensors"), base_model_key=str(base)).steps_offset == steps_offset
+
+
+class Callback:
+    """Of a training framework: an object of a class of its own."""
+
+    best = 3.0
+
+
+OBJECTS = {
+    "NumPy scalar": lambda: {"best_score": np.float64(3)},
+    "NumPy array": lambda: {"history": np.zeros(3)},
+    "callback": lambda: {"callbacks": {"ModelCheckpoint": Callback()}},
+    "class": lambda: {"callbacks": {Callback: {"best_model_path": "x"}}},
+    "date": lambda: {"when": datetime.datetime(2024, 1, 1)},
+    "path": lambda: {"best_model_path": Path("x")},
+    "settings": lambda: {"hyper_parameters": argparse.Namespace(lr=1.0)},
+    "nested": lambda: {"loops": {"fit_loop": [{"state": (collections.defaultdict(list),)}]}},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_checkpoint_with_python_objects(tiny, tmp_path, name, legacy):
+    path = tmp_path / "x.ckpt"
+    contents = {"state_dict": original_layout(tiny), **OBJECTS[name]()}
+    torch.save(contents, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ModelUnavailable, match=r"model file .*x.ckpt holds Python objects that are not loaded \([\w.]+\); use the .safetensors of it$"):
+        load(path, base_model_key=str(tiny))
+
+
+def test_a_weight_that_half_precision_cannot_hold(tiny, tmp_path):
+    tensors = original_layout(tiny)
+    tensors["model.diffusion_model.out.2.weight"][0, 0, 0, 0] = 1e6
+    save_file(tensors, tmp_path / "m.safetensors")
+    load(tmp_path / "m.safetensors", base_model_key=str(tiny))
+    with pytest.raises(ModelUnavailable, match=r"unet weight conv_out.weight is not finite in float16; fetch the model again, or set .*precision to float32"):
+        load(tmp_path / "m.safetensors", base_model_key=str(tiny), precision="float16")
+
+
+def test_a_base_folder_of_something_else(tiny, tmp_path):
+    with pytest.raises(ModelUnavailable, match=r"m.safetensors needs the configs and tokenizer of its base model, but folder .*unet holds a single UNet2D"):
+        load(saved(tiny, tmp_path / "m.safetensors"), base_model_key=str(tiny / "unet"))
