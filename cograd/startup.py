@@ -8,14 +8,20 @@ import logging
 from arguments import Config
 from arguments.load import load_config
 from guidance.image_size import size_notices, size_problems
+from guidance.model_files import check_model_files
 from guidance.prompt_words import prompt_notices, prompt_problems
 
 logger = logging.getLogger(__name__)
 
 
 def read_settings(argv: list[str]) -> Config:
-    """The settings of a run from the words of a command line, checked against its prior too. Raises ConfigError."""
-    return load_config(argv, prompt_problems, size_problems)
+    """The settings of a run from the words of a command line, checked against its prior too.
+
+    Raises ConfigError, and ModelUnavailable for files of a model that cannot be used.
+    """
+    config = load_config(argv, prompt_problems, size_problems)
+    check_model_files(config)
+    return config
 
 
 def report_notices(config: Config) -> None:

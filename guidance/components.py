@@ -9,8 +9,8 @@ import torch
 
 from guidance.sd_step import PREDICTION_TYPES
 from guidance.sources import ModelUnavailable
+from guidance.weight_files import NETWORKS
 
-NETWORKS = ("unet", "vae", "text_encoder")
 # What a U-Net's config asks for beside latents, time and text; of a plain one each is unset.
 OTHER_INPUTS = {
     "class_embed_type": "class labels",

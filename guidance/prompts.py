@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a prompt to what each view is conditioned on, by azimuth.
 
-DECISION: of a prompt that is too long for the text encoder the end is cut and the view words stay; upstream cuts them
-off, so that every side has one text and Perp-Neg nothing to push from.
 Letters of shapes: B views, K prompts, L tokens, D width of a token's embedding.
 """
 
@@ -44,7 +42,11 @@ class PromptTexts:
         return cls(default=params.text, uncond=params.negative, inverse=params.inverse_text, **views)
 
     def shortened(self, prior: Prior) -> "PromptTexts":
-        """These texts with as much of the prompt as `prior` takes beside the view words; a cut is reported."""
+        """These texts with as much of the prompt as `prior` takes beside the view words; a cut is reported.
+
+        DECISION: of a prompt that is too long for the text encoder the end is cut and the view words stay; upstream
+        cuts them off, so that every side has one text and Perp-Neg nothing to push from.
+        """
         shorten = getattr(prior, "shorten", None)
         if shorten is None:
             return self

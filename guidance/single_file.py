@@ -82,7 +82,7 @@ def _base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor])
     try:
         if folder is None:
             key = hub_id(key or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"], params)
-            folder = download_configs(key, BASE_MODEL)
+            folder = download_configs(key, "GuidanceParams.base_model_key")
         check_layout(folder, BASE_MODEL)
     except ModelUnavailable as error:
         raise ModelUnavailable(

@@ -17,9 +17,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HOW_TO_GET = "give GuidanceParams.model_key a folder in diffusers layout, a hub id that exists, or a .safetensors file"
-
-LOCAL_FOLDER = "give GuidanceParams.model_key a local folder"
+MODEL_KEY = "GuidanceParams.model_key"
+HOW_TO_GET = f"give {MODEL_KEY} a folder in diffusers layout, a hub id that exists, or a .safetensors file"
 
 
 class ModelUnavailable(ValueError):
@@ -28,6 +27,11 @@ class ModelUnavailable(ValueError):
 
 def find_source(params: GuidanceParams) -> Path | str:
     """What model_key means: an existing folder or file, or a hub id (where it moved, the new one)."""
+    return find_local(params) or hub_id(params.model_key or "", params)
+
+
+def find_local(params: GuidanceParams) -> Path | None:
+    """The folder or file that model_key names; None for a hub id.  Raises ModelUnavailable for anything else."""
     key = params.model_key
     if not key:
         raise ModelUnavailable(f"GuidanceParams.model_key is not set; {HOW_TO_GET}")
@@ -38,7 +42,7 @@ def find_source(params: GuidanceParams) -> Path | str:
         raise ModelUnavailable(f"model file {key!r} does not exist; {HOW_TO_GET}")
     if not HUB_ID.fullmatch(key):
         raise ModelUnavailable(f"model_key {key!r} is neither an existing folder nor a hub id; {HOW_TO_GET}")
-    return hub_id(key, params)
+    return None
 
 
 def hub_id(key: str, params: GuidanceParams) -> str:
@@ -79,10 +83,10 @@ def download(key: str, revision: str | None, variant: str | None = None) -> Path
     return Path(folder)
 
 
-def download_configs(key: str, advice: str) -> Path:
-    """Folder with the configs and the tokenizer of a hub model, without its weights.
+def download_configs(key: str, setting: str) -> Path:
+    """Folder with the configs and the tokenizer of a hub model, which `setting` names, without its weights.
 
-    Raises ModelUnavailable, whose sentence ends with `advice`.
+    Raises ModelUnavailable.
     """
     from huggingface_hub import snapshot_download
 
@@ -90,12 +94,13 @@ def download_configs(key: str, advice: str) -> Path:
         with quiet():
             return Path(snapshot_download(key, allow_patterns=["*.json", "*.txt", "*.model"]))
     except Exception as error:  # hub, http and file-system errors share no base class
-        raise ModelUnavailable(_hub_sentence(key, None, error, advice)) from error
+        raise ModelUnavailable(_hub_sentence(key, None, error, setting)) from error
 
 
-def _hub_sentence(key: str, revision: str | None, error: BaseException, advice: str = HOW_TO_GET) -> str:
+def _hub_sentence(key: str, revision: str | None, error: BaseException, setting: str = MODEL_KEY) -> str:
     """One sentence for a failed download: what happened, what to do."""
     names = {type(cause).__name__ for cause in _causes(error)}
+    advice = HOW_TO_GET.replace(MODEL_KEY, setting)
     if "RevisionNotFoundError" in names:
         return f"hub model {key!r} has no revision {revision!r}; correct GuidanceParams.model_revision"
     if "GatedRepoError" in names:
@@ -108,7 +113,7 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException, advice: 
     asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
     return (
         f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
-        "connect to the network once, or " + (LOCAL_FOLDER if advice == HOW_TO_GET else advice)
+        f"connect to the network once, or give {setting} a local folder"
     )
 
 

@@ -12,6 +12,7 @@ from guidance.sources import ModelUnavailable, first_line, quiet
 
 logger = logging.getLogger(__name__)
 
+NETWORKS = ("unet", "vae", "text_encoder")  # folders of a pipeline that hold weights
 STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
 SHARD = r"-\d{5}-of-\d{5}"
 # model.safetensors, model-00001-of-00002.safetensors, pytorch_model.bin; with a variant: model.fp16.safetensors,

@@ -12,11 +12,11 @@ import torch
 import transformers
 
 from arguments import GuidanceParams
-from guidance.components import NETWORKS, Components, check_fit
+from guidance.components import Components, check_fit
 from guidance.model_checks import check_layout, read_json, read_words
 from guidance.single_file import load_single_file
 from guidance.sources import HOW_TO_GET, ModelUnavailable, download, find_source
-from guidance.weight_files import lacks_weights, load_part
+from guidance.weight_files import NETWORKS, lacks_weights, load_part
 
 
 def load_components(

@@ -167,7 +167,7 @@ def test_single_file_without_base_and_network(tiny, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_file(original_layout(tiny), path)
     with pytest.raises(
-        ModelUnavailable, match=r"connect to the network once, or give GuidanceParams.base_model_key a local folder or hub id that holds them$"
+        ModelUnavailable, match=r"connect to the network once, or give GuidanceParams.base_model_key a local folder$"
     ):
         load(path)
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be told of a run's model files before any weight is read or fetched: asked with the settings."""
+
+from pathlib import Path
+
+from arguments import Config
+from guidance.controlnet import find_controlnet
+from guidance.lora_file import read_lora
+from guidance.model_checks import check_layout, refuse_other_names
+from guidance.single_file import BASE_MODEL, read_header
+from guidance.sources import find_local, local_folder
+from guidance.textual_inversion import read_words
+from guidance.weight_files import NETWORKS, variant_of
+
+
+def check_model_files(config: Config) -> None:
+    """Raise ModelUnavailable for files on this machine that cannot be used; hub ids are left for later."""
+    params = config.guidance
+    if params.guidance != "SD":
+        return
+    if params.LoRA_path:
+        read_lora(params.LoRA_path)
+    if params.textual_inversion_path:
+        read_words(params.textual_inversion_path)
+    if params.controlnet_model_key:
+        find_controlnet(params.controlnet_model_key)
+    source = find_local(params)
+    if source is not None and source.is_dir():
+        check_layout(source)
+        for part in NETWORKS:
+            variant_of(source / part)
+    elif source is not None:
+        _check_single_file(source, params.base_model_key)
+
+
+def _check_single_file(path: Path, base_model_key: str | None) -> None:
+    refuse_other_names(path, *read_header(path))
+    if base_model_key and (base := local_folder(base_model_key)) is not None:
+        check_layout(base, BASE_MODEL)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every model file that cannot be used is refused with the settings: status 2, one sentence, and nothing is written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import train
+from guidance.model_files import check_model_files
+from tests.guidance.test_single_file import Callback, original_layout
+
+
+@pytest.fixture
+def folder(golden_dir, tmp_path):
+    return Path(shutil.copytree(golden_dir / "tiny-sd", tmp_path / "model"))
+
+
+def of_lora(folder, tmp_path):
+    key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{key}.lora_up.weight": torch.full((64, 2), float("nan")), f"{key}.lora_down.weight": torch.ones(2, 32)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    return ["--LoRA_path", str(tmp_path / "lora.safetensors")], "is not finite in 128 of its 128 values"
+
+
+def of_words(folder, tmp_path):
+    save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, tmp_path / "word.safetensors")
+    return ["--textual_inversion_path", str(tmp_path / "word.safetensors")], "is for Stable Diffusion XL"
+
+
+def of_controlnet(folder, tmp_path):
+    return ["--controlnet_model_key", str(folder / "unet"), "--use_control_net_iter", "0"], "holds UNet2DConditionModel, no ControlNetModel"
+
+
+def of_layout(folder, tmp_path):
+    shutil.rmtree(folder / "vae")
+    return [], "lacks vae; fetch the whole pipeline again"
+
+
+def of_weights(folder, tmp_path):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "flax_model.msgpack")
+    return [], "unet holds no weights in .safetensors or .bin files"
+
+
+def of_scheduler(folder, tmp_path):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "FlowMatchEulerDiscreteScheduler"}))
+    return [], "is not one of noise prediction"
+
+
+def of_checkpoint(folder, tmp_path):
+    torch.save({"state_dict": original_layout(folder), "callback": Callback()}, tmp_path / "x.ckpt")
+    return ["--model_key", str(tmp_path / "x.ckpt"), "--base_model_key", str(folder)], "holds Python objects that are not loaded"
+
+
+def of_base(folder, tmp_path):
+    save_file(original_layout(folder), tmp_path / "x.safetensors")
+    return ["--model_key", str(tmp_path / "x.safetensors"), "--base_model_key", str(folder / "vae")], "holds a single AutoencoderKL"
+
+
+def of_key(folder, tmp_path):
+    return ["--model_key", "./nothing here"], "is neither an existing folder nor a hub id"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("fault", [of_lora, of_words, of_controlnet, of_layout, of_weights, of_scheduler, of_checkpoint, of_base, of_key])
+def test_a_file_that_cannot_be_used(folder, tmp_path, capsys, fault, dry_run):
+    words, sentence = fault(folder, tmp_path)
+    run = tmp_path / "run"
+    defaults = ["--text", "a mug", "--device", "cpu", "--iterations", "1", "--model_path", str(run), "--model_key", str(folder)]
+    assert train.main([*defaults, *words, *(["--dry-run"] if dry_run else [])]) == 2
+    printed = capsys.readouterr()
+    assert sentence in printed.err and "Traceback" not in printed.err
+    assert len(printed.err.strip().splitlines()) == 1 and not run.exists()
+
+
+def test_hub_ids_are_left_for_later(monkeypatch):
+    """Nothing is fetched, and nothing is looked up, with the settings."""
+    from arguments import Config, GuidanceParams
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    check_model_files(Config(guidance=GuidanceParams(model_key="some/model", controlnet_model_key="some/depth")))
