@@ -19,6 +19,7 @@ from arguments.load import load_config
 from gaussian_renderer.outputs import turntable
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
+from utils.file_formats import check_is_ply
 from utils.run_records import read_object
 
 
@@ -63,6 +64,8 @@ def cloud_of(path: Path, iteration: int | None = None) -> Path:
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a run folder or a .ply file.")
+    if path.is_file():
+        check_is_ply(path)
     if path.is_file() and iteration is None:
         return path
     if path.is_file():

@@ -21,6 +21,7 @@ from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from tools.ablation.pictures import first_seeds, results_in, sheet
 from tools.orbits import Lens, framing, full_turn, pictures
+from utils.file_formats import check_suffix, is_scene
 from utils.image_utils import write_png
 from utils.video import read_video
 
@@ -39,7 +40,7 @@ def contact_sheet(videos: list[np.ndarray], count: int, side_px: int) -> np.ndar
 
 def frames_of(source: Path, count: int, side_px: int) -> np.ndarray:
     """uint8 [F, H, W, 3]: a video's frames, or `count` pictures of one turn around a cloud. Raises ValueError."""
-    if source.is_file() and source.suffix != ".ply":
+    if source.is_file() and not is_scene(source):
         return read_video(source)
     cloud = GaussianModel.from_ply(cloud_of(source))
     seen = framing([cloud])
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> int:
         gone = f"no such file or folder: {', '.join(missing)}"
         parser.error(gone if missing else "--frames, --side_px, --seeds: expected 1 or more")
     try:
+        check_suffix(args.out, "png")
         drawn = _drawn(args)
     except (ValueError, OSError) as problem:
         parser.error(str(problem))

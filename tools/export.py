@@ -7,61 +7,74 @@ RUN is a run folder, this program's or LucidDreamer's, or one .ply file. docs/ex
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools.exporting import FORMATS, export
+from tools.exporting import FORMATS, check_known, export
 from tools.exporting.options import Options
 from tools.orbits import colour_of
+from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
+
+logger = logging.getLogger(__name__)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options that were not given are absent."""
     formats = "\n".join(f"  {name:<6} {format.told}" for name, format in FORMATS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+    def add(flag: str, about: str, **how: Any) -> None:
+        users = ", ".join(name for name in SCENES if flag.removeprefix("--") in FILE_FORMATS[name].options)
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=f"{users}: {about}", **how)
+
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--format", nargs="+", required=True, metavar="FORMAT", help="one or more of the formats below")
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/NAME.FORMAT)")
+    parser.add_argument("--format", nargs="+", metavar="FORMAT", help="one or more of the formats below")
+    parser.add_argument(
+        "--out", type=Path, help="file to write; its suffix tells the format (default: RUN/export/NAME.FORMAT)"
+    )
     parser.add_argument("--iteration", type=int, help="which of the run's clouds (default: the last)")
-    parser.add_argument("--pad_sh", type=int, help="ply: zeros up to this SH degree, for readers that expect 3")
-    parser.add_argument("--keep_axes", action="store_true", help="ply, splat, spz, sog: leave training's z up")
-    parser.add_argument("--title", default="", help="html: shown in a corner (default: the file's name)")
-    parser.add_argument("--background", default="white", help="html: white, black, grey or #rrggbb (%(default)s)")
-    parser.add_argument("--faces", type=int, default=Options.faces, help="glb: about so many triangles (%(default)s)")
-    parser.add_argument(
-        "--texture_px", type=int, default=Options.texture_px, help="glb: side of the texture (%(default)s)"
-    )
-    parser.add_argument(
-        "--grid",
-        type=int,
-        default=Options.grid,
-        help="glb: points along the longest side of the density's grid (%(default)s)",
-    )
+    add("--pad_sh", "zeros up to this SH degree, for readers that expect 3", type=int)
+    add("--keep_axes", "leave training's z up", action="store_true")
+    add("--title", "shown in a corner (default: the file's name)")
+    add("--background", "white, black, grey or #rrggbb (white)")
+    add("--faces", f"about so many triangles ({Options.faces})", type=int)
+    add("--texture_px", f"side of the texture ({Options.texture_px})", type=int)
+    add("--grid", f"points along the longest side of the density's grid ({Options.grid})", type=int)
     return parser.parse_args(argv)
+
+
+def _formats(args: argparse.Namespace) -> list[str]:
+    """Those asked for. Raises ValueError where --format and --out name none, contradict each other or are unknown."""
+    if args.format is None and args.out is None:
+        raise ValueError(f"no format was given; give --format with one or more of {', '.join(FORMATS)}.")
+    formats = args.format or [format_of(args.out)]
+    for format in formats:
+        check_known(format)
+    if args.out is not None and len(formats) > 1:
+        raise ValueError(f"--out {args.out} names one file and {len(formats)} formats were given; give one.")
+    return formats
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 written, 2 bad input; what was written before it stays."""
     args = _arguments(argv)
+    given = {name: value for name, value in vars(args).items() if name not in ("run", "format", "out")}
     try:
-        options = Options(
-            iteration=args.iteration,
-            pad_sh=args.pad_sh,
-            keep_axes=args.keep_axes,
-            title=args.title,
-            background=colour_of(args.background),
-            faces=args.faces,
-            texture_px=args.texture_px,
-            grid=args.grid,
-        )
-        if args.out is not None and len(args.format) > 1:
-            raise ValueError(f"--out {args.out} names one file and {len(args.format)} formats were given; give one.")
-        for format in args.format:
+        formats = _formats(args)
+        if "background" in given:
+            given["background"] = colour_of(given["background"])
+        options = Options(**given)
+        for told in without_effect(given, formats):
+            logger.warning("export: %s", told)
+        for format in formats:
             start = time.perf_counter()
             path = export(args.run, format, args.out, options)
             print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.1f} s")

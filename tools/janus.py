@@ -82,9 +82,7 @@ def write_sheet(out: Path, runs: Mapping[str, Path], seed: int) -> None:
         '<div class="bar"><b id="count"></b> labelled <button id="save">Save labels.json</button></div>',
         f'<div class="cards">{"".join(cards)}</div>',
     ]
-    document = page("Janus sheet", body, PLAY + SCRIPT, STYLE).replace(
-        "<body>", f'<body data-sheet="{_identity(key)}">'
-    )
+    document = page("Janus sheet", body, PLAY + SCRIPT, STYLE, _identity(key))
     out.mkdir(parents=True, exist_ok=True)
     (out / SHEET).write_text(document, encoding="utf-8")
     (out / KEY).write_text(json.dumps({"sheet": _identity(key), "key": key}, indent=1) + "\n", encoding="utf-8")

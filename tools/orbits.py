@@ -26,6 +26,8 @@ KEPT = 0.99
 """Share of the Gaussians that must fit: a few floaters do not shrink the picture."""
 MARGIN = 0.05
 SOLID_OPACITY = 0.1
+NEAREST, FARTHEST = 0.3, 1e6
+"""World units. The rasterizer draws nothing nearer than 0.2, where the near side of so near a scene begins."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,20 @@ class Framing:
     radius: float
 
     def distance(self, fov_rad: float) -> float:
-        """Camera distance at which a field of view holds the sphere, with MARGIN around it."""
-        return (1 + MARGIN) * self.radius / math.sin(fov_rad / 2)
+        """Camera distance at which a field of view holds the sphere, with MARGIN around it.
+
+        Raises ValueError for a scene so small that it stands before the near plane, or so large or so far from the
+        origin that single precision loses it.
+        """
+        distance = (1 + MARGIN) * self.radius / math.sin(fov_rad / 2)
+        away = float(self.centre.abs().max())
+        if distance < NEAREST or max(distance, away) > FARTHEST:
+            size, held = f"{2 * self.radius:.3g} units large", f"{NEAREST} to {FARTHEST:g} units"
+            raise ValueError(
+                f"the scene is {size} and {away:.3g} from the origin; expected one seen whole from {held} away, "
+                "and no farther from the origin: rescale or move it."
+            )
+        return distance
 
 
 @torch.no_grad()

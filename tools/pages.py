@@ -40,21 +40,21 @@ for (const video of document.querySelectorAll('video')) {
 """
 
 
-def page(title: str, body: Sequence[str], script: str = PLAY, style: str = "") -> str:
-    """A whole HTML document; `body` and `script` are trusted, the title is escaped."""
+def page(title: str, body: Sequence[str], script: str = PLAY, style: str = "", sheet: str = "") -> str:
+    """A whole HTML document; `body` and `script` are trusted, the title and the sheet's identity are escaped."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}{style}</style>\n</head>\n<body>\n"
+        f"<style>{STYLE}{style}</style>\n</head>\n<body data-sheet=\"{escape(sheet)}\">\n"
         + "\n".join(body)
         + f"\n<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
 def escape(text: object) -> str:
-    """Text of any origin as HTML, quotes included."""
-    return html.escape(str(text))
+    """Text of any origin as HTML, quotes included; bytes of a file's name that are no UTF-8 become question marks."""
+    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

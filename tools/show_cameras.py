@@ -25,6 +25,7 @@ from gaussian_renderer import render
 from scene import Scene
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
+from utils.file_formats import check_suffix
 from utils.image_utils import to_uint8, write_png
 from utils.random_streams import RandomStreams
 
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, default=8, help="views in a row")
     args, words = parser.parse_known_args(argv)
     try:
+        check_suffix(args.out, "png")
         write_png(args.out, picture(load_config(words), max(args.columns, 1)))
     except ValueError as problem:
         print(f"show_cameras: {problem}", file=sys.stderr)

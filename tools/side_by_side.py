@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils.file_formats import check_suffix
 from utils.heat_map import text_strip
 from utils.video import VideoWriter
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         check_flags(args)
+        check_suffix(args.out, "mp4")
         strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
         clouds = load(args.scenes, args.iteration)
         with VideoWriter(args.out, args.fps) as video:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from tools.exporting.places import default_path
 from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_flags(args)
         if args.out is not None and len(args.scenes) > 1:
             raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
+        if args.out is not None:
+            check_suffix(args.out, "mp4")
         for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
             with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
                 for (picture,) in turns([cloud], args):

@@ -15,6 +15,15 @@ def test_what_users_write_is_no_markup() -> None:
     assert 'alt="&quot;&gt;"' in pages.image(b"", '">')
 
 
+def test_names_of_any_origin_are_text(tmp_path) -> None:
+    """A folder's name may be no UTF-8, and may look like what a page is made of."""
+    name = 'caf\udce9 {{title}} <body> </script> "'
+    text = pages.page(name, [pages.escape(name)], sheet='"><b>')
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    assert text.count("caf? {{title}} &lt;body&gt; &lt;/script&gt; &quot;") == 2
+    assert text.count("<body") == 1 and 'data-sheet="&quot;&gt;&lt;b&gt;"' in text
+
+
 def test_pictures_are_inside() -> None:
     picture = np.zeros((4, 6, 3), np.uint8)
     assert pages.image(pages.jpeg(picture), "black").startswith('<img src="data:image/jpeg;base64,/9j/')

@@ -13,6 +13,7 @@ from scene.gaussian_model import GaussianModel
 from tools.exporting import mesh, page, splats
 from tools.exporting.options import Options
 from tools.exporting.places import default_path
+from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
 
 
 class Format(NamedTuple):
@@ -22,17 +23,24 @@ class Format(NamedTuple):
     write: Callable[[GaussianModel, Path, Options], None]
 
 
-FORMATS: dict[str, Format] = {
-    "ply": Format("Gaussians, nothing lost; every splat viewer and editor", splats.write_ply),
-    "splat": Format("Gaussians, 32 bytes each, colours without view dependence; web viewers", splats.write_splat),
-    "spz": Format("Gaussians, compressed 4 to 10 times; web and phone viewers", splats.write_spz),
-    "sog": Format("Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", splats.write_sog),
-    "glb": Format("a textured mesh, an approximation; every 3D program, games, phones", mesh.write_glb),
-    "html": Format(
-        "one page with the Gaussians in it, to turn by mouse or finger; any browser, no network", page.write_page
-    ),
+WRITERS = {
+    "ply": splats.write_ply,
+    "splat": splats.write_splat,
+    "spz": splats.write_spz,
+    "sog": splats.write_sog,
+    "glb": mesh.write_glb,
+    "html": page.write_page,
 }
-"""Name, which is also the file's extension -> format."""
+FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].told, WRITERS[name]) for name in SCENES}
+"""Name -> format."""
+
+
+def check_known(format: str) -> None:
+    """Raises ValueError, which names the nearest, for what is no format of an export."""
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, 1, 0.4)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown export format {format!r}{hint}; expected one of {', '.join(FORMATS)}.")
 
 
 def export(run: Path, format: str, out: Path | None = None, options: Options | None = None) -> Path:
@@ -42,10 +50,9 @@ def export(run: Path, format: str, out: Path | None = None, options: Options | N
     whole or not at all. Raises ValueError, one sentence, for all that a user can get wrong, and OSError.
     """
     options = options or Options()
-    if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, 1, 0.4)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown export format {format!r}{hint}; expected one of {', '.join(FORMATS)}.")
+    check_known(format)
+    if out is not None and not Path(out).is_dir():
+        check_suffix(Path(out), format)
     cloud = cloud_of(Path(run), options.iteration)
     out = Path(out) if out is not None else default_path(Path(run), format, options.iteration)
     if out.is_dir() or out.resolve() == cloud.resolve():

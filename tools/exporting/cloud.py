@@ -13,6 +13,7 @@ from utils.sh_utils import sh_basis
 
 Y_DOWN = torch.tensor([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])
 """To x right, y down, z forward, the field's PLY: the front looks back at a camera that looks along +z."""
+ROUNDING = 1e-9
 Y_UP = torch.tensor([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
 """To x right, y up, z back, as spz, glTF and three.js have it: the front looks along +z."""
 
@@ -47,13 +48,15 @@ def padded(gaussians: GaussianModel, sh_degree: int) -> GaussianModel:
 def sh_rotation(degree: int, turn: torch.Tensor) -> torch.Tensor:
     """[K, K]: coefficients times this look along TURN @ d as the old ones did along d.
 
-    The basis of a degree spans a space that rotations leave alone, so the matrix follows from any 64 directions.
+    The basis of a degree spans a space that rotations leave alone, so the matrix follows from any 64 directions, and
+    what it has between degrees is rounding: a large coefficient would carry that into all others.
     """
     directions = torch.nn.functional.normalize(
         torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1
     )
     old, new = (sh_basis(degree, d) for d in (directions @ turn.double(), directions))  # turn^T d, row by row
-    return torch.linalg.lstsq(new, old).solution.float()
+    matrix = torch.linalg.lstsq(new, old).solution
+    return torch.where(matrix.abs() < ROUNDING, 0.0, matrix).float()
 
 
 def quaternion_of(turn: torch.Tensor) -> torch.Tensor:

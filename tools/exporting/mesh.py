@@ -15,6 +15,7 @@ from scene.cameras import RCamera
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from tools.exporting.bake import bake, texels_of
 from tools.exporting.cloud import Y_UP
+from tools.exporting.limits import check
 from tools.exporting.options import Options, library
 from tools.exporting.surface import Mesh, best_surface, grid_around, simplified, vertex_normals, without_fragments
 from tools.orbits import Framing, Lens, camera_on_orbit, framing
@@ -33,6 +34,7 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     """Density field, marching cubes, fewer triangles, unwrapping, a texture baked from pictures all around."""
     for name in LIBRARIES:
         library(name)  # before the work
+    check(gaussians, "glb")
     seen = framing([gaussians])
     grid = grid_around(gaussians, seen, options.grid)
     mesh = best_surface(gaussians, grid, views(seen, OUTLINE_VIEWS, OUTLINE_PX))

@@ -9,12 +9,16 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from scene.gaussian_model import GaussianModel
+from tools.exporting.limits import check, fitted
 from tools.exporting.options import Options
 from tools.orbits import framing
 from utils.general_utils import atomic_path
@@ -30,6 +34,8 @@ REST_BYTES = 16
 
 def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
     """Means are kept; colours, opacities and scales are half floats, rotations 16 bits, view dependence 8 bits."""
+    check(gaussians, "html")
+    gaussians = fitted(gaussians, "html")
     seen = framing([gaussians])
     rest, rest_range = packed_harmonics(gaussians)
     scene = {
@@ -41,17 +47,26 @@ def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
         "fov_rad": FOV_RAD,
     }
     parts = {
-        "title": html.escape(options.title or out.stem),
+        "title": html.escape(one_line(options.title) or one_line(out.stem)),
         "background": "#" + "".join(f"{round(255 * channel):02x}" for channel in options.background),
-        "scene": json.dumps(scene),
+        "scene": json.dumps(scene, allow_nan=False),
         "cloud": base64.b64encode(packed_cloud(gaussians)).decode("ascii"),
         "harmonics": base64.b64encode(rest).decode("ascii"),
     }
-    page = TEMPLATE.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        page = page.replace("{{" + name + "}}", content)
+    page = filled(TEMPLATE.read_text(encoding="utf-8"), parts)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """The template with each {{name}} replaced in one pass: what a part holds is never taken for a name."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def one_line(text: str) -> str:
+    """Text of any origin as one line of valid Unicode without control characters."""
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in clean).split())
 
 
 @torch.no_grad()

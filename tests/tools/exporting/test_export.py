@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/export.py: where files go, and a sentence for everything that a user can get wrong."""
 
+import dataclasses
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from tests.tools.exporting.scenes import N, run_folder
 from tools.export import main
 from tools.exporting import FORMATS, export
 from tools.exporting.options import Options
+from utils.file_formats import FILE_FORMATS, format_of
 
 
 @pytest.fixture
@@ -116,3 +120,106 @@ def test_help_names_every_format(capsys) -> None:
         main(["--help"])
     told = capsys.readouterr().out
     assert all(f"  {name}" in told and format.told in told for name, format in FORMATS.items())
+
+
+# names of files and options
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_suffix_tells_the_format(run, tmp_path, capsys, format) -> None:
+    assert format_of(tmp_path / f"A.{format.upper()}") == format
+    if format != "glb":
+        assert main([str(run), "--out", str(tmp_path / f"a.{format}")]) == 0
+        assert (tmp_path / f"a.{format}").stat().st_size > 0
+    for other in FORMATS:
+        if other != format:
+            told = refused(capsys, run, "--format", format, "--out", tmp_path / f"b.{other}")
+            assert f"b.{other} ends in .{other}, and the format is {format}; expected .{format}" in told
+    for name, has in (("b.xyz", "ends in .xyz"), ("b", "has no suffix"), ("b.ply.gz", "ends in .gz")):
+        told = refused(capsys, run, "--format", format, "--out", tmp_path / name)
+        assert has in told and "expected one of .ply, .splat, .spz, .sog, .glb, .html" in told
+        assert has in refused(capsys, run, "--out", tmp_path / name)
+        assert not (tmp_path / name).exists()
+    assert "no format was given; give --format" in refused(capsys, run)
+
+
+def test_nothing_is_written_where_one_of_the_formats_is_unknown(run, capsys) -> None:
+    assert "did you mean spz?" in refused(capsys, run, "--format", "ply", "spzz")
+    assert not (run / "export").exists()
+
+
+VALUES = {"pad_sh": "3", "keep_axes": None, "title": "x", "background": "black", "faces": "500", "texture_px": "64", "grid": "16"}
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_an_option_without_effect_is_told_in_a_line(run, capsys, caplog, monkeypatch, option) -> None:
+    """For every option and format; and where one of several formats honours it, nothing is told."""
+    assert set(VALUES) == {field.name for field in dataclasses.fields(Options)} - {"iteration"}
+    given = [f"--{option}"] + ([] if VALUES[option] is None else [VALUES[option]])
+    monkeypatch.setattr("tools.export.export", lambda run, format, out, options: run / "point_cloud/iteration_5/point_cloud.ply")
+    users = [name for name in FORMATS if option in FILE_FORMATS[name].options]
+    for format in FORMATS:
+        caplog.clear()
+        assert main([str(run), "--format", format, *given]) == 0
+        told = [record.getMessage() for record in caplog.records]
+        assert told == ([] if format in users else [f"export: --{option} has no effect on {format}; it is for {', '.join(users)}"])
+    caplog.clear()
+    assert main([str(run), "--format", *FORMATS, *given]) == 0 and not caplog.records
+    others = [name for name in FORMATS if name not in users]
+    assert main([str(run), "--format", *others, *given]) == 0
+    assert caplog.records[0].getMessage().startswith(f"export: --{option} has no effect on {', '.join(others)}; it is for ")
+
+
+@pytest.mark.parametrize("option", VALUES)
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "glb"])
+def test_an_option_changes_the_files_of_those_formats_that_honour_it(tmp_path, format, option) -> None:
+    run = run_folder(tmp_path / "mug", 1)
+    value = {"keep_axes": True, "background": (0.0, 0.0, 0.0), "title": "other"}.get(option) or int(VALUES[option])
+    plain = export(run, format, tmp_path / f"a.{format}").read_bytes()
+    changed = export(run, format, tmp_path / "b" / f"a.{format}", Options(**{option: value})).read_bytes()
+    assert (plain != changed) == (option in FILE_FORMATS[format].options)
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "ply"])
+def test_a_scene_of_another_format_is_named(tmp_path, capsys, format) -> None:
+    from tools.contact_sheet import main as contact_sheet
+    from tools.turntable import main as turntable
+
+    given = tmp_path / f"scene.{format.upper()}"
+    given.write_bytes(b"anything")
+    told = f"scene.{format.upper()} is a file of the format {format}, which is not read; give a .ply file"
+    assert told in refused(capsys, given, "--format", "ply")
+    assert turntable([str(given)]) == 2 and told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        contact_sheet([str(given), "--out", str(tmp_path / "s.png")])
+    assert told in capsys.readouterr().err
+
+
+def test_videos_and_sheets_are_named_as_what_they_are(run, tmp_path, capsys) -> None:
+    from tools.contact_sheet import main as contact_sheet
+    from tools.show_cameras import main as show_cameras
+    from tools.side_by_side import main as side_by_side
+    from tools.turntable import main as turntable
+
+    few = ["--frames", "1", "--size_px", "16"]
+    for tool, words, suffix in (
+        (turntable, [str(run), *few], ".mp4"),
+        (side_by_side, [str(run), str(run), *few], ".mp4"),
+        (show_cameras, [], ".png"),
+        (contact_sheet, [str(run)], ".png"),
+    ):
+        for name in ("a.ply", "a.avi", "a"):
+            try:
+                status = tool([*words, "--out", str(tmp_path / name)])
+            except SystemExit as end:
+                status = end.code
+            assert status == 2 and f"expected {suffix}" in capsys.readouterr().err
+            assert not (tmp_path / name).exists()
+
+
+def test_the_documents_tell_the_same_formats_and_options() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "exports.md").read_text(encoding="utf-8")
+    for name, format in FILE_FORMATS.items():
+        if name in FORMATS:
+            (row,) = re.findall(rf"^\| `{name}` \| ([^|]*)\|[^|]*\|[^|]*\|[^|]*\|$", page, re.MULTILINE)
+            assert re.findall(r"--(\w+)", row) == list(format.options)

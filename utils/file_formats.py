@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file formats of what is made of a scene: their suffixes, and the options of tools/export.py that each honours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class FileFormat(NamedTuple):
+    """What it is, in a line for people; `options` are fields of tools/exporting/options.py."""
+
+    suffix: str
+    told: str
+    options: tuple[str, ...] = ()
+
+
+FILE_FORMATS: dict[str, FileFormat] = {
+    "ply": FileFormat(".ply", "Gaussians, nothing lost; every splat viewer and editor", ("pad_sh", "keep_axes")),
+    "splat": FileFormat(
+        ".splat", "Gaussians, 32 bytes each, colours without view dependence; web viewers", ("keep_axes",)
+    ),
+    "spz": FileFormat(".spz", "Gaussians, compressed 4 to 10 times; web and phone viewers", ("keep_axes",)),
+    "sog": FileFormat(".sog", "Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", ("keep_axes",)),
+    "glb": FileFormat(
+        ".glb",
+        "a textured mesh, an approximation; every 3D program, games, phones",
+        ("faces", "texture_px", "grid"),
+    ),
+    "html": FileFormat(
+        ".html",
+        "one page with the Gaussians in it, to turn by mouse or finger; any browser, no network",
+        ("title", "background"),
+    ),
+    "mp4": FileFormat(".mp4", "a video, H.264"),
+    "png": FileFormat(".png", "an image"),
+}
+SCENES = ("ply", "splat", "spz", "sog", "glb", "html")
+"""What a scene is exported to. Only ply is read."""
+
+
+def format_of(path: Path, among: Sequence[str] = SCENES) -> str:
+    """The format that a file's suffix names, large or small letters. Raises ValueError, which lists the known."""
+    for name in among:
+        if path.suffix.lower() == FILE_FORMATS[name].suffix:
+            return name
+    known = ", ".join(FILE_FORMATS[name].suffix for name in among)
+    has = f"ends in {path.suffix}" if path.suffix else "has no suffix"
+    raise ValueError(f"{path} {has}; expected {'one of ' if len(among) > 1 else ''}{known}.")
+
+
+def check_suffix(path: Path, format: str) -> None:
+    """Raises ValueError where a file to be written is not named as its format is."""
+    if format_of(path, SCENES if format in SCENES else (format,)) != format:
+        suffix = FILE_FORMATS[format].suffix
+        raise ValueError(f"{path} ends in {path.suffix}, and the format is {format}; expected {suffix}.")
+
+
+def is_scene(path: Path) -> bool:
+    """Whether the suffix is that of a scene's format."""
+    return path.suffix.lower() in {FILE_FORMATS[name].suffix for name in SCENES}
+
+
+def check_is_ply(path: Path) -> None:
+    """Raises ValueError for a scene file of another format, which is written here and not read."""
+    if is_scene(path) and format_of(path) != "ply":
+        raise ValueError(f"{path} is a file of the format {format_of(path)}, which is not read; give a .ply file.")
+
+
+def without_effect(options: Iterable[str], formats: Sequence[str]) -> list[str]:
+    """A sentence for each of the given options that none of the formats honours."""
+    told = []
+    for option in options:
+        users = [name for name, format in FILE_FORMATS.items() if option in format.options]
+        if users and not set(users) & set(formats):
+            told.append(f"--{option} has no effect on {', '.join(formats)}; it is for {', '.join(users)}")
+    return told
