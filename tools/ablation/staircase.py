@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds, for each object, the front bias at which the schedule alone leaves it clean about half of the time.
 
-A one-up one-down staircase: after a clean run the bias rises by a step, after another it falls; the step halves at each
-turn down to SMALLEST_STEP. It hovers where clean and not clean are equally likely (Dixon and Mood 1948). Every trial is
-a run with a seed of its own, from FIRST_SEED on, so that no seed of the experiment was used for choosing.
+A one-up one-down staircase: after a clean run the bias rises by a step, after another it falls; the step doubles up to
+LARGEST_STEP until the first turn, and halves at each turn down to SMALLEST_STEP. It hovers where clean and not clean
+are equally likely (Dixon and Mood 1948). Every trial is a run with a seed of its own, from FIRST_SEED on, so that no
+seed of the experiment was used for choosing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from tools.ablation.grid import Run
 from tools.sweep.runs import read_results
 
-FIRST_BIAS, FIRST_STEP, SMALLEST_STEP = 0.8, 0.08, 0.02
+FIRST_BIAS, FIRST_STEP, SMALLEST_STEP, LARGEST_STEP = 0.8, 0.08, 0.02, 0.24
 FIRST_SEED = 1000
 VARIANT = "schedule_only"
 
@@ -45,6 +46,8 @@ def climbed(clean: Sequence[bool]) -> Staircase:
     for number, outcome in enumerate(clean):
         if number and outcome != clean[number - 1]:
             step = max(step / 2, SMALLEST_STEP)
+        elif number and len(set(clean[: number + 1])) == 1:
+            step = min(2 * step, LARGEST_STEP)
         tried.append(bias)
         bias = round(min(max(bias + (step if outcome else -step), 0.02), 1.0), 4)
     return Staircase(tuple(tried), tuple(clean), bias)
