@@ -55,10 +55,7 @@ def shap_e_cloud(prompt: str, model_key: str, streams: RandomStreams) -> TextClo
         ) from error
     verts, faces = (x.detach().cpu().numpy() for x in (mesh.verts, mesh.faces))
     rgb = np.stack([mesh.vertex_channels[name].detach().cpu().numpy() for name in "RGB"], axis=1)
-    if not np.isfinite(verts).all():
-        raise CloudUnavailable(
-            f"Shap-E's mesh of {prompt!r} is not finite; change init_prompt or the seed, or {INSTEAD}"
-        )
+    _check_finite(f"Shap-E's mesh of {prompt!r}", verts, rgb)
     cloud = points_on_mesh(verts.astype(np.float64), faces, np.clip(rgb, 0, 1), POINTS, streams.numpy)
     low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
     scale = 2 * HALF_SIDE / max(float((high - low).max()), 1e-9)
@@ -129,7 +126,14 @@ def point_e_cloud(prompt: str, streams: RandomStreams) -> TextCloud:
         [last] = collections.deque(states, maxlen=1)
     cloud = sampler.output_to_point_clouds(last)[0]
     rgb = np.stack([np.asarray(cloud.channels[name]) for name in "RGB"], axis=1)
+    _check_finite(f"Point-E's cloud of {prompt!r}", cloud.coords, rgb)
     return TextCloud(np.asarray(cloud.coords, dtype=np.float64), rgb.astype(np.float64))
+
+
+def _check_finite(name: str, *arrays: np.ndarray) -> None:
+    """Raises CloudUnavailable where a network has failed."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CloudUnavailable(f"{name} is not finite; change init_prompt or the seed, or {INSTEAD}")
 
 
 POINT_E_MODULES = ("diffusion.configs", "diffusion.sampler", "models.configs", "models.download")

@@ -112,6 +112,19 @@ def test_a_mesh_of_nothing(pipe, monkeypatch):
         initial_points(params(), RandomStreams(0))
 
 
+def test_colours_that_are_not_finite(pipe, monkeypatch):
+    called = Pipe.__call__
+
+    def broken(*args, **options):
+        [[mesh]] = called(*args, **options)
+        mesh.vertex_channels["G"] = mesh.vertex_channels["G"] * float("nan")
+        return [[mesh]]
+
+    monkeypatch.setattr(Pipe, "__call__", broken)
+    with pytest.raises(CloudUnavailable, match=r"Shap-E's mesh of 'a box' is not finite"):
+        initial_points(params(), RandomStreams(0))
+
+
 def test_a_mesh_that_is_not_finite(pipe):
     pipe.verts = pipe.verts * np.float32(np.nan)
     with pytest.raises(CloudUnavailable, match=r"Shap-E's mesh of 'a box' is not finite; change init_prompt"):
@@ -227,6 +240,20 @@ def test_point_e_where_it_is_installed(point_e):
     assert len(first.points) == 5 and first.colors[0] == pytest.approx([0.1, 0.2, 0.3], abs=2e-4)
     assert not np.array_equal(first.points, second.points)
     assert np.array_equal(initial_points(params("pointe", init_num_pts=5000), RandomStreams(1)).points, first.points)
+
+
+@pytest.mark.parametrize("place", ["coords", "R", "B"])
+def test_a_cloud_of_point_e_that_is_not_finite(point_e, monkeypatch, place):
+    made = Sampler.output_to_point_clouds
+
+    def broken(self, samples):
+        [cloud] = made(self, samples)
+        (cloud.coords if place == "coords" else cloud.channels[place])[1] = np.nan
+        return [cloud]
+
+    monkeypatch.setattr(Sampler, "output_to_point_clouds", broken)
+    with pytest.raises(CloudUnavailable, match=r"Point-E's cloud of 'a box' is not finite; change init_prompt"):
+        initial_points(params("pointe"), RandomStreams(0))
 
 
 def test_point_e_that_is_not_installed(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from arguments.yaml_file import read_yaml
 from guidance.panel import COLUMNS, MARGIN_PX
+from utils.file_formats import FILE_FORMATS, SCENES
 from utils.run_records import is_count, read_regular
 
 SHOWN = ("rgb", "x0_guided")
@@ -141,4 +142,6 @@ def exported(folder: Path, format: str) -> Path:
 
 def _export_path(folder: Path, format: str) -> Path | None:
     found = scene(folder)
-    return None if found is None else folder / "export" / f"{folder.name}_{found.step}.{format}"
+    if found is None or format not in SCENES:
+        return None
+    return folder / "export" / f"{folder.name}_{found.step}{FILE_FORMATS[format].suffix}"
