@@ -43,13 +43,16 @@ def check_fit(components: Components, source: str) -> None:
     for problem in (*_misfits(components), *_schedule_problems(components.scheduler)):
         raise ModelUnavailable(f"{source}: {problem}")
     for part in NETWORKS:
-        for name, weight in getattr(components, part).named_parameters():
-            if not bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all()):
-                kind = str(weight.dtype).removeprefix("torch.")
-                raise ModelUnavailable(
-                    f"{source}: {part} weight {name} is not finite in {kind}; fetch the model again"
-                    + ("" if weight.dtype == torch.float32 else ", or set GuidanceParams.precision to float32")
-                )
+        check_finite(getattr(components, part), f"{source}: {part}")
+
+
+def check_finite(module: Any, told: str) -> None:
+    """Raise ModelUnavailable for the first weight that is not finite in the dtype that it was loaded in."""
+    for name, weight in module.named_parameters():
+        if not bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all()):
+            kind = str(weight.dtype).removeprefix("torch.")
+            remedy = "" if weight.dtype == torch.float32 else ", or set GuidanceParams.precision to float32"
+            raise ModelUnavailable(f"{told} weight {name} is not finite in {kind}; fetch the model again{remedy}")
 
 
 def _misfits(components: Components) -> Iterator[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from guidance.components import check_finite
 from guidance.model_checks import read_json
 from guidance.sources import HUB_ID, ModelUnavailable, local_folder, quiet, reason_of
 from guidance.weight_files import lacks_weights, load_part
@@ -51,7 +52,9 @@ def load_controlnet(source: Path | str, unet: Any, dtype: torch.dtype) -> Any:
     if isinstance(source, Path):
         config = ControlNetModel.load_config(str(source))
         check_controlnet(config, unet.config, str(source))
-        return load_part(source, ControlNetModel.from_pretrained, torch_dtype=dtype)
+        controlnet = load_part(source, ControlNetModel.from_pretrained, torch_dtype=dtype)
+        check_finite(controlnet, f"ControlNet {source}:")
+        return controlnet
     return load_controlnet(_downloaded(source), unet, dtype)
 
 

@@ -283,8 +283,8 @@ def _check_pair(lora: LoRA, layer: str, factors: Factors) -> None:
         raise ModelUnavailable(
             f"LoRA {lora.path} has no {missing} weight for {layer}; the file is incomplete, fetch it again"
         )
-    if factors.up.ndim < 2 or factors.down.ndim < 2 or factors.up.shape[1] != factors.down.shape[0]:
+    if min(factors.up.ndim, factors.down.ndim) < 2 or not factors.up.shape[1] == factors.down.shape[0] > 0:
         up, down = list(factors.up.shape), list(factors.down.shape)
         raise ModelUnavailable(
-            f"LoRA {lora.path}: {layer} has up {up} and down {down}, whose ranks differ; fetch it again"
+            f"LoRA {lora.path}: {layer} has up {up} and down {down}, whose ranks differ or are 0; fetch it again"
         )

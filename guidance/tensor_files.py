@@ -59,8 +59,8 @@ def check_values(tensor: Tensor, name: str, told: str, dtype: torch.dtype = torc
 
     told names the file.  The range is checked before anything is converted.
     """
-    if not tensor.is_floating_point():
-        kind = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
         raise ModelUnavailable(f"{told}: tensor {name!r} is of type {kind}; expected floating-point values")
     values = tensor if tensor.itemsize >= 4 else tensor.float()  # eight-bit types have no tests of their own
     if not bool(values.isfinite().all()):

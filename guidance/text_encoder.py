@@ -5,6 +5,7 @@ Letters of shapes: K texts, L tokens, D width of a token's embedding.
 """
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from guidance.prompt_words import in_known_words
 from guidance.textual_inversion import tokens_of
 
 logger = logging.getLogger(__name__)
+
+BRACKETED = re.compile(r"<[^<>\s]+>")
 
 
 class TextEncoder:
@@ -74,6 +77,7 @@ class TextEncoder:
         """
         rows = self._rows(texts)
         self._report_unused(rows)
+        self._report_untaught(texts)
         if cut := [text for text, row in zip(texts, rows) if len(row) > self.limit]:
             told = "; ".join(map(_short, dict.fromkeys(cut)))
             logger.warning("the text encoder takes %d tokens; cut at the end: %s", self.limit, told)
@@ -95,6 +99,15 @@ class TextEncoder:
                 ", ".join(map(repr, unused)),
             )
         self._unreported = {}
+
+
+    def _report_untaught(self, texts: Sequence[str]) -> None:
+        """One warning for words in angle brackets, as learned words are written, that no file brought."""
+        known = {word.lower() for word in self.tokenizer.get_added_vocab()}
+        words = dict.fromkeys(word for text in texts for word in BRACKETED.findall(text) if word.lower() not in known)
+        if words:
+            told = ", ".join(map(repr, words))
+            logger.warning("%s: no file of LoRA_path or textual_inversion_path has the word; it is read as text", told)
 
 
 def _tidy(text: str) -> str:

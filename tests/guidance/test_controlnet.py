@@ -212,6 +212,16 @@ def test_a_controlnet_for_another_model(tiny, folders, tmp_path, change, sentenc
         load(tiny, folder)
 
 
+def test_a_weight_that_is_not_finite(tiny, folders, tmp_path):
+    folder = shutil.copytree(folders / "fresh", tmp_path / "nan")
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["conv_in.weight"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=r"ControlNet .*nan: weight conv_in.weight is not finite in float32; fetch the model again$"):
+        load(tiny, folder)
+
+
 def test_a_weight_that_is_missing(tiny, folders, tmp_path):
     folder = shutil.copytree(folders / "fresh", tmp_path / "holes")
     path = folder / "diffusion_pytorch_model.safetensors"

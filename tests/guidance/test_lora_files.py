@@ -208,7 +208,9 @@ def test_a_file_with_a_learned_word_alone(golden_dir, tmp_path, shape, caplog):
     path = write(tmp_path / "step_inv_1000.safetensors", {"<Taylor_Swift>": 0.1 * draw(*shape)}, {"<Taylor_Swift>": "<embed>"})
     plain, prior = load(golden_dir, None), load(golden_dir, path)
     texts = ["A <Taylor_Swift> wearing sunglasses."]
-    assert (prior.get_text_embeds(texts) - plain.get_text_embeds(texts)).abs().max() > 1e-3
+    untaught = plain.get_text_embeds(texts)
+    caplog.clear()
+    assert (prior.get_text_embeds(texts) - untaught).abs().max() > 1e-3
     row = prior.text_encoder.get_input_embeddings().weight[prior.tokenizer.convert_tokens_to_ids("<Taylor_Swift>")]
     torch.testing.assert_close(row.detach(), 0.1 * draw(*shape).reshape(-1, 32)[0])
     count = 1 if len(shape) == 1 else shape[0]
@@ -306,3 +308,29 @@ def test_files_of_other_models_are_named(parts, tmp_path, name):
     with pytest.raises(ModelUnavailable, match=sentence) as refused:
         merge_lora(parts, read_lora(write(tmp_path / "lora.safetensors", tensors, metadata)))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "sentence"),
+    [
+        (torch.zeros(64, 0), torch.zeros(0, 32), r"has up \[64, 0\] and down \[0, 32\], whose ranks differ or are 0"),
+        (torch.zeros(64), torch.zeros(2, 32), r"has up \[64\] and down \[2, 32\]"),
+        (torch.tensor(1.0), torch.zeros(2, 32), r"has up \[\] and down"),
+        (torch.zeros(64, 3), torch.zeros(2, 32), r"has up \[64, 3\] and down \[2, 32\]"),
+        (torch.zeros(64, 2, 3, 3), torch.zeros(2, 32), r"by \[64, 32\], but this model's weight is \[64, 32\]"),
+        (torch.zeros(64, 2).to_sparse(), torch.zeros(2, 32), r"is of type sparse_coo; expected floating-point values"),
+        (torch.zeros(64, 2, dtype=torch.complex64), torch.zeros(2, 32), r"is of type complex64; expected"),
+        (torch.zeros(64, 2, dtype=torch.bool), torch.zeros(2, 32), r"is of type bool; expected"),
+    ],
+)
+def test_shapes_and_types_of_no_lora(parts, tmp_path, up, down, sentence):
+    torch.save({f"{PLACE}.lora_up.weight": up, f"{PLACE}.lora_down.weight": down, f"{PLACE}.alpha": torch.tensor(1.0)}, tmp_path / "l.pt")
+    with pytest.raises(ModelUnavailable, match=sentence):
+        merge_lora(parts, read_lora(str(tmp_path / "l.pt")))
+
+
+def test_eight_bit_floats_are_read(parts, tmp_path):
+    tensors = {key: value.to(torch.float8_e4m3fn) if value.ndim else value for key, value in one_layer().items()}
+    before = layer_of(parts, "unet", f"{BLOCK}.attn2.to_k").weight.detach().clone()
+    merge_lora(parts, read_lora(write(tmp_path / "l.safetensors", tensors)))
+    torch.testing.assert_close(layer_of(parts, "unet", f"{BLOCK}.attn2.to_k").weight.detach(), before + 2)

@@ -124,3 +124,11 @@ def test_words_that_are_left_out_take_no_room(golden_dir, caplog):
     assert prior.shorten(text, ENDS) == text
     sides = PromptBook(prior, GuidanceParams(text=text)).embeddings
     assert (sides["front"] - sides["back"]).abs().max() > 1e-3 and not caplog.records
+
+
+@pytest.mark.parametrize(("text", "words"), [("A <Taylor_Swift> wearing <zork>", "'<Taylor_Swift>', '<zork>'"), ("a mug", None), ("3 < 4 > 2", None), ("a <|endoftext|>", None)])
+def test_a_bracketed_word_that_no_file_brought_is_reported(priors, caplog, text, words):
+    """As in configs/ts_lora.yaml with a file of another word: it would be read letter by letter in silence."""
+    PromptBook(priors["tiny-sd"], GuidanceParams(text=text))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ([f"{words}: no file of LoRA_path or textual_inversion_path has the word; it is read as text"] if words else [])
