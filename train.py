@@ -6,6 +6,7 @@ On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one fo
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.outputs import RunOutputs
 from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
+from utils.checkpoints import Found
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
 from utils.run_lock import FolderLost
@@ -45,10 +47,7 @@ class Trainer:
         self.config, self.folder, self.viewers, self.team = config, folder, viewers, Team(world)
         device = device_of(config, world)
         # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
-        resumed = folder.find()
-        found = resumed or read_start(config.start_checkpoint)
-        if found is not None:
-            found = adapted(found, config, device, resumed is not None, folder.tell)
+        found = checkpoint_of(folder, config, device)
         self.state = TrainState.start(config, device, False, folder.has_stale_points)
         self.prior, self.prompts = prior_of(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
@@ -108,6 +107,16 @@ class Trainer:
             return self.outputs.write_due(report.iteration, self.recovery.writes, due, self.state.maps)
 
 
+def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Found | None:
+    """The checkpoint that a run begins with, adapted to its settings; None without one. Writes nothing.
+
+    Raises ValueError for a folder, a checkpoint or settings with which it cannot begin.
+    """
+    resumed = folder.find()
+    found = resumed or read_start(config.start_checkpoint)
+    return None if found is None else adapted(found, config, device, resumed is not None, folder.tell)
+
+
 def main(argv: list[str]) -> int:
     """Exit status: arguments/exit_codes.py says what each means."""
     try:
@@ -133,6 +142,7 @@ def _run(argv: list[str], world: World) -> int:
                 return follow(config, world)
             report_notices(config)
             if config.dry_run:
+                checkpoint_of(RunFolder(config, logging.getLogger(__name__).warning), config, device_of(config, world))
                 print(to_yaml(config), end="")
                 return FINISHED
             folder, viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))

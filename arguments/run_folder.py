@@ -46,7 +46,10 @@ class RunFolder:
     """
 
     def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
-        """Makes and locks the folder. ValueError when that cannot be done or another process has it."""
+        """Makes and locks the folder, unless --dry_run, which only calls `find`.
+
+        ValueError when that cannot be done or another process has it.
+        """
         self.path, self.config, self.tell = config.output_dir, config, tell
         self.run_id = uuid.uuid4().hex
         self.remade = False  # since it was last set to False
@@ -54,6 +57,9 @@ class RunFolder:
         self._resumed: Path | None = None
         self._open_files: dict[str, IO[bytes]] = {}
         self._is_new = not self.path.exists()
+        self._lock: RunLock | None = None
+        if config.dry_run:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
@@ -116,7 +122,7 @@ class RunFolder:
         A folder that was removed or moved is made, locked and filled with START_FILES and run.json again. Raises
         FolderLost when another run has it, OSError when it cannot be made.
         """
-        if self._lock.in_place():
+        if self._lock is None or self._lock.in_place():
             return
         self._refuse_other_run()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -152,14 +158,16 @@ class RunFolder:
         """Others may have the folder now."""
         for file in self._open_files.values():
             file.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *exc: object) -> None:
         """A folder that was made for a run that wrote nothing is removed again."""
-        if self._is_new and self._lock.in_place() and [path.name for path in self.path.iterdir()] == [NAME]:
+        locked = self._lock is not None and self._lock.in_place()
+        if self._is_new and locked and [path.name for path in self.path.iterdir()] == [NAME]:
             shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 
@@ -205,14 +213,28 @@ class RunFolder:
             self.tell(f"{self.path} holds a run that ended before its first checkpoint; it starts again")
 
     def _refuse_other_run(self) -> None:
-        """FolderLost when what is at the folder's path now is another run's."""
-        other = self._read_record().get("run_id")
-        if other == self.run_id or (other is None and not self._holds_a_run()):
+        """FolderLost when what is at the folder's path now is another run's: its record, or its files of the start.
+
+        Other outputs without these are this run's: it was writing them while the folder went away.
+        """
+        if (self.path / RECORD).exists():
+            is_own = self._read_record().get("run_id") == self.run_id
+        else:
+            there = [name for name in START_FILES if (self.path / name).is_file()]
+            is_own = all((self.path / name).read_bytes() == self._at_start(name) for name in there)
+        if is_own:
             return
         raise FolderLost(
             f"{self.path} was removed or moved, and another run's folder has its place: this run writes nothing more; "
             "resume it from where its checkpoints are, with --resume FOLDER"
         )
+
+    def _at_start(self, name: str) -> bytes | None:
+        """One of START_FILES as it was written; None for one that was not."""
+        if name not in self._open_files:
+            return None
+        self._open_files[name].seek(0)
+        return self._open_files[name].read()
 
     def _remove_partial_files(self) -> None:
         """Files that were being written when a run was killed: those of a run's own outputs, unless they are in use."""

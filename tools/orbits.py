@@ -56,7 +56,12 @@ class Framing:
 
 @torch.no_grad()
 def framing(clouds: Sequence[GaussianModel]) -> Framing:
-    """The sphere around KEPT of the solid Gaussians of all clouds, each taken as two deviations large."""
+    """The sphere around KEPT of the solid Gaussians of all clouds, each taken as two deviations large.
+
+    Raises ValueError where there is none.
+    """
+    if not any(len(cloud.get_xyz) for cloud in clouds):
+        raise ValueError("the scene has no Gaussians, so there is nothing to show; give one that has some.")
     xyz = torch.cat([cloud.get_xyz for cloud in clouds]).cpu()
     reach = 2 * torch.cat([cloud.get_scaling.amax(dim=1) for cloud in clouds]).cpu()
     solid = torch.cat([cloud.get_opacity[:, 0] for cloud in clouds]).cpu() >= SOLID_OPACITY

@@ -349,6 +349,31 @@ def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, how) -> Non
         assert _contents(folder) == before
 
 
+def test_outputs_that_were_being_written_while_the_folder_went_away_are_its_own(tmp_path) -> None:
+    """A writer makes the folder that it misses; rm -rf leaves what comes too late for it."""
+    folder = tmp_path / "run"
+    with _working(folder) as run:
+        for late in ("log.jsonl", "chkpnt3.safetensors", "config.yaml"):
+            content = (folder / late).read_bytes() if late == "config.yaml" else b"late"
+            shutil.rmtree(folder)
+            folder.mkdir()
+            (folder / late).write_bytes(content)
+            run.keep()
+            assert _record(folder)["run_id"] == run.run_id and (folder / late).read_bytes() == content
+
+
+@pytest.mark.parametrize("left", ["run.json", "config.yaml", "cfg_args"])
+def test_a_folder_of_an_earlier_version_or_another_program_is_not_taken(tmp_path, left) -> None:
+    folder = tmp_path / "run"
+    with _working(folder) as run:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / left).write_text("{}")
+        with pytest.raises(FolderLost, match="another run's folder has its place"):
+            run.keep()
+        assert {path.name for path in folder.iterdir()} == {left}
+
+
 def test_a_folder_that_cannot_be_made_again_is_an_error_of_the_disk(tmp_path) -> None:
     with _working(tmp_path / "run") as run:
         shutil.rmtree(tmp_path / "run")

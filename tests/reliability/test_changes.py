@@ -194,6 +194,19 @@ def test_what_cannot_be_continued_is_refused_before_weights_and_writes(stopped, 
     assert _contents(folder) == before and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("how", ["resume", "start_checkpoint", "new"])
+def test_a_dry_run_reports_what_a_start_would_and_changes_nothing(stopped, tmp_path, capsys, how) -> None:
+    folder = stopped["baseline"]
+    before, given = _contents(folder), {"resume": {"resume": "auto"}, "start_checkpoint": {"start_checkpoint": numbered(folder)[0][1]}, "new": {}}[how]
+    run = folder if how != "start_checkpoint" else tmp_path / "new"
+    good = train.main(words(run, dry_run=True, **TINY | KINDS["baseline"] | given))
+    assert good == (REFUSED if how == "new" else FINISHED), capsys.readouterr().err
+    if how == "new":
+        assert "--overwrite deletes it" in capsys.readouterr().err
+    assert train.main(words(run, dry_run=True, **TINY | KINDS["baseline"] | given | {"sh_degree": 0})) == REFUSED
+    assert _contents(folder) == before and not (tmp_path / "new").exists() and (folder / "run.lock").stat().st_size > 0
+
+
 def test_a_run_that_would_have_nothing_left_to_do_is_refused(stopped, tmp_path, capsys) -> None:
     """Begun from a checkpoint of the last step it would end with success and without a scene."""
     checkpoint = numbered(stopped["baseline"])[0][1]

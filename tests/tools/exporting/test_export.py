@@ -223,3 +223,18 @@ def test_the_documents_tell_the_same_formats_and_options() -> None:
         if name in FORMATS:
             (row,) = re.findall(rf"^\| `{name}` \| ([^|]*)\|[^|]*\|[^|]*\|[^|]*\|$", page, re.MULTILINE)
             assert re.findall(r"--(\w+)", row) == list(format.options)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_scene_without_gaussians_is_a_sentence_and_no_file(run, tmp_path, format) -> None:
+    """A file with none, as an earlier version could leave one, and a model with none in each writer."""
+    cloud = tmp_path / "empty.ply"
+    header, _, _ = (run / "point_cloud" / "iteration_5" / "point_cloud.ply").read_bytes().partition(b"end_header\n")
+    cloud.write_bytes(re.sub(rb"element vertex \d+", b"element vertex 0", header) + b"end_header\n")
+    with pytest.raises(ValueError, match="holds 0 vertices; expected at least one point"):
+        export(cloud, format)
+    full = GaussianModel.from_ply(run / "point_cloud" / "iteration_5" / "point_cloud.ply")
+    none = GaussianModel.of_parameters({name: value[:0] for name, value in full.parameters_in_order().items()})
+    with pytest.raises(ValueError, match=r"expected at least one point|give one that has some"):
+        FORMATS[format].write(none, tmp_path / f"none.{format}", Options())
+    assert not (tmp_path / "export").exists() and not (tmp_path / f"none.{format}").exists()
