@@ -235,6 +235,6 @@ def test_a_scene_without_gaussians_is_a_sentence_and_no_file(run, tmp_path, form
         export(cloud, format)
     full = GaussianModel.from_ply(run / "point_cloud" / "iteration_5" / "point_cloud.ply")
     none = GaussianModel.of_parameters({name: value[:0] for name, value in full.parameters_in_order().items()})
-    with pytest.raises(ValueError, match=r"expected at least one point|give one that has some"):
+    with pytest.raises(ValueError, match="holds no Gaussian"):
         FORMATS[format].write(none, tmp_path / f"none.{format}", Options())
     assert not (tmp_path / "export").exists() and not (tmp_path / f"none.{format}").exists()
