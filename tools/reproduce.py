@@ -37,7 +37,7 @@ from guidance.toy.reading import parse_prompt
 from tools.janus import SAVED, read_rates, write_sheet
 from tools.reproduction import plan
 from tools.reproduction.measure import add_metrics, measure
-from tools.reproduction.plan import METHODS, PAPER_METHODS, Asset, Cost, assets_of, cost
+from tools.reproduction.plan import METHODS, PAPER_METHODS, TOY_METHODS, Asset, Cost, assets_of, cost
 from tools.reproduction.report import report
 from tools.reproduction.tables import assets_csv, summary, summary_csv
 from tools.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, help="folder of the results; go on in it; default: output/tables, toy_tables")
     made.add_argument("--prior", choices=["sd", "toy"], default="sd", help="toy: the embedded world, on a laptop")
-    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=PAPER_METHODS)
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: the paper's, toy: and ism")
     made.add_argument(
         "--prompts", type=Path, metavar="FILE", help="a prompt a line, or a JSON list; default: the gallery's"
     )
@@ -106,7 +106,8 @@ def order_of(args: argparse.Namespace, extra: Sequence[str]) -> Order:
     prompts = prompts_of(args)
     seeds = args.seeds or (plan.MINIATURE_SEEDS if args.miniature else 4 if args.prior == "toy" else 1)
     flags = [*(plan.MINIATURE_FLAGS if args.miniature else ()), *extra]
-    assets = part_of(assets_of(args.prior, args.methods, prompts, seeds), args.part)
+    methods = args.methods or (TOY_METHODS if args.prior == "toy" else PAPER_METHODS)
+    assets = part_of(assets_of(args.prior, methods, prompts, seeds), args.part)
     jobs = [asset.job(flags) for asset in assets]
     configs = [
         load_config(["--opt", str(ROOT / job.flags[1]), *job.flags[2:]])

@@ -39,6 +39,7 @@ def test_variants_are_the_switches_they_are_called_after() -> None:
         "plain": (True, False, "random", False),
         "schedule_only": (True, False, "schedule", False),
         "luciddreamer": (False, True, "full", True),
+        "ism": (False, True, "full", True),
         "full": (True, True, "full", True),
         "wo_region": (True, False, "full", True),
         "wo_timestep": (True, True, "random", True),

@@ -29,6 +29,7 @@ def test_the_papers_rows_and_numbers() -> None:
     }
     assert told == {
         "luciddreamer": [30.02, 27.74, 0.5702, 0.5022, 0.2],
+        "ism": [30.02, 27.74, 0.5702, 0.5022, 0.2],
         "cograd": [31.42, 28.91, 0.6286, 0.7449, 0.225],
         "wo_region": [28.28, 24.75, 0.4988, -0.0447, None],
         "wo_timestep": [29.03, 24.91, 0.5310, -0.4829, None],
@@ -36,6 +37,22 @@ def test_the_papers_rows_and_numbers() -> None:
         "schedule_only": [None] * 5,
     }
     assert "schedule_only" not in plan.PAPER_METHODS and len(plan.PAPER_METHODS) == 5
+    assert set(plan.TOY_METHODS) - set(plan.PAPER_METHODS) == {"ism"}
+
+
+@pytest.mark.parametrize(("method", "prior", "title"), [
+    ("luciddreamer", "sd", "LucidDreamer"), ("luciddreamer", "toy", "SDS, CoGrad off"),
+    ("ism", "sd", "LucidDreamer (ISM)"), ("ism", "toy", "LucidDreamer (ISM)"), ("cograd", "toy", "CoGrad3D"),
+])  # fmt: skip
+def test_a_title_says_what_the_runs_distil_by(method, prior, title) -> None:
+    """No row is called LucidDreamer, or stands beside its numbers, whose runs are not CoGrad off and ISM."""
+    entry = plan.METHODS[method]
+    flags = plan.Asset(prior, method, ROBOT, 0).job().flags
+    config = load_config(["--opt", str(ROOT / flags[1]), *flags[2:]])
+    assert entry.title_on(prior) == title
+    assert title.startswith("LucidDreamer") == (not config.cograd.enabled and not config.guidance.sds)
+    assert ("SDS" in title) == (not config.cograd.enabled and config.guidance.sds)
+    assert bool(entry.paper_on(prior)) == ("SDS" not in title)
 
 
 @pytest.mark.parametrize("prior", ["sd", "toy"])
@@ -46,6 +63,7 @@ def test_an_asset_is_the_method_it_is_called_after(prior, method) -> None:
     p = config.cograd
     assert (p.enabled, p.use_regions, p.timestep_mode, p.use_fusion) == {
         "luciddreamer": (False, True, "full", True),
+        "ism": (False, True, "full", True),
         "cograd": (True, True, "full", True),
         "wo_region": (True, False, "full", True),
         "wo_timestep": (True, True, "random", True),
@@ -204,7 +222,7 @@ def test_the_table_has_means_spread_over_seeds_and_the_papers_numbers(tmp_path, 
     assert rows["cograd"]["clean"] is None  # an object without a front
     table = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert (
-        [row["title"] for row in table] == ["LucidDreamer", "CoGrad3D"]
+        [row["title"] for row in table] == ["SDS, CoGrad off", "CoGrad3D"]
         and table[1]["psnr"] == "21.5"
         and table[1]["clip_b32"] == ""
     )
@@ -231,7 +249,7 @@ def test_a_missing_metric_is_told_and_is_no_number(tmp_path, pretended) -> None:
     assert told["missing"]["vqascore"] == "not asked for; --metrics vqascore fetches 13.5 GB"
     assert all(asset["metrics"] == {} for asset in told["assets"]) and told["rows"][0]["clip_b32"] is None
     report = (tmp_path / "report.html").read_text()
-    assert "CLIP B/32 is missing" in report and "paper 30.02" in report
+    assert "CLIP B/32 is missing" in report and "paper 31.42" in report
 
 
 def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
@@ -243,8 +261,9 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     assert sorted(asked) == sorted(pretended.names)
-    row = json.loads((tmp_path / "results.json").read_text())["rows"][0]
-    assert (row["clip_b32"], row["clip_b32_std"], row["clip_b32_std_paper"]) == (30.0, 1.5, 1.19)
+    sds, cograd = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (cograd["clip_b32"], cograd["clip_b32_std"], cograd["clip_b32_std_paper"]) == (30.0, 1.5, 1.02)
+    assert (sds["clip_b32"], sds["clip_b32_paper"]) == (30.0, None)  # no row of the paper
 
 
 # --- for real --------------------------------------------------------------------------------------------------------
@@ -252,7 +271,7 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_one_for_real(tmp_path) -> None:
-    """Five steps, as a user calls it; then again, when nothing is left to do. `make reproduce` makes ten assets."""
+    """Five steps, as a user calls it; then again, when nothing is left to do. `make reproduce` makes twelve assets."""
     words = ["--prior", "toy", "--miniature", "--methods", "cograd", "--seeds", "1", "--view_px", "16", "--"]
     tiny = {"--iterations": "5", "--warmup_iter": "5", "--image_w": "16", "--image_h": "16", "--init_num_pts": "60"}
     words += [word for pair in tiny.items() for word in pair]

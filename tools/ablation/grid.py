@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "plain": _switches(False, "random", False),
     "schedule_only": _switches(False, "schedule", False),
     "luciddreamer": _switches(True, "full", True, enabled=False),
+    "ism": {**_switches(True, "full", True, enabled=False), "GuidanceParams.sds": "false"},
     "full": _switches(True, "full", True),
     "wo_region": _switches(False, "full", True),
     "wo_timestep": _switches(True, "random", True),
@@ -70,10 +71,10 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
 }
 """Variant -> flags. plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the
-config's own camera law and timestep range. wo_region: uniform regions, local timesteps, fusion. fusion_alone: uniform
-regions, the schedule's timesteps, fusion. tried: a change of the paper's, benchmarks/results/variants.md has more; all
-others are the paper's."""
-PAPER_VARIANTS = [name for name in VARIANTS if name not in ("fusion_alone", "tried")]
+config's own camera law and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SDS, as the config
+says. wo_region: uniform regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps,
+fusion. tried: a change of the paper's, benchmarks/results/variants.md has more; all others are the paper's."""
+PAPER_VARIANTS = [name for name in VARIANTS if name not in ("fusion_alone", "tried", "ism")]
 FRONT_VARIANTS = ["schedule_only", "full", "wo_region", "wo_timestep", "wo_fusion", "fusion_alone"]
 """Those of the experiment on wrong fronts."""
 

@@ -39,9 +39,9 @@ MECHANISMS = {
 }
 CONTRASTS = (
     ("schedule", "schedule_only", "plain"),
-    ("LucidDreamer - plain", "luciddreamer", "plain"),
+    ("CoGrad off - plain", "luciddreamer", "plain"),
     ("CoGrad3D - plain", "full", "plain"),
-    ("CoGrad3D - LucidDreamer", "full", "luciddreamer"),
+    ("CoGrad3D - CoGrad off", "full", "luciddreamer"),
     ("CoGrad3D - schedule", "full", "schedule_only"),
     ("A (regions)", "full", "wo_region"),
     ("B (timesteps)", "full", "wo_timestep"),

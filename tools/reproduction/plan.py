@@ -18,14 +18,36 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Method:
-    """One row: its name in the paper, the config for Stable Diffusion, the toy world's variant, the paper's numbers."""
+    """One row: its name in the paper, the config for Stable Diffusion, the toy world's variant, the paper's numbers.
+
+    toy_title: what the toy world's variant is, where that is not what the paper's row is.
+    """
 
     title: str
     config: str
     toy_variant: str
     table: str
     paper: Numbers = field(default_factory=dict)
+    toy_title: str = ""
 
+    def title_on(self, prior: str) -> str:
+        """What a row of this prior is called."""
+        return self.toy_title if self.toy_title and prior == "toy" else self.title
+
+    def paper_on(self, prior: str) -> Numbers:
+        """The paper's numbers for a row of this prior; none where it is another method."""
+        return self.paper if self.title_on(prior) == self.title else {}
+
+
+LUCIDDREAMER = {
+    "clip_b32": 30.02,
+    "clip_b32_std": 1.19,
+    "clip_l14": 27.74,
+    "clip_l14_std": 1.24,
+    "vqascore": 0.5702,
+    "image_reward": 0.5022,
+    "janus": 0.2000,
+}
 
 METHODS = {
     "luciddreamer": Method(
@@ -33,9 +55,10 @@ METHODS = {
         "configs/luciddreamer.yaml",
         "luciddreamer",
         "Table 1",
-        {"clip_b32": 30.02, "clip_b32_std": 1.19, "clip_l14": 27.74, "clip_l14_std": 1.24, "vqascore": 0.5702}
-        | {"image_reward": 0.5022, "janus": 0.2000},
+        LUCIDDREAMER,
+        toy_title="SDS, CoGrad off",
     ),
+    "ism": Method("LucidDreamer (ISM)", "configs/luciddreamer.yaml", "ism", "Table 1", LUCIDDREAMER),
     "cograd": Method(
         "CoGrad3D",
         "configs/prompt.yaml",
@@ -69,7 +92,9 @@ METHODS = {
         "schedule only", "configs/schedule_only.yaml", "schedule_only", "a control, not the paper's"
     ),
 }
-PAPER_METHODS = [name for name, method in METHODS.items() if method.paper]
+PAPER_METHODS = [name for name, method in METHODS.items() if method.paper and name != "ism"]
+TOY_METHODS = [name for name, method in METHODS.items() if method.paper]
+"""The toy world's config distils by SDS (`sds: true`), so that LucidDreamer's ISM is a row of its own."""
 TOY_PROMPTS = list(OBJECTS)
 OUTPUT_FLAGS = ("--test_ratio", "1", "--save_ratio", "1", "--save_process", "false", "--quiet", "true")
 MINIATURE_FLAGS = ("--iterations", "40", "--warmup_iter", "40", "--image_w", "32", "--image_h", "32", "--view_px", "48")

@@ -159,7 +159,12 @@ def _failures(failures: Sequence[str]) -> list[str]:
 
 def _by_method(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     names = [name for name in METHODS if any(result["method"] == name for result in results)]
-    return [(METHODS[name].title, [result for result in results if result["method"] == name]) for name in names]
+    by_name = [[result for result in results if result["method"] == name] for name in names]
+    return [(_title(mine[0]), mine) for mine in by_name]
+
+
+def _title(result: Result) -> str:
+    return METHODS[result["method"]].title_on(result["prior"])
 
 
 def _cost(results: Sequence[Result]) -> list[str]:
@@ -186,15 +191,15 @@ def _prompt(sweep: Sweep, prior: str, prompt: str, results: Sequence[Result]) ->
     shown = sorted(results, key=lambda result: (list(METHODS).index(result["method"]), result["seed"]))
     cards = [_card(sweep, result) for result in shown if result["seed"] == first]
     body = [f"<h3>{escape(prompt)}</h3>", f'<div class="cards">{"".join(cards)}</div>']
-    strips = [_figure(_picture(sweep, r, VIEWS), f"{METHODS[r['method']].title}, seed {r['seed']}") for r in shown]
+    strips = [_figure(_picture(sweep, r, VIEWS), f"{_title(r)}, seed {r['seed']}") for r in shown]
     if prior == "toy":
         truth = jpeg(truth_strip(prompt, sweep.folder(name_of(results[0]))))
         strips.insert(0, _figure(image(truth, f"the truth: {prompt}"), "the truth"))
     body.append(f"<details><summary>Every seed, from eight sides</summary>{''.join(strips)}</details>")
     maps = [
         _figure(
-            image_file(path, f"region maps of {METHODS[r['method']].title}"),
-            f"{METHODS[r['method']].title}, seed {first}",
+            image_file(path, f"region maps of {_title(r)}"),
+            f"{_title(r)}, seed {first}",
         )
         for r in shown
         if r["seed"] == first
@@ -213,7 +218,7 @@ def name_of(result: Result) -> str:
 def _card(sweep: Sweep, result: Result) -> str:
     folder = sweep.folder(name_of(result)) / PICTURES
     strip = cv2.cvtColor(cv2.imread(str(folder / VIEWS)), cv2.COLOR_BGR2RGB)
-    title = METHODS[result["method"]].title
+    title = _title(result)
     video = video_file(folder / TURNTABLE, jpeg(strip[:, : strip.shape[1] // STRIP]), f"{title}: {result['prompt']}")
     truth = result["known_truth"]
     told = f"PSNR {truth['psnr']:.1f} dB" if truth else f"{result['points']} Gaussians"
@@ -222,7 +227,7 @@ def _card(sweep: Sweep, result: Result) -> str:
 
 def _picture(sweep: Sweep, result: Result, file: str) -> str:
     path = sweep.folder(name_of(result)) / PICTURES / file
-    return image_file(path, f"{METHODS[result['method']].title}, seed {result['seed']}: {result['prompt']}")
+    return image_file(path, f"{_title(result)}, seed {result['seed']}: {result['prompt']}")
 
 
 def _figure(picture: str, caption: str) -> str:

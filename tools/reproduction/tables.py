@@ -78,16 +78,17 @@ def summary(results: Sequence[Result], prior: str, rates: Mapping[str, Rate]) ->
     rows = []
     for name in [name for name in METHODS if any(result["method"] == name for result in results)]:
         method, mine = METHODS[name], [result for result in results if result["method"] == name]
-        row: dict[str, Any] = {"method": name, "title": method.title, "table": method.table, "assets": len(mine)}
+        facts = {"title": method.title_on(prior), "table": method.table, "assets": len(mine)}
+        row: dict[str, Any] = {"method": name, **facts}
         for column in columns(prior):
             found = cell(mine, column)
             row[column.key] = None if found is None else found.mean
             row[f"{column.key}_seed_sd"] = None if found is None or math.isnan(found.seed_sd) else found.seed_sd
-            row[f"{column.key}_paper"] = method.paper.get(column.key)
+            row[f"{column.key}_paper"] = method.paper_on(prior).get(column.key)
         rate = rates.get(name)
         row["janus"] = None if rate is None or not rate.counted else rate.value
         row["janus_interval"] = None if rate is None or not rate.counted else list(rate.interval)
-        row["janus_paper"] = method.paper.get("janus")
+        row["janus_paper"] = method.paper_on(prior).get("janus")
         rows.append(row)
     return rows
 
