@@ -32,6 +32,7 @@ from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.outputs import RunOutputs
 from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
+from guidance.run_size import check_run_memory
 from utils.checkpoints import Found
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
@@ -141,6 +142,7 @@ def _run(argv: list[str], world: World) -> int:
             if not world.leads:
                 return follow(config, world)
             report_notices(config)
+            check_run_memory(config, device_of(config, world))
             if config.dry_run:
                 checkpoint_of(RunFolder(config, logging.getLogger(__name__).warning), config, device_of(config, world))
                 print(to_yaml(config), end="")

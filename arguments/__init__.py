@@ -12,10 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from arguments.declare import key, new
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
+MANY, LARGE = 10**9, 1e9  # nothing overflows in single precision
+RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"above": 0.0, "hi": 1e4}
+STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
+FROM_STEP: dict[str, Any] = {"unit": "iterations", "lo": 0, "hi": MANY}
+TIMESTEPS: dict[str, Any] = {"unit": "timesteps", "lo": 0, "hi": 100_000}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
 INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
 SWITCH = {"choices": ("auto", "on", "off")}
@@ -32,8 +38,8 @@ class ModelParams:
     pretrained_model_path: str | None = key(None, "folder of an earlier model", unread=True)
     images: str = key("images", "image folder of plain 3DGS", unread=True, aliases=("-i",))
     workspace: str = key("debug", "name of the run, a folder below output/")
-    batch: int = key(10, "training cameras drawn at a time", unit="cameras", lo=1)
-    resolution: int = key(-1, "image resolution of plain 3DGS", unread=True, aliases=("-r",))
+    batch: int = key(10, "training cameras drawn at a time", unit="cameras", lo=1, hi=10_000)
+    resolution: int = key(-1, "image resolution of plain 3DGS", unread=True, aliases=("-r",), lo=-1, hi=MANY)
     white_background: bool = key(True, "white background instead of black", aliases=("-w",))
     data_device: str = key("auto", DEVICE_HELP, device=True)
     eval: bool = key(False, "train/test split of plain 3DGS", unread=True)
@@ -49,47 +55,49 @@ class OptimizationParams:
     """Length of the run, learning rates, loss weights, densification and widening of the camera ranges."""
 
     iterations: int = key(5000, "training iterations", unit="iterations", lo=1, hi=10_000_000)
-    position_lr_init: float = key(1.6e-4, "first learning rate of positions, times the scene's extent", lo=0.0)
-    position_lr_final: float = key(1.6e-6, "last learning rate of positions, times the scene's extent", lo=0.0)
-    position_lr_delay_mult: float = key(0.01, "warm-up factor of a warm-up of length 0", lo=0.0, unread=True)
-    position_lr_max_steps: int = key(30_000, "length of plain 3DGS's schedule", unit="iterations", lo=1, unread=True)
-    feature_lr: float = key(5e-3, "first learning rate of colours", lo=0.0)
-    feature_lr_final: float = key(3e-3, "last learning rate of colours", lo=0.0)
-    opacity_lr: float = key(0.05, "learning rate of opacity logits", lo=0.0)
-    scaling_lr: float = key(5e-3, "first learning rate of log scales", lo=0.0)
-    rotation_lr: float = key(1e-3, "first learning rate of rotations", lo=0.0)
-    weight_decay: float = new(0.0, "AdamW: share of a parameter that goes in a step, times its learning rate", lo=0.0)
-    geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", unit="iterations", lo=0)
+    position_lr_init: float = key(1.6e-4, "first learning rate of positions, times the scene's extent", **RATE)
+    position_lr_final: float = key(1.6e-6, "last learning rate of positions, times the scene's extent", **RATE)
+    position_lr_delay_mult: float = key(0.01, "warm-up factor of a warm-up of length 0", unread=True, **RATE)
+    position_lr_max_steps: int = key(30_000, "length of plain 3DGS's schedule", unread=True, **STEPS)
+    feature_lr: float = key(5e-3, "first learning rate of colours", **RATE)
+    feature_lr_final: float = key(3e-3, "last learning rate of colours", **RATE)
+    opacity_lr: float = key(0.05, "learning rate of opacity logits", **RATE)
+    scaling_lr: float = key(5e-3, "first learning rate of log scales", **RATE)
+    rotation_lr: float = key(1e-3, "first learning rate of rotations", **RATE)
+    weight_decay: float = new(0.0, "AdamW: share of a parameter that goes in a step, times its learning rate", **RATE)
+    geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", **FROM_STEP)
     as_latent_ratio: float = key(0.2, "probability of encoding the disparity instead of the colour", **FRACTION)
-    resnet_lr: float = key(1e-4, "learning rate of a network that is not there", lo=0.0, unread=True)
-    resnet_lr_init: float = key(2e-3, "learning rate of a network that is not there", lo=0.0, unread=True)
-    resnet_lr_final: float = key(5e-5, "learning rate of a network that is not there", lo=0.0, unread=True)
-    scaling_lr_final: float = key(1e-3, "last learning rate of log scales", lo=0.0)
-    rotation_lr_final: float = key(2e-4, "last learning rate of rotations", lo=0.0)
-    percent_dense: float = key(0.003, "clone below, split above this share of the scene's extent", lo=0.0)
-    densify_grad_threshold: float = key(7.5e-4, "screen-space gradient from which a Gaussian is densified", lo=0.0)
-    lambda_tv: float = key(1.0, "weight of total variation of colour and disparity", lo=0.0)
-    lambda_bin: float = key(10.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
-    lambda_scale: float = key(1.0, "weight of the mean scale", lo=0.0)
-    lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
-    lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", lo=0.0, unread=True)
-    densification_interval: int = key(100, "iterations between densifications", unit="iterations", lo=1)
-    opacity_reset_interval: int = key(300, "iterations between opacity resets", unit="iterations", lo=1)
-    densify_from_iter: int = key(100, "first iteration of densification", unit="iterations", lo=0)
-    densify_until_iter: int = key(3000, "densification stops before this iteration", unit="iterations", lo=0)
-    max_points: int = new(5_000_000, "the run stops when there are more Gaussians", unit="Gaussians", lo=1)
-    use_control_net_iter: int = key(10_000_000, "ControlNet is used after this iteration", unit="iterations", lo=0)
-    warmup_iter: int = key(1500, "length of the guidance's warm-up; 1: none", unit="iterations", lo=1)
+    resnet_lr: float = key(1e-4, "learning rate of a network that is not there", unread=True, **RATE)
+    resnet_lr_init: float = key(2e-3, "learning rate of a network that is not there", unread=True, **RATE)
+    resnet_lr_final: float = key(5e-5, "learning rate of a network that is not there", unread=True, **RATE)
+    scaling_lr_final: float = key(1e-3, "last learning rate of log scales", **RATE)
+    rotation_lr_final: float = key(2e-4, "last learning rate of rotations", **RATE)
+    percent_dense: float = key(0.003, "clone below, split above this share of the scene's extent", **RATE)
+    densify_grad_threshold: float = key(7.5e-4, "screen-space gradient from which a Gaussian is densified", **RATE)
+    lambda_tv: float = key(1.0, "weight of total variation of colour and disparity", **RATE)
+    lambda_bin: float = key(10.0, "weight of a loss that upstream dropped", unread=True, **RATE)
+    lambda_scale: float = key(1.0, "weight of the mean scale", **RATE)
+    lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
+    lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
+    densification_interval: int = key(100, "iterations between densifications", **STEPS)
+    opacity_reset_interval: int = key(300, "iterations between opacity resets", **STEPS)
+    densify_from_iter: int = key(100, "first iteration of densification", **FROM_STEP)
+    densify_until_iter: int = key(3000, "densification stops before this iteration", **FROM_STEP)
+    max_points: int = new(5_000_000, "the run stops when there are more Gaussians", unit="Gaussians", lo=1, hi=MANY)
+    use_control_net_iter: int = key(10_000_000, "ControlNet is used after this iteration", **FROM_STEP)
+    warmup_iter: int = key(1500, "length of the guidance's warm-up; 1: none", **STEPS)
     use_progressive: bool = key(False, "false (upstream's meaning): camera ranges ARE widened")
     save_process: bool = key(True, "write a video of the training process")
-    pro_frames_num: int = key(600, "frames of the process video", unit="frames", lo=1)
+    pro_frames_num: int = key(600, "frames of the process video", unit="frames", lo=1, hi=20_000)
     pro_render_45: bool = key(False, "process video from 45 degrees above too")
-    progressive_view_iter: int = key(500, "first iteration at which ranges are widened", unit="iterations", lo=0)
+    progressive_view_iter: int = key(500, "first iteration at which ranges are widened", **FROM_STEP)
     progressive_view_init_ratio: float = key(0.2, "first share of the ranges", **FRACTION, unread=True)
-    scale_up_cameras_iter: int = key(500, "iterations between widenings", unit="iterations", lo=1)
-    scale_up_factor: float = key(0.95, "factor on both ends of radius_range at a widening", above=0.0)
-    fovy_scale_up_factor: tuple[float, float] = key((0.75, 1.1), "factors on the ends of fovy_range", above=0.0)
-    phi_scale_up_factor: float = key(1.5, "factor on theta_range and phi_range at a widening", above=0.0)
+    scale_up_cameras_iter: int = key(500, "iterations between widenings", **STEPS)
+    scale_up_factor: float = key(0.95, "factor on both ends of radius_range at a widening", above=0.0, hi=100.0)
+    fovy_scale_up_factor: tuple[float, float] = key(
+        (0.75, 1.1), "factors on the ends of fovy_range", above=0.0, hi=100.0
+    )
+    phi_scale_up_factor: float = key(1.5, "factor on theta_range and phi_range at a widening", above=0.0, hi=100.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +118,9 @@ class GenerateCamParams:
     use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
     shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
     init_fallback: bool = new(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
-    radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", above=0.0, ordered=True)
-    max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", above=0.0, ordered=True)
-    default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", above=0.0)
+    radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", ordered=True, **LENGTH)
+    max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", ordered=True, **LENGTH)
+    default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", **LENGTH)
     theta_range: tuple[float, float] = key(
         (45.0, 105.0), "polar angle from +z", unit="deg", lo=0.0, hi=180.0, ordered=True
     )
@@ -129,9 +137,11 @@ class GenerateCamParams:
     max_fovy_range: tuple[float, float] = key(
         (0.16, 0.6), "limits when widening", unit="rad", above=0.0, below=PI, ordered=True
     )
-    rand_cam_gamma: float = key(1.0, "exponent of the angle sampling; above 1: closer to the middle", above=0.0)
-    angle_overhead: float = key(30.0, "overhead angle of older view words", unit="deg", unread=True)
-    angle_front: float = key(60.0, "front angle of older view words", unit="deg", unread=True)
+    rand_cam_gamma: float = key(
+        1.0, "exponent of the angle sampling; above 1: closer to the middle", above=0.0, hi=100.0
+    )
+    angle_overhead: float = key(30.0, "overhead angle of older view words", unit="deg", unread=True, lo=0.0, hi=180.0)
+    angle_front: float = key(60.0, "front angle of older view words", unit="deg", unread=True, lo=0.0, hi=360.0)
     render_45: bool = key(True, "test views from 2/3 of default_polar too")
     uniform_sphere_rate: float = key(0.0, "probability of a direction uniform on the sphere", **FRACTION)
     image_w: int = key(512, "width of training images", unit="px", lo=8, hi=8192)
@@ -143,9 +153,9 @@ class GenerateCamParams:
     default_azimuth: float = key(0.0, "azimuth of the front", unit="deg", lo=-360.0, hi=360.0)
     default_fovy: float = key(0.55, "field of view of test views", unit="rad", above=0.0, below=PI)
     jitter_pose: bool = key(True, "noise on centre, target and up vector of training cameras")
-    jitter_center: float = key(0.05, "full width of the noise on the centre", lo=0.0)
-    jitter_target: float = key(0.05, "deviation of the noise on the target", lo=0.0)
-    jitter_up: float = key(0.01, "deviation of the noise on the up vector", lo=0.0)
+    jitter_center: float = key(0.05, "full width of the noise on the centre", lo=0.0, hi=1000.0)
+    jitter_target: float = key(0.05, "deviation of the noise on the target", lo=0.0, hi=1000.0)
+    jitter_up: float = key(0.01, "deviation of the noise on the up vector", lo=0.0, hi=1000.0)
     device: str = key("auto", DEVICE_HELP, device=True)
 
 
@@ -165,9 +175,9 @@ class GuidanceParams:
     base_model_key: str | None = key(None, "hub id or folder that completes a single file")
     controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet; none: no ControlNet")
     perpneg: bool = key(True, "Perp-Neg: push away from the other sides' texts")
-    negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides")
-    front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", lo=0.0)
-    side_decay_factor: float = key(10.0, "Perp-Neg: decay of the side's weight", lo=0.0)
+    negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides", **SIGNED)
+    front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", **RATE)
+    side_decay_factor: float = key(10.0, "Perp-Neg: decay of the side's weight", **RATE)
     vram_O: bool = key(False, "less memory for more time: turns on vae_slicing and vae_checkpointing, unet_batch 4")
     fp16: bool = key(True, "what precision auto means on a GPU: float16; false: float32")
     precision: str = new(
@@ -202,7 +212,9 @@ class GuidanceParams:
     t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", ordered=True, **FRACTION)
     max_t_range: float = key(0.98, "upper end of t_range at the start of the warm-up", **FRACTION)
     scheduler_type: str = key("DDIM", "noise scheduler; there is one", choices=("DDIM",), unread=True)
-    num_train_timesteps: int | None = key(None, "timesteps used of the model's; none: all", unit="timesteps", lo=1)
+    num_train_timesteps: int | None = key(
+        None, "timesteps used of the model's; none: all", unit="timesteps", lo=1, hi=100_000
+    )
     sds: bool = key(False, "score distillation (SDS) instead of interval score matching (ISM)")
     fix_noise: bool = key(False, "keep the first noise")
     noise_seed: int = key(0, "seed of the noise generator", lo=0, hi=2**63 - 1)
@@ -221,9 +233,9 @@ class GuidanceParams:
     LoRA_scale: float = new(1.0, "strength at which the LoRA is merged into the weights", lo=-10.0, hi=10.0)
     controlnet_ratio: float = key(0.5, "probability of using the ControlNet in a step", **FRACTION)
     negative: str = key("", "negative prompt")
-    guidance_scale: float = key(7.5, "classifier-free guidance", lo=0.0)
-    denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", lo=0.0)
-    lambda_guidance: float = key(1.0, "weight of the guidance", lo=0.0)
+    guidance_scale: float = key(7.5, "classifier-free guidance", **RATE)
+    denoise_guidance_scale: float = key(1.0, "ISM: classifier-free guidance while inverting; <= 1: none", **RATE)
+    lambda_guidance: float = key(1.0, "weight of the guidance", **RATE)
     weighting: str = new(
         "interval",
         "w(t) of the timesteps: sqrt((1 - abar) / abar), as LucidDreamer; 1 - abar; or 1",
@@ -234,7 +246,7 @@ class GuidanceParams:
     xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
     C_batch_size: int = key(1, "views per iteration", unit="views", lo=1, hi=1024)
-    vis_interval: int = key(100, "iterations between panels in train_process/", unit="iterations", lo=1)
+    vis_interval: int = key(100, "iterations between panels in train_process/", **STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,10 +266,10 @@ class CoGradParams:
     elevation_range: tuple[float, float] = new(
         (-30.0, 60.0), "elevation above the horizon", unit="deg", lo=-90.0, hi=90.0, ordered=True
     )
-    distance_range: tuple[float, float] = new((1.5, 2.0), "camera distance", above=0.0, ordered=True)
+    distance_range: tuple[float, float] = new((1.5, 2.0), "camera distance", ordered=True, **LENGTH)
     neighbour_distance: int = new(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
-    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", above=0.0)
-    tau: float = new(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6)
+    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", **LENGTH)
+    tau: float = new(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6, hi=LARGE)
     min_visit_share: float = new(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
 
     loss_signal: str = new(
@@ -280,24 +292,26 @@ class CoGradParams:
         "a run covers the part prog_range of the schedule, or covers all of it while its progress is in prog_range",
         choices=("interval", "clamp"),
     )
-    c1: float = new(0.5, "Eq. 8: weight of the loss's first difference")
-    c2: float = new(0.3, "Eq. 8: weight of the loss's second difference")
-    c3: float = new(0.2, "Eq. 8: weight of the loss's deviation from its moving average")
+    c1: float = new(0.5, "Eq. 8: weight of the loss's first difference", **SIGNED)
+    c2: float = new(0.3, "Eq. 8: weight of the loss's second difference", **SIGNED)
+    c3: float = new(0.2, "Eq. 8: weight of the loss's deviation from its moving average", **SIGNED)
     u_max: float = new(0.05, "Eq. 8: largest change of a local state in one update, as a share of T", **FRACTION)
     momentum: float = new(0.9, "Eq. 8: m, what a local state keeps at an update", lo=0.0, below=1.0)
     ema_factor: float = new(0.9, "what the moving average of a region's losses keeps at an update", lo=0.0, below=1.0)
-    c_local: float = new(0.2, "weight of the neighbourhood's local states", lo=0.0)
-    t_base_range: tuple[int, int] = new((100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True)
-    t_jitter: int = new(100, "largest distance of t from t_base", unit="timesteps", lo=0)
+    c_local: float = new(0.2, "weight of the neighbourhood's local states", **RATE)
+    t_base_range: tuple[int, int] = new(
+        (100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True, hi=100_000
+    )
+    t_jitter: int = new(100, "largest distance of t from t_base", **TIMESTEPS)
 
     use_fusion: bool = new(True, "fuse gradients by Eq. 10; false: ablation w/o C")
     fusion_range: tuple[float, float] = new(
         (0.2, 0.75), "part of the run that fuses gradients", ordered=True, **FRACTION
     )
     max_step_share: float = new(0.1, "a stored gradient is younger than this share of the current step", **FRACTION)
-    max_t_difference: int = new(50, "a stored gradient's timestep is nearer than this", unit="timesteps", lo=0)
+    max_t_difference: int = new(50, "a stored gradient's timestep is nearer than this", **TIMESTEPS)
     own_region_is_candidate: bool = new(True, "a region's own last gradient is fused too")
-    delta: float = new(1e-8, "Eq. 10: added to the denominator", lo=0.0)
+    delta: float = new(1e-8, "Eq. 10: added to the denominator", **RATE)
     projection: str = new(
         "vector", "Eq. 10 on all parameters as one vector, or on each group alone", choices=("vector", "group")
     )
@@ -305,7 +319,11 @@ class CoGradParams:
         "float16", "how gradients are packed once they are more than bank_limit_mb", choices=("float16", "float32")
     )
     bank_limit_mb: int = new(
-        1400, "stored gradients take at most this; beyond it the oldest are packed, then go", unit="MB", lo=1
+        1400,
+        "stored gradients take at most this; beyond it the oldest are packed, then go",
+        unit="MB",
+        lo=1,
+        hi=10_000_000,
     )
     bank_on_cpu: bool = new(False, "store gradients in main memory")
 
@@ -333,18 +351,22 @@ class Config:
     device: str = key("auto", "where everything is computed; auto: a GPU where there is one", device=True)
     test_ratio: int = key(5, "test views this many times over the run", lo=1, hi=10_000)
     save_ratio: int = key(2, "the model is saved this many times over the run", lo=1, hi=10_000)
-    debug_from: int = key(-1, "rasterizer's debug from this iteration on; -1: never", unit="iterations", lo=-1)
+    debug_from: int = key(-1, "rasterizer's debug from this iteration on; -1: never", unit="iterations", lo=-1, hi=MANY)
     detect_anomaly: bool = key(False, "autograd names the operation that made a NaN; slow")
     quiet: bool = key(False, "print warnings and errors only")
-    checkpoint_iterations: tuple[int, ...] = key((), "write checkpoints there, and keep them", unit="iterations", lo=1)
-    checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", unit="iterations", lo=0)
+    checkpoint_iterations: tuple[int, ...] = key((), "write checkpoints there, and keep them", **STEPS)
+    checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", **FROM_STEP)
     keep_checkpoints: int = new(2, "the newest so many of those checkpoints are kept", lo=1, hi=1000)
     start_checkpoint: str | None = key(None, "begin with this checkpoint, ours or upstream's .pth, in a new run folder")
     resume: str | None = new(None, "auto: go on in the run folder, or begin; FOLDER: go on there", transient=True)
     overwrite: bool = new(False, "delete what an earlier run left in the run folder", transient=True)
-    max_faults_in_a_row: int = new(20, "faulty steps before the run goes back to a checkpoint", unit="steps", lo=1)
+    max_faults_in_a_row: int = new(
+        20, "faulty steps before the run goes back to a checkpoint", unit="steps", lo=1, hi=MANY
+    )
     opt: str | None = key(None, "YAML file with settings", transient=True)
     dry_run: bool = new(False, "print the resolved settings and stop", transient=True)
+
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)  # Group.key of what the user set
 
     @property
     def output_dir(self) -> Path:

@@ -13,6 +13,8 @@ Problem = tuple[str, str, str]
 """(Group.key, the value in words, what was expected)."""
 
 MAX_NAME_BYTES = 255
+MAX_REGIONS = 100_000
+"""Of CoGrad's grid: with more, setting it up takes longer than any run, and no region is visited twice."""
 DEVICE_KEYS = ("ModelParams.data_device", "GenerateCamParams.device", "GuidanceParams.g_device")
 
 
@@ -70,6 +72,10 @@ def _regions(config: Config) -> Iterator[Problem]:
         expected = "a range that holds more than the pole, where a camera has no azimuth"
         yield "CoGradParams.elevation_range", show(list(p.elevation_range)), expected
     regions = p.elevation_levels * p.azimuth_levels * p.distance_levels
+    if regions > MAX_REGIONS:
+        told = f"{p.elevation_levels} x {p.azimuth_levels} x {p.distance_levels} = {regions:,}"
+        expected = f"at most {MAX_REGIONS:,} regions (elevation_levels x azimuth_levels x distance_levels)"
+        yield "CoGradParams.azimuth_levels", told, expected
     if views > regions:
         yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"
 

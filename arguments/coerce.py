@@ -134,9 +134,10 @@ def _number(value: object, kind: type, spec: KeySpec, wanted: str) -> float | in
         raise Unexpected(wanted)
     try:
         number = _whole(value) if kind is int else float(value)
-    except (ValueError, OverflowError):
+        is_finite = math.isfinite(number)
+    except (ValueError, OverflowError):  # a whole number of hundreds of digits fits into no float
         raise Unexpected(wanted) from None
-    if not math.isfinite(number) or not spec.allows(number):
+    if not is_finite or not spec.allows(number):
         raise Unexpected(wanted)
     return number
 

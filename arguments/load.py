@@ -17,11 +17,13 @@ from arguments.checks import Problem, contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
-from arguments.yaml_file import find_settings, read_layers
+from arguments.yaml_file import CONFIGS, find_settings, read_layers
 
 COMMAND_LINE = "command line"
 IGNORED_KEYS = {("GuidanceParams", "accum")}
 """Keys of upstream's YAML files that neither upstream nor this program reads."""
+MOST_GIVEN = 100
+"""A file with so many keys is a resolved config.yaml."""
 OPENED_BY = {"gui": {"ip", "port"}, "viewer": {"viewer_host", "viewer_port"}}
 """Switch of a viewer -> the keys that turn it on when the command line has them."""
 
@@ -97,6 +99,7 @@ class _Collector:
         self.rejected: set[str] = set()
         self.problems: list[str] = []
         self.run_folder: Path | None = None  # of the run that is continued by its name
+        self.own_file: str | None = None  # the YAML file of the command line, unless it is one of configs/
 
     def read(self, argv: list[str]) -> bool:
         """Takes the YAML file, then the command line. False when a source could not be read at all."""
@@ -114,6 +117,7 @@ class _Collector:
             path, problem = find_settings(path)
             layers, problems = read_layers(path) if problem is None else ([], [problem])
             usable = bool(layers)
+            self.own_file = path if usable and not Path(path).resolve().is_relative_to(CONFIGS) else None
             self.problems += problems
             for source, tree in layers:
                 self._take_file(source, tree)
@@ -145,10 +149,22 @@ class _Collector:
     def config(self) -> Config:
         """The Config of all values taken; a rejected value leaves the default in place."""
         parts: dict[str, Any] = {name: value for (group, name), value in self.values.items() if not group}
+        parts["given"] = frozenset(self._given())
         for group, (attribute, declared) in GROUPS.items():
             mine = {name: value for (owner, name), value in self.values.items() if owner == group}
             parts[attribute] = declared(**mine)
         return Config(**parts)
+
+    def _given(self) -> Iterator[str]:
+        """Labels of what the user set, as Config.given has them; a resolved config.yaml sets nothing."""
+        own = [source for source in self.sources.values() if source == self.own_file]
+        for group, name in self.values:
+            source = self.sources.get(_label(group, name))
+            default = keys_of(_declared(group))[name][2]
+            if source == COMMAND_LINE or (
+                source == self.own_file and len(own) < MOST_GIVEN and self.values[group, name] != default
+            ):
+                yield _label(group, name)
 
     def check(self, found: Iterable[Problem]) -> None:
         """Adds the contradictions of keys that have no problem of their own."""

@@ -7,9 +7,11 @@ import logging
 
 from arguments import Config
 from arguments.load import load_config
+from arguments.no_effect import no_effect_notices
 from guidance.image_size import size_notices, size_problems
 from guidance.model_files import check_model_files
 from guidance.prompt_words import prompt_notices, prompt_problems
+from guidance.timestep_checks import timestep_problems
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +21,13 @@ def read_settings(argv: list[str]) -> Config:
 
     Raises ConfigError, and ModelUnavailable for files of a model that cannot be used.
     """
-    config = load_config(argv, prompt_problems, size_problems)
+    config = load_config(argv, prompt_problems, size_problems, timestep_problems)
     check_model_files(config)
     return config
 
 
 def report_notices(config: Config) -> None:
     """One line for everything that is accepted and has no effect."""
-    for notices in (prompt_notices, size_notices):
+    for notices in (prompt_notices, size_notices, no_effect_notices):
         for notice in notices(config):
             logger.warning("%s", notice)

@@ -8,6 +8,7 @@ import torch
 
 from arguments import Config
 from guidance.image_size import prior_size_px
+from guidance.run_size import RunSize
 from guidance.score import Prior
 
 KINDS = ("SD", "ideal")
@@ -21,8 +22,7 @@ def load_prior(config: Config, device: torch.device | str) -> Prior:
     """
     params = config.guidance
     if params.guidance == "SD":
-        from guidance.preflight import RunSize  # imported late: diffusers takes seconds to import
-        from guidance.sd_utils import StableDiffusion
+        from guidance.sd_utils import StableDiffusion  # imported late: diffusers takes seconds to import
 
         return StableDiffusion(params, device, RunSize.of(config))
     if params.guidance == "ideal":

@@ -48,7 +48,7 @@ def size_rule(params: GuidanceParams) -> SizeRule:
     """The rule of the run's prior, read from the model's config where that is on this machine."""
     if params.guidance == "ideal":
         return IDEAL
-    vae = _vae_config(params.model_key)
+    vae = config_of_model(params.model_key, "vae/config.json")
     channels = vae.get("block_out_channels")
     latent = 2 ** (len(channels) - 1) if isinstance(channels, list) and 0 < len(channels) < 9 else STABLE_DIFFUSION_PX
     is_strict = vae.get("_class_name") == "LinearAutoencoder" or params.controlnet_model_key
@@ -80,11 +80,10 @@ def size_notices(config: Config) -> list[str]:
             f"with multiples of {latent} px it sees all"]  # fmt: skip
 
 
-def _vae_config(model_key: str | None) -> dict[str, Any]:
-    """vae/config.json of a model in a folder; empty for another model, and for a damaged one, which loading refuses."""
+def config_of_model(model_key: str | None, name: str) -> dict[str, Any]:
+    """A JSON file of a model in a folder; empty for another model, and for a damaged one, which loading refuses."""
     key = model_key or "no model"
-    places = [Path(place) / "vae" / "config.json" for place in (key, REPOSITORY / key)]
     try:
-        return next((read_json(path) for path in places if path.is_file()), {})
+        return next((read_json(path) for path in (Path(key) / name, REPOSITORY / key / name) if path.is_file()), {})
     except ModelUnavailable:
         return {}

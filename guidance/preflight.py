@@ -5,73 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from arguments import Config, GuidanceParams
+from arguments import GuidanceParams
 from guidance.execution import Execution
 from guidance.footprint import Footprint, footprint
-from guidance.image_size import prior_size_px
+from guidance.run_size import WASTE, RunSize
 from utils.memory import free_bytes, in_gb
 
 logger = logging.getLogger(__name__)
 
-# What no shape tells. Assumptions, to be measured on a GPU: how far densification multiplies the points, what the
-# rasterizer keeps a Gaussian and view for its backward pass, the libraries' workspaces, what the allocator wastes.
-GROWTH = 5
-RASTER_BYTES = 400
-PICTURE_COPIES = 4
+# What no shape tells: assumptions, to be measured on a GPU.
 WORKSPACE_BYTES = 400 * 10**6
-WASTE = 1.1
-
-
-@dataclass(frozen=True)
-class RunSize:
-    """What of a run's settings decides its memory beside the diffusion model."""
-
-    views: int  # that this process renders
-    all_views: int
-    size_px: tuple[int, int]  # (H, W) of what the prior sees
-    gaussians: int  # once densified
-    sh_degree: int
-    regions: int  # whose gradients CoGrad stores on the device; 0: it stores none
-    bank_limit_bytes: int
-
-    @classmethod
-    def of(cls, config: Config) -> RunSize:
-        """Of a whole config; a run that densifies is taken to end with GROWTH times its initial points."""
-        cameras, cograd, opt = config.cameras, config.cograd, config.optimization
-        densifies = opt.densify_until_iter > opt.densify_from_iter
-        stores = cograd.enabled and cograd.use_fusion and not cograd.bank_on_cpu
-        return cls(
-            views=-(-config.guidance.C_batch_size // (dist.get_world_size() if dist.is_initialized() else 1)),
-            all_views=config.guidance.C_batch_size,
-            size_px=(prior_size_px(cameras)[1], prior_size_px(cameras)[0]),
-            gaussians=cameras.init_num_pts * (GROWTH if densifies else 1),
-            sh_degree=config.model.sh_degree,
-            regions=cograd.elevation_levels * cograd.azimuth_levels * cograd.distance_levels if stores else 0,
-            bank_limit_bytes=cograd.bank_limit_mb * 10**6,
-        )
-
-    @property
-    def gradient_bytes(self) -> int:
-        """One gradient of all Gaussians: position, colours, opacity, scale and rotation in float32."""
-        return self.gaussians * 4 * (3 + 3 * (self.sh_degree + 1) ** 2 + 1 + 3 + 4)
-
-    @property
-    def scene_bytes(self) -> int:
-        """Gaussians with gradient, two moments and each view's gradient; what rendering keeps; the pictures."""
-        pictures = self.views * self.size_px[0] * self.size_px[1] * 4 * 5 * PICTURE_COPIES
-        return (4 + self.all_views) * self.gradient_bytes + self.gaussians * self.views * RASTER_BYTES + pictures
-
-    @property
-    def bank_bytes(self) -> int:
-        """CoGrad's bank: a gradient for each region, up to its limit."""
-        return min(self.regions * self.gradient_bytes, self.bank_limit_bytes)
 
 
 def needed(model: Footprint, params: GuidanceParams, run: RunSize, device: torch.device) -> dict[str, int]:

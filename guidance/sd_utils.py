@@ -20,7 +20,8 @@ from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.lora import merge_lora, read_lora
-from guidance.preflight import RunSize, check_memory
+from guidance.preflight import check_memory
+from guidance.run_size import RunSize
 from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words

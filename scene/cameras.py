@@ -132,13 +132,20 @@ def _reflected(x: float, bounds: Range, low_gap: float, high_gap: float) -> floa
     return low + abs(math.remainder(x - low, 2 * (high - low)))
 
 
+def _horizontal(forward: torch.Tensor) -> torch.Tensor:
+    """Unit vectors [B, 3] at right angles to `forward` and to z; the x axis where forward is along z."""
+    across = torch.linalg.cross(forward, forward.new_tensor([[0.0, 0.0, 1.0]]))
+    is_vertical = across.norm(dim=-1, keepdim=True) == 0
+    return torch.where(is_vertical, forward.new_tensor([[1.0, 0.0, 0.0]]), _normalise(across))
+
+
 def aim_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """R [B, 3, 3] and T [B, 3] of RCamera, for cameras that see `target` in the middle of their image.
 
     R is a rotation: `up_offset`, added to the upward direction of the image, turns the camera about its viewing axis.
     """
     forward = _normalise(target - centre)
-    level = _normalise(torch.linalg.cross(forward, centre.new_tensor([[0.0, 0.0, 1.0]])))
+    level = _horizontal(forward)
     up = torch.linalg.cross(level, forward) + up_offset
     right = _normalise(torch.linalg.cross(forward, up))
     R = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=-1)
@@ -161,7 +168,7 @@ def upstream_look_at(
 def look_at(centre: torch.Tensor, target: torch.Tensor, up_offset: torch.Tensor) -> torch.Tensor:
     """Camera-to-world matrices [B, 4, 4] with rotation columns (-right, up, forward), forward from target to centre."""
     forward = _normalise(centre - target)
-    right = _normalise(torch.linalg.cross(forward, centre.new_tensor([[0.0, 0.0, 1.0]])))
+    right = _horizontal(forward)
     up = _normalise(torch.linalg.cross(right, forward) + up_offset)
     pose = torch.eye(4).repeat(len(centre), 1, 1)
     pose[:, :3, :3] = torch.stack([-right, up, forward], dim=-1)

@@ -324,7 +324,7 @@ def load_or_sample_points(
 
 
 def _within(low: float, high: float, limits: Range) -> Range:
-    return max(low, limits[0]), min(high, limits[1])
+    return min(max(low, limits[0]), limits[1]), min(high, limits[1])
 
 
 def _default_pose(cam_params: "GenerateCamParams") -> tuple[float, float, float]:

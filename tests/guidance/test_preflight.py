@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance.footprint import footprint, measure
-from guidance.preflight import RunSize, check_memory, needed
+from guidance.preflight import check_memory, needed
+from guidance.run_size import RunSize
 from guidance.sd_utils import StableDiffusion
 from scene.gaussian_model import GaussianModel
 from tests.guidance.test_full_size import TEXTS, UNETS

@@ -28,7 +28,7 @@ def test_a_row_tells_default_unit_bounds_and_whose_key_it_is() -> None:
     assert "| `iterations` | `5000` | a whole number >= 1 and <= 10000000 (iterations) | training iterations |" in PAGE
     assert "| `max_points` *new* |" in PAGE
     assert "folder; empty: output/&lt;workspace> |" in PAGE  # GitHub would take <workspace> for HTML
-    assert "| `tau` | `0.1` | a number >= 1e-06 |" in PAGE  # all of CoGradParams is new, so no mark
+    assert "| `tau` | `0.1` | a number >= 1e-06 and <= 1e+09 |" in PAGE  # all of CoGradParams is new, so no mark
 
 
 def test_a_stale_page_is_told_and_mended(tmp_path, monkeypatch, capsys) -> None:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timesteps that a run's prior does not have: met with the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arguments import Config
+from arguments.checks import Problem
+from arguments.coerce import show
+from guidance.image_size import config_of_model
+from guidance.sd_step import index_range
+
+USUAL_TIMESTEPS = 1000
+
+
+def timestep_problems(config: Config) -> Iterator[Problem]:
+    """More timesteps than the model has, or a range without one, for arguments.load.load_config."""
+    params = config.guidance
+    scheduler = config_of_model(params.model_key, "scheduler/scheduler_config.json") if params.guidance == "SD" else {}
+    total = scheduler.get("num_train_timesteps", USUAL_TIMESTEPS)
+    used = params.num_train_timesteps or total
+    is_known = bool(scheduler) or params.guidance == "ideal"
+    if is_known and used > total:
+        yield "GuidanceParams.num_train_timesteps", str(used), f"at most {total}, which this model has"
+    elif not config.cograd.enabled and params.t_range[0] < params.t_range[1]:
+        low, high = index_range(used, params.t_range, params.max_t_range, 0.0)
+        if low >= high:
+            expected = f"a range with a timestep in it, of {used} (num_train_timesteps)"
+            yield "GuidanceParams.t_range", show(list(params.t_range)), expected

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number among the settings has an end on both sides; beyond it a setting is refused, at it nothing breaks."""
+
+import dataclasses
+import math
+import typing
+
+import pytest
+import torch
+
+import train
+from arguments import GROUPS, Config
+from arguments.declare import keys_of
+from arguments.load import ConfigError, load_config
+from cograd.startup import read_settings
+from guidance.run_size import check_run_memory, needed_without_model
+
+IDEAL = ["--opt", "configs/quickstart.yaml"]
+GB = 10**9
+
+
+def numbers():
+    """(label, whether a pair, KeySpec) of every numeric key."""
+    for group, declared in (("", Config), *((group, declared) for group, (_, declared) in GROUPS.items())):
+        for key, (kind, spec, _) in keys_of(declared).items():
+            kinds = (kind, *typing.get_args(kind))
+            if int in kinds or float in kinds:
+                pair = typing.get_origin(kind) is tuple and Ellipsis not in typing.get_args(kind)
+                yield pytest.param(f"{group}.{key}" if group else key, pair, spec, int in kinds, id=key)
+
+
+@pytest.mark.parametrize(("label", "pair", "spec", "whole"), [*numbers()])
+def test_a_number_beyond_its_bounds_is_refused(label, pair, spec, whole):
+    assert spec.lo is not None or spec.above is not None, "no lower bound"
+    assert spec.hi is not None or spec.below is not None, "no upper bound"
+    absurd = ["1e30", "-1e30", "inf", "-inf", "nan", "9" * 400, "-" + "9" * 400]
+    absurd += [] if label.endswith("seed") else ["1000000000000"]
+    for value in absurd:
+        with pytest.raises(ConfigError, match=f"{label} = .*expected"):
+            load_config(["--text", "x", f"--{label}=" + (f"{value},{value}" if pair else value)])
+
+
+@pytest.mark.parametrize(("label", "pair", "spec", "whole"), [*numbers()])
+def test_a_number_at_its_bounds_is_read_or_contradicts_another(label, pair, spec, whole):
+    for end in (spec.lo if spec.lo is not None else spec.above, spec.hi if spec.hi is not None else spec.below):
+        inside = end if spec.allows(end) else math.nextafter(end, 1.0)
+        number = repr(int(inside) if whole else inside)
+        try:
+            config = read_settings([*IDEAL, f"--{label}=" + (f"{number},{number}" if pair else number)])
+        except ConfigError as refused:
+            assert len(refused.problems) <= 3 and all("expected" in problem for problem in refused.problems)
+            continue
+        assert sum(needed_without_model(config, on_cpu=True).values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num_train_timesteps 1000000000000", "num_train_timesteps = '1000000000000': expected"),
+        ("--num_train_timesteps 1001", "num_train_timesteps = 1001: expected at most 1000, which this model has"),
+        ("--num_train_timesteps 1 --CoGradParams.enabled false", "expected a range with a timestep in it, of 1"),
+        ("--t_range 0.5 0.5001 --CoGradParams.enabled false", "expected a range with a timestep in it, of 1000"),
+        (
+            "--elevation_levels 180 --azimuth_levels 720 --distance_levels 64",
+            "180 x 720 x 64 = 8,294,400: expected at most 100,000 regions",
+        ),
+        ("--init_num_pts 50000001", "init_num_pts = '50000001': expected"),
+    ],
+)
+def test_what_no_run_can_be_is_refused_with_the_settings(words, message):
+    with pytest.raises(ConfigError, match=message):
+        read_settings([*IDEAL, *words.split()])
+
+
+TOO_LARGE = {
+    "--init_num_pts 50000000": "use fewer init_num_pts",
+    "--image_w 8192 --image_h 8192": "use a smaller image_w and image_h",
+    "--image_w 1024 --image_h 1024 --SSAA 8": "use a smaller image_w and image_h",
+    "--view_px 8192 --image_w 16 --image_h 16": "use a smaller view_px",
+    "--C_batch_size 90 --image_w 512 --image_h 512 --init_num_pts 1000000": "use fewer init_num_pts",
+}
+
+
+@pytest.mark.parametrize(("words", "way_out"), TOO_LARGE.items())
+def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(
+    words, way_out, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("guidance.run_size.free_bytes", lambda device: 2 * GB)
+    monkeypatch.setattr("cograd.state.TrainState.start", lambda *_, **__: pytest.fail("points were sampled"))
+    argv = [*IDEAL, "--device", "cpu", *words.split(), "--model_path", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    told = capsys.readouterr().err
+    assert "estimated to need" in told and "of cpu, which has 2.0 GB free" in told and way_out in told
+    assert "GuidanceParams.memory_check: warn" in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_check_can_warn_or_be_off(caplog):
+    config, cpu = load_config([*IDEAL, "--init_num_pts", "50000000"]), torch.device("cpu")
+    for kind in ("off", "warn"):
+        params = dataclasses.replace(config.guidance, memory_check=kind)
+        check_run_memory(dataclasses.replace(config, guidance=params), cpu, GB)
+        assert bool(caplog.records) == (kind == "warn")
+    with pytest.raises(ValueError, match="estimated to need"):
+        check_run_memory(config, cpu, GB)
+
+
+@pytest.mark.parametrize("opt", ["quickstart", "quickstart_trained", "toy", "toy_trained"])
+def test_the_toy_worlds_runs_fit_into_two_gigabytes(opt):
+    check_run_memory(load_config(["--opt", opt]), torch.device("cpu"), 2 * GB)
+
+
+def test_growth_stops_at_max_points():
+    few, many = (
+        needed_without_model(load_config(["--text", "x", "--init_num_pts", "100000", "--max_points", n]), True)
+        for n in ("100000", "5000000")
+    )
+    assert many["Gaussians"] == pytest.approx(5 * few["Gaussians"], rel=1e-6)
