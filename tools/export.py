@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools.exporting import FORMATS, check_known, export
+from tools.exporting import FORMATS, check_known, exports
 from tools.exporting.options import Options
 from tools.orbits import colour_of
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(**given)
         for told in without_effect(given, formats):
             logger.warning("export: %s", told)
-        for format in formats:
-            start = time.perf_counter()
-            path = export(args.run, format, args.out, options)
+        start = time.perf_counter()
+        for path in exports(args.run, formats, args.out, options):
             print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.1f} s")
+            start = time.perf_counter()
     except (ValueError, OSError) as problem:
         print(f"export: {problem}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +49,26 @@ def export(run: Path, format: str, out: Path | None = None, options: Options | N
     `out` None: RUN/export/NAME.FORMAT, beside the .ply file in a folder `export` where that was given. The file appears
     whole or not at all. Raises ValueError, one sentence, for all that a user can get wrong, and OSError.
     """
-    options = options or Options()
-    check_known(format)
-    if out is not None and not Path(out).is_dir():
-        check_suffix(Path(out), format)
-    cloud = cloud_of(Path(run), options.iteration)
-    out = Path(out) if out is not None else default_path(Path(run), format, options.iteration)
-    if out.is_dir() or out.resolve() == cloud.resolve():
-        what = "is a folder" if out.is_dir() else "is the cloud itself"
-        raise ValueError(f"{out} {what}; give a path of a new .{format} file.")
-    FORMATS[format].write(GaussianModel.from_ply(cloud), out, options)
-    return out
+    [path] = exports(run, [format], out, options)
+    return path
+
+
+def exports(
+    run: Path, formats: Sequence[str], out: Path | None = None, options: Options | None = None
+) -> Iterator[Path]:
+    """As `export`, of a scene that is read once: each format's path, when it has been written."""
+    run, options = Path(run), options or Options()
+    for format in formats:
+        check_known(format)
+        if out is not None and not Path(out).is_dir():
+            check_suffix(Path(out), format)
+    cloud = cloud_of(run, options.iteration)
+    paths = [Path(out) if out is not None else default_path(run, format, options.iteration) for format in formats]
+    for format, path in zip(formats, paths):
+        if path.is_dir() or path.resolve() == cloud.resolve():
+            what = "is a folder" if path.is_dir() else "is the cloud itself"
+            raise ValueError(f"{path} {what}; give a path of a new .{format} file.")
+    gaussians = GaussianModel.from_ply(cloud)
+    for format, path in zip(formats, paths):
+        FORMATS[format].write(gaussians, path, options)
+        yield path

@@ -60,11 +60,12 @@ logarithms; html: scales are half floats, view dependence has one step for all."
 
 
 def check(gaussians: GaussianModel, format: str) -> None:
-    """Raises ValueError, one sentence, for numbers that no format holds: NaN, infinity, all-zero quaternions."""
+    """Raises ValueError, one sentence, for what no format holds, NaN, infinity, all-zero quaternions, and for positions
+    that this one does not."""
     raw = gaussians.parameters_in_order()
     if not len(gaussians.get_xyz):
         raise ValueError(f"the scene holds no Gaussian, and there is nothing to write as {format}.")
-    for name, held in EVERY_FORMAT.items():
+    for name, held in (EVERY_FORMAT | {"xyz": RANGES[format].get("xyz", EVERY_FORMAT["xyz"])}).items():
         _refuse(raw[name].detach(), ~((raw[name] >= held.low) & (raw[name] <= held.high)), name, held, format)
     length = torch.linalg.vector_norm(raw["rotation"].detach(), dim=1)
     short = length < SHORTEST_QUATERNION
@@ -74,16 +75,14 @@ def check(gaussians: GaussianModel, format: str) -> None:
 
 
 def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:
-    """A copy with nothing beyond what the format holds; a line tells what was clipped.
+    """A copy of a checked scene with nothing beyond what the format holds; a line tells what was clipped.
 
-    Raises ValueError, one sentence, for positions beyond it. Thin Gaussians are thickened silently: of scales below the
-    least, those count whose Gaussian has no larger one.
+    Thin Gaussians are thickened silently: of scales below the least, those count whose Gaussian has no larger one.
     """
     raw = {name: value.detach() for name, value in gaussians.parameters_in_order().items() if name in PER_GAUSSIAN}
     for name, held in RANGES[format].items():
         values = raw[name]
-        if name == "xyz":
-            _refuse(values, (values < held.low) | (values > held.high), name, held, format)
+        if name == "xyz":  # refused by `check`
             continue
         raw[name] = values.clamp(held.low, held.high)
         below = values.amax(dim=1) < held.low if name == "scaling" else (values < held.low).flatten(1).any(dim=1)

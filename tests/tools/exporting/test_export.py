@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scene.gaussian_model import GaussianModel
+from tests.scene.foreign_ply import rows, write
 from tests.tools.exporting.readers import read_splat
 from tests.tools.exporting.scenes import N, run_folder
 from tools.export import main
@@ -148,6 +149,13 @@ def test_nothing_is_written_where_one_of_the_formats_is_unknown(run, capsys) -> 
     assert not (run / "export").exists()
 
 
+def test_a_scene_is_read_once_for_several_formats(tmp_path, caplog) -> None:
+    """So that what it leaves out is told once."""
+    cloud = write(tmp_path / "c.ply", rows(3, opacity=[1.0, float("nan"), 1.0]))
+    assert main([str(cloud), "--format", "ply", "splat", "html"]) == 0
+    assert len(caplog.records) == 1 and len(list((tmp_path / "export").iterdir())) == 3
+
+
 VALUES = {"pad_sh": "3", "keep_axes": None, "title": "x", "background": "black", "faces": "500", "texture_px": "64", "grid": "16"}
 
 
@@ -156,7 +164,7 @@ def test_an_option_without_effect_is_told_in_a_line(run, capsys, caplog, monkeyp
     """For every option and format; and where one of several formats honours it, nothing is told."""
     assert set(VALUES) == {field.name for field in dataclasses.fields(Options)} - {"iteration"}
     given = [f"--{option}"] + ([] if VALUES[option] is None else [VALUES[option]])
-    monkeypatch.setattr("tools.export.export", lambda run, format, out, options: run / "point_cloud/iteration_5/point_cloud.ply")
+    monkeypatch.setattr("tools.export.exports", lambda run, *_: [run / "point_cloud" / "iteration_5" / "point_cloud.ply"])
     users = [name for name in FORMATS if option in FILE_FORMATS[name].options]
     for format in FORMATS:
         caplog.clear()
