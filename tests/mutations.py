@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plants single errors and runs the tests that ought to see them: python tests/mutations.py [--only WORD]
+
+Not part of the suite. Each error is one replacement of text in one file of a temporary copy; the tests named beside it
+then run there. Prints a line an error. Exit status 0 when all were caught, 1 with survivors, 2 when the text to replace
+is not there exactly once, or the tests fail without any error. About 20 minutes on two cores.
+
+Survivors with a reason are in EQUIVALENT: text whose change no test can see, for it changes no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 900
+EQUIVALENT: dict[str, str] = {}
+"""What is replaced -> why its change cannot be seen."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One error: in `file`, `old` becomes `new`; `tests` are pytest's words."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _in(file: str, tests: str, *changes: tuple[str, str]) -> list[Planted]:
+    return [Planted(file, old, new, tests) for old, new in changes]
+
+
+ERRORS = [
+    *_in("cograd/__init__.py", "tests/cograd/test_cograd.py",
+        ("step / self.total_steps", "(step - 1) / self.total_steps"),
+        ("if not self.sampler.observe(region, signal):", "if self.sampler.observe(region, signal) is None:"),
+        ("P[regions.numpy()]", "P[: len(regions)]"),
+    ),
+    *_in("cograd/regions.py", "tests/cograd/test_regions.py",
+        ("(L_bar / scale * (n - 1) + L / scale)", "(L_bar / scale * n + L / scale)"),
+        ("z = (r.numpy() - float(r.max())) / tau", "z = (r.numpy() - float(r.max())) * tau"),
+        ("torch.minimum(a, sectors - a)", "a"),
+        ("L_bar[region] += (L[region] - L_bar[region]) / n[region]", "L_bar[region] += (loss - L_bar[region]) / n[region]"),
+        ("(1 - share) * np.exp(log_p.numpy()) + share / len(log_p)", "(1 - share) * np.exp(log_p.numpy()) + share"),
+    ),
+    *_in("cograd/timesteps.py", "tests/cograd/test_timesteps.py",
+        ("grad2_L = loss - 2 * last + before", "grad2_L = loss - last + before"),
+        ("c[0] * grad_L + c[1] * grad2_L", "c[1] * grad_L + c[0] * grad2_L"),
+        ("return low + (high - low) * prog", "return low + high * prog"),
+        ("p.momentum * state[\"t_local\"][region] + update.u", "state[\"t_local\"][region] + update.u"),
+        ("c_local * 2.0**-d * t_local[j]", "c_local * 2.0**d * t_local[j]"),
+        ("t_jitter * (2 * u - 1)", "t_jitter * (u - 1)"),
+    ),
+    *_in("cograd/fusion.py", "tests/cograd/test_fusion.py",
+        ("torch.sub(aux.vector[span]", "torch.add(aux.vector[span]"),
+        ("g_aux = named(w * hist.vector", "g_aux = named(hist.vector"),
+    ),
+    *_in("cograd/gradient_bank.py", "tests/cograd/test_gradient_bank.py",
+        ("return young and abs(t - stored_t) < self.params.max_t_difference", "return young and t - stored_t < self.params.max_t_difference"),
+        ("return self.params.use_fusion and first <= step / self.total_steps <= last", "return self.params.use_fusion and first <= step / self.total_steps"),
+        ("index_fill_(0, new_rows, 0)", "index_fill_(0, new_rows[:0], 0)"),
+        ("kept = place[place >= 0]", "kept = place[place > 0]"),
+    ),
+    *_in("cograd/training_step.py", "tests/cograd/test_training_step.py tests/cograd/test_baseline_rules.py",
+        ("views if state.cograd else views[-1:]", "views[-1:]"),
+        ("gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused", "gradient = state.cograd.fuse(state.iteration, region, t, gradient).g_fused if v else gradient"),
+        ("if state.iteration < opt.iterations:", "if state.iteration <= opt.iterations:"),
+        ("state.cograd.follow(index_map)", "index_map.source"),
+        ("lambda_scale / report.share.total", "lambda_scale"),
+        ("if iteration % 500 == 0:", "if iteration % 500 == 1:"),
+        ("state.streams, poses.cells)", "state.streams)"),
+    ),
+    *_in("cograd/state.py", "tests/cograd/test_state.py tests/cograd/test_training_step.py",
+        ("self.streams.load_state_dict(state[\"streams\"])", "pass"),
+        ("self.memory.load_state_dict(moved(state.get(\"memory\", {}), device))", "pass"),
+        ("self.scene.camera_stack.load_state_dict(state.get(\"camera_stack\", {}))", "pass"),
+    ),
+    *_in("guidance/sd_step.py", "tests/guidance/test_sd_step.py tests/guidance/test_score.py",
+        ("return ((1 - alpha_bar) / alpha_bar).sqrt()", "return (1 - alpha_bar) / alpha_bar"),
+        ("(ind_t * (num_train // num_inference) + steps_offset)", "(ind_t * (num_train // num_inference))"),
+        ("path.append(min(path[-1] + xs_delta_t, ind_prev))", "path.append(path[-1] + xs_delta_t)"),
+    ),
+    *_in("guidance/score.py", "tests/guidance/test_score.py tests/guidance/test_golden_guidance.py",
+        ("return cond + denoise_guidance_scale * (uncond - cond)", "return uncond + denoise_guidance_scale * (cond - uncond)"),
+        ("target = target.index_copy(0, rows, eps)", "target = target.index_copy(0, rows, x[rows])"),
+        ("return noise + OFFSET_NOISE *", "return noise + 0.0 *"),
+    ),
+    *_in("guidance/perpneg_utils.py", "tests/guidance/test_perpneg.py tests/guidance/test_prompts.py",
+        ("negative_w * math.exp(-r * side_decay_factor) / 2", "negative_w * math.exp(-r * side_decay_factor)"),
+        ("return x - scale * y", "return x + scale * y"),
+    ),
+    *_in("scene/cameras.py", "tests/scene/test_cameras.py tests/cograd/test_cameras_in_regions.py",
+        ("return R, -(R.transpose(1, 2) @ centre[:, :, None])[:, :, 0]", "return R, -(R @ centre[:, :, None])[:, :, 0]"),
+        ("nearest = middle + math.remainder(phi_deg - middle, 360)", "nearest = phi_deg"),
+        ("delta - 360 * math.ceil((delta - 180) / 360)", "delta"),
+    ),
+    *_in("scene/dataset_readers.py", "tests/scene/test_dataset_readers.py tests/cograd/test_cameras_in_regions.py",
+        ("places = [spherical(one) for one in centre]", "places = [spherical(one) for one in centre - jitter.centre]"),
+        ("streams.rand(size, 3).cpu() * cam_params.jitter_center - cam_params.jitter_center / 2.0", "streams.rand(size, 3).cpu() * cam_params.jitter_center"),
+    ),
+    *_in("scene/densify.py", "tests/scene/test_densify.py",
+        ("(build_rotation(model.get_raw_rotation[parents]) @ offset.unsqueeze(-1))", "(build_rotation(model.get_raw_rotation[parents]).mT @ offset.unsqueeze(-1))"),
+        ("self.is_new[other.source] | other.is_new", "other.is_new"),
+        ("mask |= model.get_scaling.amax(dim=1)", "mask |= model.get_scaling.amin(dim=1)"),
+    ),
+    *_in("scene/gaussian_model.py", "tests/reliability/test_resume.py -k everything",
+        ("self.active_sh_degree = captured[\"active_sh_degree\"]", "pass"),
+    ),
+    *_in("scene/gaussian_model.py", "tests/scene/test_gaussian_model.py",
+        ("flat[name].transpose(1, 2).flatten(1)", "flat[name].flatten(1)"),
+        ("self.max_radii2D = index_map.carry(self.max_radii2D)", "self.max_radii2D = index_map.inherit(self.max_radii2D)"),
+    ),
+    *_in("gaussian_renderer/__init__.py", "tests/gaussian_renderer/test_render.py",
+        ("focal = 1 / (2 * math.tan(viewpoint_camera.FoVx / 2))", "focal = 1 / (2 * math.tan(viewpoint_camera.FoVx))"),
+        ("tanfovy=math.tan(camera.FoVy / 2)", "tanfovy=math.tan(camera.FoVx / 2)"),
+        ("transmittance <= COVERED_TRANSMITTANCE", "transmittance >= COVERED_TRANSMITTANCE"),
+        ("normalize(pc.get_xyz - camera.camera_center)", "normalize(camera.camera_center - pc.get_xyz)"),
+    ),
+    *_in("utils/loss_utils.py", "tests/utils/test_loss_utils.py",
+        ("return 2 * (per_view[0] + per_view[1]) / x.shape[0]", "return 2 * (per_view[0] + per_view[0]) / x.shape[0]"),
+    ),
+    *_in("evaluation/janus.py", "tests/evaluation/test_janus.py",
+        ("labels.count(\"janus\") + labels.count(\"consistent\")", "len(labels)"),
+        ("z2 / (4 * trials * trials)", "z2 / (4 * trials)"),
+    ),
+    *_in("evaluation/clip_similarity.py", "tests/evaluation/test_metrics.py -k clip",
+        ("100 * images @ text.T", "images @ text.T"),
+        ("return normalize(output.pooler_output, dim=-1)", "return output.pooler_output"),
+    ),
+    *_in("tools/reproduction/tables.py", "tests/tools/test_reproduce.py -k spread",
+        ("np.std(means, ddof=1)", "np.std(means)"),
+    ),
+    *_in("tools/exporting/cloud.py", "tests/tools/exporting/test_splats.py",
+        ("(directions @ turn.double(), directions)", "(directions @ turn.double().T, directions)"),
+        ("\"xyz\": raw[\"xyz\"] @ turn.T", "\"xyz\": raw[\"xyz\"] @ turn"),
+        ("quaternion_product(quaternion_of(turn), gaussians", "quaternion_product(quaternion_of(turn.T), gaussians"),
+    ),
+    *_in("tools/exporting/splats.py", "tests/tools/exporting/test_splats.py",
+        ("_placed(gaussians, \"spz\", Y_UP, options)", "_placed(gaussians, \"spz\", Y_DOWN, options)"),
+    ),
+]  # fmt: skip
+
+
+def _copy(to: Path) -> None:
+    """Every file that Git knows, and those it does not ignore."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+
+
+def _passes(tree: Path, tests: str) -> bool:
+    """Whether all tests pass; a run that takes too long does not."""
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
+    try:
+        return subprocess.run(words, cwd=tree, capture_output=True, timeout=TIMEOUT_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _survives(tree: Path, error: Planted) -> bool:
+    path = tree / error.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(error.old) != 1:
+        raise ValueError(f"{error.file} holds {text.count(error.old)} times {error.old!r}; expected one place to plant in")
+    path.write_text(text.replace(error.old, error.new), encoding="utf-8")
+    try:
+        return _passes(tree, error.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all caught, 1 survivors, 2 an error that cannot be planted or tests that fail anyway."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORD", help="errors whose file or text holds this word")
+    args = parser.parse_args(argv)
+    errors = [error for error in ERRORS if args.only in f"{error.file} {error.old} {error.new}"]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        _copy(tree)
+        for tests in dict.fromkeys(error.tests for error in errors):
+            if not _passes(tree, tests):
+                print(f"mutations: {tests} fails before anything is planted", file=sys.stderr)
+                return 2
+        for error in errors:
+            try:
+                survived = _survives(tree, error)
+            except ValueError as problem:
+                print(f"mutations: {problem}", file=sys.stderr)
+                return 2
+            survivors += [error] * (survived and error.old not in EQUIVALENT)
+            print(f"{'SURVIVED' if survived else 'caught'}: {error.file}: {error.old} -> {error.new}", flush=True)
+    print(f"{len(errors)} errors, {len(survivors)} survivors without a reason")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
