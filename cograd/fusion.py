@@ -120,7 +120,8 @@ def fuse(
 ) -> FusionResult:
     """g_fused = g_main + sum_j g_proj^j of candidates (w_j, g_hist^j). Without any, g_fused is g_main itself, no copy.
 
-    Raises ValueError when names or shapes differ.
+    Eq. (10) is linear in g_aux, so the sum of the g_aux^j = w_j g_hist^j is projected, once. Raises ValueError when
+    names or shapes differ.
     """
     if not candidates:
         main_norm = norm(g_main)
@@ -132,14 +133,15 @@ def fuse(
     _know_norms(hists)
     main_main, *hist_mains = _all_dots([(x.vector, main.vector, spans) for x in (main, *hists)])
     main_norm = math.sqrt(sum(main_main))
-    fused, cosines = main.vector.clone(), []
-    for (w, _), hist, hist_main in zip(candidates, hists, hist_mains, strict=True):
-        g_aux = named(w * hist.vector, _shapes(main))
-        dots = [w * dot for dot in hist_main], main_main
-        fused += project_orthogonal(g_aux, main, delta, projection, dots).vector
-        scale = hist.norm * main_norm
-        cosines.append(sum(hist_main) / scale if scale else 0.0)
-    g_fused = named(fused, _shapes(main))
+    scales = [hist.norm * main_norm for hist in hists]
+    cosines = [sum(hist_main) / scale if scale else 0.0 for hist_main, scale in zip(hist_mains, scales)]
+    weights = [w for w, _ in candidates]
+    g_aux = weights[0] * hists[0].vector
+    for w, hist in zip(weights[1:], hists[1:]):
+        g_aux.add_(hist.vector, alpha=w)
+    aux_main = [sum(w * dot for w, dot in zip(weights, dots)) for dots in zip(*hist_mains)]
+    g_proj = project_orthogonal(named(g_aux, _shapes(main)), main, delta, projection, (aux_main, main_main))
+    g_fused = named(g_proj.vector.add_(main.vector), _shapes(main))
     return FusionResult(g_fused, main_norm, g_fused.norm, tuple(cosines))
 
 
