@@ -112,7 +112,7 @@ def _through_plyfile(path: Path, header: Header, vertex: Element) -> np.ndarray:
             lines.append(f"property {' '.join(names)} {name}")
     with open(path, "rb") as file:
         file.seek(header.body_start)
-        body = file.read()
+        body = file.read(header.body_bytes)
     if header.is_ascii:
         body = b"\n".join(line for line in body.splitlines() if line.strip())
     content = "\n".join([*lines, "end_header", ""]).encode("ascii") + body

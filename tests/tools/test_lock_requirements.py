@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """requirements*.lock: the whole closure of requirements*.txt but torch, each package with hashes; make installs from them."""
 
+import hashlib
 import re
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -182,3 +184,22 @@ def test_the_video_program_is_the_gpl_one_that_the_licence_paragraph_names() -> 
         pytest.skip("another ffmpeg is used here")
     told = subprocess.run([program, "-L"], capture_output=True, text=True).stdout
     assert "GNU General Public License" in told and "version 3" in told
+
+
+@pytest.mark.parametrize("is_the_locked_file", [True, False])
+def test_another_file_under_the_same_name_is_refused(tmp_path, is_the_locked_file) -> None:
+    """With the words that make uses, from a mirror of one package."""
+    wheel = tmp_path / "tiny_package-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n")
+        archive.writestr("tiny_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny_package-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes() if is_the_locked_file else b"what PyPI has").hexdigest()
+    (tmp_path / "a.lock").write_text(f"tiny-package==1.0 \\\n    --hash=sha256:{digest}\n")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (words,) = re.findall(r"^LOCKED := \$\(PIP\) (install .*)$", makefile, re.MULTILINE)
+    pip = [sys.executable, "-m", "pip", "--isolated", *words.split(), "--target", str(tmp_path / "there")]
+    local = ["--no-index", "--find-links", str(tmp_path), "-r", str(tmp_path / "a.lock")]
+    made = subprocess.run([*pip, *local], capture_output=True, text=True)
+    assert (made.returncode == 0) == is_the_locked_file, made.stderr
+    assert (tmp_path / "there").exists() == is_the_locked_file
