@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | app | test | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make demo | app | test | test-capabilities | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
 # make reproduce: the paper's tables in miniature on the toy world, in two minutes; the report is in output/reproduce.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
@@ -23,9 +23,12 @@ EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
 CHECKED := $(wildcard app.py train.py arguments cograd evaluation gaussian_renderer guidance scene tools utils)
+# What compares numbers that torch computes; the other folders' tests are about texts, files, processes and pages.
+NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
+	tests/submodules tests/utils tests/test_end_to_end.py
 BENCHMARK_PARTS := $(addprefix benchmarks/,machine.py phases.py random_sd21.py)
 
-.PHONY: setup setup-extra setup-dev demo app smoke reproduce test lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
+.PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-capabilities lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -78,6 +81,15 @@ reproduce: setup
 
 test: setup-dev
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+# The numerical tests with torch's kernels for other vector widths than this CPU's own, which `make test` has run with.
+test-capabilities: setup-dev
+	@own=$$($(BIN)/python -c "import torch; print(torch.backends.cpu.get_cpu_capability().lower())"); \
+	for capability in default avx2; do \
+		test "$$capability" != "$$own" || { echo "== $$capability: this CPU's own, see make test"; continue; }; \
+		echo "== ATEN_CPU_CAPABILITY=$$capability"; \
+		ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q $(PYTEST_ARGS) -m "not slow" $(NUMERICAL) || exit 1; \
+	done
 
 lint: setup-dev
 	$(BIN)/python -m ruff check .

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 """A container's root has no sandbox to use; WebGL is drawn by the CPU."""
@@ -27,8 +29,10 @@ def browser_page(width_px: int = 1280, height_px: int = 900, **context) -> Itera
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        page = browser.new_context(viewport={"width": width_px, "height": height_px}, **context).new_page()
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=1000 * PATIENCE_S)
+        window = browser.new_context(viewport={"width": width_px, "height": height_px}, **context)
+        window.set_default_timeout(1000 * PATIENCE_S)
+        page = window.new_page()
         page.complaints = []
         page.on("console", lambda said: said.type in ("error", "warning") and page.complaints.append(said.text))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))

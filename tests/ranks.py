@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
+from tests.patience import PATIENCE_S
 from utils.distributed import World
-
-PATIENCE_S = 120
 
 
 def in_ranks(work: Callable[..., Any], size: int, folder: Path, *args: Any) -> list[Any]:

@@ -22,6 +22,7 @@ import app
 from evaluation.run_folder import last_point_cloud
 from scene.ply import read_vertices
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamParams.view_px": "32", "GenerateCamParams.image_w": "32", "GenerateCamParams.image_h": "32", "GenerateCamParams.init_num_pts": "1000"}  # fmt: skip
@@ -45,7 +46,7 @@ def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     server, address = _serve(folder)
     yield address, folder
     server.send_signal(signal.SIGINT)
-    said = server.communicate(timeout=120)[0]
+    said = server.communicate(timeout=PATIENCE_S)[0]
     assert "Traceback" not in said and server.returncode == 0, said
 
 
@@ -75,7 +76,7 @@ def _wait_and_leave(tab, address: str) -> None:
 
 
 def _take(page, title: str) -> bytes:
-    with page.expect_download(timeout=180_000) as download:
+    with page.expect_download() as download:
         page.get_by_role("button", name=title).click()
     return Path(download.value.path()).read_bytes()
 
@@ -106,12 +107,12 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_role("button", name="Start").click()
         page.get_by_text("getting ready", exact=True).wait_for()
         _wait_and_leave(page.context.new_page(), address)
-        page.get_by_text("running", exact=True).wait_for(timeout=120_000)
-        page.locator(".stage img").wait_for(timeout=60_000)
+        page.get_by_text("running", exact=True).wait_for()
+        page.locator(".stage img").wait_for()
         assert page.evaluate("document.querySelector('.stage img').decode().then(() => true)")
 
         page.reload()  # the run is the server's, not the tab's
-        page.get_by_text("finished", exact=True).wait_for(timeout=300_000)
+        page.get_by_text("finished", exact=True).wait_for()
         assert "step 80 of 80" in page.inner_text("main")
         page.wait_for_function("document.querySelector('.stage video')?.readyState >= 2")
         cloud = read_vertices(_file(tmp_path, "taken.ply", _take(page, "PLY")))
@@ -122,7 +123,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_role("tab", name="Region map").click()
         page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 400")
         page.get_by_role("tab", name="3D view").click()
-        page.frame_locator(".stage iframe").locator("canvas").wait_for(timeout=60_000)
+        page.frame_locator(".stage iframe").locator("canvas").wait_for()
         assert not page.evaluate("document.body.classList.contains('body--dark')")
         page.set_viewport_size({"width": 390, "height": 844})
         assert _overflow_px(page) <= 0
@@ -194,12 +195,12 @@ def test_start_asks_about_unknown_words(served) -> None:
         asked.get_by_role("button", name='Start with "a red mushroom"').click()
         page.get_by_label("The run").get_by_text("a red mushroom", exact=True).wait_for()
         assert prompt.input_value() == "a red mushroom" and not list(folder.glob("*dragon*"))
-        page.get_by_text("finished", exact=True).wait_for(timeout=300_000)
+        page.get_by_text("finished", exact=True).wait_for()
         prompt.fill("a dragon")
         page.get_by_role("button", name="Start", exact=True).click()
         asked.get_by_role("button", name="Start anyway").click()
         page.get_by_label("The run").get_by_text("a dragon", exact=True).wait_for()
-        page.get_by_text("finished", exact=True).wait_for(timeout=300_000)
+        page.get_by_text("finished", exact=True).wait_for()
 
 
 @needs_browser
@@ -215,7 +216,7 @@ def test_a_phone_shows_the_whole_page_in_its_own_scheme(served) -> None:
 
 def _status(url: str, **headers: str) -> int:
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60).status  # noqa: S310
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE_S).status  # noqa: S310
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -240,7 +241,7 @@ def _websocket(address: str, **headers: str) -> int:
 
     url = address.replace("http", "ws") + "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
     try:
-        with connect(url, additional_headers=headers, open_timeout=60):
+        with connect(url, additional_headers=headers, open_timeout=PATIENCE_S):
             return 101
     except InvalidStatus as error:
         return error.response.status_code
@@ -277,7 +278,7 @@ def test_the_page_itself_passes_and_cannot_be_framed(served) -> None:
     address, _ = served
     assert _websocket(address, Origin=address) == 101 and _websocket(address) == 101
     assert _status(address.replace("127.0.0.1", "localhost")) == 200
-    with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:  # noqa: S310
         policy = answer.headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in policy and "default-src 'self'" in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -296,7 +297,7 @@ def test_asking_for_an_address_starts_no_work(served) -> None:
     made = folder / "saved-run" / "export" / "saved-run_3.html"
     made.parent.mkdir()
     made.write_text("<p>made")
-    with urllib.request.urlopen(f"{address}/runs/saved-run/view", timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{address}/runs/saved-run/view", timeout=PATIENCE_S) as answer:  # noqa: S310
         assert answer.read() == b"<p>made"
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
 
@@ -336,7 +337,7 @@ def test_a_bad_run_folder_takes_nothing_down(tmp_path) -> None:
         assert _status(address) == 200
     finally:
         server.send_signal(signal.SIGINT)
-        said = server.communicate(timeout=120)[0]
+        said = server.communicate(timeout=PATIENCE_S)[0]
     assert "Traceback" not in said and server.returncode == 0, said
 
 

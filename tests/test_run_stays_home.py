@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = """
 import json, os, socket, sys
@@ -62,7 +64,7 @@ def watched(folder, *runs):
         environment.pop(name, None)  # it must not need them
     (folder / "tmp").mkdir()
     command = [sys.executable, "-c", WATCHED, json.dumps(runs)]
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
 

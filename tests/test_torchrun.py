@@ -12,6 +12,7 @@ import torch
 
 import train
 from scene.ply import read_vertices
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -32,7 +33,7 @@ def _argv(folder: Path, **changes) -> list[str]:
 def _torchrun(argv: list[str], program: str = str(ROOT / "train.py")) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", program, *argv]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def _told(result: subprocess.CompletedProcess) -> list[str]:

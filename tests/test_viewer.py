@@ -26,6 +26,7 @@ from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
 from tests.gaussian_renderer.looker import Looker
+from tests.patience import PATIENCE_S, until
 from tests.reliability.same_run import differences
 from utils.tree_file import load_tree
 
@@ -68,13 +69,6 @@ def argv(folder, settings, **changes):
 def log_length(folder):
     path = folder / "log.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def until(done, seconds=300.0):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
 
 
 def meddle(told, meddling):
@@ -201,13 +195,13 @@ def test_the_page_in_a_browser(tmp_path):
     try:
         url = run.stdout.readline().split()[2]
         step = paused_after(tmp_path, url, SEEN_AT)  # so that the browser does not wait for the training
-        use_the_page(url, tmp_path, step)
-        assert run.wait(120) == 0
+        use_the_page(url, run, tmp_path, step)
+        assert run.wait(PATIENCE_S) == 0
     finally:
         run.kill()
 
 
-def use_the_page(url, folder, step):
+def use_the_page(url, run, folder, step):
     """Of a run that is paused after a step: looks, has a checkpoint written, lets it go on, pauses it, lets it go on."""
     with browser_page(*PAGE_PX) as page:
         asked = []
@@ -229,7 +223,9 @@ def use_the_page(url, folder, step):
         screenshot(page, "viewer", folder)
         page.get_by_role("button", name="Resume").click()
         until(lambda: log_length(folder) > step)
+        run.send_signal(signal.SIGSTOP)  # a browser on a busy machine is slow, and the run must not end before it clicks
         page.get_by_role("button", name="Pause").click()
+        run.send_signal(signal.SIGCONT)
         page.get_by_text("Paused").wait_for()
         length = log_length(folder)
         time.sleep(0.5)

@@ -12,7 +12,7 @@ from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config, to_yaml
 from tests.fuzzing.settings_target import OPEN_KEYS, value_of_key
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @QUICK

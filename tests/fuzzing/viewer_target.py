@@ -25,6 +25,7 @@ from scene.dataset_readers import BasicPointCloud
 from scene.gaussian_model import GaussianModel
 from tests.fuzzing.engine import CORPUS, LawBroken, Target
 from tests.fuzzing.mutations import damaged
+from tests.patience import Clock
 
 GOOD = (CORPUS / "viewer" / "good.json").read_bytes()
 FIELDS = json.loads(GOOD)
@@ -62,18 +63,6 @@ STEPS = (
     | st.tuples(st.just("read"), st.none())
     | st.tuples(st.sampled_from(["close", "shutdown"]), st.none())
 )
-
-
-class Clock:
-    """Stands for the module time inside network_gui."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Door:

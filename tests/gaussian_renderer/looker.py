@@ -12,7 +12,8 @@ import viser
 import zstandard
 from websockets.sync.client import connect
 
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
+
 CAMERA = {
     "type": "ViewerCameraMessage", "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (0.0, 3.5, 0.0), "fov": 0.5, "near": 0.01, "far": 100.0,
     "image_height": 90, "image_width": 160, "look_at": (0.0, 0.0, 0.0), "up_direction": (0.0, 0.0, 1.0),
@@ -23,7 +24,7 @@ class Looker:
     """Remembers every message, the components of the panel by uuid, the Gaussians' buffer, and how often it was sent."""
 
     def __init__(self, url: str) -> None:
-        self._socket = connect(url.replace("http", "ws"), subprotocols=[f"viser-v{viser.__version__}"], max_size=None)  # type: ignore[list-item]
+        self._socket = connect(url.replace("http", "ws"), subprotocols=[f"viser-v{viser.__version__}"], max_size=None, open_timeout=PATIENCE_S)  # type: ignore[list-item]
         self.messages: list[dict[str, Any]] = []
         self.panel: dict[str, dict[str, Any]] = {}
         self.buffer, self.buffers_sent = b"", 0

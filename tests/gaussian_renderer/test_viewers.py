@@ -15,14 +15,17 @@ import viser
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+import gaussian_renderer.viewers
 from arguments import Config
 from arguments.load import load_config
 from cograd import CoGrad
+from gaussian_renderer import network_gui
 from gaussian_renderer.outputs import region_picture
 from gaussian_renderer.viewers import Viewers, Watched
 from scene.gaussian_model import GaussianModel
-from tests.gaussian_renderer.looker import PATIENCE_S, Looker
+from tests.gaussian_renderer.looker import Looker
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
+from tests.patience import PATIENCE_S, Clock, until
 from tests.red_ball import red_ball
 from utils.random_streams import RandomStreams
 from utils.sh_utils import SH2RGB
@@ -163,13 +166,13 @@ def test_a_paused_run_waits_and_still_hears(page):
         looker.until(lambda: looker.buffers_sent)
         looker.press("Pause")
         looker.until(lambda: "**Paused**" in looker.text())
-        at, busy = run.iteration, time.process_time()
+        at, busy, began = run.iteration, time.process_time(), time.monotonic()
         looker.press("Checkpoint now")
         looker.until(lambda: any(message["type"] == "NotificationShowMessage" for message in looker.messages))
         looker.read(0.5)
         assert run.iteration == at and run.saved == [at] and run.held > 0
         assert run.told == [f"a viewer has paused the run after step {at}"]
-        assert time.process_time() - busy < 0.5  # of about 1 s: it does not spin
+        assert time.process_time() - busy < 0.5 * (time.monotonic() - began)  # it does not spin
         looker.press("Resume")
         looker.until(lambda: run.iteration > at and "**Training**" in looker.text())
         run.stopped = True
@@ -283,13 +286,10 @@ def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monke
     monkeypatch.setattr(GaussianModel, "get_covariance", broken)
     with Looker(url):
         thread = run.in_background()
-        end = time.monotonic() + PATIENCE_S
-        while not run.told and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: run.told)
         at = run.iteration
-        time.sleep(0.1)
+        until(lambda: run.iteration > at)
         assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training goes on"]
-        assert run.iteration > at
         run.stopped = True
         assert ends(thread)
 
@@ -354,44 +354,55 @@ def test_nothing_is_printed_but_the_address(page, capsys):
 
 
 @pytest.fixture
-def sibr():
+def clock(monkeypatch):
+    """The time of the SIBR viewer's socket and of a run that is held."""
+    clock = Clock()
+    monkeypatch.setattr(network_gui, "time", clock)
+    monkeypatch.setattr(gaussian_renderer.viewers, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def sibr(clock):
     """(run, connection) of a SIBR viewer of a run of one step."""
     lines, config = [], load_config(["--text", "a mug", "--port", "0", "--iterations", "2"])
     with Viewers(config, lines.append) as viewers:
         viewers._sibr.timeout_s = 0.2
-        with socket.create_connection(("127.0.0.1", int(lines[0].split(":")[-1])), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", int(lines[0].split(":")[-1])), timeout=PATIENCE_S) as connection:
             yield Run(viewers, config), connection
 
 
-def seconds_of_a_step(run):
-    start = time.monotonic()
-    run.step()
-    return time.monotonic() - start
+def step_that_answers(run, clock):
+    """Repeats a step until the viewer's message has come; the seconds, by the clock, of the step that answered it."""
+    iteration, before = run.iteration, run.viewers._sibr._asked
+
+    def step():
+        run.iteration, began_s = iteration, clock.now
+        run.step()
+        return None if run.viewers._sibr._asked is before else (clock.now - began_s,)
+
+    return until(step)[0]
 
 
-def test_a_sibr_viewer_holds_the_run_until_it_falls_silent(sibr):
+def test_a_sibr_viewer_holds_the_run_until_it_falls_silent(sibr, clock):
     run, connection = sibr
     connection.sendall(packed(REQUEST | {"resolution_x": 0, "train": 0}))
-    time.sleep(0.05)
-    assert 0.2 <= seconds_of_a_step(run) < 2.0 and run.held > 0
+    assert 0.2 <= step_that_answers(run, clock) < 0.3 and run.held > 0
     assert read_exactly(connection, 4)
 
 
-def test_a_sibr_viewer_keeps_the_finished_program_only_if_it_says_so(sibr):
+def test_a_sibr_viewer_keeps_the_finished_program_only_if_it_says_so(sibr, clock):
     run, connection = sibr
-    run.iteration = 1
     for keep_alive, least in ((False, 0.0), (True, 0.2)):
-        connection.sendall(packed(REQUEST | {"resolution_x": 0, "keep_alive": keep_alive}))
-        time.sleep(0.05)
-        assert least <= seconds_of_a_step(run) < least + 1.0
         run.iteration = 1
+        connection.sendall(packed(REQUEST | {"resolution_x": 0, "keep_alive": keep_alive}))
+        assert least <= step_that_answers(run, clock) < least + 0.1
 
 
-def test_a_sibr_viewer_is_answered_with_the_run_folder(sibr):
+def test_a_sibr_viewer_is_answered_with_the_run_folder(sibr, clock):
     run, connection = sibr
     connection.sendall(packed(REQUEST))
-    time.sleep(0.05)
-    run.step()
+    step_that_answers(run, clock)
     assert read_exactly(connection, 72 + 4 + len("output/debug"))[-12:] == b"output/debug"
 
 
@@ -422,7 +433,7 @@ def websocket_messages(host, port, headers):
         extra = {key: value for key, value in headers.items() if key != "Host"}
         protocols = [f"viser-v{viser.__version__}"]
         with connect(
-            f"ws://{name}:{port}", sock=plain, subprotocols=protocols, additional_headers=extra, max_size=None
+            f"ws://{name}:{port}", sock=plain, open_timeout=PATIENCE_S, subprotocols=protocols, additional_headers=extra, max_size=None
         ) as client:
             try:
                 return [client.recv(timeout=PATIENCE_S)]

@@ -4,7 +4,6 @@
 import hashlib
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +11,7 @@ import torch
 from raster_scenes import Scene, random_scene, run_extension, settings_of
 
 from diff_gaussian_rasterization import GaussianRasterizer
-
-CHILD_LIMIT_S = 60
+from tests.patience import until
 
 
 @pytest.fixture
@@ -68,13 +66,15 @@ def test_a_forked_child_renders_too(threads):
     child = os.fork()
     if child == 0:
         os._exit(0 if image_digest(scene) == expected else 1)
-    deadline = time.monotonic() + CHILD_LIMIT_S
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert os.waitstatus_to_exitcode(status) == 0
-            return
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    pytest.fail(f"the forked child did not finish within {CHILD_LIMIT_S} s")
+
+    def ended() -> tuple[int, int] | None:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        return (pid, status) if pid else None
+
+    try:
+        _, status = until(ended, "the forked child waits for threads that it does not have")
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert os.waitstatus_to_exitcode(status) == 0

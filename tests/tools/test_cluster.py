@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tools import reproduce
 from tools.sweep import cluster, runs
 from tools.sweep.cluster import Cluster, Node
@@ -86,7 +87,7 @@ def test_a_node_is_killed_in_the_middle_and_nothing_is_lost(tmp_path, nodes, mon
 
 def _kill_in_the_middle(raylet: int, out: Path, seen: dict) -> None:
     """Once an asset is done and another is being made under `raylet`: kills that node, and notes what there was."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + PATIENCE_S
     while "victim" not in seen and time.monotonic() < end:
         done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
         for pid, name in _running_under(raylet).items() if done else ():

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's process and the line of one, by a stand-in for train.py that heeds SIGTERM as it does."""
 
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S, until
 from tools.web_app import job as jobs
 from tools.web_app.desk import Busy, Desk
 from tools.web_app.fields import Request
@@ -19,6 +19,7 @@ STAND_IN = """
 import json, pathlib, signal, sys, time
 folder, asked = pathlib.Path(sys.argv[2]), []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+(folder / "heeds").touch()
 what = (folder / "what").read_text() if (folder / "what").exists() else (folder.parent / "what").read_text()
 if what == "fail":
     print("noise\\ntrain.py: the weights are gone;\\n  bring them", file=sys.stderr)
@@ -57,18 +58,11 @@ def desk(tmp_path, monkeypatch) -> Desk:
     _do(desk := Desk(tmp_path / "out"), "run")
     yield desk
     for job in filter(None, (desk.current, desk.waiting)):
-        job.kill(), job.wait(10)
+        job.kill(), job.wait(PATIENCE_S)
 
 
 def _do(desk: Desk, what: str) -> None:
     (desk.output / "what").write_text(what)
-
-
-def _until(true, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 CONFIG = Request(QUICK, "a red mug", changed={"OptimizationParams.iterations": "9"}).resolve()
@@ -77,7 +71,7 @@ CONFIG = Request(QUICK, "a red mug", changed={"OptimizationParams.iterations": "
 def test_a_run_begins_and_finishes(desk) -> None:
     job = desk.submit(CONFIG)
     assert (job.state, job.name, desk.current) == (State.STARTING, "a-red-mug", job)
-    assert job.wait(20) and job.state is State.FINISHED and job.progress().step == 9 and job.told() == ""
+    assert job.wait(PATIENCE_S) and job.state is State.FINISHED and job.progress().step == 9 and job.told() == ""
     with pytest.raises(Busy, match="a-red-mug is finished; only a run that has ended before its last step can go on"):
         desk.go_on(job)
 
@@ -85,14 +79,13 @@ def test_a_run_begins_and_finishes(desk) -> None:
 def test_a_run_that_is_stopped_can_be_gone_on_with(desk) -> None:
     _do(desk, "hold")
     job = desk.submit(CONFIG)
-    _until(lambda: (job.folder / jobs.CONSOLE).exists() and job.is_alive)
-    time.sleep(0.3)  # the stand-in must have come to its signal handler
+    until((job.folder / "heeds").exists)
     job.stop()
-    assert job.state is State.STOPPING and job.wait(20)
+    assert job.state is State.STOPPING and job.wait(PATIENCE_S)
     assert job.state is State.STOPPED and job.told() == "The checkpoint of step 0 is kept; the run can be gone on with."
     _do(desk, "run")
     desk.go_on(job)
-    assert job.wait(20) and job.state is State.FINISHED
+    assert job.wait(PATIENCE_S) and job.state is State.FINISHED
 
 
 def test_a_run_in_a_long_step_can_be_ended_at_once(desk, monkeypatch) -> None:
@@ -102,7 +95,7 @@ def test_a_run_in_a_long_step_can_be_ended_at_once(desk, monkeypatch) -> None:
     job.stop()
     assert not job.wait(0.3) and job.state is State.STOPPING
     job.kill()
-    assert job.wait(20) and job.state is State.STOPPED
+    assert job.wait(PATIENCE_S) and job.state is State.STOPPED
     assert job.told() == "It ended before its first checkpoint; going on begins anew."
 
 
@@ -116,9 +109,9 @@ def test_a_run_in_a_long_step_can_be_ended_at_once(desk, monkeypatch) -> None:
 def test_a_run_that_fails_says_why(desk, what, sentence) -> None:
     _do(desk, what)
     job = desk.submit(CONFIG)
-    assert job.wait(20) and job.state is State.FAILED and job.told() == sentence
+    assert job.wait(PATIENCE_S) and job.state is State.FAILED and job.told() == sentence
     _do(desk, "run")
-    assert desk.go_on(job).wait(20) and job.state is State.FINISHED
+    assert desk.go_on(job).wait(PATIENCE_S) and job.state is State.FINISHED
 
 
 def test_a_run_whose_folder_is_gone_fails_with_a_sentence(desk) -> None:
@@ -126,7 +119,7 @@ def test_a_run_whose_folder_is_gone_fails_with_a_sentence(desk) -> None:
     first, second = desk.submit(CONFIG), desk.submit(CONFIG)
     (second.folder / "config.yaml").unlink()
     second.folder.rmdir()
-    first.kill(), first.wait(20)
+    first.kill(), first.wait(PATIENCE_S)
     desk.tick()
     assert second.state is State.FAILED and second.told().startswith("The run could not be begun (")
 
@@ -139,10 +132,10 @@ def test_one_runs_one_waits_and_a_third_is_told_so(desk) -> None:
     with pytest.raises(Busy, match="a-red-mug-2 waits in line, which has one place"):
         desk.submit(CONFIG)
     assert not (desk.output / "a-red-mug-3").exists()
-    first.kill(), first.wait(20)
+    first.kill(), first.wait(PATIENCE_S)
     _do(desk, "run")
     desk.tick()
-    assert desk.current is second and desk.waiting is None and second.wait(20) and second.state is State.FINISHED
+    assert desk.current is second and desk.waiting is None and second.wait(PATIENCE_S) and second.state is State.FINISHED
 
 
 def test_who_leaves_the_line_leaves_no_folder(desk) -> None:
@@ -157,14 +150,14 @@ def test_who_leaves_the_line_leaves_no_folder(desk) -> None:
 def test_the_end_of_the_server_is_the_end_of_the_run(desk) -> None:
     _do(desk, "hold")
     job = desk.submit(CONFIG)
-    time.sleep(0.3)
+    until((job.folder / "heeds").exists)
     desk.close()
     assert job.state is State.STOPPED
 
 
 def test_another_server_finds_the_runs_again(desk) -> None:
     job = desk.submit(CONFIG)
-    job.wait(20)
+    job.wait(PATIENCE_S)
     again = Desk(desk.output).find(job.name)
     assert (
         again.state is State.UNFINISHED and again.can_go_on and again.progress().step == 9
