@@ -6,7 +6,6 @@ On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one fo
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -21,19 +20,16 @@ import torch
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
-from arguments.resume_rules import adapted
 from arguments.run_folder import RunFolder
 from cograd.faults import TrainingStopped
 from cograd.recovery import Recovery
-from cograd.startup import read_settings, report_notices
-from cograd.state import TrainState, read_start
+from cograd.startup import check_start, checkpoint_of, read_settings, report_notices
+from cograd.state import TrainState
 from cograd.team import Team, device_of, follow, prior_of
 from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.outputs import RunOutputs
 from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
-from guidance.run_size import check_run_memory
-from utils.checkpoints import Found
 from utils.distributed import ALONE, PeerLost, World
 from utils.memory import peak_bytes, peak_in_words
 from utils.run_lock import FolderLost
@@ -108,16 +104,6 @@ class Trainer:
             return self.outputs.write_due(report.iteration, self.recovery.writes, due, self.state.maps)
 
 
-def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Found | None:
-    """The checkpoint that a run begins with, adapted to its settings; None without one. Writes nothing.
-
-    Raises ValueError for a folder, a checkpoint or settings with which it cannot begin.
-    """
-    resumed = folder.find()
-    found = resumed or read_start(config.start_checkpoint)
-    return None if found is None else adapted(found, config, device, resumed is not None, folder.tell)
-
-
 def main(argv: list[str]) -> int:
     """Exit status: arguments/exit_codes.py says what each means."""
     try:
@@ -142,9 +128,8 @@ def _run(argv: list[str], world: World) -> int:
             if not world.leads:
                 return follow(config, world)
             report_notices(config)
-            check_run_memory(config, device_of(config, world))
+            check_start(config, world)
             if config.dry_run:
-                checkpoint_of(RunFolder(config, logging.getLogger(__name__).warning), config, device_of(config, world))
                 print(to_yaml(config), end="")
                 return FINISHED
             folder, viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +26,7 @@ from arguments.provenance import now, provenance
 from utils.bounded_file import read_text
 from utils.checkpoints import Found, newest_good, run_id_of
 from utils.general_utils import PART, atomic_path
-from utils.run_lock import NAME, FolderInUse, FolderLost, RunLock
+from utils.run_lock import FolderInUse, FolderLost, RunLock
 
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
@@ -56,9 +58,12 @@ class RunFolder:
         self._record: dict[str, Any] = {}
         self._resumed: Path | None = None
         self._open_files: dict[str, IO[bytes]] = {}
-        self._is_new = not self.path.exists()
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]  # the innermost first
+        self._is_begun = False
         self._lock: RunLock | None = None
         if config.dry_run:
+            self._refuse_unwritable()
+            RunLock.refuse_if_held(self.path)
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -109,6 +114,7 @@ class RunFolder:
             write_scene()
         except OSError as error:
             raise self._cannot_write(error) from error
+        self._is_begun = True
 
     def started(self) -> None:
         """The start-up is over; START_FILES are held open, so that they can be written again if they are removed."""
@@ -165,11 +171,28 @@ class RunFolder:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """A folder that was made for a run that wrote nothing is removed again."""
-        locked = self._lock is not None and self._lock.in_place()
-        if self._is_new and locked and [path.name for path in self.path.iterdir()] == [NAME]:
-            shutil.rmtree(self.path, ignore_errors=True)
+        """What a run that was refused has made is removed again."""
+        if self._lock is not None and not self._is_begun and self._lock.in_place():
+            with suppress(OSError):
+                self._withdraw(self._lock)
         self.close()
+
+    def _withdraw(self, lock: RunLock) -> None:
+        """Removes the folders that were made for this run; in one that was there, run.lock is as before."""
+        if self.path in self._made:
+            shutil.rmtree(self.path)
+        else:
+            lock.withdraw()
+        for folder in self._made[1:]:
+            folder.rmdir()  # OSError where another run has come to use it
+
+    def _refuse_unwritable(self) -> None:
+        """ValueError for a folder that a run could not make or write."""
+        nearest = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not nearest.is_dir():
+            raise self._cannot_write(NotADirectoryError(f"{nearest} is a file"))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise self._cannot_write(PermissionError(f"{nearest} is not writable"))
 
     def _identity(self, path: Path, tree: dict[str, Any]) -> str:
         """The id of the run that is continued. ValueError for a checkpoint of another run."""

@@ -1,29 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be told of a run's model files before any weight is read or fetched: asked with the settings."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from arguments import Config
+from arguments import Config, GuidanceParams
 from guidance.controlnet import find_controlnet
 from guidance.lora_file import read_lora
 from guidance.model_checks import check_layout, refuse_other_names
 from guidance.single_file import BASE_MODEL, read_header
-from guidance.sources import find_local, local_folder
+from guidance.sources import HOW_TO_GET, ModelUnavailable, find_local, local_folder
 from guidance.textual_inversion import read_words
 from guidance.weight_files import NETWORKS, variant_of
 
 
-def check_model_files(config: Config) -> None:
-    """Raise ModelUnavailable for files on this machine that cannot be used; hub ids are left for later."""
+def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
+    """Each raises ModelUnavailable for a file on this machine that cannot be used; hub ids are left for later."""
     params = config.guidance
     if params.guidance != "SD":
         return
     if params.LoRA_path:
-        read_lora(params.LoRA_path)
+        yield partial(read_lora, params.LoRA_path)
     if params.textual_inversion_path:
-        read_words(params.textual_inversion_path)
+        yield partial(read_words, params.textual_inversion_path)
     if params.controlnet_model_key:
-        find_controlnet(params.controlnet_model_key)
+        yield partial(find_controlnet, params.controlnet_model_key)
+    yield partial(_check_model, params)
+
+
+def _check_model(params: GuidanceParams) -> None:
+    if not params.model_key:
+        raise ModelUnavailable(
+            f"GuidanceParams.model_key is not set; {HOW_TO_GET}. For a first try without a model use "
+            "--opt configs/quickstart.yaml"
+        )
     source = find_local(params)
     if source is not None and source.is_dir():
         check_layout(source)

@@ -108,13 +108,7 @@ def point_e_cloud(prompt: str, streams: RandomStreams) -> TextCloud:
 
     Point-E draws from torch's global stream: that is seeded from the NumPy stream, and put back afterwards.
     """
-    try:
-        parts = {name: importlib.import_module(f"point_e.{name}") for name in POINT_E_MODULES}
-    except ImportError as error:
-        raise CloudUnavailable(
-            f"GenerateCamParams.init_shape is 'pointe' and the package point_e is not installed "
-            f"({_first_line(error)}); install it from its authors' repository, or set init_shape: shap_e, or {INSTEAD}"
-        ) from error
+    parts = point_e_modules()
     try:
         sampler = _point_e_sampler(parts, streams.device)
     except Exception as error:  # it fetches its weights itself: http, file-system and key errors
@@ -134,6 +128,17 @@ def _check_finite(name: str, *arrays: np.ndarray) -> None:
     """Raises CloudUnavailable where a network has failed."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise CloudUnavailable(f"{name} is not finite; change init_prompt or the seed, or {INSTEAD}")
+
+
+def point_e_modules() -> dict[str, Any]:
+    """The modules of Point-E's package by name. Raises CloudUnavailable where it is not installed."""
+    try:
+        return {name: importlib.import_module(f"point_e.{name}") for name in POINT_E_MODULES}
+    except ImportError as error:
+        raise CloudUnavailable(
+            f"GenerateCamParams.init_shape is 'pointe' and the package point_e is not installed "
+            f"({_first_line(error)}); install it from its authors' repository, or set init_shape: shap_e, or {INSTEAD}"
+        ) from error
 
 
 POINT_E_MODULES = ("diffusion.configs", "diffusion.sampler", "models.configs", "models.download")

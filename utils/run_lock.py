@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 NAME = "run.lock"
+MAX_BYTES = 1 << 12
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -34,10 +35,13 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         """Raises FolderInUse, and OSError when the file cannot be made."""
         self.folder = folder
+        self._is_new = not (folder / NAME).exists()
         self._file: IO[str] = self._open()
         while not self.in_place():  # removed between being opened and being locked
             self._file.close()
             self._file = self._open()
+        self._file.seek(0)
+        self._before = self._file.read(MAX_BYTES)
         self._file.truncate(0)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
@@ -51,23 +55,46 @@ class RunLock:
         """May be called twice."""
         self._file.close()
 
+    def withdraw(self) -> None:
+        """Releases the lock and leaves the folder as it was before; for a run that was refused. Raises OSError."""
+        if self.in_place():
+            if self._is_new:
+                (self.folder / NAME).unlink()
+            else:
+                self._file.truncate(0)
+                self._file.write(self._before)
+        self._file.close()
+
+    @staticmethod
+    def refuse_if_held(folder: Path) -> None:
+        """Raises FolderInUse when another process holds the lock; writes nothing."""
+        try:
+            with (folder / NAME).open(encoding="utf-8", errors="replace") as file:
+                _lock(file, folder)
+        except OSError:
+            return  # there is no such file, or it cannot be read: a start-up will say so
+
     def _open(self) -> IO[str]:
         """The file, opened and locked; sets `held`."""
-        file: IO[str] = (self.folder / NAME).open("a+", encoding="utf-8")
-        self.held = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                file.seek(0)
-                holder = file.read(200).strip() or "another process"
-                file.close()
-                raise FolderInUse(
-                    f"{self.folder} is in use by {holder}; wait for it, stop it, or write elsewhere with "
-                    "--workspace NAME"
-                ) from None
-            self.held = False
+        file: IO[str] = (self.folder / NAME).open("a+", encoding="utf-8", errors="replace")
+        self.held = _lock(file, self.folder)
         return file
+
+
+def _lock(file: IO[str], folder: Path) -> bool:
+    """Locks an open run.lock; False where the file system has no locks. Raises FolderInUse and closes the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            return False
+        file.seek(0)
+        holder = file.read(200).strip() or "another process"
+        file.close()
+        raise FolderInUse(
+            f"{folder} is in use by {holder}; wait for it, stop it, or write elsewhere with --workspace NAME"
+        ) from None
+    return True
 
 
 def is_same_file(descriptor: int, path: Path) -> bool:

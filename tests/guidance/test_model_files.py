@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import train
-from guidance.model_files import check_model_files
+from guidance.model_files import model_file_checks
 from tests.guidance.test_single_file import Callback, original_layout
 
 
@@ -82,4 +82,5 @@ def test_hub_ids_are_left_for_later(monkeypatch):
     from arguments import Config, GuidanceParams
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
-    check_model_files(Config(guidance=GuidanceParams(model_key="some/model", controlnet_model_key="some/depth")))
+    for check in model_file_checks(Config(guidance=GuidanceParams(model_key="some/model", controlnet_model_key="some/depth"))):
+        check()
