@@ -223,7 +223,11 @@ def adapted(found: Found, config: Config, device: torch.device, is_resumed: bool
         changes = {name: values for name, values in changes.items() if name != "start_checkpoint"}
     meeting = Meeting(config, device, changes, is_resumed)
     pieces = _pieces(path, tree)
-    if reasons := _refusals(pieces, meeting):
+    try:
+        reasons = _refusals(pieces, meeting)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of a training run: it holds something else") from error
+    if reasons:
         raise ValueError(f"{path} cannot be continued with these settings: {'; '.join(reasons)}")
     if is_resumed and changes:
         listed = ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changes.items())

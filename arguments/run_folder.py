@@ -99,6 +99,8 @@ class RunFolder:
         write_scene: what else is written at the start. Call `find` first. Raises ValueError when the folder cannot be
         written.
         """
+        if self._lock is not None and not self._lock.in_place():
+            raise ValueError(f"{self.path} was removed or moved while the run started; start it again")
         try:
             if self._resumed is None and self._holds_a_run():
                 for old in [old for pattern in OUTPUTS for old in self.path.glob(pattern)]:

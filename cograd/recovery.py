@@ -80,9 +80,11 @@ class Recovery:
 
     def close(self) -> None:
         """What has been waiting to be written is, where it can be."""
-        self.writes("process video", self.process_video.close)
-        self.writes("log.jsonl", self.log.flush)
-        self.log.close()
+        try:
+            self.writes("process video", self.process_video.close)
+            self.writes("log.jsonl", self.log.flush)
+        finally:
+            self.log.close()
 
     def _go_back(self, report: StepReport) -> None:
         """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped.

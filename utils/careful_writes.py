@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from utils.run_lock import FolderLost
-
 TRIED_AGAIN = ("log.jsonl", "process video", "checkpoint", "run.json")
 """Kinds that lose nothing when a later write succeeds."""
 
@@ -18,23 +16,17 @@ T = TypeVar("T")
 class CarefulWrites:
     """Remembers the kinds of output whose last write failed, and how often each did; tells of the first failure.
 
-    guard: called before each write; raises FolderLost when the folder is another run's, after which nothing is written.
+    guard: called before each write; raises FolderLost when the folder is another run's.
     """
 
     def __init__(self, tell: Callable[[str], None], guard: Callable[[], None] = lambda: None) -> None:
         self.tell, self.guard, self.failing, self.lost = tell, guard, dict[str, str](), dict[str, int]()
-        self._folder_is_lost = False
 
     def __call__(self, kind: str, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """What write(...) returns; None when it raised OSError. Raises FolderLost, once."""
-        if self._folder_is_lost:
-            return None
+        """What write(...) returns; None when it raised OSError. Raises what the guard raises but OSError."""
         try:
             self.guard()
             result = write(*args, **kwargs)
-        except FolderLost:
-            self._folder_is_lost = True
-            raise
         except OSError as error:
             if kind not in self.failing:
                 self.tell(f"{kind} could not be written ({error}); training goes on, free the disk or mend the folder")

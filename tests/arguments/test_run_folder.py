@@ -374,6 +374,16 @@ def test_a_folder_of_an_earlier_version_or_another_program_is_not_taken(tmp_path
         assert {path.name for path in folder.iterdir()} == {left}
 
 
+def test_a_folder_that_went_away_while_the_run_started_is_not_written_without_a_lock(tmp_path) -> None:
+    """Weights take minutes to load."""
+    with _open(tmp_path / "run") as run:
+        run.find()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(ValueError, match="was removed or moved while the run started; start it again"):
+            run.begin(CPU)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_made_again_is_an_error_of_the_disk(tmp_path) -> None:
     with _working(tmp_path / "run") as run:
         shutil.rmtree(tmp_path / "run")

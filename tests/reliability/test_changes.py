@@ -330,6 +330,19 @@ def test_what_is_no_checkpoint_of_a_run_is_told_before_writes(tmp_path, capsys) 
     assert "is not a checkpoint of a training run: it has no" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("piece", [name for name, piece in PIECES.items() if name.startswith("train/")])
+@pytest.mark.parametrize("content", [5, "x", [], {}, {"sampler": 1}], ids=str)
+def test_a_piece_that_is_something_else_is_a_sentence(stopped, tmp_path, capsys, piece, content) -> None:
+    """Or nothing is wrong with it. Whatever the file says, no start ends in a stack."""
+    path, tree = _tree(stopped, "cograd")
+    tree["train"][piece.removeprefix("train/")] = content
+    config = load_config(words(tmp_path / "run", **TINY | KINDS["cograd"]))
+    try:
+        adapted((path, tree), config, torch.device("cpu"), True, print)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1 and path.name in str(error)
+
+
 def test_rules_that_renew_name_what_exists(stopped) -> None:
     for name, piece in PIECES.items():
         for rule in piece.rules:

@@ -2,6 +2,7 @@
 import pytest
 
 from utils.careful_writes import CarefulWrites
+from utils.run_lock import FolderLost
 
 
 def _full() -> None:
@@ -28,3 +29,22 @@ def test_what_is_tried_again_is_missing_only_while_it_fails() -> None:
 def test_another_error_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         CarefulWrites(print)("scene", lambda: 1 / 0)
+
+
+def test_nothing_is_written_where_the_guard_refuses(tmp_path) -> None:
+    """At any later write either; what it cannot mend is told as any failure."""
+    written, guards = [], [lambda: None, lambda: _full(), _lost, _lost]
+    writes = CarefulWrites(lambda text: None, lambda: guards[len(tried)]())
+    tried: list[int] = []
+    for expected in (None, None, FolderLost, FolderLost):
+        if expected:
+            with pytest.raises(expected):
+                writes("log.jsonl", written.append, 1)
+        else:
+            writes("log.jsonl", written.append, 1)
+        tried.append(1)
+    assert written == [1] and writes.missing() == "log.jsonl (1 times)"
+
+
+def _lost() -> None:
+    raise FolderLost("another run's")

@@ -52,6 +52,15 @@ def test_going_back_does_not_cost_the_checkpoint_just_written(tmp_path) -> None:
     assert newest_good(tmp_path, told.append)[0].name == "chkpnt3.safetensors" and len(told) == 2
 
 
+def test_those_of_another_run_are_passed_over_where_that_is_asked_for(tmp_path) -> None:
+    for step, run in ((3, "mine"), (5, "other")):
+        Checkpoints(tmp_path, {"part": Part()}, CheckpointRules(1, 9, (), 9), {"id": run, "settings": {}}).save(step)
+    told: list[str] = []
+    assert newest_good(tmp_path, told.append, "mine")[0].name == "chkpnt3.safetensors"
+    assert len(told) == 1 and "chkpnt5.safetensors is of another run" in told[0]
+    assert newest_good(tmp_path, pytest.fail)[0].name == "chkpnt5.safetensors"
+
+
 def test_a_folder_without_checkpoints(tmp_path) -> None:
     assert newest_good(tmp_path, pytest.fail) is None and newest_good(tmp_path / "none", pytest.fail) is None
 
