@@ -43,7 +43,6 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _of_the_run(tree: dict) -> dict:
-    """Without the log's length in bytes, which depends on how many digits the times have, and without id and folder."""
+    """Without the log's length in bytes, which depends on how many digits the times have, and without id and settings."""
     log = {name: value for name, value in tree["log"].items() if name != "bytes"}
-    settings = {**tree["run"]["settings"], "ModelParams.model_path": "", "start_checkpoint": None}
-    return {**tree, "log": log, "run": {"settings": settings}}
+    return {**tree, "log": log, "run": None}
