@@ -137,7 +137,7 @@ REGIONS = _named(
 )
 LOSS = (
     *MODEL,
-    *_named("GuidanceParams", "sds", "num_train_timesteps"),
+    *_named("GuidanceParams", "sds", "num_train_timesteps", "weighting"),
     *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
 )
 

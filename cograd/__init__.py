@@ -58,9 +58,11 @@ class CoGrad:
         total_steps: int,
         t_valid: tuple[int, int] | None = None,
         fixed_names: Sequence[str] = ("background",),
+        w: Tensor | None = None,
     ) -> None:
         """alphas_cumprod [T] of the diffusion model; t_valid: its first and last timestep, by default 1..T - 1.
 
+        w: the guidance's weight [T] of each timestep, by default LucidDreamer's; for loss_signal `weighted`.
         fixed_names: parameters whose rows are no Gaussians. Raises ValueError for a schedule or a grid that is none.
         """
         if total_steps < 1:
@@ -69,7 +71,7 @@ class CoGrad:
         self.grid = RegionGrid.from_params(params)
         self.sampler = RegionSampler(len(self.grid), params)
         self.controller = TimestepController(self.grid, alphas_cumprod, params, t_valid)
-        self.signal = LossSignal(alphas_cumprod, params)
+        self.signal = LossSignal(alphas_cumprod, params, w)
         self.bank = GradientBank(self.grid, params, total_steps, frozenset(fixed_names))
         self._record: dict[str, Any] = {}
 

@@ -13,6 +13,7 @@ import torch
 from arguments import Config
 from cograd import CoGrad
 from guidance.score import NoiseMemory
+from guidance.sd_step import timestep_weight
 from scene import Scene
 from scene.dataset_readers import CameraRanges
 from scene.gaussian_model import GaussianModel
@@ -58,7 +59,8 @@ class TrainState:
     def begin_cograd(self, config: Config, alphas_cumprod: torch.Tensor) -> None:
         """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""
         if config.cograd.enabled:
-            self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations)
+            w = timestep_weight(alphas_cumprod, config.guidance.weighting)
+            self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations, w=w)
 
     @property
     def maps(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:

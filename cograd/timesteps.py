@@ -223,15 +223,14 @@ class LossSignal:
 
     DECISION: a distillation gradient has no natural scalar. `residual` is the mean square of eps_hat - target before
     w(t); it falls by orders of magnitude with t, so that Eq. (8) mostly answers its own jitter. `weighted` is that
-    times LucidDreamer's w(t) = sqrt((1 - abar) / abar); `t_normalised` is that divided by its running mean at such
-    timesteps.
+    times the w(t) that the guidance has; `t_normalised` is that divided by its running mean at such timesteps.
     """
 
-    def __init__(self, alphas_cumprod: Tensor, params: CoGradParams) -> None:
-        """alphas_cumprod [T]."""
+    def __init__(self, alphas_cumprod: Tensor, params: CoGradParams, w: Tensor | None = None) -> None:
+        """alphas_cumprod [T]; w(t) [T], by default LucidDreamer's sqrt((1 - abar) / abar)."""
         abar = alphas_cumprod.detach().cpu().double()
         self.mode, self.T = params.loss_signal, len(abar)
-        self.w = ((1 - abar) / abar).sqrt()  # [T]
+        self.w = ((1 - abar) / abar).sqrt() if w is None else w.detach().cpu().double()
         self.count = torch.zeros(params.loss_signal_bins, dtype=torch.int64)
         self.mean = torch.zeros(params.loss_signal_bins, dtype=torch.float64)
 

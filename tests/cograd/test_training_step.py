@@ -97,6 +97,18 @@ def _plain_and_cograd(tmp_path, prior, monkeypatch, steps: int, **changes):
     return with_cograd, state, plain, plain_state
 
 
+@pytest.mark.parametrize("weighting", ["interval", "sigma_squared", "uniform"])
+def test_the_weighted_loss_signal_has_the_guidances_weighting(tmp_path, prior, weighting) -> None:
+    """The settings of one w(t) in two places: what Eqs. (6) and (8) read, and what the gradient is weighted by."""
+    config = _config(tmp_path, weighting=weighting, loss_signal="weighted")
+    state = _start(config, prior)
+    report, _ = _step(state, prior, config)
+    grad, residual = report.distillation.grad, report.distillation.residual
+    w = (grad / (residual.eps_hat - residual.target)).flatten(1).median(dim=1).values / config.guidance.lambda_guidance
+    signal = torch.tensor(state.cograd.record()["signal"])
+    torch.testing.assert_close(signal, (w * report.loss_per_view).to(signal), rtol=1e-4, atol=0.0)
+
+
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_densification_statistics_are_those_of_every_view(tmp_path, prior, views) -> None:
     """Accumulated in the views' order, from the gradient before fusion; with CoGrad off only the last view's count."""
