@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+import traceback
+from contextlib import ExitStack, closing
 from pathlib import Path
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which take seconds
 
 # Before torch loads OpenMP: threads that wait must not burn the core that another process needs. With one other busy
 # process on two cores a step is nearly three times faster so.
@@ -21,16 +27,18 @@ from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
 from arguments.run_folder import RunFolder
-from cograd.faults import TrainingStopped
+from cograd.faults import TrainingStopped, skipped_too_many
 from cograd.recovery import Recovery
 from cograd.startup import check_start, checkpoint_of, read_settings, report_notices
 from cograd.state import TrainState
-from cograd.team import Team, device_of, follow, prior_of
+from cograd.team import Team, Worker, device_of, prior_of
 from cograd.training_step import StepReport, apply_update
 from gaussian_renderer.outputs import RunOutputs
 from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
+from guidance.savings import remedy_of
 from utils.distributed import ALONE, PeerLost, World
+from utils.failures import machine_failure
 from utils.memory import peak_bytes, peak_in_words
 from utils.run_lock import FolderLost
 from utils.run_log import RunLog
@@ -38,24 +46,27 @@ from utils.stop_signals import StopSignals
 
 
 class Trainer:
-    """One run: its config, prior, state, and what it writes; the leader of its processes, where there are several."""
+    """One run: its config, prior, state, and what it writes; rank 0 of its processes, where there are several."""
 
-    def __init__(self, config: Config, folder: RunFolder, viewers: Viewers, world: World) -> None:
-        self.config, self.folder, self.viewers, self.team = config, folder, viewers, Team(world)
+    def __init__(self, config: Config, opened: ExitStack, world: World) -> None:
+        """What is opened here, `opened` closes, however the run ends. Raises ValueError for what is refused."""
+        self.config, self.team, self.signals = config, Team(world), StopSignals()
+        opened.callback(self.signals.release)  # last of all
+        self.folder, self.viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))
         device = device_of(config, world)
+        path = self.folder.path
         # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
-        found = checkpoint_of(folder, config, device)
-        self.state = TrainState.start(config, device, False, folder.has_stale_points)
+        found = checkpoint_of(self.folder, config, device)
+        self.state = TrainState.start(config, device, False, self.folder.has_stale_points)
         self.prior, self.prompts = prior_of(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
-        folder.begin(device, self.state.scene.write_start)
-        self.outputs = RunOutputs(folder.path, self.state.scene, self.state.gaussians, config)
-        self.log = RunLog(folder.path, config.optimization.iterations, config.quiet)
-        self.recovery = Recovery(folder, self.state, self.log, self.outputs.process_video, config)
+        self.folder.begin(device, self.state.scene.write_start)
+        self.outputs = RunOutputs(path, self.state.scene, self.state.gaussians, config)
+        self.log = opened.enter_context(closing(RunLog(path, config.optimization.iterations, config.quiet)))
+        self.recovery = Recovery(self.folder, self.state, self.log, self.outputs.process_video, config)
         if found is not None:
             self.recovery.go_on(found)
-        folder.started()
-        self.signals = StopSignals()
+        self.folder.started()
         self.watched = Watched(
             self.state.gaussians, self.state.maps, self.recovery.save, self.signals, self.team.hold, self.log.note
         )
@@ -68,30 +79,50 @@ class Trainer:
     def train(self) -> Path | None:
         """Runs up to the last iteration or a signal; returns the path of the last turntable video, None without one.
 
-        Raises TrainingStopped when it cannot go on, and when something is missing in the end.
+        Raises TrainingStopped when it cannot continue, when too many steps were skipped, and when an output is missing.
         """
         video = None
-        with self.signals, torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
+        self.signals.take()
+        self.log.begin()
+        with torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
                 while not self.is_finished and not self.signals():
-                    report = self.team.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
-                    video = self._write_outputs(report) or video
-                    apply_update(self.state, report, self.config)
-                    self.recovery.after_step(report)
-                    self.viewers.serve(self.watched, self.state.iteration, report.losses)
-                if self.is_finished:
-                    self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
-                elif not self.recovery.save():
-                    raise TrainingStopped(f"{self.signals.received} ended the run, whose checkpoint cannot be written")
+                    video = self._step() or video
+                if not self.is_finished and not self.recovery.save():
+                    raise TrainingStopped(f"received {self.signals.received}, and the checkpoint cannot be written")
             except TrainingStopped:
                 self.recovery.save_last_scene()
                 raise
+            except Exception as error:
+                if machine_failure(error):
+                    traceback.clear_frames(error.__traceback__)  # frees what the step held
+                self.recovery.rescue()
+                raise
             finally:
-                self.team.end()
-                self.recovery.close()
+                try:
+                    self.team.end()
+                finally:
+                    self.recovery.close()
+        self._check_outcome()
+        return video
+
+    def _step(self) -> Path | None:
+        report = self.team.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
+        video = self._write_outputs(report)
+        with self.recovery.updating():
+            apply_update(self.state, report, self.config)
+        self.recovery.after_step(report)
+        self.viewers.serve(self.watched, self.state.iteration, report.losses)
+        return video
+
+    def _check_outcome(self) -> None:
+        """Notes in run.json that the run is finished. Raises TrainingStopped where that would not be true."""
+        if self.is_finished:
+            if reason := skipped_too_many(self.state.iteration, self.state.skipped, self.state.last_fault):
+                raise TrainingStopped(reason)
+            self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
         if missing := self.recovery.writes.missing():
             raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
-        return video
 
     def _write_outputs(self, report: StepReport) -> Path | None:
         """As upstream: reports show, and saves hold, the scene before this iteration's update."""
@@ -106,49 +137,72 @@ class Trainer:
 
 def main(argv: list[str]) -> int:
     """Exit status: arguments/exit_codes.py says what each means."""
-    try:
-        world = World.start()
-    except (ValueError, PeerLost) as error:
-        return ALONE.ends(REFUSED, error)
-    with world:
+    with ExitStack() as opened:
         try:
-            return _run(argv, world)
-        except (PeerLost, TrainingStopped, FolderLost) as error:
+            world = opened.enter_context(World.start())
+        except (ValueError, PeerLost) as error:
+            return ALONE.ends(REFUSED, error)
+        try:
+            return _run(argv, world, opened)
+        except PeerLost as error:
+            return world.ends(STOPPED, f"{error}. Resume with --resume auto")
+        except (TrainingStopped, FolderLost) as error:
             return world.ends(STOPPED, error)
         except KeyboardInterrupt:
             return world.ends(KILLED, "interrupted at once")
 
 
-def _run(argv: list[str], world: World) -> int:
+def _run(argv: list[str], world: World, opened: ExitStack) -> int:
     """A whole run; its exit status. A ValueError before the first step is the user's, a later one a fault of ours."""
-    with ExitStack() as opened:
-        try:
-            config = read_settings(argv)
-            world.share(config.guidance.C_batch_size)
-            if not world.leads:
-                return follow(config, world)
+    try:
+        config = read_settings(argv)
+        world.share(config.guidance.C_batch_size)
+        if world.leads:
             report_notices(config)
             check_start(config, world)
-            if config.dry_run:
-                print(to_yaml(config), end="")
-                return FINISHED
-            folder, viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))
-            trainer = Trainer(config, folder, viewers, world)
-        except ValueError as error:
-            return world.ends(REFUSED, error)
-        return _ended(trainer, trainer.train())
+        if config.dry_run:
+            return _dry_run(config, world)
+    except ValueError as error:
+        return world.ends(REFUSED, error)
+    try:
+        return _lead(config, world, opened) if world.leads else _work(config, world)
+    except Exception as error:
+        if (failure := machine_failure(error)) is None:
+            raise
+        path = config.output_dir
+        return world.ends(STOPPED, f"{failure}; {remedy_of(failure, config)}. Resume with --resume {path}")
 
 
-def _ended(trainer: Trainer, video: Path | None) -> int:
-    """Says how a run ended that nothing stopped but the last iteration or a signal; the exit status."""
-    path = trainer.folder.path
+def _dry_run(config: Config, world: World) -> int:
+    if not world.leads:
+        return FINISHED
+    print(to_yaml(config), end="")
+    return FINISHED if program.is_printed(sys.stdout) else STOPPED
+
+
+def _work(config: Config, world: World) -> int:
+    try:
+        worker = Worker(config, world)
+    except ValueError as error:
+        return world.ends(REFUSED, error)
+    worker.work()
+    return FINISHED
+
+
+def _lead(config: Config, world: World, opened: ExitStack) -> int:
+    """Runs, and says how a run ended that nothing stopped but the last iteration or a signal."""
+    try:
+        trainer = Trainer(config, opened, world)
+    except ValueError as error:
+        return world.ends(REFUSED, error)
+    video, path = trainer.train(), trainer.folder.path
     if not trainer.is_finished:
-        at = f"{trainer.signals.received} came, stopped after step {trainer.state.iteration}"
-        return ALONE.ends(INTERRUPTED, f"{at}; --resume {path} goes on")
+        at = f"Received {trainer.signals.received}; stopped after step {trainer.state.iteration}"
+        return ALONE.ends(INTERRUPTED, f"{at}. Resume with --resume {path}")
     print(f"The scene is in {path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
     print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
     return FINISHED
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(main, prints_its_result=False)

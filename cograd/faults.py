@@ -8,12 +8,36 @@ from collections.abc import Mapping
 
 import torch
 
+from utils.wording import counted
+
 OPAQUE = 1e-3  # a view in which no pixel is covered more than this shows nothing
 LARGE = 1e6  # world units; no scene is so far away or so big
 
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on; the message says why and what to try."""
+
+
+def cause_of(fault: str) -> str:
+    """What went wrong, without the views and timesteps that stand in parentheses."""
+    return fault.split(" (")[0]
+
+
+def skipped_too_many(steps: int, skipped: Mapping[str, int], last_fault: str | None) -> str | None:
+    """Why a run of `steps` steps has not succeeded although it did the last one: most steps, or the last, were skipped.
+
+    skipped: their number by cause. None for a run that has succeeded.
+    """
+    count = sum(skipped.values())
+    if last_fault is None and 2 * count <= steps:
+        return None
+    cause, times = max(skipped.items(), key=lambda item: item[1])
+    last = ", the last one included" if last_fault else ""
+    return (
+        f"{count:,} of {counted(steps, 'step')} {'was' if count == 1 else 'were'} skipped{last}, most often because "
+        f"{cause} ({counted(times, 'time')}); the scene lacks them. Lower the learning rates or the guidance scale, or "
+        "set fp16: false, and start again with --overwrite"
+    )
 
 
 class FaultWatch:
@@ -31,7 +55,7 @@ class FaultWatch:
         """Counts one step; True when no later step can be expected to be better."""
         self.faults_in_a_row = self.faults_in_a_row + 1 if fault else 0
         if fault:
-            self.met[fault.split(" (")[0]] += 1
+            self.met[cause_of(fault)] += 1
         return self.faults_in_a_row >= self.limit or broken_parameter is not None
 
     def restart(self) -> None:
@@ -60,7 +84,7 @@ class FaultWatch:
 
     def diagnosis(self, fault: str | None, parameters: Mapping[str, torch.Tensor], rolled_back: bool) -> str:
         """Why a lost run ends: what was met how often, the state of the parameters, and what to try."""
-        often = ", ".join(f"{name} {count} times" for name, count in self.met.most_common(3))
+        often = ", ".join(f"{name} {counted(count, 'time')}" for name, count in self.met.most_common(3))
         before = "going back to a checkpoint did not help" if rolled_back else "there is no checkpoint to go back to"
         return (
             f"{self.faults_in_a_row} steps in a row were not finite, the last one because {fault}, and {before}. "

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run survives: it goes on from checkpoints, goes back to one after faults, tells what cannot be written."""
+"""How a run survives: it continues from checkpoints, goes back to one after faults, reports what cannot be written."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -35,6 +38,8 @@ class Recovery:
         self.checkpoints = Checkpoints(folder.path, parts, rules, run)
         self._last_scene: dict[str, torch.Tensor] | None = None
         self.faults = FaultWatch(config.max_faults_in_a_row, config.optimization.max_points)
+        self._whole = self._saved = 0  # the last step that is done, the last one whose checkpoint is in the folder
+        self._is_updating = False
 
     def go_on(self, found: Found) -> None:
         """Continues from a checkpoint that was read and adapted. ValueError when it is of another kind of run."""
@@ -44,7 +49,16 @@ class Recovery:
             self.state.load_upstream(captured, iteration, self.config)
         else:
             self.checkpoints.load(path, tree)
-        self.log.note(f"going on after step {self.state.iteration}, from {path}")
+        self._whole = self._saved = self.state.iteration
+        self.log.note(f"continuing after step {self.state.iteration}, from {path}")
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Around what changes the state: an exception inside leaves it half changed."""
+        self._is_updating = True
+        yield
+        self._is_updating = False
+        self._whole = self.state.iteration
 
     def after_step(self, report: StepReport) -> None:
         """Logs the step, heeds its faults, writes a checkpoint when one is due. Raises TrainingStopped.
@@ -66,16 +80,35 @@ class Recovery:
 
     def save(self) -> bool:
         """Writes a checkpoint of the last step; False, and told, when that failed."""
-        return self.writes("checkpoint", self.checkpoints.save, self.state.iteration) is not None
+        if self.writes("checkpoint", self.checkpoints.save, self.state.iteration) is None:
+            return False
+        self._saved = self.state.iteration
+        return True
 
     def save_last_scene(self) -> None:
         """The scene of a run that is about to stop, unless it is broken; of an empty one, the last that was not."""
+        self.writes("scene", self._save_last_scene)
+
+    def rescue(self) -> None:
+        """After an exception in a step: saves the scene and, unless it came amid an update, the last whole step.
+
+        The random streams may have moved on: a run that continues from there draws other cameras and noise.
+        """
+        if self._whole == self._saved:
+            return
+        if not self._is_updating:
+            self.state.iteration = self._whole
+            self.state.optimizer.zero_grad(set_to_none=True)
+            self.save()
+        self.save_last_scene()
+
+    def _save_last_scene(self) -> None:
         gaussians, iteration = self.state.gaussians, self.state.iteration
         if self._last_scene is not None:
             gaussians = GaussianModel.of_parameters(self._last_scene, gaussians.device)
         if len(gaussians.get_xyz) and first_not_finite(gaussians.parameters_in_order()) is None:
-            path = self.writes("scene", self.state.scene.save, iteration, gaussians)
-            if path and self._last_scene is not None:
+            path = self.state.scene.save(iteration, gaussians)
+            if self._last_scene is not None:
                 self.log.note(f"no Gaussians are left after step {iteration}; those before it are saved in {path}")
 
     def close(self) -> None:

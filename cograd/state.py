@@ -12,6 +12,7 @@ import torch
 
 from arguments import Config
 from cograd import CoGrad
+from cograd.faults import cause_of
 from guidance.score import NoiseMemory
 from guidance.sd_step import timestep_weight
 from scene import Scene
@@ -29,8 +30,8 @@ class TrainState:
 
     Remembers: the Gaussians with their optimizer and densification statistics, the stack of cameras drawn but not yet
     used (in `scene`, with the camera ranges, which follow from settings and step), every random stream, the guidance's
-    first noise, CoGrad's histories and bank (None: the baseline), the number of the last step, of skipped ones and of
-    rollbacks.
+    first noise, CoGrad's histories and bank (None: the baseline), the number of the last step and of rollbacks, how
+    many steps were skipped for each cause, and the fault of the last step.
     """
 
     gaussians: GaussianModel
@@ -39,7 +40,8 @@ class TrainState:
     memory: NoiseMemory = field(default_factory=NoiseMemory)
     cograd: CoGrad | None = None
     iteration: int = 0
-    skipped_steps: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    last_fault: str | None = None
     rollbacks: int = 0
 
     @classmethod
@@ -77,7 +79,8 @@ class TrainState:
         """Everything above as nested dictionaries of tensors and plain values."""
         return {
             "iteration": self.iteration,
-            "skipped_steps": self.skipped_steps,
+            "skipped": self.skipped,
+            "last_fault": self.last_fault,
             "rollbacks": self.rollbacks,
             "gaussians": self.gaussians.capture(),
             "camera_stack": self.scene.camera_stack.state_dict(),
@@ -102,8 +105,8 @@ class TrainState:
         if self.cograd is not None:
             bank = moved(state["cograd"]["bank"], "cpu" if config.cograd.bank_on_cpu else device)
             self.cograd.load_state_dict({**state["cograd"], "bank": bank})
-        self.iteration, self.skipped_steps = state["iteration"], state["skipped_steps"]
-        self.rollbacks = state["rollbacks"]
+        self.iteration, self.rollbacks = state["iteration"], state["rollbacks"]
+        self.skipped, self.last_fault = dict(state.get("skipped", {})), state.get("last_fault")
 
     def load_upstream(self, captured: dict[str, Any], iteration: int, config: Config) -> None:
         """Continues from scene.upstream_checkpoint: Gaussians, optimizer, statistics, and ranges as wide as by then.
@@ -113,6 +116,13 @@ class TrainState:
         self.gaussians.restore(captured)
         self.scene.ranges = CameraRanges.after_steps(iteration, config.optimization, config.cameras)
         self.iteration = iteration
+
+    def note_fault(self, fault: str | None) -> None:
+        """Notes whether the step was skipped, and why."""
+        self.last_fault = fault
+        if fault is not None:
+            cause = cause_of(fault)
+            self.skipped[cause] = self.skipped.get(cause, 0) + 1
 
     def renew_noise(self) -> None:
         """After going back to a checkpoint: other noise than the one that led astray."""

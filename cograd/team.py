@@ -9,21 +9,17 @@ decide and write nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from arguments import Config
-from arguments.exit_codes import FINISHED
-from cograd.faults import TrainingStopped
 from cograd.state import TrainState
 from cograd.training_step import StepReport, accumulate_gradients, apply_update
 from guidance import load_prior, release_text_encoder
 from guidance.prompts import PromptBook
 from guidance.score import Prior
 from utils.device import resolve_device
-from utils.distributed import PeerLost, World
+from utils.distributed import World
 from utils.stop_signals import StopSignals
 
 GO, WAIT, END = "go", "wait", "end"
@@ -57,24 +53,22 @@ class Team:
         self._last_word_s = 0.0
 
     def accumulate_gradients(self, state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
-        """`training_step.accumulate_gradients` of all processes together. Raises TrainingStopped when one is lost."""
+        """`training_step.accumulate_gradients` of all processes together. Raises PeerLost."""
         if self.world.size == 1:
             return accumulate_gradients(state, prior, prompts, config)
         self._waiting = False
-        with _lost_peers_stop_the_run():
-            here = state.iteration, state.rollbacks
-            self.world.broadcast(GO if self._held == here else state.state_dict())
-            report = accumulate_gradients(state, prior, prompts, config, self.world)
+        here = state.iteration, state.rollbacks
+        self.world.broadcast(GO if self._held == here else state.state_dict())
+        report = accumulate_gradients(state, prior, prompts, config, self.world)
         self._held, self._waiting = (state.iteration, state.rollbacks), True
         self._last_word_s = time.monotonic()
         return report
 
     def hold(self) -> None:
-        """Keeps followers from giving up; call it while the run waits. Raises TrainingStopped when one is lost."""
+        """Keeps followers from giving up; call it while the run waits. Raises PeerLost."""
         if self._waiting and time.monotonic() - self._last_word_s > WORD_EVERY_S:
             self._waiting = False
-            with _lost_peers_stop_the_run():
-                self.world.broadcast(WAIT)
+            self.world.broadcast(WAIT)
             self._waiting, self._last_word_s = True, time.monotonic()
 
     def end(self) -> None:
@@ -84,30 +78,27 @@ class Team:
             self.world.broadcast(END)
 
 
-@contextmanager
-def _lost_peers_stop_the_run() -> Iterator[None]:
-    try:
-        yield
-    except PeerLost as error:
-        raise TrainingStopped(f"{error}; --resume auto goes on from the last checkpoint") from error
+class Worker:
+    """A rank other than 0: its prior and its part of each step. It decides and writes nothing."""
 
+    def __init__(self, config: Config, world: World) -> None:
+        """Raises ValueError for a device or a prior that is not available."""
+        self.config, self.world, self.device = config, world, device_of(config, world)
+        self.prior, self.prompts = prior_of(config, self.device)
 
-def follow(config: Config, world: World) -> int:
-    """A follower's whole run; its exit status. ValueError for what it cannot have, PeerLost when the leader is gone."""
-    if config.dry_run:
-        return FINISHED
-    device = device_of(config, world)
-    prior, prompts = prior_of(config, device)
-    with StopSignals():  # the leader heeds them
-        order = world.broadcast()
-        if order == END:
-            return FINISHED
-        state = TrainState.start(config, device, writes=False)  # from the points that the leader has written by now
-        state.begin_cograd(config, prior.alphas_cumprod)
-        while order != END:
-            if order != WAIT:
-                if order != GO:
-                    state.load_state_dict(order)
-                apply_update(state, accumulate_gradients(state, prior, prompts, config, world), config)
+    def work(self) -> None:
+        """Until rank 0 ends the run. Raises PeerLost when it is gone."""
+        config, world = self.config, self.world
+        with StopSignals():  # rank 0 heeds them
             order = world.broadcast()
-    return FINISHED
+            if order == END:
+                return
+            state = TrainState.start(config, self.device, writes=False)  # from the points that rank 0 has written
+            state.begin_cograd(config, self.prior.alphas_cumprod)
+            while order != END:
+                if order != WAIT:
+                    if order != GO:
+                        state.load_state_dict(order)
+                    report = accumulate_gradients(state, self.prior, self.prompts, config, world)
+                    apply_update(state, report, config)
+                order = world.broadcast()

@@ -164,8 +164,8 @@ def apply_update(state: TrainState, report: StepReport, config: Config) -> None:
     step of such an iteration has no gradient; the last iteration makes no optimizer step at all.
     """
     opt = config.optimization
+    state.note_fault(report.fault)
     if report.fault is not None:
-        state.skipped_steps += 1
         return
     numbers = _parameter_count(state)
     if state.cograd is not None and report.plan is not None:

@@ -76,15 +76,21 @@ class RunOutputs:
         panel: Callable[[], torch.Tensor] | None,
         maps: Callable[[], Mapping[str, torch.Tensor]] | None,
     ) -> Path | None:
-        """All that is due at this iteration; returns the path of a turntable video. panel, maps: None without them."""
+        """All that is due at this iteration; returns the path of a turntable video. panel, maps: None without them.
+
+        What an output shows is computed inside its write, so that a failure there costs that output alone.
+        """
         config, video = self.config, None
-        writes("process video", self.process_frame, iteration)
+        if (camera := self._process_camera(iteration)) is not None:
+            frame = writes("frame of the process video", self._frame, camera)
+            if frame is not None:
+                writes("process video", self.process_video.add, frame)
         if iteration % config.guidance.vis_interval == 0 and panel is not None:
-            writes("panel", self.panel, iteration, panel())
+            writes("panel", self.panel, iteration, panel)
         if iteration in config.test_iterations:
             writes("test views", self.test_views, iteration)
             if maps is not None:
-                writes("region maps", self.region_maps, iteration, maps())
+                writes("region maps", self.region_maps, iteration, maps)
             video = writes("turntable", self.videos, iteration) if config.save_video else None
         if iteration in config.save_iterations:
             writes("scene", self.scene.save, iteration)
@@ -112,25 +118,28 @@ class RunOutputs:
                 depth_video.add(depth)
         return rgb_path
 
-    def panel(self, iteration: int, image: torch.Tensor) -> None:
-        """train_process/iter_K.png: what the guidance saw and asked for, [3, H, W] in [0, 1]."""
-        write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image))
+    def panel(self, iteration: int, image: Callable[[], torch.Tensor]) -> None:
+        """train_process/iter_K.png: what the guidance saw and asked for; image() is [3, H, W] in [0, 1]."""
+        write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image()))
 
-    def region_maps(self, iteration: int, maps: Mapping[str, torch.Tensor]) -> Path:
+    def region_maps(self, iteration: int, maps: Callable[[], Mapping[str, torch.Tensor]]) -> Path:
         """cograd/regions_K.png: `region_picture` of this iteration."""
         path = self.folder / "cograd" / f"regions_{iteration}.png"
-        write_png(path, region_picture(maps, iteration, self.config.cograd))
+        write_png(path, region_picture(maps(), iteration, self.config.cograd))
         return path
 
-    def process_frame(self, iteration: int) -> None:
-        """Adds this iteration's frame to process_videos/video_rgb.mp4 when one is due.
+    def _process_camera(self, iteration: int) -> RCamera | None:
+        """The camera of this iteration's frame of process_videos/video_rgb.mp4; None when no frame is due.
 
         The run has min(pro_frames_num, iterations) frames, evenly spread, while the camera goes once round.
         """
         done = iteration * self._process_frames // self.config.optimization.iterations
-        if done > (iteration - 1) * self._process_frames // self.config.optimization.iterations:
-            (rgb, _), *_ = turntable(self.gaussians, [self._process_cameras[done - 1]], self.config)
-            self.process_video.add(rgb)
+        is_due = done > (iteration - 1) * self._process_frames // self.config.optimization.iterations
+        return self._process_cameras[done - 1] if is_due else None
+
+    def _frame(self, camera: RCamera) -> np.ndarray:
+        (rgb, _), *_ = turntable(self.gaussians, [camera], self.config)
+        return rgb
 
 
 def region_picture(maps: Mapping[str, torch.Tensor], iteration: int, params: CoGradParams) -> np.ndarray:

@@ -77,7 +77,7 @@ def _remedy(model: Footprint, params: GuidanceParams, run: RunSize, device: torc
     """What to set: of the ways to save memory, cheap ones first, those that help, until the run fits."""
     total = sum(needed(model, params, run, device).values())
     words: list[str] = []
-    for word, of_params, of_run in _savings(params, run, device):
+    for word, of_params, of_run in single_savings(params, run, device):
         saving, smaller = dataclasses.replace(params, **of_params), dataclasses.replace(run, **of_run)
         less = sum(needed(model, saving, smaller, device).values())
         if less < total:
@@ -89,7 +89,7 @@ def _remedy(model: Footprint, params: GuidanceParams, run: RunSize, device: torc
     return f"{least}, so use a smaller image_w and image_h, fewer Gaussians or a larger device"
 
 
-def _savings(
+def single_savings(
     params: GuidanceParams, run: RunSize, device: torch.device
 ) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """(words, changes of the settings, of the run) of each saving; vram_O takes back what its keys say already."""

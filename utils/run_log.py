@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils.run_lock import is_same_file
+
+logger = logging.getLogger(__name__)
 
 
 class PhaseTimer:
@@ -46,15 +47,23 @@ class RunLog:
     """Progress bar, `log.jsonl`, and at times TensorBoard scalars (of a list, its mean) of one run folder.
 
     Remembers: the exponential moving average of the loss that the bar shows, and the position in log.jsonl, by which a
-    continued run cuts off what was logged after its checkpoint.
+    continued run cuts off what was logged after its checkpoint. The bar is drawn from `begin` to `close`.
     """
 
     def __init__(self, folder: Path, iterations: int, quiet: bool = False) -> None:
+        self._iterations, self._quiet = iterations, quiet
         self._lines = LineFile(folder / "log.jsonl")
         self._board = EventFile(folder)
-        self._bar = tqdm(total=iterations, desc="Training", disable=quiet, smoothing=0.05)
+        self._bar: tqdm[Any] | None = None
+        self._opened = ExitStack()
         self._ema_loss: float | None = None
         self._iteration = 0
+
+    def begin(self) -> None:
+        """Draws the progress bar; warnings are from here on printed above it."""
+        self._opened.enter_context(logging_redirect_tqdm())
+        options = {"desc": "Training", "disable": self._quiet, "smoothing": 0.05}
+        self._bar = tqdm(total=self._iterations, initial=self._iteration, **options)
 
     def step(self, record: dict[str, Any]) -> None:
         """Logs one step: numbers, lists and mappings by name, among them `iteration`, `loss` and `points`.
@@ -65,13 +74,13 @@ class RunLog:
         if record["loss"] is not None:
             old = record["loss"] if self._ema_loss is None else self._ema_loss
             self._ema_loss = 0.6 * old + 0.4 * record["loss"]
-        self._bar.update()
-        if self._ema_loss is not None:
-            self._bar.set_postfix_str(f"loss={self._ema_loss:.4g}, points={record['points']}", refresh=False)
+        if self._bar is not None:
+            self._bar.update()
+            if self._ema_loss is not None:
+                self._bar.set_postfix_str(f"loss={self._ema_loss:.4g}, points={record['points']}", refresh=False)
         self._lines.add(json.dumps(record) + "\n")
-        if record["iteration"] % BOARD_INTERVAL == 0 or record["iteration"] == self._bar.total:
-            values = [Summary.Value(tag=name, simple_value=value) for name, value in _scalars(record)]
-            self._board.add(Event(step=record["iteration"], summary=Summary(value=values)))  # one event a step
+        if record["iteration"] % BOARD_INTERVAL == 0 or record["iteration"] == self._iterations:
+            self._board.add_scalars(record["iteration"], _scalars(record))
 
     def event(self, name: str, **facts: Any) -> None:
         """Logs something that is no step, as {"event": name, ...}; `read_steps` passes over it. Raises OSError."""
@@ -83,7 +92,7 @@ class RunLog:
 
     def note(self, message: str) -> None:
         """Prints a line without tearing the progress bar."""
-        self._bar.write(message)
+        tqdm.write(message)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the log stands. log.jsonl is on disk up to there once this returns. Raises OSError."""
@@ -93,13 +102,16 @@ class RunLog:
         """Goes back or on to where `state_dict` was taken: later lines are cut off, later scalars are hidden."""
         self._lines.cut(state["bytes"])
         self._iteration, self._ema_loss = state["iteration"], state["ema_loss"]
-        self._bar.n = self._bar.last_print_n = self._iteration
-        self._bar.refresh()
-        self._board.add(Event(step=self._iteration + 1, session_log=SessionLog(status=SessionLog.START)))
+        if self._bar is not None:
+            self._bar.n = self._bar.last_print_n = self._iteration
+            self._bar.refresh()
+        self._board.hide_from(self._iteration + 1)
 
     def close(self) -> None:
         """May be called twice."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+        self._opened.close()
         self._board.close()
         self._lines.close()
 
@@ -167,21 +179,44 @@ class LineFile:
 
 
 class EventFile:
-    """A TensorBoard file of one process, begun with its first event; begun anew after a failure."""
+    """A TensorBoard file of one process, begun with its first event; begun again after a failure.
+
+    Without the package tensorboard nothing is written, and that is said once.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: IO[bytes] | None = None
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError as error:
+            logger.warning("no TensorBoard events are written (%s); pip install tensorboard", error)
+            self._is_available = False
+        else:
+            self._is_available = True
+            self._events, self._summaries, self._writer = event_pb2, summary_pb2, RecordWriter
 
-    def add(self, event: Event) -> None:
-        """Raises OSError."""
+    def add_scalars(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
+        """One event with the scalars by name. Raises OSError."""
+        if self._is_available:
+            values = [self._summaries.Summary.Value(tag=name, simple_value=value) for name, value in scalars]
+            self._add(self._events.Event(step=step, summary=self._summaries.Summary(value=values)))
+
+    def hide_from(self, step: int) -> None:
+        """Scalars of this step and of later ones that were written before are not shown. Raises OSError."""
+        if self._is_available:
+            start = self._events.SessionLog(status=self._events.SessionLog.START)
+            self._add(self._events.Event(step=step, session_log=start))
+
+    def _add(self, event: Any) -> None:
         event.wall_time = time.time()
         if self._file is not None and not is_same_file(self._file.fileno(), Path(self._file.name)):
             self.close()
         try:
             if self._file is None:
                 self._file = self._begin(event.wall_time)
-            RecordWriter(self._file).write(event.SerializeToString())
+            self._writer(self._file).write(event.SerializeToString())
             self._file.flush()
         except OSError:
             self.close()
@@ -190,7 +225,8 @@ class EventFile:
     def _begin(self, now: float) -> IO[bytes]:
         name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{time.perf_counter_ns()}"
         file = (self._folder / name).open("xb")
-        RecordWriter(file).write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        first = self._events.Event(wall_time=now, file_version="brain.Event:2")
+        self._writer(file).write(first.SerializeToString())
         return file
 
     def close(self) -> None:

@@ -1,35 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a run to end: it finishes its step first. A second SIGINT (Ctrl-C) ends it at once."""
+"""Signals that by default end a process: a run finishes its step first. A second SIGINT (Ctrl-C) ends it at once.
+
+docs/running.md has the table. SIGPIPE and SIGXFSZ are ignored by Python, so that the write fails with an OSError;
+SIGKILL cannot be handled; signals that report a fault of the program itself (SIGSEGV, SIGABRT, ...) keep their default.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NAMES = (
+    "SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO",
+    "SIGPWR", "SIGXCPU", "SIGSTKFLT",
+)  # fmt: skip
+REAL_TIME = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ()
+SIGNALS: tuple[int, ...] = (*(getattr(signal, name) for name in NAMES if hasattr(signal, name)), *REAL_TIME)
+"""All that a run takes as "stop after this step"."""
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 class StopSignals:
-    """Remembers the name of the first signal that came while the `with` block ran, None before.
+    """Remembers the name of the first signal that came between `take` and `release`, None before.
 
-    Only the main thread of a program can take signals; elsewhere the block changes nothing.
+    Only the main thread of a program can take signals; elsewhere nothing changes.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._interrupts = 0
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[int, Any] = {}
+
+    def take(self) -> None:
+        """From here on signals are remembered."""
+        self._before = _handle_all(self._take)
+
+    def release(self) -> None:
+        """The handlers from before `take` are back. May be called twice."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        self.take()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.release()
 
     def __call__(self) -> bool:
         """Whether the run is asked to end."""
@@ -40,4 +64,44 @@ class StopSignals:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number).name
+        self.received = self.received or name_of(number)
+
+
+def exit_on_signals(interrupted: int, killed: int) -> None:
+    """For the start-up of a program: one line, then exit with `killed` after SIGINT, `interrupted` after others.
+
+    The process exits in the handler: an exception might be caught inside the import that it interrupts.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        line = f"Received {name_of(number)} during start-up, before the first step; run the same command again"
+        if os.environ.get("RANK", "0") == "0":
+            with suppress(Exception):
+                sys.stdout.flush()
+            with suppress(OSError):
+                os.write(2, f"{os.path.basename(sys.argv[0])}: {line}\n".encode())
+        os._exit(killed if number == signal.SIGINT else interrupted)
+
+    _handle_all(end)
+
+
+def ignore_signals() -> None:
+    """For the last moments of a program, whose exit status is decided."""
+    _handle_all(signal.SIG_IGN)
+
+
+def name_of(number: int) -> str:
+    """Such as SIGTERM or SIGRTMIN+3."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def _handle_all(handler: Handler | signal.Handlers) -> dict[int, Any]:
+    """Sets the handler of SIGNALS; returns the earlier ones. One that is ignored stays so (nohup), but for SIGINT."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    kept = (signal.SIG_IGN, None)  # None: set outside of Python
+    numbers = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) not in kept]
+    return {number: signal.signal(number, handler) for number in numbers}

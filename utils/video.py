@@ -6,9 +6,12 @@ Frames are uint8 [H, W, 3] RGB. OpenCV's own writer is not used: its wheel canno
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
-from collections.abc import Generator
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +22,12 @@ import numpy as np
 import torch
 
 from utils.general_utils import atomic_path
+from utils.stop_signals import name_of
 
 QUALITY = ["-crf", "18", "-preset", "veryfast"]
+MAX_TOLD_BYTES = 1 << 16
+REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
+"""What ffmpeg names in the line that matters, among others that only follow from it."""
 
 
 class VideoWriter:
@@ -31,31 +38,21 @@ class VideoWriter:
 
     def __init__(self, path: Path, fps: int = 30) -> None:
         self.path, self.fps, self.frames = Path(path), fps, 0
-        self._file = atomic_path(self.path)
-        self._temporary: Path | None = None
-        self._pipe: Generator[None, Any, None] | None = None
+        self._opened = ExitStack()
+        self._encoder: Encoder | None = None
 
     def add(self, frame: np.ndarray) -> None:
         """Appends one frame, uint8 [H, W, 3]."""
         frame = _even_sized(frame)
-        if self._pipe is None:
-            self._pipe = self._open(frame.shape[1], frame.shape[0])
-        self._pipe.send(np.ascontiguousarray(frame))
+        if self._encoder is None:
+            temporary = self._opened.enter_context(atomic_path(self.path))
+            self._encoder = self._opened.enter_context(self._open(temporary, frame.shape[1], frame.shape[0]))
+        self._encoder.write(frame.tobytes())
         self.frames += 1
 
-    def _open(self, width_px: int, height_px: int) -> Generator[None, Any, None]:
-        self._temporary = self._file.__enter__()
-        pipe = imageio_ffmpeg.write_frames(
-            str(self._temporary),
-            (width_px, height_px),
-            fps=self.fps,
-            codec="libx264",
-            quality=None,
-            macro_block_size=1,
-            output_params=[*QUALITY, "-movflags", "+faststart", "-f", "mp4"],
-        )
-        pipe.send(None)
-        return pipe
+    def _open(self, temporary: Path, width_px: int, height_px: int) -> Encoder:
+        codec = ["-c:v", "libx264", *QUALITY, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+        return Encoder([*_raw_frames(width_px, height_px, self.fps), *codec, "-y", str(temporary)])
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -63,15 +60,43 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pipe is None or self._temporary is None:
-            return
-        self._pipe.close()
-        self._pipe = None
-        if kind is None and not self._temporary.stat().st_size:
-            error = OSError(f"{self.path}: the encoder wrote nothing")
-            self._file.__exit__(OSError, error, None)
-            raise error
-        self._file.__exit__(kind, error, trace)
+        self._opened.__exit__(kind, error, trace)
+
+
+class Encoder:
+    """An ffmpeg that reads what is written here. Leaving the `with` block waits for it. Raises OSError of one line."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._process = _start_ffmpeg(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._told)
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError when ffmpeg has ended; the reason follows as the block ends."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except BrokenPipeError:
+            raise OSError(self._end() or "ffmpeg ended before the last frame") from None
+
+    def _end(self) -> str:
+        """Waits for ffmpeg; why it failed, "" when it did not."""
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._told.seek(0)
+        return _failure(self._process.returncode, self._told.read(MAX_TOLD_BYTES))
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        with self._told:
+            failure = self._end()
+        if failure and kind is None:
+            raise OSError(failure)
 
 
 class SegmentedVideo:
@@ -137,7 +162,7 @@ class SegmentedVideo:
         if not self._frames:
             return b""
         height, width = self._frames[0].shape[:2]
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
+        source = _raw_frames(width, height, self.fps)
         codec = ["-c:v", "libx264", "-threads", "1", "-bf", "0", *QUALITY, "-pix_fmt", "yuv420p", "-f", "h264", "-"]
         return _ffmpeg([*source, *codec], b"".join(frame.tobytes() for frame in self._frames))
 
@@ -154,14 +179,37 @@ def read_video(path: Path) -> np.ndarray:
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
+def _raw_frames(width_px: int, height_px: int, fps: int) -> list[str]:
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width_px}x{height_px}", "-r", str(fps), "-i", "-"]
+
+
 def _ffmpeg(words: list[str], given: bytes) -> bytes:
-    """Runs ffmpeg on bytes, out of reach of the terminal's Ctrl-C; OSError with its last line when it fails."""
+    """Runs ffmpeg on bytes. Raises OSError, one line, when it fails."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = _start_ffmpeg(words, **pipes)
+    done, told = process.communicate(given)
+    if failure := _failure(process.returncode, told):
+        raise OSError(failure)
+    return done
+
+
+def _start_ffmpeg(words: list[str], **pipes: Any) -> subprocess.Popen[bytes]:
+    """Out of reach of the terminal's Ctrl-C. SIGXFSZ stays ignored there too: a file too large is then an error."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words]
-    done = subprocess.run(command, input=given, capture_output=True, check=False, start_new_session=True)
-    if done.returncode != 0:
-        told = done.stderr.decode("utf-8", "replace").strip().splitlines() or [os.strerror(5)]
-        raise OSError(f"ffmpeg: {told[-1][:200]}")
-    return done.stdout
+    return subprocess.Popen(command, start_new_session=True, restore_signals=False, **pipes)
+
+
+def _failure(status: int, told: bytes) -> str:
+    """Why ffmpeg failed, in one line; "" when it did not."""
+    if status == 0:
+        return ""
+    if status < 0:
+        return f"ffmpeg was ended by {name_of(-status)}"
+    lines = [
+        re.sub(r"^\[[^\]]*\] *", "", line) for line in told.decode("utf-8", "replace").splitlines() if line.strip()
+    ]
+    reasons = (line for line in lines for number in REASONS if os.strerror(number) in line)
+    return f"ffmpeg: {next(reasons, (lines or [f'exit status {status}'])[0])[:200]}"
 
 
 def _fitted(frame: np.ndarray, width_px: int, height_px: int) -> np.ndarray:

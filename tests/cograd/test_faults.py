@@ -41,6 +41,6 @@ def test_the_diagnosis_names_faults_and_parameters() -> None:
     xyz, opacity = torch.zeros(4, 3), torch.zeros(4, 1)
     xyz[1, 2], opacity[0, 0] = float("nan"), -3e7
     told = watch.diagnosis("x (y)", {"xyz": xyz, "opacity": opacity, "f_rest": torch.zeros(4, 0, 3)}, rolled_back=False)
-    assert "total is not finite 2 times, x 1 times" in told and "the last one because x (y)" in told
+    assert "total is not finite 2 times, x 1 time" in told and "the last one because x (y)" in told
     assert "xyz of 1 of 4 Gaussians is not finite; opacity reaches 3e+07" in told and "no checkpoint" in told
     assert "The parameters themselves are finite" in watch.diagnosis("x", {"xyz": torch.ones(2, 3)}, rolled_back=True)

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from arguments.exit_codes import FINISHED
 from arguments.load import load_config
 from cograd import team
-from cograd.faults import TrainingStopped
 from cograd.state import TrainState
-from cograd.team import END, GO, WAIT, Team, follow
+from cograd.team import END, GO, WAIT, Team, Worker
 from utils.distributed import PeerLost, World
 
 SMALL = {
@@ -68,7 +66,7 @@ def test_a_run_of_one_process_says_nothing(impatient) -> None:
 def test_a_lost_follower_ends_the_wait(impatient) -> None:
     world = Said(size=2, is_lost=True)
     leader = Team(world)
-    with pytest.raises(TrainingStopped, match="the other ended; --resume auto goes on"):
+    with pytest.raises(PeerLost, match="the other ended"):
         leader.hold()
     leader.end()  # says nothing to who is gone
 
@@ -80,5 +78,5 @@ def test_a_follower_makes_a_step_for_each_word_but_wait(tmp_path, monkeypatch) -
     state = TrainState.start(config, "cpu")
     made, sound = [], team.apply_update
     monkeypatch.setattr(team, "apply_update", lambda *words: (made.append(words[1].iteration), sound(*words)))
-    assert follow(config, Said(words=[WAIT, state.state_dict(), WAIT, WAIT, GO, WAIT, END])) == FINISHED
+    Worker(config, Said(words=[WAIT, state.state_dict(), WAIT, WAIT, GO, WAIT, END])).work()
     assert made == [1, 2]

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_come_back_costs_the_outputs_not_the_training(tmp_p
     at_step(monkeypatch, 6, replace)
     assert train.main(words(tmp_path / "run", **PLAIN)) == STOPPED
     told = capsys.readouterr()
-    assert "step 14 is done, but not all could be written" in told.err and "scene (1 times)" in told.err
+    assert "step 14 is done, but not all could be written" in told.err and "scene (1 time)" in told.err
     assert told.out.count("could not be written") < 10  # once a kind, not once a step
 
 
@@ -133,4 +133,4 @@ def test_a_run_that_a_signal_ends_on_a_full_disk_says_so(tmp_path, monkeypatch, 
 
     at_step(monkeypatch, 6, end)
     assert train.main(words(tmp_path / "run", **PLAIN)) == STOPPED
-    assert "SIGTERM ended the run, whose checkpoint cannot be written" in capsys.readouterr().err
+    assert "received SIGTERM, and the checkpoint cannot be written" in capsys.readouterr().err

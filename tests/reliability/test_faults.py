@@ -37,7 +37,7 @@ def test_a_run_of_faults_goes_back_to_the_checkpoint_with_other_noise(tmp_path, 
     assert train.main(words(tmp_path / "sound", sds=True, **SHORT)) == FINISHED
     _faulty_calls(monkeypatch, lambda call: call in (10, 11, 12))
     assert train.main(words(tmp_path / "run", sds=True, **SHORT)) == FINISHED
-    assert "going on after step 8" in capsys.readouterr().out
+    assert "continuing after step 8" in capsys.readouterr().out
     sound, lines = log_lines(tmp_path / "sound"), log_lines(tmp_path / "run")
     assert [line["iteration"] for line in lines] == list(range(1, 15)) and not any(line["fault"] for line in lines)
     assert lines[:8] == sound[:8] and lines[8]["azimuth_deg"] == sound[8]["azimuth_deg"]
@@ -79,7 +79,7 @@ def test_faults_that_come_again_stop_the_run_with_a_diagnosis(tmp_path, monkeypa
     _faulty_calls(monkeypatch, lambda call: call > 9)
     assert train.main(words(tmp_path / "run", sds=True, **SHORT)) == STOPPED
     told = capsys.readouterr()
-    assert told.out.count("going on after step 8") == 1 and "going back to a checkpoint did not help" in told.err
+    assert told.out.count("continuing after step 8") == 1 and "going back to a checkpoint did not help" in told.err
     assert "Met so far: guidance is not finite 6 times" in told.err and "Lower the learning rates" in told.err
     assert (tmp_path / "run" / "point_cloud" / "iteration_11" / "point_cloud.ply").is_file()  # 8 and three faults
 
@@ -110,7 +110,7 @@ def test_a_parameter_that_broke_takes_the_run_back_at_once(tmp_path, monkeypatch
     with_state(monkeypatch, 11, break_xyz)
     assert train.main(words(tmp_path / "run", **SHORT)) == FINISHED
     told = capsys.readouterr().out
-    assert "step 11 skipped: xyz is not finite after the update" in told and "going on after step 8" in told
+    assert "step 11 skipped: xyz is not finite after the update" in told and "continuing after step 8" in told
     assert [line["iteration"] for line in log_lines(tmp_path / "run")] == list(range(1, 15))
 
 

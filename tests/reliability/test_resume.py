@@ -37,7 +37,7 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_as_if_nothing_had_been(
     """Cuts with the video's first frames, CoGrad's histories, densification (every 5) and a reset (12) behind them."""
     at_step(monkeypatch, step, lambda: os.kill(os.getpid(), number))
     assert train.main(words(tmp_path / "cut", **QUICK)) == INTERRUPTED
-    assert f"stopped after step {step}; --resume {tmp_path / 'cut'} goes on" in capsys.readouterr().err
+    assert f"Received {signal.Signals(number).name}; stopped after step {step}. Resume with --resume {tmp_path / 'cut'}" in capsys.readouterr().err
     assert numbered(tmp_path / "cut")[0][0] == step == len(log_lines(tmp_path / "cut"))
     assert len(read_video(tmp_path / "cut" / "process_videos" / "video_rgb.mp4")) == step  # closed, to be watched
     assert train.main(["--resume", str(tmp_path / "cut"), "--quiet"]) == FINISHED

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every command line of this project starts and ends: `program.run(main)`.
+
+Standard streams that cannot be written (a closed terminal, `| head`, a full disk, closed from the start) are turned off
+instead of ending the program; an interrupt ends it without a stack trace.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from utils.stop_signals import exit_on_signals, ignore_signals
+
+FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
+"""Exit statuses; arguments/exit_codes.py says what they mean."""
+NOBODY_READS = (errno.EPIPE, errno.EIO)  # a reader or a terminal that has gone
+
+
+class GuardedFile(io.FileIO):
+    """A file descriptor that is written. A write that fails is kept in `error`, and /dev/null takes its place."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes all of `data`, also where the descriptor does not block."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view):
+                count = super().write(view[done:])
+                if count is None:
+                    select.select([], [self], [])
+                done += count or 0
+        except OSError as error:
+            self.error = error
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+        return len(view)
+
+
+def start() -> None:
+    """Before the imports that take seconds: streams and signals are safe from here on. May be called twice."""
+    guard_streams()
+    exit_on_signals(INTERRUPTED, KILLED)
+
+
+def guard_streams() -> None:
+    """Replaces sys.stdout and sys.stderr by streams whose writes cannot fail. May be called twice."""
+    for descriptor in (0, 1, 2):  # a closed one would be given to the next file that is opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if _guard_of(stream) is None:
+            setattr(sys, name, _guarded(stream, descriptor))
+
+
+def _guarded(stream: Any, descriptor: int) -> io.TextIOWrapper:
+    raw = GuardedFile(descriptor)
+    write_through = stream is not None and stream.write_through  # python -u
+    return io.TextIOWrapper(
+        raw if write_through else io.BufferedWriter(raw),
+        encoding="utf-8" if stream is None else stream.encoding,
+        errors="backslashreplace",  # a name that the terminal's encoding lacks is no reason to end
+        line_buffering=descriptor == 2 or raw.isatty(),
+        write_through=write_through,
+    )
+
+
+def _guard_of(stream: Any) -> GuardedFile | None:
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw if isinstance(raw, GuardedFile) else None
+
+
+def is_printed(stream: Any) -> bool:
+    """Flushes a stream; False when something that it was given could not be written, told on stderr.
+
+    A reader that has gone wanted no more: that is no failure.
+    """
+    stream.flush()
+    guard = _guard_of(stream)
+    if guard is None or guard.error is None or guard.error.errno in NOBODY_READS:
+        return True
+    print(f"{_name()}: the output could not be printed ({guard.error.strerror})", file=sys.stderr)
+    return False
+
+
+def run(main: Callable[[list[str]], int | None], prints_its_result: bool = True) -> NoReturn:
+    """Calls main(the command line) and exits with its status.
+
+    prints_its_result: whether a finished program has failed when its output could not be printed.
+    """
+    guard_streams()
+    try:
+        status = main(sys.argv[1:]) or FINISHED
+    except KeyboardInterrupt:
+        print(f"{_name()}: interrupted", file=sys.stderr)
+        status = KILLED
+    ignore_signals()  # the status is decided
+    if not is_printed(sys.stdout) and prints_its_result:
+        status = status or STOPPED
+    sys.exit(status)
+
+
+def _name() -> str:
+    return os.path.basename(sys.argv[0])
