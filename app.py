@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from arguments.exit_codes import FINISHED, REFUSED
+from utils import program
 from utils.addresses import free_port, is_loopback
 
 
@@ -51,4 +52,4 @@ def _refused(why: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(main)

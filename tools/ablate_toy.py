@@ -42,6 +42,7 @@ from tools.ablation.runs import rescore, run_grid
 from tools.ablation.staircase import calibrate, read_biases
 from tools.ablation.summary import runs_csv, summary
 from tools.sweep.runs import Result, read_results
+from utils import program
 from utils.image_utils import write_png
 
 
@@ -145,4 +146,4 @@ def _report(out: Path, results: Sequence[Result], sheet_seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -33,6 +33,7 @@ from guidance.toy.raycast import View
 from guidance.toy.truth import Images, Renderer, renderer_of_truth
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
+from utils import program
 
 RADIUS, FOV_RAD = 3.5, 0.40
 SHARES = (0.30, 0.325, 0.35, 0.375, 0.40, 0.45)
@@ -260,4 +261,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -29,6 +29,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from tools.cuda_architectures import Code, code_in
+from utils import program
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = {"V100": 70, "T4": 75, "A100": 80, "RTX 30": 86, "RTX 40, L40": 89, "H100, H200": 90}
@@ -211,4 +212,4 @@ def main(argv: Sequence[str] | None = None, run: Run = pip) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -29,6 +29,7 @@ from tools.comparison.compare import (
 )
 from tools.comparison.folder import Side, read_side
 from tools.pages import escape, image, jpeg, page, table
+from utils import program
 
 VIEWS = 8
 
@@ -124,4 +125,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from tools import cuda_report
+from utils import program
 
 SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
 ARCH = "sm_70"
@@ -75,7 +76,11 @@ def compile_kernels(nvrtc: ctypes.CDLL, folder: Path, files: tuple[str, ...]) ->
     return text_of(nvrtc, program, "CUBIN"), log
 
 
-def main(nvrtc_folder: str, output_folder: str) -> int:
+def main(argv: list[str]) -> int:
+    if len(argv) != 2:
+        print("compile_sm70: expected two arguments, FOLDER_WITH_NVRTC and OUTPUT_FOLDER", file=sys.stderr)
+        return 2
+    nvrtc_folder, output_folder = argv
     output = Path(output_folder)
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -92,4 +97,4 @@ def main(nvrtc_folder: str, output_folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    program.run(main)

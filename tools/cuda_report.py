@@ -10,6 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
 LIBRARIES = ("diff_gaussian_rasterization", "simple_knn")
 
 
@@ -82,7 +86,7 @@ def table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     everything: list[Kernel] = []
     for package in LIBRARIES:
         kernels, why = installed_report(package)
@@ -94,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -18,6 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
 ROOT = Path(__file__).resolve().parents[1]
 MAP = ROOT / "docs" / "upstream.md"
 NOT_SOURCES = {"tests", "build", ".venv", "venv", "output"}
@@ -204,4 +208,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -20,6 +20,7 @@ from arguments import GROUPS, Config
 from arguments.coerce import expectation, in_words
 from arguments.declare import KeySpec, keys_of
 from arguments.yaml_file import BASE_KEY, read_yaml
+from utils import program
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -113,4 +114,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

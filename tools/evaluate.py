@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from evaluation import METRICS, Metric, MetricUnavailable, load_metric, over_views
 from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
+from utils import program
 from utils.device import resolve_device
 
 Scores = dict[str, dict[str, float] | str]
@@ -83,4 +84,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -26,6 +26,7 @@ from evaluation.janus import LABELS, Rate, blinded, rates
 from evaluation.run_folder import config_of_run
 from tools.pages import PLAY, escape, image, jpeg, page, video_file
 from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
+from utils import program
 from utils.run_records import read_object
 
 MAX_BYTES = 1 << 24
@@ -156,4 +157,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from benchmarks.machine import machine
 from evaluation.known_truth import score_run
 from tools.contact_sheet import contact_sheet
+from utils import program
 from utils.image_utils import write_png
 from utils.run_log import read_steps
 from utils.video import read_video
@@ -144,4 +145,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from arguments import CoGradParams
 from cograd.regions import STARVED_BELOW, RegionSampler, draw_without_replacement
+from utils import program
 from utils.random_streams import RandomStreams
 
 HEADER = (
@@ -106,4 +107,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program.run(main)

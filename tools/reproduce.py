@@ -41,6 +41,7 @@ from tools.reproduction.plan import METHODS, PAPER_METHODS, TOY_METHODS, Asset, 
 from tools.reproduction.report import report
 from tools.reproduction.tables import assets_csv, summary, summary_csv
 from tools.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
+from utils import program
 from utils.device import resolve_device
 
 ASK_FROM_HOURS = 2.0
@@ -297,4 +298,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from tools.toy_prior.data import load_or_render
 from tools.toy_prior.model import Sizes
 from tools.toy_prior.training import Trainer, TrainSettings
+from utils import program
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -71,4 +72,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from tools.exporting.places import default_path
 from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils import program
 from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 
@@ -44,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -205,9 +205,8 @@ def _failure(status: int, told: bytes) -> str:
         return ""
     if status < 0:
         return f"ffmpeg was ended by {name_of(-status)}"
-    lines = [
-        re.sub(r"^\[[^\]]*\] *", "", line) for line in told.decode("utf-8", "replace").splitlines() if line.strip()
-    ]
+    text = told.decode("utf-8", "replace")
+    lines = [re.sub(r"^\[[^\]]*\] *", "", line) for line in text.splitlines() if line.strip()]
     reasons = (line for line in lines for number in REASONS if os.strerror(number) in line)
     return f"ffmpeg: {next(reasons, (lines or [f'exit status {status}'])[0])[:200]}"
 

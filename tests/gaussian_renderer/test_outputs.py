@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import gaussian_renderer.outputs
 import train
 from arguments import CoGradParams, Config
 from arguments.load import load_config
@@ -37,7 +36,7 @@ def _maps() -> dict[str, torch.Tensor]:
 
 
 def test_highest_elevation_is_on_top_and_distance_levels_are_side_by_side(outputs) -> None:
-    path = RunOutputs.region_maps(outputs, 7, _maps())
+    path = RunOutputs.region_maps(outputs, 7, _maps)
     assert path == outputs.folder / "cograd" / "regions_7.png"
     picture = read_png(path).astype(int)
     cell_h, cell_w, strip = 33, 120, TITLE_PX + MARGIN_PX
@@ -54,7 +53,7 @@ def test_highest_elevation_is_on_top_and_distance_levels_are_side_by_side(output
 
 
 def test_titles_are_written(outputs) -> None:
-    picture = read_png(RunOutputs.region_maps(outputs, 1, _maps()))
+    picture = read_png(RunOutputs.region_maps(outputs, 1, _maps))
     assert (picture[:TITLE_PX, :200].max(-1) < 100).sum() > 20  # "visits: 0 .. 15"
     assert (picture[-TITLE_PX - MARGIN_PX :, :400].max(-1) < 100).sum() > 100  # the axes
 
@@ -62,7 +61,7 @@ def test_titles_are_written(outputs) -> None:
 def test_one_region_and_equal_values_are_a_picture(outputs) -> None:
     outputs.config = Config(cograd=CoGradParams(elevation_levels=1, azimuth_levels=1, distance_levels=1))
     maps = {name: torch.zeros(1, 1, 1) for name in REGION_MAPS}
-    assert read_png(RunOutputs.region_maps(outputs, 1, maps)).shape[1] == 480 + MARGIN_PX
+    assert read_png(RunOutputs.region_maps(outputs, 1, lambda: maps)).shape[1] == 480 + MARGIN_PX
 
 
 def test_a_run_writes_it_at_every_test_iteration(tmp_path) -> None:
@@ -75,15 +74,11 @@ def test_a_run_writes_it_at_every_test_iteration(tmp_path) -> None:
     assert not (tmp_path / "off" / "cograd").exists()
 
 
-def test_the_process_video_goes_once_round_however_long_the_run(monkeypatch) -> None:
+def test_the_process_video_goes_once_round_however_long_the_run() -> None:
     """7 frames over 20 iterations, evenly spread, each from the next camera of the circle."""
-    outputs, seen = RunOutputs.__new__(RunOutputs), []
+    outputs = RunOutputs.__new__(RunOutputs)
     outputs.config = load_config(["--text", "x", "--iterations", "20", "--pro_frames_num", "7"])
-    outputs.gaussians, outputs._process_frames, outputs._process_cameras = None, 7, list("abcdefg")
-    outputs.process_video = SimpleNamespace(add=lambda frame: seen[-1].append(frame))
-    monkeypatch.setattr(gaussian_renderer.outputs, "turntable", lambda gaussians, cameras, config: [(cameras[0], None)])
-    for iteration in range(1, 21):
-        seen.append([])
-        outputs.process_frame(iteration)
-    assert [frames for frames in seen if frames] == [[letter] for letter in "abcdefg"]
-    assert [k for k, frames in enumerate(seen, 1) if frames] == [3, 6, 9, 12, 15, 18, 20]
+    outputs._process_frames, outputs._process_cameras = 7, list("abcdefg")
+    seen = [outputs._process_camera(iteration) for iteration in range(1, 21)]
+    assert [camera for camera in seen if camera] == list("abcdefg")
+    assert [k for k, camera in enumerate(seen, 1) if camera] == [3, 6, 9, 12, 15, 18, 20]

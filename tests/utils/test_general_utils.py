@@ -18,11 +18,7 @@ rates = st.floats(1e-8, 1.0)
 @given(rates, rates, st.integers(1, 10_000))
 def test_schedule_ends_and_is_log_linear(first, last, steps) -> None:
     rate = get_expon_lr_func(first, last, steps)
-    assert (
-        rate(0) == pytest.approx(first)
-        and rate(steps) == pytest.approx(last)
-        and rate(steps + 5) == pytest.approx(last)
-    )
+    assert rate(0) == pytest.approx(first) and rate(steps) == pytest.approx(last) and rate(steps + 5) == pytest.approx(last)
     assert rate(-1) == 0
     values = [rate(k) for k in range(0, steps + 1, max(steps // 10, 1))]
     assert values == pytest.approx(sorted(values, reverse=first > last))

@@ -43,13 +43,7 @@ def test_the_noise_stream_has_its_own_seed() -> None:
 
 def _draw(streams: RandomStreams) -> list[float]:
     noise = torch.randn(3, generator=streams.noise).tolist()
-    return [
-        streams.python.gauss(0, 1),
-        streams.numpy.randn(),
-        *streams.randn(3).tolist(),
-        *streams.rand(2).tolist(),
-        *noise,
-    ]
+    return [streams.python.gauss(0, 1), streams.numpy.randn(), *streams.randn(3).tolist(), *streams.rand(2).tolist(), *noise]
 
 
 def test_a_saved_state_continues_exactly() -> None:

@@ -11,9 +11,7 @@ from utils.run_log import PhaseTimer, RunLog, read_steps
 def test_every_number_reaches_jsonl_and_tensorboard(tmp_path) -> None:
     log = RunLog(tmp_path, iterations=12, quiet=True)
     for iteration in range(1, 13):
-        log.step(
-            {"iteration": iteration, "loss": 0.5 * iteration, "points": 7, "t": [100, 300], "phase_ms": {"render": 1.5}}
-        )
+        log.step({"iteration": iteration, "loss": 0.5 * iteration, "points": 7, "t": [100, 300], "phase_ms": {"render": 1.5}})
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [0.5 * k for k in range(1, 13)] and lines[0]["t"] == [100, 300]
@@ -52,9 +50,7 @@ def test_a_continued_log_forgets_what_came_after_its_checkpoint(tmp_path) -> Non
     for iteration in range(13, 21):
         log.step({"iteration": iteration, "loss": -1.0 * iteration, "points": 7})
     log.close()
-    assert [line["loss"] for line in _lines(tmp_path)] == [1.0 * k for k in range(1, 13)] + [
-        -1.0 * k for k in range(13, 21)
-    ]
+    assert [line["loss"] for line in _lines(tmp_path)] == [1.0 * k for k in range(1, 13)] + [-1.0 * k for k in range(13, 21)]
     board = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(10, 10.0), (20, -20.0)]
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from utils.stop_signals import SIGNALS, StopSignals
+from utils.stop_signals import SIGNALS, StopSignals, name_of
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -14,9 +14,9 @@ def test_the_first_signal_is_remembered_and_handlers_come_back(number) -> None:
     with StopSignals() as stop:
         assert not stop() and stop.received is None
         os.kill(os.getpid(), number)
-        assert stop() and stop.received == number.name
+        assert stop() and stop.received == name_of(number)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.received == number.name
+        assert stop.received == name_of(number)
     assert signal.getsignal(number) is before
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every command line starts and ends, in processes of their own; no torch in them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [
+    path for path in [ROOT / "app.py", *sorted((ROOT / "tools").glob("*.py"))] if "__main__" in path.read_text(encoding="utf-8")
+]
+PRINTS = "from utils import program\nprogram.run(lambda argv: [print('line', k) for k in range(10_000)] and 0)"
+
+
+def _run(code: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *options.pop("python", ()), "-c", code], cwd=ROOT, timeout=300, **options)
+
+
+def _without_reader(code: str, **options) -> subprocess.CompletedProcess:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return _run(code, stdout=writer, stderr=subprocess.PIPE, **options)
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("python", [(), ("-u",)], ids=["buffered", "unbuffered"])
+def test_nobody_reads(python) -> None:
+    result = _without_reader(PRINTS, python=python)
+    assert result.returncode == 0 and result.stderr == b""
+
+
+@pytest.mark.parametrize("python", [(), ("-u",)], ids=["buffered", "unbuffered"])
+def test_a_full_disk_is_told_and_is_a_failure(python) -> None:
+    with open("/dev/full", "wb") as disk:
+        result = _run(PRINTS, python=python, stdout=disk, stderr=subprocess.PIPE)
+    assert result.returncode == 1 and b"could not be printed (No space left on device)" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("python", [(), ("-u",)], ids=["buffered", "unbuffered"])
+def test_every_line_arrives(python) -> None:
+    result = _run(PRINTS, python=python, stdout=subprocess.PIPE)
+    assert result.stdout.decode() == "".join(f"line {k}\n" for k in range(10_000))
+
+
+def test_a_pipe_that_does_not_block_gets_everything() -> None:
+    """Another program may have set its end of a terminal or pipe so."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = subprocess.Popen([sys.executable, "-c", PRINTS], cwd=ROOT, stdout=writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read().count(b"\n") == 10_000
+    assert process.wait(300) == 0
+
+
+def test_an_error_is_printed_in_full_and_keeps_its_status() -> None:
+    result = _run("from utils import program\nprogram.run(lambda argv: 1 / 0)", stderr=subprocess.PIPE)
+    assert result.returncode == 1 and b"ZeroDivisionError" in result.stderr
+
+
+def test_an_interrupt_leaves_no_stack() -> None:
+    code = "import os, signal\nfrom utils import program\nprogram.run(lambda argv: os.kill(os.getpid(), signal.SIGINT))"
+    result = _run(code, stderr=subprocess.PIPE)
+    assert result.returncode == 130 and result.stderr == b"-c: interrupted\n"
+
+
+def test_a_signal_after_the_end_changes_no_status() -> None:
+    code = (
+        "import atexit, os, signal\nfrom utils import program\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15, 1, 10)])\nprogram.run(lambda argv: 2)"
+    )
+    assert _run(code).returncode == 2
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_tool_starts_so(script) -> None:
+    """The last statement of every tool hands its main to program.run."""
+    assert re.search(r'\nif __name__ == "__main__":\n    program\.run\(main\)\n$', script.read_text(encoding="utf-8"))
+
+
+def test_a_stream_is_guarded_once() -> None:
+    code = "import sys\nfrom utils import program\nprogram.start()\nout = sys.stdout\nprogram.start()\nprint(out is sys.stdout)"
+    assert _run(code, stdout=subprocess.PIPE).stdout == b"True\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGUSR2, 75)])
+def test_a_signal_during_the_imports_ends_them(number, status) -> None:
+    """An exception could be caught by whatever is being imported; the process exits instead."""
+    code = (
+        "import os\nfrom utils import program\nprogram.start()\n"
+        f"try:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    pass\nprint('went on')"
+    )
+    result = _run(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told = f"-c: Received {signal.Signals(number).name} during start-up, before the first step; run the same command again\n"
+    assert (result.returncode, result.stdout, result.stderr.decode()) == (status, b"", told)
