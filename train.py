@@ -195,6 +195,10 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
         trainer = Trainer(config, opened, world)
     except ValueError as error:
         return world.ends(REFUSED, error)
+    except OSError as error:
+        if machine_failure(error):
+            raise
+        return world.ends(REFUSED, f"the run cannot be started ({error}); repair that, or choose another --model_path")
     video, path = trainer.train(), trainer.folder.path
     if not trainer.is_finished:
         at = f"Received {trainer.signals.received}; stopped after step {trainer.state.iteration}"

@@ -14,7 +14,7 @@ from utils.failures import MachineFailure
 from utils.memory import in_gb
 
 LEAST_BYTES = 10**6  # a smaller saving is not named
-ALWAYS = "smaller image_w and image_h"
+ALWAYS = "smaller image_w and image_h, or fewer init_num_pts"
 
 
 def remedy_of(failure: MachineFailure, config: Config) -> str:
@@ -26,7 +26,7 @@ def remedy_of(failure: MachineFailure, config: Config) -> str:
     except Exception:  # a remedy that cannot be estimated, for want of memory or of the model's configs
         savings = []
     told = [f"{setting} (saves about {in_gb(saved)})" for setting, saved in savings]
-    return f"set {', '.join([*told, ALWAYS])}" if told else f"set C_batch_size: 1 or {ALWAYS}"
+    return f"set {', '.join([*told, ALWAYS])}"
 
 
 def savings_of(config: Config, device: torch.device) -> list[tuple[str, int]]:

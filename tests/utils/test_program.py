@@ -101,3 +101,24 @@ def test_a_signal_during_the_imports_ends_them(number, status) -> None:
     result = _run(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     told = f"-c: Received {signal.Signals(number).name} during start-up, before the first step; run the same command again\n"
     assert (result.returncode, result.stdout, result.stderr.decode()) == (status, b"", told)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (1, 2), (0, 1, 2)], ids=str)
+def test_streams_that_are_closed_from_the_start(tmp_path, closed) -> None:
+    """A file that is opened later does not get their numbers, so nothing that is printed lands in it."""
+    code = (
+        "import os, sys\nfrom utils import program\nprogram.start()\nfile = open('file', 'w')\nassert file.fileno() > 2\n"
+        "print('out')\nprint('err', file=sys.stderr)\nos.system('echo child')"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    close = lambda: [os.close(descriptor) for descriptor in closed]  # noqa: E731
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, preexec_fn=close, **pipes)
+    assert result.returncode == 0 and (tmp_path / "file").read_bytes() == b""
+    assert (b"out" in result.stdout) == (1 not in closed) and (b"err" in result.stderr) == (2 not in closed)
+
+
+def test_a_name_that_the_terminal_cannot_show() -> None:
+    code = "from utils import program\nprogram.run(lambda argv: print('k\xe4se \\udc80'))"
+    result = _run(code, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0 and result.stdout == b"k\\xe4se \\udc80\n"
