@@ -13,9 +13,10 @@ from utils.failures import MachineFailure, machine_failure
 
 SD = ["--text", "a mug", "--guidance", "SD", "--model_key", "tests/data/golden/tiny-sd", "--image_w", "256", "--image_h", "256"]
 BANK = ["--CoGradParams.enabled", "true", "--init_num_pts", "100000"]
+FOUR = ["--C_batch_size", "4"]
 
 
-@pytest.mark.parametrize("words", [[*SD, *BANK], ["--text", "a red mug", "--guidance", "ideal", *BANK]], ids=["SD", "ideal"])
+@pytest.mark.parametrize("words", [[*SD, *BANK, *FOUR], ["--text", "a red mug", "--guidance", "ideal", *BANK, *FOUR]], ids=["SD", "ideal"])
 def test_the_largest_saving_comes_first(words) -> None:
     found = savings_of(load_config(words), torch.device("cpu"))
     sizes = [saved for _, saved in found]
