@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """train.py under torchrun: the run of one process, in one folder, with one word about what goes wrong."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 import train
 from scene.ply import read_vertices
 from tests.patience import PATIENCE_S
+from utils.checkpoints import numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -72,7 +76,7 @@ def _without_events(folder: Path) -> set[str]:
 
 
 def test_an_error_in_one_process_ends_both_with_one_word(tmp_path) -> None:
-    """The second process breaks in its third call of the prior."""
+    """The second process breaks in its third call of the prior: its stack is the word, and the step before is saved."""
     program = tmp_path / "broken.py"
     program.write_text(
         "import os, sys\nimport train\nfrom guidance.ideal import IdealPrior\nsound, calls = IdealPrior.predict_noise, []\n"
@@ -82,4 +86,53 @@ def test_an_error_in_one_process_ends_both_with_one_word(tmp_path) -> None:
     )
     result = _torchrun(_argv(tmp_path / "run"), str(program))
     assert result.returncode != 0
-    assert _told(result) == ["train.py: the second process broke"]
+    assert _told(result) == [] and result.stderr.count("ValueError: the second process broke") == 1
+    assert [step for step, _ in numbered(tmp_path / "run")] == [2]
+
+
+PIDS = (
+    "import os, sys\nfrom utils import program\nprogram.start()\n"
+    "open(os.environ['PIDS'] + os.environ['RANK'], 'w').write(str(os.getpid()))\nimport train\nprogram.run(train.main)\n"
+)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for(is_true, what: str) -> None:
+    for _ in range(PATIENCE_S):
+        if is_true():
+            return
+        time.sleep(1)
+    raise AssertionError(f"{what}: not within {PATIENCE_S} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [("torchrun",), ("0",), ("torchrun", "0")], ids="+".join)
+def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -> None:
+    """SIGKILL, so that nobody can say goodbye. Rank 0 leaves a checkpoint where it is not what was killed."""
+    program, pids, run = tmp_path / "program.py", tmp_path / "pid", tmp_path / "run"
+    program.write_text(PIDS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PIDS": str(pids)}
+    argv = _argv(run, iterations=100_000, checkpoint_every=0)
+    with (tmp_path / "told").open("wb") as told:
+        torchrun = subprocess.Popen([*command, *argv], cwd=ROOT, env=environ, stdout=told, stderr=told)
+    log = run / "log.jsonl"
+    _wait_for(lambda: log.is_file() and log.stat().st_size > 0, "the first step")
+    processes = {rank: int(Path(f"{pids}{rank}").read_text()) for rank in "01"} | {"torchrun": torchrun.pid}
+    try:
+        for name in killed:
+            os.kill(processes[name], signal.SIGKILL)
+        torchrun.wait(PATIENCE_S)
+        for rank in "01":
+            _wait_for(lambda rank=rank: not _is_alive(processes[rank]), f"the end of rank {rank}")
+    finally:
+        for pid in processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert bool(numbered(run)) == ("0" not in killed), (tmp_path / "told").read_text()

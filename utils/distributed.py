@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +24,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from utils.program import STOPPED
 from utils.tree_file import tree_from_bytes, tree_to_bytes
 
 TIMEOUT_MIN = 30.0  # rank 0 loads, renders videos, writes; the others wait that long
+PARENT_POLL_S, GRACE_S = 1.0, 600.0
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 class PeerLost(RuntimeError):
@@ -78,6 +85,8 @@ class World:
         """
         if environ.get("WORLD_SIZE", "1") == "1":
             return cls()
+        if "TORCHELASTIC_RUN_ID" in environ:
+            _stop_with_parent(is_worker=environ.get("RANK", "0") != "0")
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environ]
         if missing:
             raise ValueError(
@@ -181,6 +190,26 @@ class World:
 
 
 ALONE = World()
+
+
+def _stop_with_parent(is_worker: bool) -> None:
+    """When torchrun is gone nobody ends its processes: rank 0 then stops as after a SIGTERM, and the others with it.
+
+    A worker that still waits after GRACE_S, for a rank 0 that cannot answer, exits.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        if not is_worker:
+            logger.warning("torchrun has ended; the run stops after this step")
+        os.kill(os.getpid(), signal.SIGTERM)
+        if is_worker:
+            time.sleep(GRACE_S)
+            os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _share(rank: int, size: int, total: int) -> Share:

@@ -88,7 +88,7 @@ def _guard_of(stream: Any) -> GuardedFile | None:
 
 
 def is_printed(stream: Any) -> bool:
-    """Flushes a stream; False when something that it was given could not be written, told on stderr.
+    """Flushes a stream; False when something that it was given could not be written, reported once on stderr.
 
     A reader that has gone wanted no more: that is no failure.
     """
@@ -97,6 +97,7 @@ def is_printed(stream: Any) -> bool:
     if guard is None or guard.error is None or guard.error.errno in NOBODY_READS:
         return True
     print(f"{_name()}: the output could not be printed ({guard.error.strerror})", file=sys.stderr)
+    guard.error = None
     return False
 
 
