@@ -21,6 +21,7 @@ from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from tools.ablation.pictures import first_seeds, results_in, sheet
 from tools.orbits import Lens, framing, full_turn, pictures
+from utils import program
 from utils.file_formats import check_suffix, is_scene
 from utils.image_utils import write_png
 from utils.video import read_video
@@ -78,4 +79,4 @@ def _drawn(args: argparse.Namespace) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(main)

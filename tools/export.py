@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from tools.exporting import FORMATS, check_known, exports
 from tools.exporting.options import Options
 from tools.orbits import colour_of
+from utils import program
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
 
 logger = logging.getLogger(__name__)
@@ -85,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -17,6 +17,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
 ROOT = Path(__file__).resolve().parents[1]
 BASES: dict[str, tuple[str, ...]] = {
     "requirements": (),
@@ -111,4 +115,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from evaluation.known_truth import SIZE_PX, score_run
 from guidance.toy.fronts import FRONT_DEG
+from utils import program
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -62,4 +63,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

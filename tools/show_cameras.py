@@ -25,6 +25,7 @@ from gaussian_renderer import render
 from scene import Scene
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
+from utils import program
 from utils.file_formats import check_suffix
 from utils.image_utils import to_uint8, write_png
 from utils.random_streams import RandomStreams
@@ -72,4 +73,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

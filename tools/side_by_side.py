@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from tools.orbit_flags import add_flags, check_flags, load, turns
+from utils import program
 from utils.file_formats import check_suffix
 from utils.heat_map import text_strip
 from utils.video import VideoWriter
@@ -54,4 +55,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)
