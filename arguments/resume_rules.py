@@ -157,7 +157,8 @@ PIECES: dict[str, Piece] = {
         )
     ),
     "train/iteration": Piece(check=_steps_left),
-    "train/skipped_steps": Piece(),
+    "train/skipped": Piece(),
+    "train/last_fault": Piece(),
     "train/rollbacks": Piece(),
     "train/gaussians": Piece(
         (Rule(Outcome.KEPT, INITIAL, "it has no effect on Gaussians that come from a checkpoint"),), _gaussians_fit

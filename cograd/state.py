@@ -106,7 +106,7 @@ class TrainState:
             bank = moved(state["cograd"]["bank"], "cpu" if config.cograd.bank_on_cpu else device)
             self.cograd.load_state_dict({**state["cograd"], "bank": bank})
         self.iteration, self.rollbacks = state["iteration"], state["rollbacks"]
-        self.skipped, self.last_fault = dict(state.get("skipped", {})), state.get("last_fault")
+        self.skipped, self.last_fault = dict(state["skipped"]), state["last_fault"]
 
     def load_upstream(self, captured: dict[str, Any], iteration: int, config: Config) -> None:
         """Continues from scene.upstream_checkpoint: Gaussians, optimizer, statistics, and ranges as wide as by then.
