@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import torch
 
 import train
 from scene.ply import read_vertices
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from utils.checkpoints import numbered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,14 +102,6 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _wait_for(is_true, what: str) -> None:
-    for _ in range(PATIENCE_S):
-        if is_true():
-            return
-        time.sleep(1)
-    raise AssertionError(f"{what}: not within {PATIENCE_S} s")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [("torchrun",), ("0",), ("torchrun", "0")], ids="+".join)
 def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -> None:
@@ -123,14 +114,14 @@ def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -
     with (tmp_path / "told").open("wb") as told:
         torchrun = subprocess.Popen([*command, *argv], cwd=ROOT, env=environ, stdout=told, stderr=told)
     log = run / "log.jsonl"
-    _wait_for(lambda: log.is_file() and log.stat().st_size > 0, "the first step")
+    until(lambda: log.is_file() and log.stat().st_size > 0, "no first step")
     processes = {rank: int(Path(f"{pids}{rank}").read_text()) for rank in "01"} | {"torchrun": torchrun.pid}
     try:
         for name in killed:
             os.kill(processes[name], signal.SIGKILL)
         torchrun.wait(PATIENCE_S)
         for rank in "01":
-            _wait_for(lambda rank=rank: not _is_alive(processes[rank]), f"the end of rank {rank}")
+            until(lambda rank=rank: not _is_alive(processes[rank]), f"rank {rank} has not ended")
     finally:
         for pid in processes.values():
             with contextlib.suppress(ProcessLookupError):

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
 from tests.reliability.crash import ROOT, words
-
-LIMIT_S = 600  # for a machine with other work; nothing here is timed
 
 PLAIN = {
     "iterations": 6, "test_ratio": 1, "save_ratio": 1, "vis_interval": 100, "densify_until_iter": 0, "save_process": False,
@@ -30,7 +29,7 @@ def started(folder: Path, *python: str, settings: dict[str, Any] | None = None, 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     """(exit status, stdout, stderr)."""
-    out, err = process.communicate(timeout=LIMIT_S)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, *(text.decode() if text else "" for text in (out, err))
 
 
@@ -40,6 +39,6 @@ def forked(work: Any, *args: Any) -> int:
     context.set_forkserver_preload(["train", "guidance.ideal", "tests.reliability.crash"])
     process = context.Process(target=work, args=args)
     process.start()
-    process.join(LIMIT_S)
+    process.join(PATIENCE_S)
     assert process.exitcode is not None, "it has not ended"
     return process.exitcode

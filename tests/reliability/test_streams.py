@@ -6,7 +6,8 @@ import pty
 import subprocess
 
 from arguments.exit_codes import FINISHED, STOPPED
-from tests.reliability.processes import LIMIT_S, PLAIN, ended, started
+from tests.patience import PATIENCE_S
+from tests.reliability.processes import PLAIN, ended, started
 from tests.reliability.same_run import log_lines
 
 
@@ -21,7 +22,7 @@ def test_a_reader_that_goes_away_is_not_missed(tmp_path) -> None:
     assert process.stdout is not None
     process.stdout.read(60)
     process.stdout.close()
-    assert process.wait(LIMIT_S) == FINISHED and _is_whole(tmp_path / "run")
+    assert process.wait(PATIENCE_S) == FINISHED and _is_whole(tmp_path / "run")
 
 
 def test_a_full_disk_behind_the_streams_is_no_end(tmp_path) -> None:
@@ -38,7 +39,7 @@ def test_streams_that_are_closed_from_the_start(tmp_path) -> None:
         for descriptor in (0, 1, 2):
             os.close(descriptor)
 
-    assert started(tmp_path / "run", preexec_fn=close).wait(LIMIT_S) == FINISHED
+    assert started(tmp_path / "run", preexec_fn=close).wait(PATIENCE_S) == FINISHED
     assert _is_whole(tmp_path / "run")
 
 
@@ -49,7 +50,7 @@ def test_a_terminal_that_is_closed(tmp_path) -> None:
     os.close(theirs)
     os.read(ours, 1)
     os.close(ours)
-    assert process.wait(LIMIT_S) == FINISHED and _is_whole(tmp_path / "run")
+    assert process.wait(PATIENCE_S) == FINISHED and _is_whole(tmp_path / "run")
 
 
 def test_the_output_that_was_asked_for_is_missed(tmp_path) -> None:
