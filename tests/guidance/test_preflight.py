@@ -25,10 +25,8 @@ def config(*words):
     return load_config(["--opt", "configs/prompt.yaml", "--device", "cpu", *words])
 
 
-@pytest.fixture(scope="module")
-def sd21(tmp_path_factory):
+def shapes_of_sd21(folder):
     """Stable Diffusion 2.1 base as its configs tell it, without weights."""
-    folder = tmp_path_factory.mktemp("sd21")
     parts = {
         "unet": UNETS["2.1"],
         "vae": {
@@ -44,6 +42,11 @@ def sd21(tmp_path_factory):
         (folder / part).mkdir()
         (folder / part / "config.json").write_text(json.dumps(contents))
     return folder
+
+
+@pytest.fixture(scope="module")
+def sd21(tmp_path_factory):
+    return shapes_of_sd21(tmp_path_factory.mktemp("sd21"))
 
 
 @pytest.fixture(scope="module")
