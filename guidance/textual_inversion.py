@@ -91,13 +91,8 @@ def checked_vectors(vectors: Any, word: str, told: str) -> Tensor:
     return check_values(vectors.detach(), word, told).reshape(-1, vectors.shape[-1])
 
 
-def add_words(components: Components, words: dict[str, Tensor], told: str) -> None:
-    """Add words with their vectors [V,D] to tokenizer and text encoder; `told` names their source in ModelUnavailable.
-
-    A word of V vectors takes V tokens, which TextEncoder puts in its place.
-    """
-    encoder, tokenizer = components.text_encoder, components.tokenizer
-    width, dtype = encoder.get_input_embeddings().weight.shape[1], encoder.dtype
+def check_widths(words: dict[str, Tensor], width: int, told: str) -> None:
+    """Raise ModelUnavailable for a word whose vectors [V,D] are not as wide as those of the text encoder."""
     for word, vectors in words.items():
         if vectors.shape[1] != width:
             kinds = [MODEL_OF_WIDTH.get(size, "") for size in (vectors.shape[1], width)]
@@ -106,6 +101,17 @@ def add_words(components: Components, words: dict[str, Tensor], told: str) -> No
                 f"{told}: {word!r} has width {vectors.shape[1]}{theirs}, the text encoder has {width}{ours}; "
                 "use one made for this model"
             )
+
+
+def add_words(components: Components, words: dict[str, Tensor], told: str) -> None:
+    """Add words with their vectors [V,D] to tokenizer and text encoder; `told` names their source in ModelUnavailable.
+
+    A word of V vectors takes V tokens, which TextEncoder puts in its place.
+    """
+    encoder, tokenizer = components.text_encoder, components.tokenizer
+    dtype = encoder.dtype
+    check_widths(words, encoder.get_input_embeddings().weight.shape[1], told)
+    for word, vectors in words.items():
         check_values(vectors, word, told, dtype)
         tokens = tokens_of(word, len(vectors))
         known = tokenizer.get_vocab()

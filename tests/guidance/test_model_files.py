@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def of_lora(folder, tmp_path):
 def of_words(folder, tmp_path):
     save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, tmp_path / "word.safetensors")
     return ["--textual_inversion_path", str(tmp_path / "word.safetensors")], "is for Stable Diffusion XL"
+
+
+def of_word_width(folder, tmp_path):
+    save_file({"<zork>": torch.ones(1, 33)}, tmp_path / "word.safetensors")
+    return ["--textual_inversion_path", str(tmp_path / "word.safetensors")], "'<zork>' has width 33, the text encoder has 32"
+
+
+def of_lora_word_width(folder, tmp_path):
+    save_file({"<zork>": torch.ones(33)}, tmp_path / "lora.safetensors", metadata={"<zork>": "<embed>"})
+    return ["--LoRA_path", str(tmp_path / "lora.safetensors")], "'<zork>' has width 33, the text encoder has 32"
+
+
+def of_initial_points(folder, tmp_path):
+    return ["--init_shape", "pointe", "--init_prompt", "a mug"], "the package point_e is not installed"
 
 
 def of_controlnet(folder, tmp_path):
@@ -66,8 +81,12 @@ def of_key(folder, tmp_path):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-@pytest.mark.parametrize("fault", [of_lora, of_words, of_controlnet, of_layout, of_weights, of_scheduler, of_checkpoint, of_base, of_key])
-def test_a_file_that_cannot_be_used(folder, tmp_path, capsys, fault, dry_run):
+@pytest.mark.parametrize(
+    "fault",
+    [of_lora, of_words, of_word_width, of_lora_word_width, of_initial_points, of_controlnet, of_layout, of_weights, of_scheduler, of_checkpoint, of_base, of_key],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used(folder, tmp_path, monkeypatch, capsys, fault, dry_run):
+    monkeypatch.setitem(sys.modules, "point_e", None)
     words, sentence = fault(folder, tmp_path)
     run = tmp_path / "run"
     defaults = ["--text", "a mug", "--device", "cpu", "--iterations", "1", "--model_path", str(run), "--model_key", str(folder)]
