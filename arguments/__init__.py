@@ -18,14 +18,14 @@ from arguments.declare import key, new
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 MANY, LARGE = 10**9, 1e9  # nothing overflows in single precision
-RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"above": 0.0, "hi": 1e4}
+RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"lo": 1e-3, "hi": 1e4}
 STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
 FROM_STEP: dict[str, Any] = {"unit": "iterations", "lo": 0, "hi": MANY}
 TIMESTEPS: dict[str, Any] = {"unit": "timesteps", "lo": 0, "hi": 100_000}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
 INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
 SWITCH = {"choices": ("auto", "on", "off")}
-PI = 3.141592653589793
+FOV = {"lo": 0.01, "hi": 3.1}  # radians
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +133,8 @@ class GenerateCamParams:
     max_phi_range: tuple[float, float] = key(
         (-180.0, 180.0), "limits when widening", unit="deg", lo=-360.0, hi=360.0, ordered=True
     )
-    fovy_range: tuple[float, float] = key((0.32, 0.6), "field of view", unit="rad", above=0.0, below=PI, ordered=True)
-    max_fovy_range: tuple[float, float] = key(
-        (0.16, 0.6), "limits when widening", unit="rad", above=0.0, below=PI, ordered=True
-    )
+    fovy_range: tuple[float, float] = key((0.32, 0.6), "field of view", unit="rad", **FOV, ordered=True)
+    max_fovy_range: tuple[float, float] = key((0.16, 0.6), "limits when widening", unit="rad", **FOV, ordered=True)
     rand_cam_gamma: float = key(
         1.0, "exponent of the angle sampling; above 1: closer to the middle", above=0.0, hi=100.0
     )
@@ -151,7 +149,7 @@ class GenerateCamParams:
     init_num_pts: int = key(100_000, "initial number of points", unit="points", lo=1, hi=50_000_000)
     default_polar: float = key(90.0, "polar angle of test views", unit="deg", lo=0.0, hi=180.0)
     default_azimuth: float = key(0.0, "azimuth of the front", unit="deg", lo=-360.0, hi=360.0)
-    default_fovy: float = key(0.55, "field of view of test views", unit="rad", above=0.0, below=PI)
+    default_fovy: float = key(0.55, "field of view of test views", unit="rad", **FOV)
     jitter_pose: bool = key(True, "noise on centre, target and up vector of training cameras")
     jitter_center: float = key(0.05, "full width of the noise on the centre", lo=0.0, hi=1000.0)
     jitter_target: float = key(0.05, "deviation of the noise on the target", lo=0.0, hi=1000.0)
@@ -268,7 +266,7 @@ class CoGradParams:
     )
     distance_range: tuple[float, float] = new((1.5, 2.0), "camera distance", ordered=True, **LENGTH)
     neighbour_distance: int = new(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
-    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", **LENGTH)
+    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", above=0.0, hi=LARGE)
     tau: float = new(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6, hi=LARGE)
     min_visit_share: float = new(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
 

@@ -13,7 +13,10 @@ from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config
 from cograd.startup import read_settings
+from cograd.state import TrainState
+from cograd.training_step import prepare_schedules
 from guidance.run_size import check_run_memory, needed_without_model
+from guidance.sd_step import scaled_linear_alphas
 
 IDEAL = ["--opt", "configs/quickstart.yaml"]
 GB = 10**9
@@ -45,12 +48,34 @@ def test_a_number_at_its_bounds_is_read_or_contradicts_another(label, pair, spec
     for end in (spec.lo if spec.lo is not None else spec.above, spec.hi if spec.hi is not None else spec.below):
         inside = end if spec.allows(end) else math.nextafter(end, 1.0)
         number = repr(int(inside) if whole else inside)
+        words = [*IDEAL, "--device", "cpu", "--image_w", "16", "--image_h", "16", "--init_num_pts", "50"]
         try:
-            config = read_settings([*IDEAL, f"--{label}=" + (f"{number},{number}" if pair else number)])
+            config = read_settings([*words, f"--{label}=" + (f"{number},{number}" if pair else number)])
         except ConfigError as refused:
             assert len(refused.problems) <= 3 and all("expected" in problem for problem in refused.problems)
             continue
-        assert sum(needed_without_model(config, on_cpu=True).values()) > 0
+        if sum(needed_without_model(config, on_cpu=True).values()) < GB // 2:
+            draw_a_step(config)
+
+
+def draw_a_step(config):
+    """A start without a prior, and the regions, timesteps and cameras of a step in which ranges are widened."""
+    opt = dataclasses.replace(config.optimization, use_progressive=False)
+    config = dataclasses.replace(config, optimization=opt)
+    state = TrainState.start(config, "cpu", writes=False, has_stale_points=True)
+    state.begin_cograd(config, scaled_linear_alphas())
+    for step in (1, max(opt.progressive_view_iter, 1) * opt.scale_up_cameras_iter):
+        state.iteration = step
+        prepare_schedules(state, config)
+    cameras = state.scene.getRandTrainCameras(state.streams) + state.scene.getTestCameras()
+    if state.cograd is not None:
+        plan = state.cograd.plan(1, config.guidance.C_batch_size, state.streams)
+        assert plan.t.min() >= 0
+        poses = state.cograd.grid.sample_poses(plan.regions, state.streams)
+        cameras += state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams)
+    for camera in cameras:
+        assert 0 < camera.FoVx < math.pi and 0 < camera.FoVy < math.pi
+        assert camera.full_proj_transform.isfinite().all() and camera.camera_center.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import yaml
 
 import train
 from arguments.load import ConfigError, load_config
+from guidance.ideal import IdealPrior
 from guidance.prompt_words import in_known_words, prompt_notices, prompt_problems, unknown_words
 from guidance.toy.captions import COLOURS
 from guidance.toy.objects import CLASSES
@@ -93,7 +94,8 @@ def test_score_toy_refuses_a_run_of_an_unknown_prompt(tmp_path, capsys):
     assert "names no object" in capsys.readouterr().err
 
 
-def test_a_mixture_is_trained(tmp_path):
+def test_a_mixture_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 120)
     small = {"iterations": 1, "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 40, "save_video": "false"}
     words = [word for name, value in small.items() for word in (f"--{name}", str(value))]
     assert (
