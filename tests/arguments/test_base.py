@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`base: other.yaml`: what is loaded first, what overrides, and what is told of a base that cannot be."""
 
+import os
+
 import pytest
 
 from arguments.load import ConfigError, load_config, to_yaml
@@ -84,8 +86,10 @@ def test_a_base_that_is_no_path(files, value):
     assert "top.yaml: base = " in told and "expected the path of another YAML file" in told
 
 
-@pytest.mark.parametrize("value", [".", "/dev/null"])
-def test_a_base_that_is_no_file_is_not_opened(files, value):
+@pytest.mark.parametrize("value", [".", "/dev/null", "pipe"])
+def test_a_base_that_is_no_file_is_not_opened(files, tmp_path, value):
+    """Whoever opens the pipe waits for ever."""
+    os.mkfifo(tmp_path / "pipe")
     assert f"base = '{value}': expected the path of another YAML file, this is no file" in only_problem(
         files(top=f"base: {value}\n")
     )

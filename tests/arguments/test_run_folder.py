@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may write in a run folder, and what happens to that which is there."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -57,6 +59,17 @@ def test_a_second_run_is_refused_while_the_first_works(tmp_path) -> None:
     with _open(tmp_path), pytest.raises(FolderInUse, match="in use by process"):
         _open(tmp_path)
     _open(tmp_path).close()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch) -> None:
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    told: list[str] = []
+    with _open(tmp_path, tell=told.append) as run:
+        _begin(run)
+    assert told == [f"the file system of {tmp_path} has no locks: nothing stops a second run in the same folder"]
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -75,6 +75,7 @@ def _compute_for_ever():
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarm on this system")
 @pytest.mark.parametrize("hang", [lambda: time.sleep(60), _compute_for_ever], ids=["waits", "computes"])
 def test_an_input_that_hangs_is_found(monkeypatch, hang):
+    assert engine.LIMIT_S == 10
     monkeypatch.setattr(engine, "LIMIT_S", 0.05)
     monkeypatch.setattr(engine, "WAIT_LIMIT_S", 0.05)
     with pytest.raises(engine.LawBroken, match=r"TooSlow: more than 0\.05 s"):
@@ -82,6 +83,7 @@ def test_an_input_that_hangs_is_found(monkeypatch, hang):
 
 
 def test_an_input_that_eats_memory_is_found(monkeypatch):
+    assert engine.LIMIT_MB == 256
     monkeypatch.setattr(engine, "LIMIT_MB", -1)
     with pytest.raises(engine.LawBroken, match=r"TooMuchMemory: 0 MB"):
         check(made_up(lambda number: True), 1, Tally())

@@ -192,6 +192,10 @@ def test_garbage_drops_the_viewer_and_the_next_one_is_served(gui, viewer, caplog
         poll_until(gui, lambda r: r is not None)
 
 
+def test_the_time_limit_is_two_seconds_unless_told_otherwise():
+    assert NetworkGui().timeout_s == 2
+
+
 def test_a_viewer_that_stops_in_the_middle_is_dropped(gui, viewer, clock, caplog):
     viewer.sendall(packed(REQUEST)[:50])
     poll_until(gui, lambda _: gui.connected)

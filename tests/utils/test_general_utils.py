@@ -2,6 +2,8 @@
 """Logit, rotations, covariances, schedules, atomic files, fields of view."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +92,12 @@ def test_a_finished_write_replaces_and_may_be_read_by_others(tmp_path) -> None:
     other.write_text("")
     assert (tmp_path / "new" / "f").read_text() == "whole"
     assert (tmp_path / "new" / "f").stat().st_mode == other.stat().st_mode
+
+
+def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    done, (fsync, replace) = [], (os.fsync, os.replace)
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(Path(os.readlink(f"/proc/self/fd/{file}")).name), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("renamed"), replace(a, b)))
+    with atomic_path(tmp_path / "f") as temporary:
+        temporary.write_text("x")
+    assert done == [temporary.name, "renamed", tmp_path.name] and (tmp_path / "f").read_text() == "x"
