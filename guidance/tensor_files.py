@@ -30,11 +30,11 @@ def read_file(path: Path, told: str, advice: str) -> tuple[Any, dict[str, str]]:
         raise ModelUnavailable(f"{told} {problem_of(error)}; {advice}") from error
 
 
-def load_pickled(path: Path, **options: Any) -> Any:
-    """What a pickled file holds: tensors and plain Python values, on the CPU unless `options` say otherwise."""
+def load_pickled(path: Path, map_location: str = "cpu") -> Any:
+    """What a pickled file holds: tensors and plain Python values."""
     # The first textual inversions kept their vectors in a ParameterDict, which runs no code of the file's.
     with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-        return torch.load(path, **{"map_location": "cpu", "weights_only": True, **options})
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def python_object_of(error: BaseException) -> str | None:
