@@ -103,6 +103,16 @@ def test_progress_is_the_steps_number_by_their_count(total, reading) -> None:
     assert s == pytest.approx(0.9 if reading == "interval" else 1.0)
 
 
+def test_the_record_has_the_probability_of_the_regions_that_were_drawn() -> None:
+    cograd, streams = _cograd(), RandomStreams(1)
+    _run(cograd, streams, range(1, 20))
+    plan = cograd.plan(20, 2, streams)
+    expected = plan.probabilities[plan.regions].tolist()
+    assert cograd.record()["probability"] == pytest.approx(expected) and len(set(plan.probabilities.tolist())) > 4
+    assert plan.probabilities.tolist() == pytest.approx(torch.softmax(cograd.sampler.indicators() / 0.1, 0).tolist())
+    assert cograd.record()["largest_probability"] == pytest.approx(max(plan.probabilities.tolist()))
+
+
 def test_one_region_is_always_looked_at_and_gradients_pass_through_an_empty_bank() -> None:
     cograd = _cograd(elevation_levels=1, azimuth_levels=1)
     plan = cograd.plan(1, 1, RandomStreams(0))

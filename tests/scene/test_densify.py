@@ -10,6 +10,7 @@ from arguments import OptimizationParams
 from scene.densify import IndexMap
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from tests.drawn import Draws
+from utils.general_utils import build_rotation
 from utils.random_streams import RandomStreams
 
 EXTENT, PERCENT_DENSE, THRESHOLD = 1.0, 0.1, 0.5
@@ -100,6 +101,36 @@ def test_everything_follows_the_one_map(flags, by_size) -> None:
     assert len(model.optimizer.state) == 7  # the replaced parameters' state is gone
     for statistic in (model.max_radii2D, model.xyz_gradient_accum, model.denom):
         assert len(statistic) == len(index_map) and not statistic.any()
+
+
+def _stretch(model: GaussianModel, scales: tuple[float, float, float]) -> None:
+    with torch.no_grad():
+        model.parameters_in_order()["scaling"].copy_(torch.log(torch.tensor(scales)).expand(len(model.get_xyz), 3))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_split_children_lie_in_the_parents_shape(axis) -> None:
+    """Needles about no axis of the world: in the parent's own frame the children spread along the needle alone."""
+    count, scales = 200, [0.001] * 3
+    scales[axis] = 0.3
+    model = _model([LARGE] * count, [1.0] * count)
+    _stretch(model, tuple(scales))
+    parents, rotations = model.get_xyz.detach().clone(), build_rotation(model.get_raw_rotation.detach())
+    index_map = _densify(model)
+    offset = model.get_xyz.detach() - parents[index_map.source]
+    local = (rotations[index_map.source].mT @ offset[:, :, None])[:, :, 0] / torch.tensor(scales)
+    assert local.std(dim=0).tolist() == pytest.approx([1.0] * 3, abs=0.15)
+    torch.testing.assert_close(model.get_scaling, (torch.tensor(scales) / 1.6).expand(2 * count, 3))
+
+
+@pytest.mark.parametrize("scales", [(0.15, 0.001, 0.001), (0.001, 0.001, 0.15), (0.15, 0.15, 0.001)])
+def test_the_largest_scale_decides_what_is_large(scales) -> None:
+    """Of splitting, cloning and pruning alike."""
+    for gradient, max_screen, left in ((1.0, None, 2), (0.0, None, 1), (0.0, 20, 0)):
+        model = _model([SMALL], [gradient])
+        _stretch(model, scales)
+        index_map = _densify(model, max_screen=max_screen)
+        assert index_map.source.tolist() == [0] * left and bool(index_map.is_new.all()) == (left != 1)
 
 
 def test_clones_lie_on_their_source_and_split_children_around_their_parent() -> None:
