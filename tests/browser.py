@@ -40,7 +40,7 @@ def browser_page(width_px: int = 1280, height_px: int = 900, **context) -> Itera
             yield page
         finally:
             browser.close()
-    assert page.complaints == []
+    assert page.complaints == [], page.complaints
 
 
 def screenshot(page, name: str, folder: Path, **options) -> Path:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """app.py as a visitor meets it: from a prompt typed in a browser to the files on the disk."""
 
+import contextlib
 import io
 import json
 import os
@@ -22,9 +23,10 @@ import app
 from evaluation.run_folder import last_point_cloud
 from scene.ply import read_vertices
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parent.parent
+STALL_S = 15.0  # of a page, longer than its framework waits by default
 QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamParams.view_px": "32", "GenerateCamParams.image_w": "32", "GenerateCamParams.image_h": "32", "GenerateCamParams.init_num_pts": "1000"}  # fmt: skip
 """A few seconds' run."""
 
@@ -62,6 +64,25 @@ def _set(page, label: str, value: str) -> None:
     field = page.get_by_label(name, exact=True)
     field.fill(value)
     field.blur()
+
+
+def _process(run: Path) -> int | None:
+    """The process that trains in a run folder."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = command.read_bytes().split(b"\0")
+            if str(run).encode() in words and any(word.endswith(b"train.py") for word in words):
+                return int(command.parent.name)
+    return None
+
+
+@contextlib.contextmanager
+def _stopped(process: int) -> Iterator[None]:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def _wait_and_leave(tab, address: str) -> None:
@@ -106,8 +127,12 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         assert not (folder / "a-yellow-mug-with-blue-handle").exists()  # a refused start leaves nothing
         page.get_by_role("button", name="Start").click()
         page.get_by_text("getting ready", exact=True).wait_for()
-        _wait_and_leave(page.context.new_page(), address)
-        page.get_by_text("running", exact=True).wait_for()
+        run = until(lambda: _process(folder / "a-yellow-mug-with-blue-handle"))
+        with _stopped(run):  # so that it does not end before a slow browser has looked
+            _wait_and_leave(page.context.new_page(), address)
+        until(lambda: any(log.stat().st_size for log in folder.glob("*-handle/log.jsonl")))
+        with _stopped(run):
+            page.get_by_text("running", exact=True).wait_for()
         page.locator(".stage img").wait_for()
         assert page.evaluate("document.querySelector('.stage img').decode().then(() => true)")
 
@@ -201,6 +226,24 @@ def test_start_asks_about_unknown_words(served) -> None:
         asked.get_by_role("button", name="Start anyway").click()
         page.get_by_label("The run").get_by_text("a dragon", exact=True).wait_for()
         page.get_by_text("finished", exact=True).wait_for()
+
+
+@needs_browser
+def test_a_page_that_stalls_is_not_loaded_again(tmp_path) -> None:
+    """As a browser on a busy machine does: it keeps its state and gets its answers, a download among them."""
+    server, address = _serve(tmp_path)
+    try:
+        with browser_page() as page:
+            _open(page, address)
+            page.evaluate("window.loadedOnce = true")
+            page.evaluate("ms => { const end = Date.now() + ms; while (Date.now() < end); }", 1000 * STALL_S)
+            page.get_by_label("Prompt", exact=True).fill("a <b>yellow</b> mug with blue handle")
+            page.get_by_text("The toy world ignores 'b'").wait_for()
+            assert page.evaluate("window.loadedOnce")
+    finally:
+        server.send_signal(signal.SIGINT)
+        said = server.communicate(timeout=PATIENCE_S)[0]
+    assert "Traceback" not in said and server.returncode == 0, said
 
 
 @needs_browser

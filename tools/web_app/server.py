@@ -25,6 +25,9 @@ ICON = (
     '<path d="M16 6l9 5v10l-9 5-9-5V11z M7 11l9 5 9-5 M16 16v10" fill="none" stroke="#fff" stroke-width="2" '
     'stroke-linejoin="round"/></svg>'
 )
+# NiceGUI forgets a page that does not answer for this long, and waits 0.4 of it for an answer to a ping: by default 3 s
+# and 2 s, which a browser on a busy machine exceeds. A page that was forgotten is loaded again and loses its downloads.
+RECONNECT_SECONDS = 120.0
 TICK_SECONDS = 0.5
 FRESH = {"Cache-Control": "no-store"}
 
@@ -48,7 +51,10 @@ def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ())
         draw_page(desk)
 
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
-        ui.run(host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON)
+        ui.run(
+            host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON,
+            reconnect_timeout=RECONNECT_SECONDS,
+        )  # fmt: skip
 
 
 def _add_files(desk: Desk) -> None:
