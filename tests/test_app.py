@@ -184,7 +184,7 @@ def test_the_picture_of_the_demo(tmp_path) -> None:
             assert screenshot(page, "app", tmp_path, full_page=True).stat().st_size < 400_000
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.wait(PATIENCE_S)
 
 
 def _check_glb(content: bytes) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from arguments import PipelineParams
 from gaussian_renderer import render
+from tests import patience
 from tests.browser import browser_page, needs_browser, screenshot
 from tests.tools.exporting.scenes import lopsided
 from tools.exporting.options import Options
@@ -23,11 +24,7 @@ READY = "drawn > 0 && !asked"
 
 def until(page, expression: str) -> None:
     """Polls from outside: the page's own security policy forbids what wait_for_function does."""
-    for _ in range(500):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(20)
-    raise TimeoutError(expression)
+    patience.until(lambda: page.evaluate(expression), expression, poll_s=0.02)
 
 
 def open_page(page, path: Path, **camera) -> list[str]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.browser import browser_page, needs_browser
+from tests.patience import until
 from tests.tools.exporting.page_reader import Page, read_page
 from tests.tools.exporting.scenes import lopsided, run_folder
 from tools.export import main
@@ -55,11 +56,7 @@ def test_a_long_title_leaves_the_page_usable(tmp_path) -> None:
     write_page(lopsided(), tmp_path / "page.html", Options(title="{{cloud}} </script> " + "W" * 10_000))
     with browser_page(400, 300) as page:
         page.goto(f"file://{tmp_path / 'page.html'}")
-        for _ in range(500):
-            if page.evaluate("drawn > 0"):
-                break
-            page.wait_for_timeout(20)
-        assert page.evaluate("drawn > 0")
+        until(lambda: page.evaluate("drawn > 0"))
         bar, colour = (page.locator(name).bounding_box() for name in ("#bar", "#background"))
         assert bar["height"] < 60 and colour["x"] + colour["width"] <= 400
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
