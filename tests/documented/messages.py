@@ -183,6 +183,11 @@ def too_little_memory(at: Scene) -> None:
     assert ALONE.ends(2, refused.value) == 2
 
 
+def too_many_points(at: Scene) -> None:
+    at.patch.setattr("guidance.run_size.free_bytes", lambda device: 10**9)
+    assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
+
+
 def earlier_run(at: Scene) -> None:
     assert at.train(TOY | {"iterations": 1}) == 0
     assert at.train(TOY) == 2
@@ -241,7 +246,10 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "listening on port": port_in_use,
     "choose another with --viewer_port": page_port_in_use,
     "given, but": dry_run(True, TOY | {"device": "cuda:77"}),
-    "is estimated to need": too_little_memory,
+    "; set ... for about": too_little_memory,
+    "; use ..., or GuidanceParams.memory_check": too_many_points,
+    "(CoGradParams.enabled is false)": dry_run(False, TOY | {"tau": 0.2}),
+    "CoGrad places the cameras": dry_run(False, TOY | {"CoGradParams.enabled": True, "phi_range": "-80,80"}),
     "--resume auto continues it": earlier_run,
     "is in use by": folder_in_use,
     "names no object of the toy world": dry_run(True, TOY | {"text": "a dragon"}),
