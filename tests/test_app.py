@@ -31,21 +31,28 @@ QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamP
 """A few seconds' run."""
 
 
-def _serve(folder: Path) -> tuple[subprocess.Popen, str]:
-    command = [sys.executable, "app.py", "--port", "0", "--output", str(folder)]
+def _serve(folder: Path, *words: str) -> tuple[subprocess.Popen, str]:
+    command = [sys.executable, "app.py", "--port", "0", "--output", str(folder), *words]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # NiceGUI heeds them
     server = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     told = server.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", told)
     assert found, told + server.stdout.read()
+    port = int(found[0].rpartition(":")[2])
+    until(lambda: _is_open(port), "the address was printed, and nobody listens there")
     return server, found[0]
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """(address of a page that is served, its output folder)."""
     folder = tmp_path_factory.mktemp("served")
-    server, address = _serve(folder)
+    server, address = _serve(folder, "--allow_host", "proxy.example")
     yield address, folder
     server.send_signal(signal.SIGINT)
     said = server.communicate(timeout=PATIENCE_S)[0]
@@ -307,6 +314,12 @@ def test_another_sites_page_can_neither_ask_nor_listen(served, headers) -> None:
     assert _status(address, **headers) in (400, 403)
     for path in ("/runs/any/scene.glb", "/runs/any/view", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"):
         assert _status(address + path, **headers) in (400, 403)
+
+
+def test_a_name_that_is_allowed_is_answered(served) -> None:
+    """--allow_host, which a proxy needs."""
+    address, _ = served
+    assert _status(address, Host="proxy.example") == 200 and _status(address, Host="other.example") == 400
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])

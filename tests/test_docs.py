@@ -15,6 +15,8 @@ from arguments.command_line import build_parser
 from arguments.declare import keys_of
 from arguments.load import load_config
 from cograd import CoGrad
+from guidance.toy.captions import COLOURS
+from guidance.toy.objects import CLASSES
 from tests.documented.commands import FENCE, PAGES, ROOT, fences, spans
 from utils.random_streams import RandomStreams
 
@@ -135,6 +137,11 @@ def test_settings_files_that_are_shown_are_accepted(page, tmp_path) -> None:
             shown = tmp_path / "configs" / f"shown_{number}.yaml"
             shown.write_text(text, "utf-8")
             assert load_config(["--opt", str(shown), "--text", "a mug"]).guidance.text == "a mug"
+
+
+def test_the_toy_worlds_size_is_told_truly() -> None:
+    told = [found for page in DOCUMENTS for found in re.findall(r"(\d+) objects in (\d+) colours", page.read_text("utf-8"))]
+    assert len(told) >= 3 and set(told) == {(str(len(CLASSES)), str(len(COLOURS)))}
 
 
 def test_the_step_of_using_cograd_runs() -> None:

@@ -2,6 +2,7 @@
 """train.py as a user meets it: files that appear, exit statuses, messages at the door."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,26 @@ def test_a_checkpoint_continues_to_the_same_cloud(finished, tmp_path) -> None:
     assert train.main(_argv(tmp_path / "b", start_checkpoint=start)) == 0
     cloud = Path("point_cloud") / "iteration_4" / "point_cloud.ply"
     assert (finished / cloud).read_bytes() == (tmp_path / "b" / cloud).read_bytes()
+
+
+def test_a_finished_run_is_found_done(finished, tmp_path, capsys) -> None:
+    """--resume auto may be given again and again: nothing is made twice."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    kept = ("log.jsonl", "point_cloud/iteration_4/point_cloud.ply", "process_videos/video_rgb.mp4")
+    before = [(run / name).read_bytes() for name in kept]
+    assert train.main(_argv(run, resume="auto")) == 0
+    assert [(run / name).read_bytes() for name in kept] == before
+    assert "The scene is in" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Error detected in")  # torch's, with the stack of the operation
+def test_the_operation_that_made_a_nan_is_named(tmp_path, monkeypatch) -> None:
+    """--detect_anomaly."""
+    from guidance.ideal import IdealPrior
+
+    monkeypatch.setattr(IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, torch.nan))
+    with pytest.raises(RuntimeError, match=r"Function '\w+Backward0' returned nan values"):
+        train.main(_argv(tmp_path / "nan", detect_anomaly=True))
 
 
 def test_run_folder_says_what_made_it(finished) -> None:

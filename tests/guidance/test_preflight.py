@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from arguments import GuidanceParams
 from arguments.load import load_config
@@ -17,6 +17,7 @@ from guidance.run_size import RunSize
 from guidance.sd_utils import StableDiffusion
 from scene.gaussian_model import GaussianModel
 from tests.guidance.test_full_size import TEXTS, UNETS
+from tests.guidance.test_single_file import original_layout
 
 GB, CPU, GPU = 10**9, torch.device("cpu"), torch.device("cuda", 0)
 
@@ -157,6 +158,15 @@ def test_too_little_memory_is_told_before_weights_are_read(golden_dir, monkeypat
     monkeypatch.setattr("guidance.preflight.free_bytes", lambda device: 1000)
     monkeypatch.setattr("guidance.weights.load_part", lambda *_, **__: pytest.fail("weights were read"))
     params = GuidanceParams(model_key=str(golden_dir / "tiny-sd"))
+    with pytest.raises(ValueError, match=r"estimated to need .* of cpu, which has 0.0 MB free"):
+        StableDiffusion(params, "cpu", RunSize.of(config("--image_w", "64", "--image_h", "64")))
+
+
+def test_a_single_file_is_checked_by_its_base_models_configs(golden_dir, tmp_path, monkeypatch):
+    folder = golden_dir / "tiny-sd"
+    save_file(original_layout(folder), tmp_path / "x.safetensors")
+    monkeypatch.setattr("guidance.preflight.free_bytes", lambda device: 1000)
+    params = GuidanceParams(model_key=str(tmp_path / "x.safetensors"), base_model_key=str(folder))
     with pytest.raises(ValueError, match=r"estimated to need .* of cpu, which has 0.0 MB free"):
         StableDiffusion(params, "cpu", RunSize.of(config("--image_w", "64", "--image_h", "64")))
 

@@ -3,8 +3,11 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -132,3 +135,26 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert len(record["resumed"]) == 1 and record["resumed"][0]["from"].startswith("chkpnt")
     assert not list(folder.glob("chkpnt*"))  # bulky, and of no use any more
+
+
+ASKING = """
+import multiprocessing, os, time
+from tools.sweep import runs
+def work():
+    runs._end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(10_000)
+process = multiprocessing.get_context("fork").Process(target=work)
+process.start()
+process.join()
+"""
+
+
+def test_a_run_ends_when_the_process_that_asked_for_it_is_killed():
+    asking = subprocess.Popen([sys.executable, "-c", ASKING], cwd=runs.ROOT, stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    run = int(asking.stdout.readline())
+    assert Path(f"/proc/{run}").exists()
+    asking.kill()
+    asking.wait()
+    asking.stdout.read()  # ends when the run has closed its side too

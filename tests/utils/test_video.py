@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -15,6 +16,17 @@ def test_frames_come_back_in_order_and_h264(tmp_path) -> None:
     assert frames.shape == (3, 34, 48, 3)  # odd sides are padded to even ones
     assert np.abs(frames.mean(axis=(1, 2, 3)) - [0, 120, 240]).max() < 4
     assert b"avc1" in path.read_bytes()
+
+
+def test_another_ffmpeg_is_used_where_the_environment_names_one(tmp_path, monkeypatch) -> None:
+    """As the README's licence paragraph says."""
+    other = tmp_path / "ffmpeg"
+    other.write_text(f'#!/bin/sh\ntouch "{tmp_path}/used"\nexec "{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(other))
+    with VideoWriter(tmp_path / "v.mp4") as video:
+        video.add(np.zeros((16, 16, 3), np.uint8))
+    assert (tmp_path / "used").exists() and len(read_video(tmp_path / "v.mp4")) == 1
 
 
 def test_an_unfinished_file_never_stands_in_for_a_whole_one(tmp_path) -> None:

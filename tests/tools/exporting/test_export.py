@@ -48,6 +48,14 @@ def test_a_ply_file_of_any_degree_is_a_scene_too(tmp_path, golden_dir) -> None:
         assert GaussianModel.from_ply(tmp_path / "export" / f"cloud{degree}.ply").max_sh_degree == degree
 
 
+def test_a_run_folder_of_lucid_dreamer_is_a_scene_too(run, capsys) -> None:
+    """It has no config.yaml."""
+    for path in run.glob("*.*"):
+        path.unlink()
+    assert [path.name for path in run.iterdir()] == ["point_cloud"]
+    assert main([str(run), "--format", "splat"]) == 0 and len(read_splat(run / "export" / "mug.splat").xyz) == N
+
+
 def test_iteration_and_out_are_followed(run, tmp_path) -> None:
     GaussianModel.from_ply(run / "point_cloud" / "iteration_5" / "point_cloud.ply").save_ply(tmp_path / "five.ply")
     cut = GaussianModel.from_ply(tmp_path / "five.ply")
