@@ -115,10 +115,15 @@ class Trainer:
         self.viewers.serve(self.watched, self.state.iteration, report.losses)
         return video
 
+    def _skipped_too_many(self) -> str | None:
+        state = self.state
+        parameters = state.gaussians.parameters_in_order()
+        return skipped_too_many(state.iteration, state.skipped, state.last_fault, parameters)
+
     def _check_outcome(self) -> None:
         """Notes in run.json that the run is finished. Raises TrainingStopped where that would not be true."""
         if self.is_finished:
-            if reason := skipped_too_many(self.state.iteration, self.state.skipped, self.state.last_fault):
+            if reason := self._skipped_too_many():
                 raise TrainingStopped(reason)
             self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
         if missing := self.recovery.writes.missing():

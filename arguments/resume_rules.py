@@ -19,6 +19,7 @@ from arguments import Config
 from arguments.load import to_tree
 from arguments.yaml_file import read_yaml
 from utils.checkpoints import Found
+from utils.wording import counted
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Group.key -> (value in the checkpoint, value now); without those that are as they were."""
@@ -81,7 +82,7 @@ def _gaussians_fit(captured: Mapping[str, Any], meeting: Meeting) -> str | None:
     if count == 0:
         return "it holds no Gaussians; use an earlier one"
     if count > most:
-        return f"it holds {count} Gaussians, but OptimizationParams.max_points is {most}; raise max_points"
+        return f"it holds {counted(count, 'Gaussian')}, but OptimizationParams.max_points is {most}; raise max_points"
     return None
 
 
@@ -100,10 +101,16 @@ def _cograd_fits(state: Mapping[str, Any] | None, meeting: Meeting) -> str | Non
         return None
     regions = params.elevation_levels * params.azimuth_levels * params.distance_levels
     if (stored := len(state["sampler"]["n"])) != regions:
-        return f"it holds histories of {stored} regions, but the settings make {regions}; keep CoGradParams' levels"
+        return (
+            f"it holds histories of {counted(stored, 'region')}, but the settings make {regions}; "
+            "keep CoGradParams' levels"
+        )
     bins = len(state["signal"]["count"])
     if bins != params.loss_signal_bins and "CoGradParams.loss_signal_bins" not in meeting.changes:
-        return f"it holds {bins} timestep bins, but CoGradParams.loss_signal_bins is {params.loss_signal_bins}; keep it"
+        return (
+            f"it holds {counted(bins, 'timestep bin')}, "
+            f"but CoGradParams.loss_signal_bins is {params.loss_signal_bins}; keep it"
+        )
     return None
 
 

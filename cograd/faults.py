@@ -23,7 +23,9 @@ def cause_of(fault: str) -> str:
     return fault.split(" (")[0]
 
 
-def skipped_too_many(steps: int, skipped: Mapping[str, int], last_fault: str | None) -> str | None:
+def skipped_too_many(
+    steps: int, skipped: Mapping[str, int], last_fault: str | None, parameters: Mapping[str, torch.Tensor]
+) -> str | None:
     """Why a run of `steps` steps has not succeeded although it did the last one: most steps, or the last, were skipped.
 
     skipped: their number by cause. None for a run that has succeeded.
@@ -35,8 +37,8 @@ def skipped_too_many(steps: int, skipped: Mapping[str, int], last_fault: str | N
     last = ", the last one included" if last_fault else ""
     return (
         f"{count:,} of {counted(steps, 'step')} {'was' if count == 1 else 'were'} skipped{last}, most often because "
-        f"{cause} ({counted(times, 'time')}); the scene lacks them. Lower the learning rates or the guidance scale, or "
-        "set fp16: false, and start again with --overwrite"
+        f"{cause} ({counted(times, 'time')}); the scene lacks them. {extremes(parameters)}. Lower the learning rates "
+        "or the guidance scale, or set fp16: false, and start again with --overwrite"
     )
 
 
@@ -78,28 +80,48 @@ class FaultWatch:
         self.empty_in_a_row = self.empty_in_a_row + 1 if empty else 0
         if self.empty_in_a_row >= self.limit:
             raise TrainingStopped(
-                f"{self.limit} steps in a row showed empty pictures: everything is transparent or out of sight; lower "
-                "opacity_lr, or check radius_range and default_radius against the size of the initial shape"
+                f"{counted(self.limit, 'step')} in a row showed empty images: everything is transparent or out of "
+                "sight; lower opacity_lr, or check radius_range and default_radius against the size of the initial "
+                "shape"
             )
 
     def diagnosis(self, fault: str | None, parameters: Mapping[str, torch.Tensor], rolled_back: bool) -> str:
         """Why a lost run ends: what was met how often, the state of the parameters, and what to try."""
         often = ", ".join(f"{name} {counted(count, 'time')}" for name, count in self.met.most_common(3))
+        was = "was" if self.faults_in_a_row == 1 else "were"
         before = "going back to a checkpoint did not help" if rolled_back else "there is no checkpoint to go back to"
         return (
-            f"{self.faults_in_a_row} steps in a row were not finite, the last one because {fault}, and {before}. "
-            f"Met so far: {often}. {_extremes(parameters)}. Lower the learning rates or the guidance "
+            f"{counted(self.faults_in_a_row, 'step')} in a row {was} not finite, the last one because {fault}, and "
+            f"{before}. Met so far: {often}. {extremes(parameters)}. Lower the learning rates or the guidance "
             "scale, or set fp16: false"
         )
 
 
-def _extremes(parameters: Mapping[str, torch.Tensor]) -> str:
-    """The parameters that are not finite or larger than a scene can be, in words."""
+def extremes(parameters: Mapping[str, torch.Tensor]) -> str:
+    """What of the parameters cannot be rendered, in words: NaN, infinity, too large, or activated to such.
+
+    `scaling` is a logarithm whose exponential is squared in the covariance; `rotation` is divided by its length.
+    """
     told = []
     for name, x in parameters.items():
-        bad = int((~x.isfinite()).any(dim=tuple(range(1, x.ndim))).sum()) if x.numel() else 0
-        if bad:
-            told.append(f"{name} of {bad} of {len(x)} Gaussians is not finite")
-        elif x.numel() and float(x.detach().abs().max()) > LARGE:
-            told.append(f"{name} reaches {float(x.detach().abs().max()):.3g}")
-    return "; ".join(told) or "The parameters themselves are finite"
+        if not x.numel():
+            continue
+        x = x.detach()
+        largest = float(x.abs().max())
+        if bad := _rows(~x.isfinite()):
+            told.append(f"{name} of {bad} of {counted(len(x), 'Gaussian')} is not finite")
+        elif name == "scaling" and (bad := _rows(~torch.exp(2 * x).isfinite())):
+            told.append(
+                f"scaling reaches {float(x.max()):.3g}: it is a logarithm, and the squared size exp(2 * scaling) of "
+                f"{bad} of {counted(len(x), 'Gaussian')} overflows"
+            )
+        elif name == "rotation" and (bad := _rows((x * x).sum(dim=1, keepdim=True) == 0)):
+            told.append(f"rotation of {bad} of {counted(len(x), 'Gaussian')} has length 0")
+        elif largest > LARGE:
+            told.append(f"{name} reaches {largest:.3g}")
+    return "; ".join(told) or "Parameters and their activations are finite"
+
+
+def _rows(bad: torch.Tensor) -> int:
+    """The Gaussians of which something is bad: rows of a boolean tensor [N, ...]."""
+    return int(bad.reshape(len(bad), -1).any(dim=1).sum())

@@ -26,6 +26,7 @@ from arguments import CoGradParams
 from cograd.fusion import Flat, Gradient, flat, named
 from cograd.regions import RegionGrid
 from utils.general_utils import all_finite
+from utils.wording import counted
 
 DENSE_FROM = 0.8  # a tensor with at least this share of non-zero rows is stored whole: an index would cost more
 HALF_EXPONENT = 15  # a float16 tensor is stored times the power of two that brings its largest number below 2^15
@@ -263,7 +264,10 @@ class GradientBank:
             return
         count = next(iter(self.entries.values())).count
         if len(index_map.source) and int(index_map.source.max()) >= count:
-            raise ValueError(f"the index map reads row {int(index_map.source.max())}, the bank holds {count} Gaussians")
+            raise ValueError(
+                f"the index map reads row {int(index_map.source.max())}, "
+                f"the bank holds {counted(count, 'Gaussian')}"
+            )
         for entry in self.entries.values():
             entry.follow(index_map)
         self._count_bytes()
@@ -336,7 +340,8 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def _misfit(count: int, names: Iterable[str], name: str, g: Tensor) -> ValueError:
     return ValueError(
-        f"the bank holds gradients of {count} Gaussians and names {sorted(names)}, not of {name} {tuple(g.shape)}; "
+        f"the bank holds gradients of {counted(count, 'Gaussian')} and names {sorted(names)}, "
+        f"not of {name} {tuple(g.shape)}; "
         "call follow(index_map) after each densification and keep the names"
     )
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from arguments import CoGradParams
 from utils.random_streams import RandomStreams
+from utils.wording import counted
 
 Range = tuple[float, float]
 STARVED_BELOW = 5  # visits; what the log calls a starved region
@@ -77,7 +78,10 @@ class RegionGrid:
         self.step = (high - self.low) / torch.tensor(levels)  # [3] deg, deg, world units
         for name, count, step in zip(("elevation", "azimuth", "distance"), levels, self.step.tolist()):
             if count < 1 or step < 0 or (step == 0 and count > 1):
-                raise ValueError(f"{count} levels of {name}, {step:g} wide; expected 1 or more levels of some width")
+                raise ValueError(
+                    f"{counted(count, 'level')} of {name}, {step:g} wide; "
+                    "expected 1 or more levels of some width"
+                )
         self.neighbours = self._neighbourhoods(neighbour_distance)
 
     @classmethod
@@ -231,7 +235,10 @@ class RegionSampler:
         """
         count = len(self.n)
         if not 1 <= size <= count:
-            raise ValueError(f"{size} views a step from {count} regions; expected 1..{count}, all different")
+            raise ValueError(
+                f"{counted(size, 'view')} a step from {counted(count, 'region')}; expected 1..{count}, "
+                "all different"
+            )
         return draw_without_replacement(self.log_probabilities() if log_p is None else log_p, size, streams)
 
     def observe(self, region: int, loss: float) -> bool:
@@ -260,7 +267,10 @@ class RegionSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken; ValueError for another number of regions."""
         if len(state["n"]) != len(self.n):
-            raise ValueError(f"saved histories are of {len(state['n'])} regions, the grid has {len(self.n)}; keep it")
+            raise ValueError(
+                f"saved histories are of {counted(len(state['n']), 'region')}, the grid has {len(self.n)}; "
+                "keep it"
+            )
         self.n, self.L_bar, self.L = (state[name].cpu().clone() for name in ("n", "L_bar", "L"))
         self.refused = state["refused"]
         self._share_memory()

@@ -30,6 +30,7 @@ from torch import Tensor
 from arguments import CoGradParams
 from cograd.regions import RegionGrid
 from utils.random_streams import RandomStreams
+from utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,10 @@ class TimestepController:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues where `state_dict` was taken; ValueError for another number of regions."""
         if len(state["n"]) != len(self.n):
-            raise ValueError(f"the saved states are of {len(state['n'])} regions, the grid has {len(self.n)}; keep it")
+            raise ValueError(
+                f"the saved states are of {counted(len(state['n']), 'region')}, the grid has {len(self.n)}; "
+                "keep it"
+            )
         for name in self.HISTORY:
             setattr(self, name, state[name].cpu().clone())
         self._share_memory()
@@ -262,5 +266,8 @@ class LossSignal:
         """Continues where `state_dict` was taken; ValueError for another number of bins."""
         if len(state["count"]) != len(self.count):
             given, own = len(state["count"]), len(self.count)
-            raise ValueError(f"the saved loss signal has {given} timestep bins, this one {own}; keep loss_signal_bins")
+            raise ValueError(
+                f"the saved loss signal has {counted(given, 'timestep bin')}, this one {own}; "
+                "keep loss_signal_bins"
+            )
         self.count, self.mean = (state[name].cpu().clone() for name in ("count", "mean"))

@@ -27,6 +27,7 @@ from scene.gaussian_model import GaussianModel
 from utils.addresses import OwnHosts, tcp_socket, url_of
 from utils.loss_curves import LossCurves
 from utils.sh_utils import SH2RGB
+from utils.wording import counted
 
 LOG = logging.getLogger(__name__)
 SHARE_OF_TIME = 0.1  # showing takes at most this of a run's time, however many Gaussians there are
@@ -222,7 +223,7 @@ class WebViewer:
     def _show_progress(self, iteration: int, points: int, finished: bool) -> None:
         last = self.config.optimization.iterations
         state = "Finished" if finished else "Paused" if self._paused else "Training"
-        told = [f"**{state}** step {iteration} of {last}", f"{points} Gaussians"]
+        told = [f"**{state}** step {iteration} of {last}", f"{counted(points, 'Gaussian')}"]
         if not math.isnan(self._step_s):
             left = tqdm.format_interval(self._step_s * (last - iteration))
             told += [f"{self._step_s * 1e3:.0f} ms a step, {left} left"]

@@ -10,6 +10,7 @@ import torch
 from guidance.sd_step import PREDICTION_TYPES
 from guidance.sources import ModelUnavailable
 from guidance.weight_files import NETWORKS
+from utils.wording import counted
 
 # What a U-Net's config asks for beside latents, time and text; of a plain one each is unset.
 OTHER_INPUTS = {
@@ -83,7 +84,7 @@ def _misfits(components: Components) -> Iterator[str]:
     known = components.text_encoder.get_input_embeddings().num_embeddings
     if len(tokenizer) > known:
         yield (
-            f"the tokenizer has {len(tokenizer)} words but the text encoder {known}; "
+            f"the tokenizer has {counted(len(tokenizer), 'word')} but the text encoder {known}; "
             "the parts belong to different models, take all from one"
         )
 
@@ -97,8 +98,8 @@ def _schedule_problems(scheduler: Any) -> Iterator[str]:
         )
     total, betas = config.num_train_timesteps, scheduler.betas
     if len(betas) != total:
-        yield f"the scheduler has {len(betas)} trained_betas for {total} timesteps; correct its config"
+        yield f"the scheduler has {len(betas)} trained_betas for {counted(total, 'timestep')}; correct its config"
     if not bool(((betas > 0) & (betas <= 1)).all()):
         yield "the scheduler's betas are not all above 0 and at most 1; correct its config"
     if not isinstance(config.steps_offset, int) or not 0 <= config.steps_offset < total:
-        yield f"scheduler steps_offset is {config.steps_offset}; expected at least 0 and less than {total} timesteps"
+        yield f"scheduler steps_offset is {config.steps_offset}; expected at least 0 and less than {counted(total, 'timestep')}"

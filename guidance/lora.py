@@ -16,6 +16,7 @@ from guidance.layer_names import original_names
 from guidance.lora_file import CLONEOFSIMO_CLASSES, WHICH_FILE, Factors, LoRA, read_lora
 from guidance.sources import ModelUnavailable
 from guidance.textual_inversion import add_words
+from utils.wording import counted
 
 __all__ = ["merge_lora", "read_lora"]
 
@@ -141,7 +142,8 @@ def _by_number(
         misfits = [(name, layer, change) for (name, layer), change in pairs if not _fits(layer, change)]
         if len(known) != len(factors):
             problem = (
-                f"LoRA {lora.path} changes {len(factors)} layers of the {part}, this model has {len(known)} such; "
+                f"LoRA {lora.path} changes {counted(len(factors), 'layer')} of the {part}, "
+                f"this model has {len(known)} such; "
             )
             problem += f"it was made for {lora.made_for}, {WHICH_FILE}"
         elif misfits:

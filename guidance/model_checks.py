@@ -9,6 +9,7 @@ from typing import Any
 
 from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line
 from utils.bounded_file import read_text
+from utils.wording import counted
 
 MAX_CONFIG_BYTES = 1 << 24  # of a JSON file or a list of words beside the weights
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -95,7 +96,8 @@ def check_complete(source: str, report: dict[str, Any]) -> None:
         example = missing[0] if missing else sorted(str(key) for key in mismatched)[0]
         count = len(missing) + len(mismatched)
         raise ModelUnavailable(
-            f"{source} lacks {count} weights that its config.json asks for, e.g. {example}; fetch the model again"
+            f"{source} lacks {counted(count, 'weight')} that its config.json asks for, e.g. {example}; "
+            "fetch the model again"
         )
 
 

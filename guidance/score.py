@@ -24,6 +24,7 @@ from guidance.perpneg_utils import perp_neg_direction
 from utils.device import send
 from utils.distributed import Share
 from utils.random_streams import RandomStreams
+from utils.wording import counted
 
 # Upstream adds one random offset per channel to the noise, drawn outside the seeded noise generator (kept).
 OFFSET_NOISE = 0.1
@@ -218,7 +219,10 @@ def _checked_batch(rgb: Tensor, depth: Tensor, alpha: Tensor, conditioning: Cond
             raise ValueError(f"{name} has shape {tuple(image.shape)}; expected {(batch, channels, *size)}, as pred_rgb")
     if conditioning.positive.shape[0] != batch:
         count = conditioning.positive.shape[0]
-        raise ValueError(f"conditioning is for {count} views but {batch} were rendered; pass one azimuth a view")
+        raise ValueError(
+            f"conditioning is for {counted(count, 'view')} but {batch} were rendered; "
+            "pass one azimuth a view"
+        )
     if ind_t is not None and tuple(ind_t.shape) != (batch,):
         raise ValueError(f"ind_t has shape {tuple(ind_t.shape)}; expected ({batch},), one schedule index a view")
     return batch

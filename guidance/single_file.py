@@ -16,6 +16,7 @@ from guidance.model_checks import check_layout, refuse_other_names
 from guidance.sources import ModelUnavailable, download_configs, hub_id, local_folder, quiet, reason_of
 from guidance.tensor_files import load_pickled, problem_of, python_object_of
 from guidance.weight_files import load_part
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def load_single_file(
         raise ModelUnavailable(f"model file {path} cannot be loaded ({reason_of(error)}); {EXPECTED}") from error
     if missing:
         raise ModelUnavailable(
-            f"model file {path} lacks {len(missing)} weights, e.g. {missing[0]}; fetch it again, "
+            f"model file {path} lacks {counted(len(missing), 'weight')}, e.g. {missing[0]}; fetch it again, "
             "or correct GuidanceParams.base_model_key if that is another kind of model"
         )
     scheduler = _scheduler(base, path, tensors, metadata)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scene.ply_header import PlyError
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def not_finite(bad: Mapping[str, np.ndarray], most: float = MAX_NUMBER) -> dict[
     if not bad:
         return {}
     names = list(bad)
-    listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more fields" if len(names) > 4 else "")
+    listed = ", ".join(names[:4]) + (f" and {counted(len(names) - 4, 'more field')}" if len(names) > 4 else "")
     return {f"with NaN, infinity or more than {most:g} in {listed}": np.logical_or.reduce(list(bad.values()))}
 
 

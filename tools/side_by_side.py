@@ -20,6 +20,7 @@ from utils import program
 from utils.file_formats import check_suffix
 from utils.heat_map import text_strip
 from utils.video import VideoWriter
+from utils.wording import counted
 
 
 def labels_of(args: argparse.Namespace) -> list[str]:
@@ -27,7 +28,9 @@ def labels_of(args: argparse.Namespace) -> list[str]:
     if args.labels is None:
         return [path.stem if path.is_file() else path.resolve().name for path in args.scenes]
     if len(args.labels) != len(args.scenes):
-        raise ValueError(f"{len(args.labels)} labels were given for {len(args.scenes)} scenes; give one for each.")
+        raise ValueError(
+            f"given {counted(len(args.labels), 'label')} for {counted(len(args.scenes), 'scene')}; give one for each."
+        )
     return args.labels
 
 

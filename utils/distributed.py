@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from utils.program import STOPPED
 from utils.tree_file import tree_from_bytes, tree_to_bytes
+from utils.wording import counted
 
 TIMEOUT_MIN = 30.0  # rank 0 loads, renders videos, writes; the others wait that long
 PARENT_POLL_S, GRACE_S = 1.0, 600.0
@@ -114,7 +115,7 @@ class World:
         """
         if self.size > total:
             raise ValueError(
-                f"{self.size} processes were started for {total} view(s) a step; "
+                f"{self.size} processes were started for {counted(total, 'view')} a step; "
                 f"start at most {total}, or raise GuidanceParams.C_batch_size"
             )
         return _share(self.rank, self.size, total)
@@ -156,7 +157,7 @@ class World:
             )
         if gpus and self.local_rank >= gpus:
             raise ValueError(
-                f"{self.local_rank + 1} or more processes were started on a machine with {gpus} GPU(s); "
+                f"{self.local_rank + 1} or more processes were started on a machine with {counted(gpus, 'GPU')}; "
                 f"use --nproc_per_node={gpus}, or --device cpu"
             )
         return f"cuda:{self.local_rank}"

@@ -133,7 +133,7 @@ def _make_transparent(state) -> None:
     ("changes", "message"),
     [
         ({}, "every Gaussian was pruned"),
-        ({"densify_until_iter": 0}, "3 steps in a row showed empty pictures"),
+        ({"densify_until_iter": 0}, "3 steps in a row showed empty images"),
     ],
 )
 def test_a_transparent_scene_is_explained(tmp_path, monkeypatch, capsys, changes, message) -> None:

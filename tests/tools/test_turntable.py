@@ -127,7 +127,7 @@ def test_several_scenes_share_cameras_and_have_their_names_above(tmp_path, capsy
         (turntable, ["ball", "--background", "pale"], "background 'pale': expected white, black, grey or #rrggbb"),
         (turntable, ["ball", "--iteration", "6"], "holds no cloud of iteration 6; it holds those of 5, 10"),
         (turntable, ["ball", "ball", "--out", "a.mp4"], "names one video and 2 scenes were given"),
-        (side_by_side, ["ball", "ball", "--out", "a.mp4", "--labels", "one"], "1 labels were given for 2 scenes"),
+        (side_by_side, ["ball", "ball", "--out", "a.mp4", "--labels", "one"], "given 1 label for 2 scenes"),
         (side_by_side, ["ball", "empty", "--out", "a.mp4"], "holds no point_cloud/iteration_K/point_cloud.ply"),
     ],
 )
