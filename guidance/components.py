@@ -102,4 +102,5 @@ def _schedule_problems(scheduler: Any) -> Iterator[str]:
     if not bool(((betas > 0) & (betas <= 1)).all()):
         yield "the scheduler's betas are not all above 0 and at most 1; correct its config"
     if not isinstance(config.steps_offset, int) or not 0 <= config.steps_offset < total:
-        yield f"scheduler steps_offset is {config.steps_offset}; expected at least 0 and less than {counted(total, 'timestep')}"
+        steps = counted(total, "timestep")
+        yield f"scheduler steps_offset is {config.steps_offset}; expected at least 0 and less than {steps}"

@@ -199,3 +199,16 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_a_failed_write(tmp_path, 
     told = capsys.readouterr().out
     assert told.count("checkpoint could not be written") == told.count("checkpoint can be written again") == 1
     assert "checkpoint" in careful_writes.TRIED_AGAIN and numbered(tmp_path / "run")[0][0] == 6
+
+
+def test_a_refusal_after_everything_is_open_stands_on_its_own_line(tmp_path, monkeypatch, capsys) -> None:
+    """Its log is closed, and no progress bar was drawn."""
+    from cograd.recovery import Recovery
+
+    assert train.main(words(tmp_path / "run", **PLAIN | {"iterations": 1})) == FINISHED
+    capsys.readouterr()
+    monkeypatch.setattr(Recovery, "go_on", _raise(ValueError("the checkpoint is of another kind")))
+    assert train.main(words(tmp_path / "run", **PLAIN | {"iterations": 2, "resume": "auto"})) == REFUSED
+    assert capsys.readouterr().err.endswith("train.py: the checkpoint is of another kind\n")
+    opened = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)]
+    assert not any(str(tmp_path) in path for path in opened)

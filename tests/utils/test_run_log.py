@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import logging
 import shutil
+import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -135,3 +137,27 @@ def test_phases_add_up() -> None:
     with timer("backward"):
         pass
     assert list(timer.ms) == ["render", "backward"] and timer.ms["render"] > 0
+
+
+def test_without_tensorboard_everything_else_is_logged(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
+    log = RunLog(tmp_path, iterations=10, quiet=True)
+    log.load_state_dict({"iteration": 8, "bytes": 0, "ema_loss": 2.0})
+    for iteration in (9, 10):
+        log.step({"iteration": iteration, "loss": 0.5, "points": 7})
+    log.close()
+    assert [line["iteration"] for line in _lines(tmp_path)] == [9, 10] and not list(tmp_path.glob("events*"))
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["no TensorBoard events are written"]
+
+
+def test_the_bar_is_drawn_from_begin_to_close_and_warnings_stand_above_it(tmp_path, capsys) -> None:
+    log = RunLog(tmp_path, iterations=2)
+    assert capsys.readouterr().err == ""
+    log.begin()
+    log.step({"iteration": 1, "loss": 0.5, "points": 7})
+    logging.getLogger("a.library").warning("something is odd")
+    log.close()
+    log.close()
+    drawn = capsys.readouterr().err
+    assert "Training" in drawn and "something is odd" in drawn.replace("\r", "\n").splitlines() and drawn.endswith("\n")
+    assert not logging.getLogger().handlers or "tqdm" not in type(logging.getLogger().handlers[0]).__name__.lower()

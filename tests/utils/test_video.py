@@ -116,3 +116,31 @@ def test_frames_of_another_size_after_a_resume_are_scaled(tmp_path, cut, size, t
     shown = read_video(tmp_path / "v.mp4")
     assert shown.shape == (cut + 34, 34, 48, 3)
     assert np.abs(shown[-1][17, 24].astype(int) - 200).max() < 4 and shown[-1].any(axis=2).mean() > 0.2
+
+
+DUMP = "[libx264 @ 0x5581] using cpu capabilities: MMX2\n[out#0/mp4 @ 0x55] Error writing trailer: No space left on device\nConversion failed!"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (f"cat > /dev/null; echo '{DUMP}' >&2; exit 1", "ffmpeg: Error writing trailer: No space left on device"),
+        (f"echo '{DUMP}' >&2; exit 1", "ffmpeg: Error writing trailer: No space left on device"),
+        ("echo 'Unknown encoder libx264' >&2; echo 'Conversion failed!' >&2; exit 1", "ffmpeg: Unknown encoder libx264"),
+        ("exit 3", "ffmpeg: exit status 3"),
+        ("kill -9 $$", "ffmpeg was ended by SIGKILL"),
+        ("exit 0", "ffmpeg ended before the last frame"),
+    ],
+)
+def test_a_failure_of_ffmpeg_is_one_line(tmp_path, monkeypatch, capfd, script, told) -> None:
+    """However much it prints, and whenever it ends."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    frame = np.zeros((512, 512, 3), np.uint8)  # more than a pipe holds
+    with pytest.raises(OSError) as caught, VideoWriter(tmp_path / "video.mp4") as video:
+        for _ in range(3):
+            video.add(frame)
+    assert str(caught.value) == told and capfd.readouterr() == ("", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
