@@ -91,12 +91,18 @@ def _other(name: str, now: Any) -> str:
 
 @pytest.fixture(scope="module")
 def drawn_once():
-    """The ideal prior's images, which take longer than all else here, are drawn once for each prompt and size."""
+    """The ideal prior's images, which take longer than all else here, are drawn once for each prompt and size.
+
+    One thread: on tensors as small as these several wait for one another.
+    """
     sound = guidance.ideal.render_set
     cached = functools.cache(lambda specs, *rest: sound(list(specs), *rest))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guidance.ideal, "render_set", lambda specs, *rest: cached(tuple(specs), *rest))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         yield
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
