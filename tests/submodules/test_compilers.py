@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both packages build by clang++ without a warning, and that build computes the same bits as the installed one."""
 
+import importlib
 import json
 import os
 import shutil
@@ -32,6 +33,17 @@ def built_by(compiler: str, folder: Path) -> Path:
         done = subprocess.run(command, cwd=sources / name, env=environ, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return target
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_library_serves_every_torch_and_python(package):
+    """It loads where there is neither: nothing of torch or of Python is linked in."""
+    [library] = [path for path in Path(importlib.import_module(package).__file__).parent.glob("*.so") if "cuda" not in path.name]
+    code = f"import ctypes, sys; ctypes.CDLL({str(library)!r}); print(open('/proc/self/maps').read())"
+    loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert library.name in loaded and "libtorch" not in loaded and "libc10" not in loaded
+    needed = subprocess.run(["readelf", "-d", str(library)], capture_output=True, text=True, check=True).stdout
+    assert "NEEDED" in needed and "libpython" not in needed and "libtorch" not in needed
 
 
 @pytest.mark.slow
