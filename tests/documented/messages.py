@@ -188,6 +188,15 @@ def too_many_points(at: Scene) -> None:
     assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
 
 
+def out_of_memory(at: Scene) -> None:
+    def fail(state: TrainState) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with_state(at.patch, 2, fail)
+    cograd = {"CoGradParams.enabled": True, "image_w": 128, "image_h": 128, "C_batch_size": 4, "init_num_pts": 20_000}
+    assert at.train(TOY | cograd) == 1
+
+
 def earlier_run(at: Scene) -> None:
     assert at.train(TOY | {"iterations": 1}) == 0
     assert at.train(TOY) == 2
@@ -240,7 +249,7 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "holds Python objects": python_objects,
     "the package point_e is not installed": no_point_e,
     "skipped: ": steps_without_numbers,
-    "steps in a row were not finite": steps_without_numbers,
+    "not finite, the last one because": steps_without_numbers,
     "showed empty": transparent(out_of_sight),
     "every Gaussian was pruned": transparent(all_pruned),
     "listening on port": port_in_use,
@@ -250,6 +259,7 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "; use ..., or GuidanceParams.memory_check": too_many_points,
     "(CoGradParams.enabled is false)": dry_run(False, TOY | {"tau": 0.2}),
     "CoGrad places the cameras": dry_run(False, TOY | {"CoGradParams.enabled": True, "phi_range": "-80,80"}),
+    "out of memory (": out_of_memory,
     "--resume auto continues it": earlier_run,
     "is in use by": folder_in_use,
     "names no object of the toy world": dry_run(True, TOY | {"text": "a dragon"}),
