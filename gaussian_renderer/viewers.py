@@ -108,7 +108,7 @@ class Viewers:
             maps = None if run.maps is None else region_picture(run.maps(), iteration, self.config.cograd)
             page.show(run.gaussians, iteration, maps, finished)
         except (RuntimeError, ValueError, MemoryError) as error:  # such as no memory for the copy
-            run.tell(f"the viewer's page is closed, it could not be filled ({error}); training goes on")
+            run.tell(f"the viewer's page is closed, it could not be filled ({error}); training continues")
             page.close()
             self._page = None
 

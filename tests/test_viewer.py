@@ -123,7 +123,7 @@ def test_a_signal_ends_a_paused_run_with_a_checkpoint(tmp_path, monkeypatch, cap
 
     assert meddled_with(tmp_path, monkeypatch, interrupt, iterations=100_000) == 75
     at = log_length(tmp_path)
-    assert f"SIGINT came, stopped after step {at}; --resume" in capsys.readouterr().err
+    assert f"Received SIGINT; stopped after step {at}. Resume with --resume" in capsys.readouterr().err
     assert (tmp_path / f"chkpnt{at}.safetensors").is_file()
 
 

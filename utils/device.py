@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from utils.wording import counted
+
 DEVICE_NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -51,5 +53,6 @@ def resolve_device(name: str) -> torch.device:
         reason = "this torch was built without CUDA" if torch.version.cuda is None else "no usable GPU was found"
         raise ValueError(f"device {name!r} given, but {reason}; use --device cpu, or install a CUDA build of torch")
     if index >= count:
-        raise ValueError(f"device {name!r} given, but this machine has {count} GPU(s); use cuda:0 to cuda:{count - 1}")
+        gpus = counted(count, "GPU")
+        raise ValueError(f"device {name!r} given, but this machine has {gpus}; use cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)

@@ -129,7 +129,7 @@ def test_the_page_shows_the_run(page):
         looker.until(lambda: looker.buffers_sent)
         looker.until(lambda: "guidance 0.25, total 0.5" in looker.text())
         looker.until(lambda: "ms a step" in looker.text())
-        assert "of 100000" in looker.text() and "3000 Gaussians" in looker.text()
+        assert "of 100000" in looker.text() and "3,000 Gaussians" in looker.text()
         texts = [
             (props["label"], props.get("disabled"))
             for props in looker.panel.values()
@@ -289,7 +289,7 @@ def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monke
         until(lambda: run.told)
         at = run.iteration
         until(lambda: run.iteration > at)
-        assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training goes on"]
+        assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training continues"]
         run.stopped = True
         assert ends(thread)
 

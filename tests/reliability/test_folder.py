@@ -108,7 +108,7 @@ def test_a_run_whose_folder_went_away_locks_it_again_and_a_second_is_refused(tmp
     assert {name: (folder / name).read_bytes() for name in START_FILES} == files
     assert _record(folder).items() >= record.items()
     third = start(folder).has_made(1, beyond=steps[-1])  # it can be resumed
-    assert f"going on after step {steps[-1]}" in third.said()
+    assert f"continuing after step {steps[-1]}" in third.said()
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["at work", "ended"])

@@ -38,7 +38,7 @@ def test_other_names_are_refused(name):
     [
         (0, None, r"device 'cuda:1' given, but this torch was built without CUDA; use --device cpu, or install"),
         (0, "12.6", r"device 'cuda:1' given, but no usable GPU was found; use --device cpu"),
-        (1, "12.6", r"device 'cuda:1' given, but this machine has 1 GPU\(s\); use cuda:0 to cuda:0"),
+        (1, "12.6", r"device 'cuda:1' given, but this machine has 1 GPU; use cuda:0 to cuda:0"),
     ],
 )
 def test_a_device_that_is_not_there(monkeypatch, gpus, built_with, message):

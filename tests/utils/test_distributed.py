@@ -23,7 +23,7 @@ def test_shares_cover_all_views_once_and_evenly(total) -> None:
 
 
 def test_more_processes_than_views_are_refused() -> None:
-    message = r"5 processes were started for 4 view\(s\) a step; start at most 4, or raise GuidanceParams.C_batch_size"
+    message = r"5 processes were started for 4 views a step; start at most 4, or raise GuidanceParams.C_batch_size"
     with pytest.raises(ValueError, match=message):
         World(0, 5).share(4)
 
@@ -73,7 +73,7 @@ def test_gpus_that_cannot_be_shared_out_are_told() -> None:
         ValueError, match="device cuda:1 given for 4 processes; use --device cuda, each takes its own GPU"
     ):
         World(0, 4).device_name("cuda:1", 4)
-    message = r"4 or more processes were started on a machine with 2 GPU\(s\); use --nproc_per_node=2, or --device cpu"
+    message = r"4 or more processes were started on a machine with 2 GPUs; use --nproc_per_node=2, or --device cpu"
     with pytest.raises(ValueError, match=message):
         World(3, 4, local_rank=3).device_name("auto", 2)
 

@@ -13,7 +13,7 @@ from utils.wording import counted
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("arguments", "cograd", "gaussian_renderer", "guidance", "scene", "utils")
 COUNTED = re.compile(
-    r" (steps|views|times|Gaussians|regions|timestep bins|levels|GPUs|layers|weights|more fields|timesteps|words|\w+\(s\))\b"
+    r" (steps|views|times|Gaussians|regions|timestep bins|levels|GPUs|layers|weights|more fields|timesteps|words)\b| \w+\(s\)"
 )
 ALWAYS_SEVERAL = {"points", "' and '.join(map(str, counts))"}
 """More Gaussians than max_points, which is 1 or more; several numbers."""

@@ -36,7 +36,7 @@ while done < 9 and not asked:
 (folder / "done").write_text(str(done))
 if asked:
     (folder / f"chkpnt{done}.safetensors").write_text("x")
-    print(f"train.py: SIGTERM came, stopped after step {done}", file=sys.stderr)
+    print(f"train.py: Received SIGTERM; stopped after step {done}", file=sys.stderr)
     sys.exit(75)
 """
 
