@@ -23,10 +23,10 @@ from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
 from arguments.provenance import now, provenance
-from utils.bounded_file import read_text
 from utils.checkpoints import Found, newest_good, run_id_of
 from utils.general_utils import PART, atomic_path
 from utils.run_lock import FolderInUse, FolderLost, RunLock
+from utils.run_records import read_object, read_regular
 
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
@@ -37,8 +37,6 @@ INITIAL_POINTS = "init_points3d.ply"
 RECORD = "run.json"
 START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
 """What is written once, when a run starts; RECORD is written again at times."""
-
-MAX_BYTES = 1 << 20
 
 
 class RunFolder:
@@ -246,7 +244,7 @@ class RunFolder:
             is_own = self._read_record().get("run_id") == self.run_id
         else:
             there = [name for name in START_FILES if (self.path / name).is_file()]
-            is_own = all((self.path / name).read_bytes() == self._at_start(name) for name in there)
+            is_own = all(self._is_as_written(name) for name in there)
         if is_own:
             return
         raise FolderLost(
@@ -258,8 +256,14 @@ class RunFolder:
         """One of START_FILES as it was written; None for one that was not."""
         if name not in self._open_files:
             return None
-        self._open_files[name].seek(0)
-        return self._open_files[name].read()
+        file = self._open_files[name]
+        file.seek(0)
+        return file.read(os.fstat(file.fileno()).st_size)
+
+    def _is_as_written(self, name: str) -> bool:
+        """Whether one of START_FILES is the one of this run, in the folder that is there now."""
+        own = self._at_start(name)
+        return own is not None and read_regular(self.path / name, len(own) + 1) == own
 
     def _remove_partial_files(self) -> None:
         """Files that were being written when a run was killed: those of a run's own outputs, unless they are in use."""
@@ -285,10 +289,9 @@ class RunFolder:
     def _read_record(self) -> dict[str, Any]:
         """run.json; empty when it is missing or damaged."""
         try:
-            record = json.loads(read_text(self.path / RECORD, MAX_BYTES))
-        except (OSError, ValueError, RecursionError):
+            return read_object(self.path / RECORD)
+        except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def _write_record(self) -> None:
         with atomic_path(self.path / RECORD) as temporary:

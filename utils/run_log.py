@@ -122,11 +122,12 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     Raises OSError.
     """
     steps = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict) and "event" not in record:
-                steps.append(record)
+    with path.open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                record = json.loads(line)
+                if isinstance(record, dict) and "event" not in record:
+                    steps.append(record)
     return steps
 
 
