@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.documented.commands import PAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)))
+NAMED = sorted({found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("utf-8"))})
+"""Of the other documents too."""
 
 
 def promises(document):
