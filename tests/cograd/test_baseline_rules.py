@@ -6,7 +6,7 @@ import torch
 
 from arguments.load import load_config
 from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update
+from cograd.training_step import accumulate_gradients, apply_update, prepare_schedules
 from guidance.prompts import PromptBook
 
 SMALL = {
@@ -73,6 +73,17 @@ def test_the_last_iteration_makes_no_step(run) -> None:
     assert _moved(state, before)
     state, report, before = run()
     assert state.iteration == 8 and report.fault is None and not _moved(state, before)
+
+
+def test_the_sh_degree_rises_at_every_five_hundredth_iteration(tmp_path) -> None:
+    words = f"--text thing --device cpu --sh_degree 3 --image_w 16 --image_h 16 --init_num_pts 20 --model_path {tmp_path}"
+    config = load_config(words.split())
+    state = TrainState.start(config, "cpu")
+    degrees = {}
+    for state.iteration in (1, 2, 499, 500, 501, 999, 1000, 1001, 1500, 2000, 2001):
+        prepare_schedules(state, config)
+        degrees[state.iteration] = state.gaussians.active_sh_degree
+    assert list(degrees.values()) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_densification_ends_before_densify_until_iter(run) -> None:

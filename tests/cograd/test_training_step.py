@@ -109,6 +109,45 @@ def test_the_weighted_loss_signal_has_the_guidances_weighting(tmp_path, prior, w
     torch.testing.assert_close(signal, (w * report.loss_per_view).to(signal), rtol=1e-4, atol=0.0)
 
 
+def test_the_optimizer_gets_the_sum_of_all_fused_gradients(tmp_path, prior, monkeypatch) -> None:
+    """Of every view, the first included; and the bank gets the gradients before fusion."""
+    config = _config(tmp_path, C_batch_size=3, iterations=8, densify_until_iter=0, fusion_range="0 1")
+    state, results, given, fused = _start(config, prior), [], [], 0
+    fuse = state.cograd.fuse
+
+    def recorded(step, region, t, g_main):
+        given.append({name: g.clone() for name, g in g_main.items()})
+        results.append(fuse(step, region, t, g_main))
+        return results[-1]
+
+    monkeypatch.setattr(state.cograd, "fuse", recorded)
+    for _ in range(6):
+        results.clear(), given.clear()
+        report, gradients = _step(state, prior, config)
+        assert len(results) == 3
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, sum(result.g_fused[name] for result in results))
+        fused += all(result.cosines for result in results)
+        for region, main in zip(report.plan.regions.tolist(), given):
+            stored = state.cograd.bank.entries[region].unpack(main)
+            assert all(torch.equal(stored[name], g) for name, g in main.items())
+    assert fused > 0  # in some step every view had something to fuse with
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_scale_term_is_counted_once_however_many_views(tmp_path, prior, views, enabled) -> None:
+    """With nothing else in the loss its gradient is that of lambda_scale * mean(scales)."""
+    config = _config(
+        tmp_path, C_batch_size=views, iterations=3, lambda_scale=0.7, lambda_tv=0.0, lambda_guidance=0.0,
+        scale_aug_ratio=0.0, **{"CoGradParams.enabled": enabled},
+    )  # fmt: skip
+    state = _start(config, prior)
+    scales = state.gaussians.get_scaling.detach().clone()
+    _, gradients = _step(state, prior, config)
+    torch.testing.assert_close(gradients["scaling"], 0.7 * scales / scales.numel())
+
+
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_densification_statistics_are_those_of_every_view(tmp_path, prior, views) -> None:
     """Accumulated in the views' order, from the gradient before fusion; with CoGrad off only the last view's count."""

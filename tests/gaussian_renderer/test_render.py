@@ -122,6 +122,33 @@ def test_python_colours_and_covariances(model, camera, calls) -> None:
     np.testing.assert_allclose(given["cov3D_precomp"].detach(), model.get_covariance(2.0).detach(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_colours_computed_here_are_the_rasterizers(degree) -> None:
+    """Seen from one side and from the other: view dependence has a direction."""
+    draws = Draws(degree)
+    model = GaussianModel.of_parameters(
+        {
+            "xyz": draws.normal(40, 3) * 0.4, "f_dc": draws.normal(40, 1, 3), "rotation": draws.normal(40, 4),
+            "f_rest": draws.normal(40, (degree + 1) ** 2 - 1, 3) * 0.4, "scaling": draws.normal(40, 3) * 0.3 - 2.5,
+            "opacity": draws.normal(40, 1),
+        }
+    )  # fmt: skip
+    for phi_deg in (20.0, 200.0):
+        view = camera_at(3.0, 70.0, phi_deg, 0.6, 32, 24)
+        images = [render(view, model, PipelineParams(convert_SHs_python=here), WHITE)["render"] for here in (True, False)]
+        torch.testing.assert_close(*images, rtol=0, atol=2e-5)
+
+
+def test_a_lens_wider_than_a_right_angle_sees_near_as_near() -> None:
+    """The stretch to [0, 1] cancels the focal length, whose sign must be right for any field of view."""
+    near_and_far = torch.tensor([[0.0, 0.0, 0.3], [0.0, 0.0, -0.3]])
+    values = {"xyz": near_and_far, "f_dc": torch.zeros(2, 1, 3), "f_rest": torch.zeros(2, 0, 3), "rotation": torch.ones(2, 4)}
+    values |= {"opacity": torch.full((2, 1), 9.0), "scaling": torch.full((2, 3), -1.5)}
+    shown = render(camera_at(1.2, 1.0, 0.0, 2.0, 33, 33), GaussianModel.of_parameters(values), PipelineParams(), WHITE)
+    disparity = shown["depth"][0].detach()
+    assert float(disparity[16, 16]) > 0.9 and float(disparity[0, 0]) == 0.0
+
+
 def test_test_views_draw_four_decisions_and_nothing_else(model) -> None:
     streams = RandomStreams(0)
     augmentation = draw_augmentation(streams, model, WHITE, 1.0, 1.0, 1.0, 1.0, test=True)

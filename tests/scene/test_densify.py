@@ -103,6 +103,15 @@ def test_everything_follows_the_one_map(flags, by_size) -> None:
         assert len(statistic) == len(index_map) and not statistic.any()
 
 
+def test_new_rows_have_no_statistics_whatever_their_source_has() -> None:
+    model = _model([SMALL] * 3, [1.0, 2.0, 3.0])
+    model.max_radii2D = torch.tensor([4.0, 5.0, 6.0])
+    model.apply_index_map(IndexMap.appended(3, torch.tensor([1, 2])))
+    assert model.max_radii2D.tolist() == [4.0, 5.0, 6.0, 0.0, 0.0]
+    assert model.xyz_gradient_accum[:, 0].tolist() == [2.0, 4.0, 6.0, 0.0, 0.0]
+    assert model.denom[:, 0].tolist() == [2.0, 2.0, 2.0, 0.0, 0.0]
+
+
 def _stretch(model: GaussianModel, scales: tuple[float, float, float]) -> None:
     with torch.no_grad():
         model.parameters_in_order()["scaling"].copy_(torch.log(torch.tensor(scales)).expand(len(model.get_xyz), 3))
