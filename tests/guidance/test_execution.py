@@ -56,8 +56,10 @@ def check_alike(new, old, bound):
         assert x.isfinite().all() and float((x - y).norm() / y.norm()) < bound, name
 
 
-# Measured 2026-11 on both pipelines: at most 2.4e-5 (the gradient is a difference of predictions, so their rounding of
-# about 1e-6 grows); 1.4e-2 in float16 and 1.0e-1 in bfloat16, whose units are 5e-4 and 4e-3.
+# Measured 2026-11 on both pipelines, over 8 draws with the vector width default and 4 with AVX2: at most 2.5e-5 (the
+# gradient is a difference of predictions, so their rounding of about 1e-6 grows), margin 4; 2.0e-2 in float16 and 1.4e-1
+# in bfloat16, whose units are 5e-4 and 4e-3, margin 3.
+BFLOAT16 = 0.42
 EQUAL = {
     "channels_last": {"channels_last": "on"},
     "fuse_qkv": {"fuse_qkv": "on"},
@@ -79,7 +81,7 @@ def test_a_setting_changes_the_result_by_rounding_only(keys, plain, name):
         check_alike(step(key, **EQUAL[name])[1], plain[key], 1e-4)
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("float16", 4e-2), ("bfloat16", 0.3)])
+@pytest.mark.parametrize(("precision", "bound"), [("float16", 6e-2), ("bfloat16", BFLOAT16)])
 def test_half_precision_stays_near(keys, plain, precision, bound):
     prior, new = step(keys[0], precision=precision)
     assert {p.dtype for p in prior.unet.parameters()} == {getattr(torch, precision)}
@@ -276,7 +278,7 @@ def on_amx(monkeypatch, vector_width):
 def test_half_precision_on_a_cpu_with_amx(keys, plain, monkeypatch, vector_width, memory):
     """The text encoder, the U-Net and the autoencoder, forward, backward and recomputed, keep off what torch lacks."""
     on_amx(monkeypatch, vector_width)
-    check_alike(step(keys[0], precision="bfloat16", **memory)[1], plain[keys[0]], 0.3)
+    check_alike(step(keys[0], precision="bfloat16", **memory)[1], plain[keys[0]], BFLOAT16)
     kernels = {p: Execution.of(GuidanceParams(precision=p), CPU).attention_kernel for p in ("float32", "float16", "bfloat16")}
     half = "auto" if vector_width == "AVX512" else "math"
     assert kernels == {"float32": "auto", "float16": half, "bfloat16": half}
