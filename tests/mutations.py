@@ -5,7 +5,7 @@ Not part of the suite. Each error is one replacement of text in one file of a te
 then run there. Prints a line an error. Exit status 0 when all were caught, 1 with survivors, 2 where a text to replace is
 not there exactly once, or tests fail without any error. About 20 minutes on two cores.
 
-Survivors with a reason are in EQUIVALENT: text whose change no test can see, for it changes no result.
+When it was first run, on 2026-11-28, nine of the errors survived; each has a test since, and none is left with a reason.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 900
-EQUIVALENT: dict[str, str] = {}
-"""What is replaced -> why its change cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ ERRORS = [
     *_in("scene/gaussian_model.py", "tests/reliability/test_resume.py -k everything",
         ("self.active_sh_degree = captured[\"active_sh_degree\"]", "pass"),
     ),
-    *_in("scene/gaussian_model.py", "tests/scene/test_gaussian_model.py",
+    *_in("scene/gaussian_model.py", "tests/scene/test_gaussian_model.py tests/scene/test_densify.py",
         ("flat[name].transpose(1, 2).flatten(1)", "flat[name].flatten(1)"),
         ("self.max_radii2D = index_map.carry(self.max_radii2D)", "self.max_radii2D = index_map.inherit(self.max_radii2D)"),
     ),
@@ -170,7 +168,7 @@ def _passes(tree: Path, tests: str) -> bool:
 
 
 def _outcome(tree: Path, error: Planted, sound: dict[str, bool]) -> str:
-    """caught, SURVIVED, equivalent, or why it could not be tried. `sound`: whether tests pass without an error."""
+    """caught, SURVIVED, or why it could not be tried. `sound`: whether tests pass without an error."""
     path = tree / error.file
     text = path.read_text(encoding="utf-8")
     if text.count(error.old) != 1:
@@ -184,7 +182,7 @@ def _outcome(tree: Path, error: Planted, sound: dict[str, bool]) -> str:
         survived = _passes(tree, error.tests)
     finally:
         path.write_text(text, encoding="utf-8")
-    return "caught" if not survived else "equivalent" if error.old in EQUIVALENT else "SURVIVED"
+    return "SURVIVED" if survived else "caught"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
