@@ -23,9 +23,10 @@ VIEWS = [(0, 10), (75, 40), (200, -30)]  # azimuth, elevation
 
 
 def coloured_ball(opacity: float = 3.0) -> GaussianModel:
-    """Opaque blobs on a sphere, coloured by direction; one far, faint speck that no mesh should hold."""
-    draws = Draws(0)
-    normal = draws.directions(1500, 3)
+    """Opaque blobs evenly on a sphere (a Fibonacci spiral), coloured by direction; one far, faint speck that no mesh should hold."""
+    z, turn = 1 - (2 * np.arange(1500) + 1) / 1500, math.pi * (3 - math.sqrt(5)) * np.arange(1500)
+    ring = np.sqrt(1 - z**2)
+    normal = torch.from_numpy(np.stack([ring * np.cos(turn), ring * np.sin(turn), z], axis=1)).float()
     colour = (0.5 + 0.4 * normal - 0.5) / 0.28209479
     speck = torch.tensor([[0.4, 0.3, 0.5]])
     return GaussianModel.of_parameters(
@@ -35,7 +36,7 @@ def coloured_ball(opacity: float = 3.0) -> GaussianModel:
             "f_rest": torch.zeros(1501, 0, 3),
             "opacity": torch.cat((torch.full((1500, 1), opacity), torch.full((1, 1), 1.5))),
             "scaling": torch.full((1501, 3), -3.5),
-            "rotation": draws.normal(1501, 4),
+            "rotation": Draws(0).normal(1501, 4),
         }
     )
 
