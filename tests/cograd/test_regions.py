@@ -282,7 +282,7 @@ def test_a_pose_outside_is_refused(pose) -> None:
         RegionGrid().region_of(*pose)
 
 
-@pytest.mark.parametrize("levels, distances, told", [((0, 30, 2), (1.5, 2), "0 levels of elevation"), ((3, 30, 2), (2, 2), "2 levels of distance, 0 wide"), ((3, 30, 1), (2, 1), "1 levels of distance, -1 wide")])  # fmt: skip
+@pytest.mark.parametrize("levels, distances, told", [((0, 30, 2), (1.5, 2), "0 levels of elevation"), ((3, 30, 2), (2, 2), "2 levels of distance, 0 wide"), ((3, 30, 1), (2, 1), "1 level of distance, -1 wide")])  # fmt: skip
 def test_impossible_grids_are_refused(levels, distances, told) -> None:
     with pytest.raises(ValueError, match=told):
         RegionGrid(levels, distance_range=distances)

@@ -228,5 +228,5 @@ def test_a_weight_that_is_missing(tiny, folders, tmp_path):
     tensors = load_file(path)
     del tensors["conv_in.weight"]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(ModelUnavailable, match=r"lacks 1 weights that its config.json asks for, e.g. conv_in.weight"):
+    with pytest.raises(ModelUnavailable, match=r"lacks 1 weight that its config.json asks for, e.g. conv_in.weight"):
         load(tiny, folder)

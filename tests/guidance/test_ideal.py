@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ideal prior against brute force in float64, and the laws of its embeddings."""
 
-import logging
+import dataclasses
 
 import numpy as np
 import pytest
@@ -123,11 +123,11 @@ def test_pictures_of_another_size_are_refused(prior):
         prior.encode_imgs(torch.zeros(1, 3, 16, 16))
 
 
-def test_an_unknown_prompt_warns_and_lists_what_is_known(caplog):
-    with caplog.at_level(logging.WARNING):
-        mixed = IdealPrior(GuidanceParams(text="a baroque cathedral"), "cpu", 8, pictures=15)
-    assert "baroque cathedral" in caplog.text and "snowman" in caplog.text and "purple" in caplog.text
-    assert len(mixed.specs) == 15
+def test_an_unknown_prompt_is_refused_or_mixed_where_that_is_allowed():
+    params = GuidanceParams(text="a baroque cathedral")
+    with pytest.raises(ValueError, match=r"names no object of the toy world.*'baroque'.*snowman.*purple"):
+        IdealPrior(params, "cpu", 8, pictures=15)
+    assert len(IdealPrior(dataclasses.replace(params, allow_unknown_words=True), "cpu", 8, pictures=15).specs) == 15
 
 
 def test_schedule_is_stable_diffusions(prior):

@@ -237,7 +237,7 @@ REFUSED = {
     "bare peft": (pair("base_model.model.x"), {}, r"is a bare peft adapter .* does not say its alpha"),
     "no classes": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {}, r"changes numbered layers without the list of their unet classes, which cannot be converted"),
     "resnets": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["ResnetBlock2D"]'}, r"changes layers of ResnetBlock2D, which cannot be converted"),
-    "fewer layers": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["GEGLU"]'}, r"changes 1 layers of the unet, this model has 4 such; it was made for another model"),
+    "fewer layers": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["GEGLU"]'}, r"changes 1 layer of the unet, this model has 4 such; it was made for another model"),
 }  # fmt: skip
 
 

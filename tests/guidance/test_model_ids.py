@@ -35,7 +35,7 @@ def asked(monkeypatch, tmp_path):
     import diffusers
     import huggingface_hub.constants as constants
 
-    ids = []
+    ids, pipelines = [], (diffusers.StableDiffusionPipeline, diffusers.ShapEPipeline)  # imported before the hub is replaced
 
     def refuse(*arguments, **_):
         ids.append(next(x for x in arguments if isinstance(x, str)))
@@ -43,8 +43,8 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "download", refuse)
-    monkeypatch.setattr(diffusers.ShapEPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(pipelines[0], "download", refuse)
+    monkeypatch.setattr(pipelines[1], "from_pretrained", refuse)
     return ids
 
 

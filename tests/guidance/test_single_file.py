@@ -154,7 +154,7 @@ def test_single_file_with_a_missing_weight(tiny, tmp_path):
     del tensors["model.diffusion_model.out.2.weight"]
     save_file(tensors, path)
     with pytest.raises(
-        ModelUnavailable, match=r"model.safetensors lacks 1 weights, e.g. conv_out.weight; fetch it again"
+        ModelUnavailable, match=r"model.safetensors lacks 1 weight, e.g. conv_out.weight; fetch it again"
     ):
         load(path, base_model_key=str(tiny))
 

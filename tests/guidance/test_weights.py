@@ -204,7 +204,7 @@ def test_a_weight_that_is_missing_is_not_replaced_by_a_random_one(folder, part):
     gone = sorted(tensors)[3]
     del tensors[gone]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(ModelUnavailable, match=r"lacks 1 weights that its config.json asks for, e.g. .*fetch"):
+    with pytest.raises(ModelUnavailable, match=r"lacks 1 weight that its config.json asks for, e.g. .*fetch"):
         load(folder)
 
 
