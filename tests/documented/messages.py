@@ -142,6 +142,14 @@ def steps_without_numbers(at: Scene) -> None:
     assert at.train(TOY) == 1
 
 
+def every_step_skipped(at: Scene) -> None:
+    """In a run that is too short for max_faults_in_a_row."""
+    at.patch.setattr(
+        ideal.IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, torch.nan)
+    )
+    assert at.train(TOY | {"max_faults_in_a_row": 20}) == 1
+
+
 def out_of_sight(at: Scene) -> None:
     assert at.train(TOY | {"opacity_lr": 0, "densify_until_iter": 0}) == 1
 
@@ -250,6 +258,7 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "the package point_e is not installed": no_point_e,
     "skipped: ": steps_without_numbers,
     "not finite, the last one because": steps_without_numbers,
+    "most often because": every_step_skipped,
     "showed empty": transparent(out_of_sight),
     "every Gaussian was pruned": transparent(all_pruned),
     "listening on port": port_in_use,
