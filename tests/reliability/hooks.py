@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Something that happens in the middle of a run."""
 
+import torch
+
 import cograd.team
+from guidance.ideal import IdealPrior
 
 
 def at_step(monkeypatch, step: int, act) -> None:
@@ -21,3 +24,15 @@ def with_state(monkeypatch, step: int, act) -> None:
         return report
 
     monkeypatch.setattr(cograd.team, "accumulate_gradients", patched)
+
+
+def faulty_calls(monkeypatch, is_faulty) -> None:
+    """The denoiser answers with infinities in those of its calls, counted from 1; one call a step here (SDS)."""
+    sound, calls = IdealPrior.predict_noise, []
+
+    def faulty(self, x_t, t, embeddings):
+        calls.append(1)
+        eps = sound(self, x_t, t, embeddings)
+        return torch.full_like(eps, float("inf")) if is_faulty(len(calls)) else eps
+
+    monkeypatch.setattr(IdealPrior, "predict_noise", faulty)

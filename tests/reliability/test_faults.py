@@ -5,15 +5,13 @@ import json
 import re
 
 import pytest
-import torch
 
 import train
 from arguments.exit_codes import FINISHED, STOPPED
 from cograd import training_step
-from guidance.ideal import IdealPrior
 from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
-from tests.reliability.hooks import with_state
+from tests.reliability.hooks import faulty_calls, with_state
 from tests.reliability.same_run import events, log_lines
 from utils.checkpoints import numbered
 from utils.tree_file import load_tree
@@ -21,21 +19,9 @@ from utils.tree_file import load_tree
 SHORT = {"save_process": False, "test_ratio": 1, "iterations": 14, "max_faults_in_a_row": 3}
 
 
-def _faulty_calls(monkeypatch, is_faulty) -> None:
-    """The denoiser answers with infinities in those of its calls, counted from 1; one call a step here (SDS)."""
-    sound, calls = IdealPrior.predict_noise, []
-
-    def faulty(self, x_t, t, embeddings):
-        calls.append(1)
-        eps = sound(self, x_t, t, embeddings)
-        return torch.full_like(eps, float("inf")) if is_faulty(len(calls)) else eps
-
-    monkeypatch.setattr(IdealPrior, "predict_noise", faulty)
-
-
 def test_a_run_of_faults_goes_back_to_the_checkpoint_with_other_noise(tmp_path, monkeypatch, capsys) -> None:
     assert train.main(words(tmp_path / "sound", sds=True, **SHORT)) == FINISHED
-    _faulty_calls(monkeypatch, lambda call: call in (10, 11, 12))
+    faulty_calls(monkeypatch, lambda call: call in (10, 11, 12))
     assert train.main(words(tmp_path / "run", sds=True, **SHORT)) == FINISHED
     assert "continuing after step 8" in capsys.readouterr().out
     sound, lines = log_lines(tmp_path / "sound"), log_lines(tmp_path / "run")
@@ -53,7 +39,7 @@ def test_a_run_of_faults_goes_back_to_the_checkpoint_with_other_noise(tmp_path, 
 @pytest.mark.parametrize("faulty", [(8,), (14,), (8, 12, 14)], ids=str)
 def test_a_skipped_step_does_not_cost_the_checkpoint_that_is_due(tmp_path, monkeypatch, faulty) -> None:
     """Those of steps 4, 8, 12 and the last are due; the state after a skipped step is as sound as before it."""
-    _faulty_calls(monkeypatch, lambda call: call in faulty)
+    faulty_calls(monkeypatch, lambda call: call in faulty)
     train.main(words(tmp_path / "run", sds=True, keep_checkpoints=9, **SHORT))
     assert [step for step, _ in numbered(tmp_path / "run")] == [14, 12, 8, 4]
     train_state = load_tree(numbered(tmp_path / "run")[0][1])["train"]
@@ -76,7 +62,7 @@ def test_a_parameter_that_broke_in_a_step_with_a_checkpoint_is_not_saved(tmp_pat
 
 
 def test_faults_that_come_again_stop_the_run_with_a_diagnosis(tmp_path, monkeypatch, capsys) -> None:
-    _faulty_calls(monkeypatch, lambda call: call > 9)
+    faulty_calls(monkeypatch, lambda call: call > 9)
     assert train.main(words(tmp_path / "run", sds=True, **SHORT)) == STOPPED
     told = capsys.readouterr()
     assert told.out.count("continuing after step 8") == 1 and "going back to a checkpoint did not help" in told.err

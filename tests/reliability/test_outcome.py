@@ -11,10 +11,9 @@ import cograd.team
 import train
 from arguments.exit_codes import FINISHED, REFUSED, STOPPED
 from gaussian_renderer.outputs import RunOutputs
-from guidance.ideal import IdealPrior
 from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
-from tests.reliability.hooks import at_step, with_state
+from tests.reliability.hooks import at_step, faulty_calls, with_state
 from tests.reliability.processes import PLAIN
 from tests.reliability.same_run import log_lines
 from utils import careful_writes
@@ -24,39 +23,39 @@ from utils.video import SegmentedVideo
 NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB"),
     MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    ),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     OSError(12, "Cannot allocate memory"),
 ]
 DEVICE_LOST = [
-    RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError(
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"
+    ),
     torch.AcceleratorError("CUDA error: unspecified launch failure", 719),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
 ]
-OURS = [ValueError("shapes differ"), ZeroDivisionError("division by zero"), RuntimeError("size mismatch"), KeyError("xyz")]
+OURS = [
+    ValueError("shapes differ"),
+    ZeroDivisionError("division by zero"),
+    RuntimeError("size mismatch"),
+    KeyError("xyz"),
+]
 
 
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}-{str(error)[:12]}"
 
 
-def _faulty_steps(monkeypatch, is_faulty) -> None:
-    """The denoiser answers with infinities in those steps, counted from 1; one call a step (SDS)."""
-    sound, calls = IdealPrior.predict_noise, []
-
-    def faulty(self, x_t, t, embeddings):
-        calls.append(1)
-        eps = sound(self, x_t, t, embeddings)
-        return torch.full_like(eps, float("inf")) if is_faulty(len(calls)) else eps
-
-    monkeypatch.setattr(IdealPrior, "predict_noise", faulty)
-
-
 @pytest.mark.parametrize(
     ("faulty", "told"),
     [
         ((6,), "1 of 6 steps was skipped, the last one included, most often because guidance is not finite (1 time)"),
-        ((5, 6), "2 of 6 steps were skipped, the last one included, most often because guidance is not finite (2 times)"),
+        (
+            (5, 6),
+            "2 of 6 steps were skipped, the last one included, most often because guidance is not finite (2 times)",
+        ),
         ((1, 2, 3, 4), "4 of 6 steps were skipped, most often because guidance is not finite (4 times)"),
         ((1, 3, 5), None),
     ],
@@ -64,7 +63,7 @@ def _faulty_steps(monkeypatch, is_faulty) -> None:
 )
 def test_skipped_steps_are_no_success(tmp_path, monkeypatch, capsys, faulty, told) -> None:
     """Most of them, or the last one; half of them with the last one sound are."""
-    _faulty_steps(monkeypatch, lambda step: step in faulty)
+    faulty_calls(monkeypatch, lambda step: step in faulty)
     argv = words(tmp_path / "run", sds=True, **PLAIN | {"iterations": 6})
     assert train.main(argv) == (STOPPED if told else FINISHED)
     printed = capsys.readouterr()
@@ -84,7 +83,7 @@ def test_learning_rates_that_destroy_everything_are_no_success(tmp_path, capsys)
 
 def test_a_resumed_run_counts_the_steps_before(tmp_path, monkeypatch, capsys) -> None:
     """Five of eight: four before the signal, one after it."""
-    _faulty_steps(monkeypatch, lambda step: step in (1, 2, 3, 4, 7))
+    faulty_calls(monkeypatch, lambda step: step in (1, 2, 3, 4, 7))
     at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), 15))
     settings = PLAIN | {"iterations": 8, "resume": "auto", "sds": True}
     assert train.main(words(tmp_path / "run", **settings)) == 75
@@ -179,7 +178,10 @@ def test_a_writer_that_fails_costs_its_output(tmp_path, monkeypatch, capsys, kin
     printed = capsys.readouterr()
     assert f"{kind} could not be written ({type(error).__name__}: {error}" in printed.out
     assert f"step 3 is done, but not all could be written: {kind} (" in printed.err
-    assert len(log_lines(tmp_path / "run")) == 3 and newest_good(tmp_path / "run", pytest.fail)[0].name == "chkpnt3.safetensors"
+    assert (
+        len(log_lines(tmp_path / "run")) == 3
+        and newest_good(tmp_path / "run", pytest.fail)[0].name == "chkpnt3.safetensors"
+    )
 
 
 @pytest.mark.parametrize("error", [NO_MEMORY[0], MemoryError(), NO_MEMORY[2]], ids=_named)

@@ -155,7 +155,7 @@ def test_the_bar_is_drawn_from_begin_to_close_and_warnings_stand_above_it(tmp_pa
     assert capsys.readouterr().err == ""
     log.begin()
     log.step({"iteration": 1, "loss": 0.5, "points": 7})
-    logging.getLogger("a.library").warning("something is odd")
+    logging.getLogger("some.package").warning("something is odd")
     log.close()
     log.close()
     drawn = capsys.readouterr().err
