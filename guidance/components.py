@@ -40,11 +40,16 @@ class Components:
 
 
 def check_fit(components: Components, source: str) -> None:
-    """Raise ModelUnavailable unless the parts belong together and form a plain text-to-image model."""
-    for problem in (*_misfits(components), *_schedule_problems(components.scheduler)):
-        raise ModelUnavailable(f"{source}: {problem}")
+    """Raise ModelUnavailable unless the parts form one plain text-to-image model, with finite weights."""
+    check_configs(components, source)
     for part in NETWORKS:
         check_finite(getattr(components, part), f"{source}: {part}")
+
+
+def check_configs(components: Components, source: str) -> None:
+    """`check_fit` without the weights."""
+    for problem in (*_misfits(components), *_schedule_problems(components.scheduler)):
+        raise ModelUnavailable(f"{source}: {problem}")
 
 
 def check_finite(module: Any, told: str) -> None:

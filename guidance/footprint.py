@@ -22,8 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from guidance.controlnet import residuals
-from guidance.sources import quiet
-from guidance.weights import vae_class
+from guidance.skeleton import networks
 
 
 class LiveBytes(TorchDispatchMode):
@@ -87,18 +86,14 @@ def footprint(folder: Path, dtype: torch.dtype, size_px: tuple[int, int], with_c
 
     A ControlNet is taken to be the one that belongs to the U-Net.
     """
-    from diffusers import ControlNetModel, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import ControlNetModel
 
-    with quiet(), torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(folder / "unet")))
-        autoencoder = vae_class(folder)
-        vae = autoencoder.from_config(autoencoder.load_config(str(folder / "vae")))
-        text = CLIPTextModel(CLIPTextConfig.from_pretrained(str(folder / "text_encoder")))
+    unet, vae, text = networks(folder)
+    with torch.device("meta"):
         control = ControlNetModel.from_unet(unet, load_weights_from_unet=False) if with_controlnet else None
-        for module in (unet, vae, text, control):
-            if module is not None:
-                module.requires_grad_(False).eval().to(dtype)
+    for module in (unet, vae, text, control):
+        if module is not None:
+            module.requires_grad_(False).eval().to(dtype)
     return measure(unet, vae, text, control, size_px)
 
 

@@ -2,14 +2,17 @@
 """What can be told of a run's model files before any weight is read or fetched: asked with the settings."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from arguments import Config, GuidanceParams
-from guidance.controlnet import find_controlnet
+from guidance.components import Components, check_configs
+from guidance.controlnet import check_controlnet, find_controlnet
+from guidance.lora import layers_of
 from guidance.lora_file import read_lora
 from guidance.model_checks import check_layout, read_json, refuse_other_names
 from guidance.single_file import BASE_MODEL, read_header
+from guidance.skeleton import skeleton
 from guidance.sources import HOW_TO_GET, ModelUnavailable, find_local, local_folder
 from guidance.textual_inversion import check_widths, read_words
 from guidance.weight_files import NETWORKS, variant_of
@@ -20,36 +23,44 @@ def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
     params = config.guidance
     if params.guidance != "SD":
         return
+    model = cache(partial(_model_on_this_machine, params))
     if params.LoRA_path:
-        yield partial(_check_lora, params, params.LoRA_path)
+        yield partial(_check_lora, params.LoRA_path, model)
     if params.textual_inversion_path:
-        yield partial(_check_words, params, params.textual_inversion_path)
+        yield partial(_check_words, params.textual_inversion_path, model)
     if params.controlnet_model_key:
-        yield partial(find_controlnet, params.controlnet_model_key)
+        yield partial(_check_controlnet, params.controlnet_model_key, model)
     yield partial(_check_model, params)
 
 
-def _check_lora(params: GuidanceParams, path: str) -> None:
-    lora = read_lora(path)
-    if lora.words and (width := _text_width(params)):
-        check_widths(lora.words, width, lora.told)
-
-
-def _check_words(params: GuidanceParams, path: str) -> None:
+def _check_words(path: str, model: Callable[[], Components | None]) -> None:
     words = read_words(path)
-    if width := _text_width(params):
-        check_widths(words, width, f"textual inversion {path}")
+    if (parts := model()) is not None:
+        check_widths(words, parts.text_encoder.config.hidden_size, f"textual inversion {path}")
 
 
-def _text_width(params: GuidanceParams) -> int | None:
-    """How wide the vectors of the model's text encoder are, where its config is on this machine."""
+def _check_lora(path: str, model: Callable[[], Components | None]) -> None:
+    lora = read_lora(path)
+    if (parts := model()) is not None:
+        check_widths(lora.words, parts.text_encoder.config.hidden_size, lora.told)
+        layers_of(parts, lora)
+
+
+def _check_controlnet(key: str, model: Callable[[], Components | None]) -> None:
+    source = find_controlnet(key)
+    if isinstance(source, Path) and (parts := model()) is not None:
+        check_controlnet(read_json(source / "config.json"), parts.unet.config, str(source))
+
+
+def _model_on_this_machine(params: GuidanceParams) -> Components | None:
+    """The model without its weights, if its configs are on this machine; `_check_model` reports their faults."""
     try:
         source = find_local(params)
-        config = read_json(source / "text_encoder" / "config.json") if source is not None and source.is_dir() else {}
-    except ModelUnavailable:  # `_check_model` reports it
+        is_file = source is not None and source.is_file()
+        folder = local_folder(params.base_model_key or "") if is_file else source
+        return None if folder is None else skeleton(folder)
+    except ModelUnavailable:
         return None
-    width = config.get("hidden_size")
-    return width if isinstance(width, int) else None
 
 
 def _check_model(params: GuidanceParams) -> None:
@@ -63,6 +74,7 @@ def _check_model(params: GuidanceParams) -> None:
         check_layout(source)
         for part in NETWORKS:
             variant_of(source / part)
+        check_configs(skeleton(source), str(source))
     elif source is not None:
         _check_single_file(source, params.base_model_key)
 
