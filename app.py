@@ -7,13 +7,18 @@ tools/web_app/; all but server.py, page.py, form.py and run_panel.py work withou
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-from arguments.exit_codes import FINISHED, REFUSED
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import importlib.util
+
+from arguments.exit_codes import FINISHED, REFUSED
 from utils.addresses import free_port, is_loopback
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from utils import program
 
 if __name__ == "__main__":
-    program.start()  # before the imports below, which take seconds
+    program.start_training()  # before the imports below, which take seconds
 
 # Before torch loads OpenMP: threads that wait must not burn the core that another process needs. With one other busy
 # process on two cores a step is nearly three times faster so.

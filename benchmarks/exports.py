@@ -8,20 +8,26 @@ their z-buffer. --picture writes Gaussians above mesh.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import math
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import PipelineParams
 from benchmarks.machine import machine
@@ -96,11 +102,11 @@ def write_picture(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCa
     write_png(out, np.round(sheet * 255).astype(np.uint8))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run folder or .ply file (default: a run of 600 steps is made)")
     parser.add_argument("--picture", type=Path, help="write Gaussians above mesh as a PNG")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         run = args.run or short_run(Path(folder) / "run")
         cloud = GaussianModel.from_ply(cloud_of(run))
@@ -120,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -8,19 +8,25 @@ how many of the 180 it had to forget. A step is one view: its gradient is stored
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import CoGradParams
 from benchmarks.machine import machine
@@ -78,7 +84,7 @@ def row(count: int, seen: float, repeats: int, device: torch.device) -> list[str
     return [*cells, *(f"{ms:.2f}" for ms in fuse_ms), f"{follow_ms:.0f}"]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
@@ -97,4 +103,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -7,16 +7,22 @@ its own, whose peak is compared with the bytes counted on the meta device.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import subprocess
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 from torch.utils.checkpoint import checkpoint
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.machine import machine
 from guidance.footprint import _encode, _lean_attention
@@ -62,11 +68,11 @@ def measure(mode: str, views: int, size_px: int) -> str:
     return f"| {mode} | {views} | {estimate / 1e9:.2f} | {taken / 1e9:.2f} |"
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size_px", type=int, default=128, help="side of the pictures")
     parser.add_argument("--case", type=int, help="index of one case, measured in this process")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.case is not None:
         print(measure(*CASES[options.case], options.size_px))
         return
@@ -77,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -7,16 +7,22 @@ the ones that the README quotes.
 
 from __future__ import annotations
 
-import resource
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import resource
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
 
 from benchmarks.machine import machine
 from utils.run_log import read_steps
@@ -25,11 +31,11 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"
 
 
-def main(flags: list[str]) -> None:
+def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "train.py"), "--opt", str(ROOT / "configs" / "quickstart.yaml")]
         start = time.perf_counter()
-        subprocess.run([*command, "--model_path", folder, "--quiet", "true", *flags], check=True)
+        subprocess.run([*command, "--model_path", folder, "--quiet", "true", *argv], check=True)
         wall_s = time.perf_counter() - start
         lines = read_steps(Path(folder) / "log.jsonl")
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
@@ -46,4 +52,4 @@ def main(flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    program.run(main)

@@ -8,20 +8,26 @@ of the run (`--init_num_pts 100000 --viewer_interval 0.2`). results/viewer.md ke
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py does, before torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 import msgspec.msgpack
 import torch
@@ -141,10 +147,10 @@ def paused(config: Config, seconds: float = 5.0) -> float:
         return (time.process_time() - used_s) / seconds
 
 
-def main(flags: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Prints the table."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", folder, *flags]
+        words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", folder, *argv]
         configs = {mode: load_config([*words, *([] if mode == MODES[0] else ["--viewer_port", "0"])]) for mode in MODES}
         steps = Steps(configs[MODES[0]])
         with Viewers(configs[MODES[0]]) as none:
@@ -166,4 +172,4 @@ def main(flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    program.run(main)

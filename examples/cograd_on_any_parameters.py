@@ -6,13 +6,19 @@ model stands noise that grows with the timestep. docs/using_cograd.md explains t
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import CoGradParams
 from cograd import CoGrad
@@ -37,7 +43,7 @@ def on_screen(points: Tensor, theta_deg: Tensor, phi_deg: Tensor) -> Tensor:
     return points @ torch.stack([right, up], dim=1)
 
 
-def main() -> tuple[float, int]:
+def fit() -> tuple[float, int]:
     """(root mean square distance of the fitted points from the true ones, gradients that were fused)."""
     streams, fused_count = RandomStreams(seed=0), 0
     truth, points = streams.randn(POINTS, 3), torch.zeros(POINTS, 3)
@@ -74,5 +80,10 @@ def main() -> tuple[float, int]:
     return error, fused_count
 
 
+def main(argv: list[str]) -> None:
+    """It has no options."""
+    fit()
+
+
 if __name__ == "__main__":
-    main()
+    program.run(main)

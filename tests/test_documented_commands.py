@@ -19,7 +19,7 @@ from arguments.load import load_config
 from guidance import ideal
 from guidance.toy.rendered_set import render_set
 from tests.documented.commands import ROOT, Command, commands, parts
-from tests.documented.running import SMALL, Checkout, Understood, call, no_network, only_read, program
+from tests.documented.running import SMALL, Checkout, Understood, no_network, only_read, program
 
 COMMANDS = commands()
 TURN = ("--size_px", "64", "--frames", "4")
@@ -83,14 +83,14 @@ def runs(command: Command, checkout: Checkout) -> None:
     if tuple(words) not in checkout.tried:
         checkout.tried.add(tuple(words))
         main, rest = program(words)
-        assert call(main, [*rest, *SMALLER.get(words[1], ())]) in (0, None)
+        assert main([*rest, *SMALLER.get(words[1], ())]) in (0, None)
 
 
 def is_read(command: Command, checkout: Checkout) -> None:
     """The program takes its words; doing it needs a GPU, weights, a network or more time. --help is printed."""
     main, words = program(checkout.words(command))
     with only_read(), pytest.raises((Understood, SystemExit)) as ended:
-        call(main, words)
+        main(words)
     assert ended.type is Understood or ended.value.code == 0
 
 

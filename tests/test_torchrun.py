@@ -98,7 +98,7 @@ def test_an_error_in_one_process_ends_both_with_one_word(tmp_path) -> None:
 
 
 PIDS = (
-    "import os, sys\nfrom utils import program\nprogram.start()\n"
+    "import os, sys\nfrom utils import program\nprogram.start_training()\n"
     "open(os.environ['PIDS'] + os.environ['RANK'], 'w').write(str(os.getpid()))\nimport train\nprogram.run(train.main)\n"
 )
 

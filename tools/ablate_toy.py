@@ -15,15 +15,21 @@ What follows `--` goes to train.py in every run: ... --out FOLDER -- --iteration
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import torch
 
 from tools.ablation.film import figure, film_csv
 from tools.ablation.grid import (
@@ -42,7 +48,6 @@ from tools.ablation.runs import rescore, run_grid
 from tools.ablation.staircase import calibrate, read_biases
 from tools.ablation.summary import runs_csv, summary
 from tools.sweep.runs import Result, read_results
-from utils import program
 from utils.image_utils import write_png
 
 

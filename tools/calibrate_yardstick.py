@@ -9,18 +9,24 @@ many wrong ones are not (sensitivity), with Wilson's 95 % intervals.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import csv
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import PipelineParams
 from evaluation.janus import wilson
@@ -33,7 +39,6 @@ from guidance.toy.raycast import View
 from guidance.toy.truth import Images, Renderer, renderer_of_truth
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
-from utils import program
 
 RADIUS, FOV_RAD = 3.5, 0.40
 SHARES = (0.30, 0.325, 0.35, 0.375, 0.40, 0.45)

@@ -10,26 +10,31 @@ status: 1 when something is wrong.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email import message_from_string
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
-
 from tools.cuda_architectures import Code, code_in
-from utils import program
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = {"V100": 70, "T4": 75, "A100": 80, "RTX 30": 86, "RTX 40, L40": 89, "H100, H200": 90}

@@ -7,14 +7,20 @@ both clouds from the same cameras with PSNR and SSIM, a run's own pictures again
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
 
 from tools.comparison.compare import (
     AMPLIFIED,
@@ -29,7 +35,6 @@ from tools.comparison.compare import (
 )
 from tools.comparison.folder import Side, read_side
 from tools.pages import escape, image, jpeg, page, table
-from utils import program
 
 VIEWS = 8
 

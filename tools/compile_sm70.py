@@ -7,15 +7,20 @@ Checks that the kernels compile and fit; a library for a V100 is built by setup.
 then for sm_70 too. Exit status 1 and a sentence where it cannot.
 """
 
-import ctypes
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools import cuda_report
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import ctypes
+import tempfile
+
+from tools import cuda_report
 
 SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
 ARCH = "sm_70"

@@ -7,21 +7,26 @@ One SOURCE may be a folder of tools/ablate_toy.py: its first --seeds are drawn, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
 
 import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from tools.ablation.pictures import first_seeds, results_in, sheet
 from tools.orbits import Lens, framing, full_turn, pictures
-from utils import program
 from utils.file_formats import check_suffix, is_scene
 from utils.image_utils import write_png
 from utils.video import read_video

@@ -4,15 +4,19 @@
     python tools/cuda_report.py          # exit status 1 if a kernel spills or uses the stack
 """
 
-import importlib.util
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import importlib.util
+import re
+from dataclasses import dataclass
 
 LIBRARIES = ("diff_gaussian_rasterization", "simple_knn")
 

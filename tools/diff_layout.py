@@ -9,18 +9,22 @@ map names what is not there, in either tree; submodules may be missing from the 
 
 from __future__ import annotations
 
-import argparse
-import ast
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 ROOT = Path(__file__).resolve().parents[1]
 MAP = ROOT / "docs" / "upstream.md"

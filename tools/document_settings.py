@@ -7,20 +7,25 @@ page is stale.
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
 
 from arguments import GROUPS, Config
 from arguments.coerce import expectation, in_words
 from arguments.declare import KeySpec, keys_of
 from arguments.yaml_file import BASE_KEY, read_yaml
-from utils import program
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "configuration.md"

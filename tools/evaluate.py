@@ -6,19 +6,24 @@ A run folder's prompt and last cloud are taken. docs/evaluation.md says what eac
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import torch
+
 from evaluation import METRICS, Metric, MetricUnavailable, load_metric, over_views
 from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
-from utils import program
 from utils.device import resolve_device
 
 Scores = dict[str, dict[str, float] | str]

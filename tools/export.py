@@ -6,20 +6,25 @@ RUN is a run folder, this program's or LucidDreamer's, or one .ply file. docs/ex
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
 
 from tools.exporting import FORMATS, check_known, exports
 from tools.exporting.options import Options
 from tools.orbits import colour_of
-from utils import program
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
 
 logger = logging.getLogger(__name__)

@@ -10,15 +10,21 @@ for "Janus or inconsistent", "consistent", "unsure", and a button that saves lab
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 import cv2
 
@@ -26,7 +32,6 @@ from evaluation.janus import LABELS, Rate, blinded, rates
 from evaluation.run_folder import config_of_run
 from tools.pages import PLAY, escape, image, jpeg, page, video_file
 from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
-from utils import program
 from utils.run_records import read_object
 
 MAX_BYTES = 1 << 24

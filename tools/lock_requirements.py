@@ -9,17 +9,21 @@ the user chooses among them (docs/environments.md).
 
 from __future__ import annotations
 
-import argparse
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES: dict[str, tuple[str, ...]] = {

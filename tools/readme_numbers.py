@@ -7,22 +7,27 @@ times are worth telling only if nothing else runs. What follows `--` goes to tra
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.machine import machine
 from evaluation.known_truth import score_run
 from tools.contact_sheet import contact_sheet
-from utils import program
 from utils.image_utils import write_png
 from utils.run_log import read_steps
 from utils.video import read_video

@@ -7,20 +7,25 @@ Prints a Markdown table; one row a sigma and visit floor, mean over the seeds.
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
 from arguments import CoGradParams
 from cograd.regions import STARVED_BELOW, RegionSampler, draw_without_replacement
-from utils import program
 from utils.random_streams import RandomStreams
 
 HEADER = (

@@ -10,23 +10,29 @@ What follows `--` goes to train.py in every run: ... --out FOLDER -- --iteration
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import contextlib
 import functools
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments.load import load_config
 from evaluation import METRICS
@@ -41,7 +47,6 @@ from tools.reproduction.plan import METHODS, PAPER_METHODS, TOY_METHODS, Asset, 
 from tools.reproduction.report import report
 from tools.reproduction.tables import assets_csv, summary, summary_csv
 from tools.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
-from utils import program
 from utils.device import resolve_device
 
 ASK_FROM_HOURS = 2.0

@@ -7,18 +7,23 @@ its config.yaml says what the truth is; guidance/toy/scoring.py says what the sc
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
 from evaluation.known_truth import SIZE_PX, score_run
 from guidance.toy.fronts import FRONT_DEG
-from utils import program
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -6,17 +6,23 @@ Other flags are train.py's. Two rows: views at the narrowest and at the widest f
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from arguments import Config
 from arguments.load import load_config
@@ -25,7 +31,6 @@ from gaussian_renderer import render
 from scene import Scene
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
-from utils import program
 from utils.file_formats import check_suffix
 from utils.image_utils import to_uint8, write_png
 from utils.random_streams import RandomStreams

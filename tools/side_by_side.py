@@ -6,17 +6,22 @@ A, B, ... are .ply files or run folders. All are seen from the same cameras, whi
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from tools.orbit_flags import add_flags, check_flags, load, turns
 from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from tools.orbit_flags import add_flags, check_flags, load, turns
 from utils.file_formats import check_suffix
 from utils.heat_map import text_strip
 from utils.video import VideoWriter

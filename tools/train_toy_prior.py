@@ -10,18 +10,23 @@ holds a running average of the weights that `export` writes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+
+import torch
 
 from tools.toy_prior.data import load_or_render
 from tools.toy_prior.model import Sizes
 from tools.toy_prior.training import Trainer, TrainSettings
-from utils import program
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -6,16 +6,21 @@ A SCENE is a .ply file or a run folder, this program's or LucidDreamer's; each g
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+from collections.abc import Sequence
+
 from tools.exporting.places import default_path
 from tools.orbit_flags import add_flags, check_flags, load, turns
-from utils import program
 from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 

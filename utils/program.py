@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every command line of this project starts and ends: `program.run(main)`.
+"""How every command line of this project starts and ends: `program.start()` before its imports, `program.run(main)`.
 
 Standard streams that cannot be written (a closed terminal, `| head`, a full disk, closed from the start) are turned off
-instead of ending the program; an interrupt ends it without a stack trace.
+instead of ending the program; an interrupt ends it without a stack trace, during the imports too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from utils.stop_signals import exit_on_signals, ignore_signals
+from utils.stop_signals import SIGNALS, exit_on_signals, ignore_signals, restore
 
 FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
 """Exit statuses; arguments/exit_codes.py says what they mean."""
@@ -47,10 +48,24 @@ class GuardedFile(io.FileIO):
         return len(view)
 
 
+_before_start: dict[int, Any] = {}  # handlers that `run` restores
+
+
 def start() -> None:
-    """Before the imports that take seconds: streams and signals are safe from here on. May be called twice."""
+    """Before the imports, which may take seconds: from here until `run` SIGINT ends the program with one line.
+
+    Streams are guarded. May be called twice.
+    """
     guard_streams()
-    exit_on_signals(INTERRUPTED, KILLED)
+    before = exit_on_signals({signal.SIGINT: KILLED})
+    _before_start.update({number: before[number] for number in before.keys() - _before_start.keys()})
+
+
+def start_training() -> None:
+    """As `start`, for train.py: every signal that stops a run, until StopSignals takes them. May be called twice."""
+    guard_streams()
+    statuses = {**dict.fromkeys(SIGNALS, INTERRUPTED), signal.SIGINT: KILLED}
+    exit_on_signals(statuses, ", before the first step; run the same command again")
 
 
 def guard_streams() -> None:
@@ -102,12 +117,13 @@ def is_printed(stream: Any) -> bool:
 
 
 def run(main: Callable[[list[str]], int | None], prints_its_result: bool = True) -> NoReturn:
-    """Calls main(the command line) and exits with its status.
+    """Calls main(the command line) and exits with its status. SIGINT raises KeyboardInterrupt in main, after `start`.
 
     prints_its_result: whether a finished program has failed when its output could not be printed.
     """
     guard_streams()
     try:
+        restore(_before_start)
         status = main(sys.argv[1:]) or FINISHED
     except KeyboardInterrupt:
         print(f"{_name()}: interrupted", file=sys.stderr)

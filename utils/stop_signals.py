@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -44,8 +44,7 @@ class StopSignals:
 
     def release(self) -> None:
         """The handlers from before `take` are back. May be called twice."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        restore(self._before)
         self._before = {}
 
     def __enter__(self) -> StopSignals:
@@ -67,27 +66,34 @@ class StopSignals:
         self.received = self.received or name_of(number)
 
 
-def exit_on_signals(interrupted: int, killed: int) -> None:
-    """For the start-up of a program: one line, then exit with `killed` after SIGINT, `interrupted` after others.
+def exit_on_signals(status_of: Mapping[int, int], advice: str = "") -> dict[int, Any]:
+    """For the start-up of a program: a signal in `status_of` ends it with one line and that exit status.
 
-    The process exits in the handler: an exception might be caught inside the import that it interrupts.
+    advice: the end of that line. The process exits in the handler: an exception might be caught inside the import that
+    it interrupts. Returns the earlier handlers, for `restore`.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        line = f"Received {name_of(number)} during start-up, before the first step; run the same command again"
+        line = f"Received {name_of(number)} during start-up{advice}"
         if os.environ.get("RANK", "0") == "0":
             with suppress(Exception):
                 sys.stdout.flush()
             with suppress(OSError):
                 os.write(2, f"{os.path.basename(sys.argv[0])}: {line}\n".encode())
-        os._exit(killed if number == signal.SIGINT else interrupted)
+        os._exit(status_of[number])
 
-    _handle_all(end)
+    return _handle_all(end, tuple(status_of))
 
 
 def ignore_signals() -> None:
     """For the last moments of a program, whose exit status is decided."""
     _handle_all(signal.SIG_IGN)
+
+
+def restore(handlers: Mapping[int, Any]) -> None:
+    """Sets handlers that were there before."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def name_of(number: int) -> str:
@@ -98,10 +104,10 @@ def name_of(number: int) -> str:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
-def _handle_all(handler: Handler | signal.Handlers) -> dict[int, Any]:
-    """Sets the handler of SIGNALS; returns the earlier ones. One that is ignored stays so (nohup), but for SIGINT."""
+def _handle_all(handler: Handler | signal.Handlers, among: Sequence[int] = SIGNALS) -> dict[int, Any]:
+    """Sets the signals' handler; returns the earlier ones. One that is ignored stays so (nohup), but for SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     kept = (signal.SIG_IGN, None)  # None: set outside of Python
-    numbers = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) not in kept]
+    numbers = [number for number in among if number == signal.SIGINT or signal.getsignal(number) not in kept]
     return {number: signal.signal(number, handler) for number in numbers}

@@ -4,9 +4,17 @@
 First all kernels in several orders, which must show no race; then without each barrier in turn, which must show one.
 """
 
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import subprocess
 
 import shim_build
 
@@ -33,7 +41,7 @@ def run(program: Path, barrier: str = "", seed: int = 0, pairs_fit: bool = True)
     return subprocess.run(call, capture_output=True, text=True, env={"TSAN_OPTIONS": "halt_on_error=1"})
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     if not shim_build.SUPPORTED:
         print("tsan: the CUDA shim's stack switch is written for x86-64 only")
         return 1
@@ -58,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -106,15 +106,6 @@ def program(words: list[str]) -> tuple[Callable[..., object], list[str]]:
     return importlib.import_module(module).main, rest
 
 
-def call(main: Callable[..., object], words: list[str]) -> object:
-    """main(words), or main() for a program without arguments of its own."""
-    if main.__code__.co_argcount == 0:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["program", *words])
-            return main()
-    return main(words)
-
-
 @contextlib.contextmanager
 def only_read() -> Iterator[None]:
     """Inside, a program that has read its command line raises Understood."""

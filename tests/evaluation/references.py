@@ -5,9 +5,18 @@
 metrics with that file, so a release of transformers that computes something else is noticed.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -223,6 +232,10 @@ def record() -> dict[str, list[float]]:
     }
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
     RECORDED.write_text(json.dumps(record(), indent=1) + "\n")
     print(RECORDED.read_text())
+
+
+if __name__ == "__main__":
+    program.run(main)

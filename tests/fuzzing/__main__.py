@@ -8,9 +8,13 @@
 Ends with a line for docs/reliability.md for each target, and status 1 if one broke its law.
 """
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import logging
-import sys
 import time
 import traceback
 
@@ -36,22 +40,22 @@ def fuzz(target: Target, first_seed: int, seconds: float, limit: int | None, inp
     return tally
 
 
-def main() -> None:
-    """An equal share of the time for each target."""
+def main(argv: list[str]) -> int:
+    """An equal share of the time for each target; status 1 if one broke its law."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1_000_000, help="the first round")
     parser.add_argument("--cases", type=int, help="at most so many rounds a target")
     parser.add_argument("--round", type=int, default=ROUND, help="inputs a round")
     parser.add_argument("--only", choices=[target.name for target in TARGETS])
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     logging.disable(logging.WARNING)  # every dropped viewer would have its line
     chosen = [target for target in TARGETS if options.only in (None, target.name)]
     print(f"limits of an input: {LIMIT_S:g} s, {LIMIT_MB} MB", flush=True)
     share_s = options.seconds / len(chosen)
     tallies = [fuzz(target, options.seed, share_s, options.cases, options.round) for target in chosen]
-    sys.exit(1 if any(tally.failures for tally in tallies) else 0)
+    return 1 if any(tally.failures for tally in tallies) else 0
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

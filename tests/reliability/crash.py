@@ -8,23 +8,29 @@ that gets to its end must equal the unbroken one. When there are kills left the 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import argparse
 import multiprocessing
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from tests.reliability.same_run import differences
+from utils.checkpoints import newest_good, numbered
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
-
-from tests.reliability.same_run import differences  # noqa: E402
-from utils.checkpoints import newest_good, numbered  # noqa: E402
-
 EVERY = 4
 SMALL = {
     "text": "a red cube", "guidance": "ideal", "perpneg": False, "device": "cpu", "iterations": 40, "image_w": 16, "image_h": 16,
@@ -146,12 +152,12 @@ def _train(argv: list[str]) -> None:
     sys.exit(train.main(argv))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="keep the runs in this folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = args.keep or Path(tempfile.mkdtemp(prefix="crash"))
     start = time.perf_counter()
     try:
@@ -162,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints, as JSON, a digest of what the importable extensions compute for each instruction set: `python digests.py`."""
 
-import hashlib
-import json
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # behind PYTHONPATH, which says whose extensions these are
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import hashlib
+import json
+
 import torch
+from raster_scenes import random_scene, run_batch, run_extension, three_views
 
-HERE = Path(__file__).resolve().parent
-sys.path.extend([str(HERE), str(HERE.parents[1])])  # behind PYTHONPATH, which says whose extensions these are
-
-from raster_scenes import random_scene, run_batch, run_extension, three_views  # noqa: E402
-
-from diff_gaussian_rasterization import _abi  # noqa: E402
-from simple_knn._C import distCUDA2  # noqa: E402
-from tests.drawn import Draws  # noqa: E402
+from diff_gaussian_rasterization import _abi
+from simple_knn._C import distCUDA2
+from tests.drawn import Draws
 
 ISAS = ("base", "x86-64-v3", "x86-64-v4")
 
@@ -45,7 +49,7 @@ def rendered() -> dict[str, str]:
     return {**digests, "batch": of([images, radii, *gradients.values()])}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     digests = {"neighbours": of([distCUDA2(Draws(5).normal(3000, 3))])}
     for isa in ISAS:
         if _abi.LIBRARY.dgr_force_isa(isa.encode()) == 0:
@@ -54,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

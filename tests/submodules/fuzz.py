@@ -12,28 +12,34 @@ A difference counts when it exceeds the usual tolerance by more than float32 can
 the reference itself changes when its inputs are rounded differently or when it computes in float32.
 """
 
-import argparse
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda_shim"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+import shim_build
 import torch
+from raster_scenes import Result, Scene, camera, run_extension, run_reference
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "cuda_shim"), str(HERE.parents[1])]
-
-import shim_build  # noqa: E402
-from raster_scenes import Result, Scene, camera, run_extension, run_reference  # noqa: E402
-
-from diff_gaussian_rasterization import _abi, _cuda  # noqa: E402
-from simple_knn import _cuda as neighbours_cuda  # noqa: E402
-from simple_knn._C import distCUDA2  # noqa: E402
-from tests.drawn import Draws  # noqa: E402
+from diff_gaussian_rasterization import _abi, _cuda
+from simple_knn import _cuda as neighbours_cuda
+from simple_knn._C import distCUDA2
+from tests.drawn import Draws
 
 IMAGE_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4  # of the largest value, as in test_raster_reference.py
 ROUNDING, ROUNDINGS, SLACK = 2.0**-22, 24, 8.0
@@ -312,13 +318,13 @@ def run(first_seed: int, seconds: float, limit: int | None = None, tell: Callabl
     return failed
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Half of the time for the CPU backend, half for the CUDA kernels where the shim works."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1_000_000)
     parser.add_argument("--cases", type=int)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     seconds = options.seconds / 2 if shim_build.SUPPORTED else options.seconds
     print("CPU backend", flush=True)
@@ -327,8 +333,8 @@ def main() -> None:
         print("CUDA kernels, executed on the CPU", flush=True)
         with cuda_kernels():
             failed += run(options.seed, seconds, options.cases)
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -2,7 +2,6 @@
 """How every command line starts and ends, in processes of their own; no torch in them."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,9 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [
-    path for path in [ROOT / "app.py", *sorted((ROOT / "tools").glob("*.py"))] if "__main__" in path.read_text(encoding="utf-8")
-]
 PRINTS = "from utils import program\nprogram.run(lambda argv: [print('line', k) for k in range(10_000)] and 0)"
 
 
@@ -72,6 +68,25 @@ def test_an_interrupt_leaves_no_stack() -> None:
     assert result.returncode == 130 and result.stderr == b"-c: interrupted\n"
 
 
+@pytest.mark.parametrize("start", ["program.start()", "program.start(); program.start()", ""])
+def test_an_interrupted_main_cleans_up(tmp_path, start) -> None:
+    """From `run` on, SIGINT is an exception again: temporary folders go, `finally` runs."""
+    code = (
+        f"import os, signal, sys, tempfile\nfrom utils import program\n{start}\ndef main(argv):\n"
+        "    with tempfile.TemporaryDirectory(dir=argv[0]):\n        os.kill(os.getpid(), signal.SIGINT)\nprogram.run(main)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (130, b"-c: interrupted\n") and list(tmp_path.iterdir()) == []
+
+
+def test_start_up_of_training_outlasts_run() -> None:
+    """Until StopSignals takes the signals."""
+    code = "import os, signal\nfrom utils import program\nprogram.start_training()\nprogram.run(lambda argv: os.kill(os.getpid(), 15))"
+    result = _run(code, stderr=subprocess.PIPE)
+    assert result.returncode == 75 and b"before the first step; run the same command again" in result.stderr
+
+
 def test_a_signal_after_the_end_changes_no_status() -> None:
     code = (
         "import atexit, os, signal\nfrom utils import program\n"
@@ -80,22 +95,16 @@ def test_a_signal_after_the_end_changes_no_status() -> None:
     assert _run(code).returncode == 2
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_every_tool_starts_so(script) -> None:
-    """The last statement of every tool hands its main to program.run."""
-    assert re.search(r'\nif __name__ == "__main__":\n    program\.run\(main\)\n$', script.read_text(encoding="utf-8"))
-
-
 def test_a_stream_is_guarded_once() -> None:
     code = "import sys\nfrom utils import program\nprogram.start()\nout = sys.stdout\nprogram.start()\nprint(out is sys.stdout)"
     assert _run(code, stdout=subprocess.PIPE).stdout == b"True\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGUSR2, 75)])
-def test_a_signal_during_the_imports_ends_them(number, status) -> None:
+def test_a_signal_during_the_imports_of_training_ends_them(number, status) -> None:
     """An exception could be caught by whatever is being imported; the process exits instead."""
     code = (
-        "import os\nfrom utils import program\nprogram.start()\n"
+        "import os\nfrom utils import program\nprogram.start_training()\n"
         f"try:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    pass\nprint('went on')"
     )
     result = _run(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

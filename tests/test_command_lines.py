@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command line of the project ends by Ctrl-C with one line, however early it comes."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = {"build", "output"}  # and what begins with a dot
+MAIN = "__name__ == '__main__'"
+
+
+def _main_blocks(path: Path) -> list[ast.If]:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [statement for statement in body if isinstance(statement, ast.If) and ast.unparse(statement.test) == MAIN]
+
+
+def _sources() -> list[Path]:
+    paths = (path for path in ROOT.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+    parts = [(path, path.relative_to(ROOT).parts) for path in sorted(paths)]
+    return [path for path, names in parts if not any(name in ELSEWHERE or name.startswith(".") for name in names)]
+
+
+COMMANDS = [path for path in _sources() if _main_blocks(path)]
+
+# A finder that Python asks first for every module. It sends SIGINT when the command line imports something that is neither of
+# the standard library nor utils.program, and at the latest with the first import after `from utils import program`.
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(name, path=None, target=None):
+        own = vars(sys.modules["__main__"])
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"utils"} and "sys" in own or "program" in own:
+            sys.meta_path.remove(Interrupt)
+            os.kill(os.getpid(), signal.SIGINT)
+            print("not interrupted", name, file=sys.stderr)
+
+sys.meta_path.insert(0, Interrupt)
+"""
+
+
+def _words(path: Path) -> list[str]:
+    name = path.relative_to(ROOT)
+    return ["-m", ".".join(name.parent.parts)] if path.name == "__main__.py" else [str(path)]
+
+
+def test_command_lines_were_found() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in COMMANDS}
+    assert {"train.py", "app.py", "tools/export.py", "benchmarks/step.py", "tests/fuzzing/__main__.py"} <= names
+    assert any(name.startswith("examples/") for name in names) and "tests/conftest.py" not in names
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_an_interrupt_during_the_imports_is_one_line(tmp_path, path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED, encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, *_words(path)], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300
+    )
+    told = result.stderr.partition("during start-up")[0]
+    assert (result.returncode, told) == (130, f"{path.name}: Received SIGINT "), result.stderr
+    assert result.stdout == "" and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_line_is_run_by_program(path) -> None:
+    """Which ends it without a stack after the imports, and turns off streams that nobody reads."""
+    (statement,) = _main_blocks(path)[-1].body
+    assert ast.unparse(statement).startswith("program.run(main")
