@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that every test may use: the folder of golden numbers; what keeps runs repeatable on a busy machine."""
+"""Fixtures that every test may use: golden numbers, a served web page; what keeps runs repeatable on a busy machine."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.patience import PATIENCE_S
+from tests.web_page import serve
 from utils.stop_signals import SIGNALS
 
 # `make fuzz` is for new examples. A machine that is busy draws slowly, and that is no fault of the test.
@@ -33,3 +36,14 @@ def golden_dir() -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"golden data not found at {folder}: the clone is incomplete, run `git checkout tests/data`")
     return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """(address of a page that is served, its output folder)."""
+    folder = tmp_path_factory.mktemp("served")
+    server, address = serve(folder, "--allow_host", "proxy.example")
+    yield address, folder
+    server.send_signal(signal.SIGINT)
+    said = server.communicate(timeout=PATIENCE_S)[0]
+    assert "Traceback" not in said and server.returncode == 0, said

@@ -5,13 +5,8 @@ import contextlib
 import io
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,44 +19,11 @@ from evaluation.run_folder import last_point_cloud
 from scene.ply import read_vertices
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
 from tests.patience import PATIENCE_S, until
+from tests.web_page import ROOT, open_page, serve
 
-ROOT = Path(__file__).resolve().parent.parent
 STALL_S = 15.0  # of a page, longer than its framework waits by default
 QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamParams.view_px": "32", "GenerateCamParams.image_w": "32", "GenerateCamParams.image_h": "32", "GenerateCamParams.init_num_pts": "1000"}  # fmt: skip
 """A few seconds' run."""
-
-
-def _serve(folder: Path, *words: str) -> tuple[subprocess.Popen, str]:
-    command = [sys.executable, "app.py", "--port", "0", "--output", str(folder), *words]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # NiceGUI heeds them
-    server = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    told = server.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", told)
-    assert found, told + server.stdout.read()
-    port = int(found[0].rpartition(":")[2])
-    until(lambda: _is_open(port), "the address was printed, and nobody listens there")
-    return server, found[0]
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """(address of a page that is served, its output folder)."""
-    folder = tmp_path_factory.mktemp("served")
-    server, address = _serve(folder, "--allow_host", "proxy.example")
-    yield address, folder
-    server.send_signal(signal.SIGINT)
-    said = server.communicate(timeout=PATIENCE_S)[0]
-    assert "Traceback" not in said and server.returncode == 0, said
-
-
-def _open(page, address: str) -> None:
-    page.goto(address)
-    page.wait_for_function("window.did_handshake")
 
 
 def _set(page, label: str, value: str) -> None:
@@ -94,7 +56,7 @@ def _stopped(process: int) -> Iterator[None]:
 
 def _wait_and_leave(tab, address: str) -> None:
     """Another tab shows the same run; what it starts waits in line, and leaves it."""
-    _open(tab, address)
+    open_page(tab, address)
     tab.get_by_label("The run").get_by_text("a yellow mug with blue handle", exact=True).wait_for()
     tab.get_by_role("button", name="Start").click()
     tab.get_by_text("Waiting in line: a cyan robot with orange arms").wait_for()
@@ -120,7 +82,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
     with browser_page(accept_downloads=True) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        _open(page, address)
+        open_page(page, address)
         page.get_by_label("Prompt", exact=True).fill("a <b>yellow</b> mug with blue handle")
         page.get_by_text("The toy world ignores 'b'").wait_for()
         page.get_by_label("Prompt", exact=True).fill("a yellow mug with blue handle")
@@ -147,7 +109,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text("finished", exact=True).wait_for()
         assert "step 80 of 80" in page.inner_text("main")
         page.wait_for_function("document.querySelector('.stage video')?.readyState >= 2")
-        cloud = read_vertices(_file(tmp_path, "taken.ply", _take(page, "PLY")))
+        cloud = read_vertices(file_of(tmp_path, "taken.ply", _take(page, "PLY")))
         _, saved = last_point_cloud(folder / "a-yellow-mug-with-blue-handle")
         assert np.array_equal(np.abs(cloud["x"]), np.abs(read_vertices(saved)["x"]))  # another axis is up there
         _check_glb(_take(page, "GLB"))
@@ -164,7 +126,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         }
 
 
-def _file(folder: Path, name: str, content: bytes) -> Path:
+def file_of(folder: Path, name: str, content: bytes) -> Path:
     (folder / name).write_bytes(content)
     return folder / name
 
@@ -178,10 +140,10 @@ SOON_AFTER_THE_FRONT = """() => new Promise(done => {
 @pytest.mark.skipif(not PICTURES, reason="the README's picture: make demo, then SCREENSHOTS=docs/pictures")
 @needs_browser
 def test_the_picture_of_the_demo(tmp_path) -> None:
-    server, address = _serve(ROOT / "output")
+    server, address = serve(ROOT / "output")
     try:
         with browser_page() as page:
-            _open(page, address)
+            open_page(page, address)
             page.get_by_label("Show").click()
             page.get_by_role("option", name="quickstart", exact=True).click()
             page.get_by_text("finished", exact=True).wait_for()
@@ -209,7 +171,7 @@ def test_start_asks_about_unknown_words(served) -> None:
     """Two minutes are not spent on a mixture of all objects unless somebody wants that."""
     address, folder = served
     with browser_page() as page:
-        _open(page, address)
+        open_page(page, address)
         page.get_by_text("Advanced settings").click()
         for label, value in {**QUICK, "OptimizationParams.iterations": "2"}.items():
             _set(page, label, value)
@@ -238,10 +200,10 @@ def test_start_asks_about_unknown_words(served) -> None:
 @needs_browser
 def test_a_page_that_stalls_is_not_loaded_again(tmp_path) -> None:
     """As a browser on a busy machine does: it keeps its state and gets its answers, a download among them."""
-    server, address = _serve(tmp_path)
+    server, address = serve(tmp_path)
     try:
         with browser_page() as page:
-            _open(page, address)
+            open_page(page, address)
             page.evaluate("window.loadedOnce = true")
             page.evaluate("ms => { const end = Date.now() + ms; while (Date.now() < end); }", 1000 * STALL_S)
             page.get_by_label("Prompt", exact=True).fill("a <b>yellow</b> mug with blue handle")
@@ -256,145 +218,12 @@ def test_a_page_that_stalls_is_not_loaded_again(tmp_path) -> None:
 @needs_browser
 def test_a_phone_shows_the_whole_page_in_its_own_scheme(served) -> None:
     with browser_page(390, 844, color_scheme="dark") as page:
-        _open(page, served[0])
+        open_page(page, served[0])
         page.get_by_text("Advanced settings").click()
         page.get_by_text("GuidanceParams").click()
         page.get_by_label("guidance_scale", exact=True).wait_for()
         assert _overflow_px(page) <= 0
         assert page.evaluate("document.body.classList.contains('body--dark')")
-
-
-def _status(url: str, **headers: str) -> int:
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE_S).status  # noqa: S310
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def test_only_a_runs_own_outputs_are_served(served) -> None:
-    address, folder = served
-    run = folder / "plain-run"
-    run.mkdir()
-    (run / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
-    assert _status(f"{address}/runs/plain-run/config.yaml") == 200
-    for path in ("run.json", "console.txt", "log.jsonl", "turntable.mp4", "regions.png", "preview.png", "view", "scene.exe", "..%2fconfig.yaml", "scene.ply"):  # fmt: skip
-        assert _status(f"{address}/runs/plain-run/{path}") == 404
-    for name in ("..", "%2e%2e", "..%2f..", "absent", f"%2f{folder.parent}"):
-        assert _status(f"{address}/runs/{name}/config.yaml") == 404
-    assert _status(address) == 200 and _status(address, Host="elsewhere.example") == 400
-
-
-def _websocket(address: str, **headers: str) -> int:
-    """HTTP status of the answer to a WebSocket's handshake; 101: it was accepted."""
-    from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import connect
-
-    url = address.replace("http", "ws") + "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
-    try:
-        with connect(url, additional_headers=headers, open_timeout=PATIENCE_S):
-            return 101
-    except InvalidStatus as error:
-        return error.response.status_code
-
-
-FOREIGN = [
-    {"Origin": "http://evil.example"},
-    {"Origin": "null"},
-    {"Origin": "http://127.0.0.1:1"},  # another program's page on this machine
-    {"Origin": "http://127.0.0.1.evil.example"},
-    {"Host": "evil.example"},  # a name that its owner has pointed at this machine
-]
-
-
-@pytest.mark.parametrize("headers", FOREIGN, ids=lambda headers: "_".join(next(iter(headers.items()))))
-def test_another_sites_page_can_neither_ask_nor_listen(served, headers) -> None:
-    """Starting, stopping and exporting go through the WebSocket; every address is closed to it as well."""
-    address, _ = served
-    assert _websocket(address, **headers) in (400, 403)
-    assert _status(address, **headers) in (400, 403)
-    for path in ("/runs/any/scene.glb", "/runs/any/view", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"):
-        assert _status(address + path, **headers) in (400, 403)
-
-
-def test_a_name_that_is_allowed_is_answered(served) -> None:
-    """--allow_host, which a proxy needs."""
-    address, _ = served
-    assert _status(address, Host="proxy.example") == 200 and _status(address, Host="other.example") == 400
-
-
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_browsers_own_word_on_the_site_is_heeded(served, site) -> None:
-    """An image or a script tag of another page sends no Origin, but Sec-Fetch-Site."""
-    address, _ = served
-    assert _status(address + "/runs/any/scene.glb", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}) == 403
-    assert _status(address, **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}) == 200  # a link to the page
-
-
-def test_the_page_itself_passes_and_cannot_be_framed(served) -> None:
-    address, _ = served
-    assert _websocket(address, Origin=address) == 101 and _websocket(address) == 101
-    assert _status(address.replace("127.0.0.1", "localhost")) == 200
-    with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:  # noqa: S310
-        policy = answer.headers["Content-Security-Policy"]
-        assert "frame-ancestors 'none'" in policy and "default-src 'self'" in policy
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-
-
-def test_asking_for_an_address_starts_no_work(served) -> None:
-    """The page's button makes an export; an address only hands over what is there."""
-    address, folder = served
-    cloud = folder / "saved-run" / "point_cloud" / "iteration_3" / "point_cloud.ply"
-    cloud.parent.mkdir(parents=True)
-    cloud.write_text("ply")
-    (folder / "saved-run" / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
-    for path in ("view", "scene.ply", "scene.glb"):
-        assert _status(f"{address}/runs/saved-run/{path}") == 404
-    assert not (folder / "saved-run" / "export").exists()
-    made = folder / "saved-run" / "export" / "saved-run_3.html"
-    made.parent.mkdir()
-    made.write_text("<p>made")
-    with urllib.request.urlopen(f"{address}/runs/saved-run/view", timeout=PATIENCE_S) as answer:  # noqa: S310
-        assert answer.read() == b"<p>made"
-        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
-
-
-BAD_FOLDERS = {
-    "deep-record": {"run.json": "[" * 200_000},
-    "deep-log": {"log.jsonl": "[" * 200_000 + "\n"},
-    "deep-settings": {"config.yaml": "[" * 200_000},
-    "odd-log": {"log.jsonl": '{"iteration": 1, "loss": NaN, "points": "abc", "phase_ms": {"a": NaN}}\n'},
-    "long-numbers": {"config.yaml": f"OptimizationParams: {{iterations: {'9' * 400}}}\n"},
-    "not-text": {"config.yaml": "\udcff\udcfe"},
-}
-
-
-@needs_browser
-def test_a_bad_run_folder_takes_nothing_down(tmp_path) -> None:
-    """Neither the start of the server nor a visitor's page; the folder is shown as unreadable, the good run as it is."""
-    for name, files in BAD_FOLDERS.items():
-        (tmp_path / name).mkdir()
-        for file, text in {"config.yaml": "OptimizationParams: {iterations: 9}\n", **files}.items():
-            (tmp_path / name / file).write_text(text, encoding="utf-8", errors="surrogateescape")
-    (tmp_path / "pipes").mkdir()
-    (tmp_path / "pipes" / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
-    for file in ("run.json", "log.jsonl", "console.txt"):
-        os.mkfifo(tmp_path / "pipes" / file)  # whoever opens it as a file waits for ever
-    server, address = _serve(tmp_path)
-    try:
-        with browser_page() as page:
-            _open(page, address)
-            for name in (*BAD_FOLDERS, "pipes"):
-                page.get_by_label("Show").click()
-                page.get_by_role("option", name=name, exact=True).click()
-                unreadable = "config.yaml" in BAD_FOLDERS.get(name, {})
-                page.get_by_role("status").get_by_text(
-                    "unreadable" if unreadable else "not finished", exact=True
-                ).wait_for()
-        assert _status(address) == 200
-    finally:
-        server.send_signal(signal.SIGINT)
-        said = server.communicate(timeout=PATIENCE_S)[0]
-    assert "Traceback" not in said and server.returncode == 0, said
 
 
 def test_bad_arguments_are_told_in_a_sentence(tmp_path, capsys, monkeypatch) -> None:

@@ -10,55 +10,26 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from arguments.load import load_config
 from arguments.run_folder import RunFolder
+from tests.arguments.run_folders import begin, contents, earlier_run, opened, run_json
 from utils.general_utils import atomic_path
-from utils.run_lock import FolderInUse, FolderLost
+from utils.run_lock import FolderInUse
 from utils.tree_file import save_tree
 
-CPU = torch.device("cpu")
 
-
-def _open(folder: Path, *flags: str, tell=pytest.fail) -> RunFolder:
-    return RunFolder(load_config(["--text", "x", "--model_path", str(folder), *flags]), tell)
-
-
-def _begin(run: RunFolder):
-    """Looks, then writes, as a run does; returns the checkpoint that was found."""
-    found = run.find()
-    run.begin(CPU)
-    return found
-
-
-def _run(folder: Path, steps: int = 1, finished: bool = False) -> None:
-    """What a run of some steps leaves."""
-    with _open(folder) as run:
-        _begin(run)
-        (folder / "init_points3d.ply").write_text("sampled")
-        (folder / "log.jsonl").write_text('{"iteration": 1}\n' * steps)
-        (folder / "point_cloud").mkdir()
-        (folder / "point_cloud" / "p.ply").write_text("cloud")
-        if finished:
-            run.finished({})
-
-
-def _record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
-def _checkpoint(folder: Path, step: int, **run: str) -> dict:
+def checkpoint(folder: Path, step: int, **run: str) -> dict:
     """A checkpoint of the folder's run, or of another one."""
-    tree = {"run": run or {"id": _record(folder)["run_id"]}, "a": 1}
+    tree = {"run": run or {"id": run_json(folder)["run_id"]}, "a": 1}
     save_tree(folder / f"chkpnt{step}.safetensors", tree)
     return tree
 
 
 def test_a_second_run_is_refused_while_the_first_works(tmp_path) -> None:
-    with _open(tmp_path), pytest.raises(FolderInUse, match="in use by process"):
-        _open(tmp_path)
-    _open(tmp_path).close()
+    with opened(tmp_path), pytest.raises(FolderInUse, match="in use by process"):
+        opened(tmp_path)
+    opened(tmp_path).close()
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch) -> None:
@@ -67,33 +38,33 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     told: list[str] = []
-    with _open(tmp_path, tell=told.append) as run:
-        _begin(run)
+    with opened(tmp_path, tell=told.append) as run:
+        begin(run)
     assert told == [f"the file system of {tmp_path} has no locks: nothing stops a second run in the same folder"]
 
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path, finished) -> None:
-    _run(tmp_path, finished=finished)
+    earlier_run(tmp_path, finished=finished)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.name != "run.lock"}
     kind = "a finished" if finished else "an earlier"
     with (
-        _open(tmp_path) as run,
+        opened(tmp_path) as run,
         pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*--resume auto .*--overwrite .*--workspace"),
     ):
-        _begin(run)
+        begin(run)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path) -> None:
-    _run(tmp_path)
+    earlier_run(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious").write_text("kept")
     (tmp_path / "videos").symlink_to(elsewhere)
     (tmp_path / "notes.txt").write_text("mine")
-    with _open(tmp_path, "--overwrite") as run:
-        assert _begin(run) is None
+    with opened(tmp_path, "--overwrite") as run:
+        assert begin(run) is None
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.yaml",
         "cfg_args",
@@ -107,63 +78,63 @@ def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path) -> None:
 
 def test_points_that_the_user_gave_stay(tmp_path) -> None:
     (tmp_path / "init_points3d.ply").write_text("given")
-    with _open(tmp_path) as run:
-        _begin(run)
+    with opened(tmp_path) as run:
+        begin(run)
     (tmp_path / "log.jsonl").write_text("{}\n")
-    with _open(tmp_path, "--overwrite") as run:
-        _begin(run)
+    with opened(tmp_path, "--overwrite") as run:
+        begin(run)
     assert (tmp_path / "init_points3d.ply").read_text() == "given"
 
 
 def test_points_sampled_by_a_start_that_failed_are_not_taken_for_the_users(tmp_path) -> None:
     """The run ended before its first step, at the weights perhaps; the next one may have another init_shape."""
-    with _open(tmp_path) as run:
-        _begin(run)
+    with opened(tmp_path) as run:
+        begin(run)
         (tmp_path / "init_points3d.ply").write_text("sampled")
-    with _open(tmp_path) as run:
-        _begin(run)
+    with opened(tmp_path) as run:
+        begin(run)
     assert not (tmp_path / "init_points3d.ply").exists()
     assert json.loads((tmp_path / "run.json").read_text())["initial_points"] == "sampled"
 
 
 def test_what_is_not_a_runs_is_not_cleared(tmp_path) -> None:
     (tmp_path / "point_cloud").mkdir()
-    with _open(tmp_path, "--overwrite") as run, pytest.raises(ValueError, match=r"holds no run\.json"):
-        _begin(run)
+    with opened(tmp_path, "--overwrite") as run, pytest.raises(ValueError, match=r"holds no run\.json"):
+        begin(run)
     assert (tmp_path / "point_cloud").is_dir()
 
 
 def test_a_checkpoint_in_the_folder_cannot_begin_the_run_that_clears_it(tmp_path) -> None:
-    _run(tmp_path)
+    earlier_run(tmp_path)
     start = str(tmp_path / "chkpnt1.safetensors")
     save_tree(Path(start), {})
-    run = _open(tmp_path, "--overwrite", "--start_checkpoint", start)
+    run = opened(tmp_path, "--overwrite", "--start_checkpoint", start)
     with run, pytest.raises(ValueError, match=r"chkpnt1\.safetensors is in .*, which --overwrite clears"):
-        _begin(run)
+        begin(run)
     assert Path(start).exists()
 
 
 def test_auto_begins_anew_before_the_first_checkpoint_but_spares_a_finished_run(tmp_path) -> None:
     told: list[str] = []
-    with _open(tmp_path / "new", "--resume", "auto") as run:
-        assert _begin(run) is None
-    _run(tmp_path / "cut")
-    with _open(tmp_path / "cut", "--resume", "auto", tell=told.append) as run:
-        assert _begin(run) is None
+    with opened(tmp_path / "new", "--resume", "auto") as run:
+        assert begin(run) is None
+    earlier_run(tmp_path / "cut")
+    with opened(tmp_path / "cut", "--resume", "auto", tell=told.append) as run:
+        assert begin(run) is None
     assert len(told) == 1 and "ended before its first checkpoint; it starts again" in told[0]
     assert not (tmp_path / "cut" / "log.jsonl").exists()
-    _run(tmp_path / "done", finished=True)
-    with _open(tmp_path / "done", "--resume", "auto") as run, pytest.raises(ValueError, match="holds a finished run"):
-        _begin(run)
+    earlier_run(tmp_path / "done", finished=True)
+    with opened(tmp_path / "done", "--resume", "auto") as run, pytest.raises(ValueError, match="holds a finished run"):
+        begin(run)
 
 
 def test_auto_goes_on_and_removes_what_was_half_written(tmp_path) -> None:
-    _run(tmp_path)
-    tree = _checkpoint(tmp_path, 5)
+    earlier_run(tmp_path)
+    tree = checkpoint(tmp_path, 5)
     for half in (tmp_path / ".chkpnt9.safetensors.abcdefgh.part", tmp_path / "point_cloud" / ".p.ply.12345_78.part"):
         half.write_text("half")
-    with _open(tmp_path, "--resume", "auto") as run:
-        path, found = _begin(run)
+    with opened(tmp_path, "--resume", "auto") as run:
+        path, found = begin(run)
     assert path.name == "chkpnt5.safetensors" and found == tree and not list(tmp_path.rglob("*.part"))
     record = json.loads((tmp_path / "run.json").read_text())
     assert [entry["from"] for entry in record["resumed"]] == ["chkpnt5.safetensors"]
@@ -172,32 +143,32 @@ def test_auto_goes_on_and_removes_what_was_half_written(tmp_path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"started_utc": ' + "[" * 5000])
 def test_a_damaged_record_is_no_hindrance(tmp_path, text) -> None:
-    _run(tmp_path)
-    tree = _checkpoint(tmp_path, 5)
+    earlier_run(tmp_path)
+    tree = checkpoint(tmp_path, 5)
     (tmp_path / "run.json").write_text(text)
     (tmp_path / "config.yaml").write_text(": :")
-    with _open(tmp_path, "--resume", "auto") as run:
-        assert _begin(run)[0].name == "chkpnt5.safetensors"
-    assert _record(tmp_path)["run_id"] == tree["run"]["id"]
+    with opened(tmp_path, "--resume", "auto") as run:
+        assert begin(run)[0].name == "chkpnt5.safetensors"
+    assert run_json(tmp_path)["run_id"] == tree["run"]["id"]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_the_right_to_write(tmp_path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match=r"cannot be written .*--model_path"):
-        _open(tmp_path / "run")
+        opened(tmp_path / "run")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match=r"cannot be written .*--model_path"):
-        _open(tmp_path / "run")
+        opened(tmp_path / "run")
 
 
 def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with RunFolder(load_config(["--text", "a mug", "--workspace", "mug", "--iterations", "77"])) as run:
-        _begin(run)
+        begin(run)
     for name in ("mug", "output/mug", str(tmp_path / "output" / "mug")):
         config = load_config(["--resume", name, "--quiet"])
         assert config.guidance.text == "a mug" and config.optimization.iterations == 77 and config.quiet
@@ -213,8 +184,8 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_what_resume_cannot_mean_is_told(tmp_path, flags, message) -> None:
-    with _open(tmp_path) as run:
-        _begin(run)
+    with opened(tmp_path) as run:
+        begin(run)
     with pytest.raises(ValueError) as caught:
         load_config([flag.format(run=tmp_path) for flag in flags])
     assert message in str(caught.value) and len(caught.value.problems) == 1
@@ -222,49 +193,49 @@ def test_what_resume_cannot_mean_is_told(tmp_path, flags, message) -> None:
 
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_changed(tmp_path) -> None:
     """Its own older one does not help: who copied the file there meant something by it."""
-    _run(tmp_path / "own")
-    _run(tmp_path / "other")
-    _checkpoint(tmp_path / "own", 5)
-    shutil.copy(_saved(tmp_path / "other", 9), tmp_path / "own")
-    before = _contents(tmp_path / "own")
-    with _open(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError) as caught:
+    earlier_run(tmp_path / "own")
+    earlier_run(tmp_path / "other")
+    checkpoint(tmp_path / "own", 5)
+    shutil.copy(saved(tmp_path / "other", 9), tmp_path / "own")
+    before = contents(tmp_path / "own")
+    with opened(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError) as caught:
         run.find()
     assert re.search(r"chkpnt9\.safetensors is a checkpoint of run \w+, but run\.json in its folder is of run \w+: start from it with --start_checkpoint ", str(caught.value))
-    assert _contents(tmp_path / "own") == before
+    assert contents(tmp_path / "own") == before
 
 
 @pytest.mark.parametrize("record", [None, '{"started_utc": "earlier"}'])
 def test_a_checkpoint_in_a_folder_that_knows_no_id_is_refused(tmp_path, record) -> None:
     """An empty folder that it was copied to; one of a run of an earlier version."""
-    _run(tmp_path / "other")
+    earlier_run(tmp_path / "other")
     (tmp_path / "own").mkdir()
     if record is not None:
         (tmp_path / "own" / "run.json").write_text(record)
-    shutil.copy(_saved(tmp_path / "other", 9), tmp_path / "own")
-    with _open(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError, match="--start_checkpoint"):
+    shutil.copy(saved(tmp_path / "other", 9), tmp_path / "own")
+    with opened(tmp_path / "own", "--resume", "auto") as run, pytest.raises(ValueError, match="--start_checkpoint"):
         run.find()
 
 
 def test_a_copied_run_folder_is_continued(tmp_path) -> None:
-    _run(tmp_path / "own")
-    _checkpoint(tmp_path / "own", 5)
+    earlier_run(tmp_path / "own")
+    checkpoint(tmp_path / "own", 5)
     shutil.copytree(tmp_path / "own", tmp_path / "copy")
-    with _open(tmp_path / "copy", "--resume", "auto") as run:
-        assert _begin(run)[0].name == "chkpnt5.safetensors"
+    with opened(tmp_path / "copy", "--resume", "auto") as run:
+        assert begin(run)[0].name == "chkpnt5.safetensors"
 
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_notice(tmp_path) -> None:
     """It has no id; the run gets one, which later checkpoints have."""
     told: list[str] = []
-    _run(tmp_path)
-    record = _record(tmp_path)
+    earlier_run(tmp_path)
+    record = run_json(tmp_path)
     del record["run_id"]
     (tmp_path / "run.json").write_text(json.dumps(record))
     save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
-    with _open(tmp_path, "--resume", "auto", tell=told.append) as run:
-        assert _begin(run)[0].name == "chkpnt5.safetensors"
+    with opened(tmp_path, "--resume", "auto", tell=told.append) as run:
+        assert begin(run)[0].name == "chkpnt5.safetensors"
     assert len(told) == 1 and "chkpnt5.safetensors tells no run that it is of" in told[0]
-    assert _record(tmp_path)["run_id"] == run.run_id
+    assert run_json(tmp_path)["run_id"] == run.run_id
 
 
 def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -> None:
@@ -280,8 +251,8 @@ def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -
         path.write_text("half")
     (run_folder / "videos").symlink_to(elsewhere)
     with atomic_path(run_folder / "config.yaml") as in_use:
-        with _open(run_folder) as run:
-            _begin(run)
+        with opened(run_folder) as run:
+            begin(run)
         assert in_use.exists()
     left = {path.name for path in run_folder.iterdir() if path.name.endswith(".part")}
     assert left == set(others) and (elsewhere / ".video.mp4.eeeeeeee.part").exists()
@@ -289,120 +260,16 @@ def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path) -> None:
-    with pytest.raises(ValueError, match="later"), _open(tmp_path / "run") as run:
+    with pytest.raises(ValueError, match="later"), opened(tmp_path / "run") as run:
         run.find()
         raise ValueError("later")
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="later"), _open(tmp_path / "mine"):
+    with pytest.raises(ValueError, match="later"), opened(tmp_path / "mine"):
         raise ValueError("later")
     assert (tmp_path / "mine").is_dir()  # it was there before
 
 
-def _contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
-
-
-def _saved(folder: Path, step: int) -> Path:
-    _checkpoint(folder, step)
+def saved(folder: Path, step: int) -> Path:
+    checkpoint(folder, step)
     return folder / f"chkpnt{step}.safetensors"
-
-
-def _working(folder: Path) -> RunFolder:
-    """A run folder after its start, as it is while a run works."""
-    run = _open(folder, tell=lambda text: None)
-    _begin(run)
-    (folder / "cameras.json").write_text("[1, 2]")
-    (folder / "init_points3d.ply").write_bytes(b"points")
-    run.started()
-    run.keep()  # nothing to do
-    return run
-
-
-REMOVALS = {
-    "removed": shutil.rmtree,
-    "moved": lambda folder: folder.rename(folder.parent / "moved"),
-    "emptied": lambda folder: [path.unlink() for path in folder.iterdir()],
-    "unlocked": lambda folder: (folder / "run.lock").unlink(),
-}
-
-
-@pytest.mark.parametrize("how", REMOVALS)
-def test_a_folder_that_went_away_is_locked_and_filled_again(tmp_path, how) -> None:
-    folder = tmp_path / "run"
-    with _working(folder) as run:
-        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("run.json", "run.lock")}
-        record = _record(folder)
-        REMOVALS[how](folder)
-        run.keep()
-        assert run.remade
-        assert {name: (folder / name).read_bytes() for name in before} == before
-        again = _record(folder)
-        assert len(again.pop("remade_utc")) == 1 and again == record
-        with pytest.raises(FolderInUse):
-            _open(folder)
-        run.finished({"main": 1})
-        assert _record(folder)["run_id"] == record["run_id"] and "seed" in _record(folder)
-    _open(folder).close()
-
-
-@pytest.mark.parametrize("how", ["removed", "moved"])
-def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, how) -> None:
-    """While that run starts, while it works, and after it has ended."""
-    folder = tmp_path / "run"
-    with _working(folder) as run:
-        REMOVALS[how](folder)
-        with _open(folder), pytest.raises(FolderLost, match=r"was removed or moved while .*; now .* is in use by process"):
-            run.keep()
-        with _working(folder), pytest.raises(FolderLost, match="another run's folder has its place"):
-            run.keep()
-        before = _contents(folder)
-        with pytest.raises(FolderLost, match="another run's folder has its place"):
-            run.keep()
-        assert _contents(folder) == before
-
-
-def test_outputs_that_were_being_written_while_the_folder_went_away_are_its_own(tmp_path) -> None:
-    """A writer makes the folder that it misses; rm -rf leaves what comes too late for it."""
-    folder = tmp_path / "run"
-    with _working(folder) as run:
-        for late in ("log.jsonl", "chkpnt3.safetensors", "config.yaml"):
-            content = (folder / late).read_bytes() if late == "config.yaml" else b"late"
-            shutil.rmtree(folder)
-            folder.mkdir()
-            (folder / late).write_bytes(content)
-            run.keep()
-            assert _record(folder)["run_id"] == run.run_id and (folder / late).read_bytes() == content
-
-
-@pytest.mark.parametrize("left", ["run.json", "config.yaml", "cfg_args"])
-def test_a_folder_of_an_earlier_version_or_another_program_is_not_taken(tmp_path, left) -> None:
-    folder = tmp_path / "run"
-    with _working(folder) as run:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        (folder / left).write_text("{}")
-        with pytest.raises(FolderLost, match="another run's folder has its place"):
-            run.keep()
-        assert {path.name for path in folder.iterdir()} == {left}
-
-
-def test_a_folder_that_went_away_while_the_run_started_is_not_written_without_a_lock(tmp_path) -> None:
-    """Weights take minutes to load."""
-    with _open(tmp_path / "run") as run:
-        run.find()
-        (tmp_path / "run").rename(tmp_path / "moved")
-        with pytest.raises(ValueError, match="was removed or moved while the run started; start it again"):
-            run.begin(CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_that_cannot_be_made_again_is_an_error_of_the_disk(tmp_path) -> None:
-    with _working(tmp_path / "run") as run:
-        shutil.rmtree(tmp_path / "run")
-        (tmp_path / "run").write_text("a file where the folder was")
-        with pytest.raises(OSError):
-            run.keep()
-        (tmp_path / "run").unlink()
-        run.keep()
-    assert (tmp_path / "run" / "cameras.json").read_text() == "[1, 2]"

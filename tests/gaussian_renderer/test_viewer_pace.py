@@ -10,7 +10,7 @@ from arguments.load import load_config
 from gaussian_renderer import web_viewer
 from gaussian_renderer.viewers import Viewers
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
-from tests.gaussian_renderer.test_viewers import LOSSES, Run
+from tests.gaussian_renderer.viewed_run import LOSSES, Run
 from tests.patience import PATIENCE_S, Clock
 from tests.red_ball import red_ball
 

@@ -2,18 +2,13 @@
 """The viewers of a run as training sees them: who holds it, what a paused run still hears, what looking costs."""
 
 import socket
-import sys
 import threading
 import time
-from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-import viser
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 import gaussian_renderer.viewers
 from arguments import Config
@@ -21,96 +16,14 @@ from arguments.load import load_config
 from cograd import CoGrad
 from gaussian_renderer import network_gui
 from gaussian_renderer.outputs import region_picture
-from gaussian_renderer.viewers import Viewers, Watched
+from gaussian_renderer.viewers import Viewers
 from scene.gaussian_model import GaussianModel
 from tests.gaussian_renderer.looker import Looker
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
+from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S, Clock, until
-from tests.red_ball import red_ball
 from utils.random_streams import RandomStreams
 from utils.sh_utils import SH2RGB
-
-LOSSES = {"guidance": 0.25, "total": 0.5}
-PAGE = [
-    "--text",
-    "a red <b>cube</b> *here*",
-    "--negative",
-    "ugly",
-    "--viewer_port",
-    "0",
-    "--viewer_interval",
-    "0",
-    "--iterations",
-    "100",
-]
-
-
-class Run:
-    """A run whose steps are done as soon as they begin; remembers what viewers asked of it."""
-
-    def __init__(self, viewers, config, gaussians=None, maps=None, losses=LOSSES):
-        self.viewers, self.last, self.losses = viewers, config.optimization.iterations, losses
-        self.iteration, self.stopped, self.held, self.saved, self.told = 0, False, 0, [], []
-        self.can_save = True
-        self.watched = Watched(
-            gaussians or red_ball(), maps, self.save, lambda: self.stopped, self.hold, self.told.append
-        )
-
-    def save(self):
-        self.saved.append(self.iteration)
-        return self.can_save
-
-    def hold(self):
-        self.held += 1
-
-    def step(self, count=1):
-        for _ in range(count):
-            self.iteration += 1
-            self.viewers.serve(self.watched, self.iteration, self.losses)
-
-    def in_background(self):
-        """All steps but the last, one every few milliseconds, until it is stopped."""
-
-        def go():
-            while self.iteration < self.last - 1 and not self.stopped:
-                self.step()
-                time.sleep(0.005)
-
-        thread = threading.Thread(target=go, daemon=True)
-        thread.start()
-        return thread
-
-
-@pytest.fixture
-def page():
-    """(run, url) of a page that nobody looks at yet."""
-    lines, config = [], load_config([*PAGE, "--iterations", "100000"])
-    with Viewers(config, lines.append) as viewers:
-        run = Run(viewers, config)
-        yield run, lines[0].split()[2]
-        run.stopped = True
-
-
-def ends(thread):
-    thread.join(PATIENCE_S)
-    return not thread.is_alive()
-
-
-def test_without_being_asked_for_no_viewer_is_open_and_viser_is_not_imported(monkeypatch):
-    monkeypatch.setitem(sys.modules, "viser", None)
-    lines = []
-    with Viewers(Config(), lines.append) as viewers:
-        Run(viewers, Config()).step(3)
-    assert lines == []
-
-
-def test_a_missing_viser_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "viser", None)
-    monkeypatch.delitem(sys.modules, "gaussian_renderer.web_viewer", raising=False)
-    with pytest.raises(
-        ValueError, match=r"--viewer needs a package that is missing .*pip install -r requirements-extra\.txt"
-    ):
-        Viewers(load_config(PAGE))
 
 
 def test_nothing_is_copied_while_nobody_looks(page, monkeypatch):
@@ -294,65 +207,6 @@ def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monke
         assert ends(thread)
 
 
-def test_garbage_costs_its_sender_the_connection(page):
-    run, url = page
-    with Looker(url) as looker:
-        thread = run.in_background()
-        for garbage in (b"", b"\xc1", b"\x80", b"[" * 100_000):
-            with Looker(url) as stranger, pytest.raises(ConnectionClosed):
-                stranger._socket.send(garbage)
-                while True:
-                    stranger._socket.recv(timeout=PATIENCE_S)
-        at = run.iteration
-        looker.until(lambda: run.iteration > at and f"step {run.iteration}" in looker.text())
-        run.stopped = True
-        assert ends(thread)
-
-
-def test_no_tunnel_is_opened_whatever_a_client_asks(page, monkeypatch):
-    import viser._viser
-
-    def tunnel(*_, **__):
-        raise AssertionError("a tunnel was opened")
-
-    monkeypatch.setattr(viser._viser, "ViserTunnel", tunnel)
-    run, url = page
-    with Looker(url) as looker:
-        looker.say(type="ShareUrlRequest")
-        thread = run.in_background()
-        looker.until(lambda: looker.buffers_sent)
-        run.stopped = True
-        assert ends(thread) and run.viewers._page._server._share_tunnel is None
-
-
-def test_a_port_in_use_is_one_sentence():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(
-            ValueError, match=f"viewer port {port} on 127.0.0.1 cannot be had .*in use.*--viewer_port 0 for any"
-        ):
-            Viewers(replace(load_config(PAGE), viewer_port=port), print)
-
-
-def test_an_address_that_is_none_is_one_sentence():
-    with pytest.raises(ValueError, match="viewer address 'here' given: expected an IP address"):
-        Viewers(replace(load_config(PAGE), viewer_host="here"), print)
-
-
-def test_it_is_loopback_unless_told_otherwise_and_then_warned_of(caplog):
-    lines = []
-    with Viewers(load_config(PAGE), lines.append):
-        assert lines[0].startswith("viewer: open http://127.0.0.1:") and caplog.text == ""
-    with Viewers(replace(load_config(PAGE), viewer_host="0.0.0.0"), lines.append):
-        assert "the viewer's page at 0.0.0.0, port " in caplog.text and "is open to all who reach" in caplog.text
-
-
-def test_nothing_is_printed_but_the_address(page, capsys):
-    assert capsys.readouterr().out == ""  # viser has a banner of its own
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """The time of the SIBR viewer's socket and of a run that is held."""
@@ -404,39 +258,3 @@ def test_a_sibr_viewer_is_answered_with_the_run_folder(sibr, clock):
     connection.sendall(packed(REQUEST))
     step_that_answers(run, clock)
     assert read_exactly(connection, 72 + 4 + len("output/debug"))[-12:] == b"output/debug"
-
-
-FOREIGN = [
-    {"Origin": "http://evil.example"},
-    {"Origin": "http://127.0.0.1:1"},
-    {"Origin": "null"},
-    {"Host": "evil.example"},
-]
-
-
-@pytest.mark.parametrize("headers", [*FOREIGN, {}], ids=lambda headers: "_".join(next(iter(headers.items()), ("own",))))
-def test_another_sites_page_sees_and_presses_nothing(page, headers) -> None:
-    """Closed before a message is sent either way; a connection without an Origin is no browser's."""
-    run, url = page
-    run.step()
-    host, port = url.removeprefix("http://").split(":")
-    received = websocket_messages(host, int(port), headers)
-    assert (received == []) is bool(headers)
-    with Looker(url) as looker:  # the server goes on
-        looker.until(lambda: "Pause" in [props.get("label") for props in looker.panel.values()])
-
-
-def websocket_messages(host, port, headers):
-    """What a client with these headers is sent before it is disconnected, or a first message."""
-    with socket.create_connection((host, port)) as plain:
-        name = headers.get("Host", host)
-        extra = {key: value for key, value in headers.items() if key != "Host"}
-        protocols = [f"viser-v{viser.__version__}"]
-        with connect(
-            f"ws://{name}:{port}", sock=plain, open_timeout=PATIENCE_S, subprotocols=protocols, additional_headers=extra, max_size=None
-        ) as client:
-            try:
-                return [client.recv(timeout=PATIENCE_S)]
-            except ConnectionClosed as closed:
-                assert closed.rcvd.code == 1008
-                return []
