@@ -71,7 +71,7 @@ ERRORS = [
         ("g_aux.add_(hist.vector, alpha=w)", "g_aux.add_(hist.vector)"),
         ("scales = [hist.norm * main_norm for", "scales = [main_norm * main_norm for"),
     ),
-    *_in("cograd/gradient_bank.py", "tests/cograd/test_gradient_bank.py",
+    *_in("cograd/gradient_bank.py", "tests/cograd/test_gradient_bank.py tests/cograd/test_densified_bank.py",
         ("return young and abs(t - stored_t) < self.params.max_t_difference", "return young and t - stored_t < self.params.max_t_difference"),
         ("return self.params.use_fusion and first <= step / self.total_steps <= last", "return self.params.use_fusion and first <= step / self.total_steps"),
         ("index_fill_(0, new_rows, 0)", "index_fill_(0, new_rows[:0], 0)"),

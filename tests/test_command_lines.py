@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = {"build", "output"}  # and what begins with a dot
+from tests.checkout import ROOT, files
+
 MAIN = "__name__ == '__main__'"
 
 
@@ -19,13 +19,7 @@ def _main_blocks(path: Path) -> list[ast.If]:
     return [statement for statement in body if isinstance(statement, ast.If) and ast.unparse(statement.test) == MAIN]
 
 
-def _sources() -> list[Path]:
-    paths = (path for path in ROOT.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
-    parts = [(path, path.relative_to(ROOT).parts) for path in sorted(paths)]
-    return [path for path, names in parts if not any(name in ELSEWHERE or name.startswith(".") for name in names)]
-
-
-COMMANDS = [path for path in _sources() if _main_blocks(path)]
+COMMANDS = [path for path in files("*.py") if _main_blocks(path)]
 
 # A finder that Python asks first for every module. It sends SIGINT when the command line imports something that is neither of
 # the standard library nor utils.program, and at the latest with the first import after `from utils import program`.

@@ -2,14 +2,13 @@
 """No source file evaluates text, unpickles, starts a shell, or reads a stranger's file or socket without a limit."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.checkout import ROOT, files
+
 OWN_TOOLS = ("benchmarks", "examples", "tools")
 """These read back what the project itself wrote: the limit on reading is not asked of them."""
-NOT_OURS = {"build", "output", "tests", "venv"}
 
 FORBIDDEN_NAMES = {"eval", "exec", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "pty"}
@@ -26,9 +25,7 @@ ALLOWED = {
 
 def _sources():
     """Every Python file of the tree but the tests, which must be able to write what is forbidden."""
-    rooms = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in NOT_OURS and path.name[0] != "."]
-    paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]
-    return sorted(path for path in paths if "build" not in path.relative_to(ROOT).parts)
+    return [path for path in files("*.py") if path.relative_to(ROOT).parts[0] != "tests"]
 
 
 def _keyword(call, name):
