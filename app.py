@@ -2,7 +2,7 @@
 """The web page: `python app.py`, then open the address that it prints. docs/web_app.md says what is on it.
 
 It writes settings, runs train.py in a process of its own, and shows what the run folder holds. The parts are in
-tools/web_app/; all but server.py, page.py, form.py and run_panel.py work without NiceGUI.
+apps/web/; all but server.py, page.py, form.py and run_panel.py work without NiceGUI.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
             "that asks for one before it, or use --host 127.0.0.1 and an SSH tunnel.",
             file=sys.stderr,
         )
-    from tools.web_app.server import serve
+    from apps.web.server import serve
 
     serve(args.output, args.host, port, args.allow_host)
     return FINISHED

@@ -26,23 +26,23 @@ import torch
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
-from arguments.run_folder import RunFolder
-from cograd.faults import TrainingStopped, skipped_too_many
-from cograd.recovery import Recovery
-from cograd.startup import check_start, checkpoint_of, read_settings, report_notices
-from cograd.state import TrainState
-from cograd.team import Team, Worker, device_of, prior_of
-from cograd.training_step import StepReport, apply_update
-from gaussian_renderer.outputs import RunOutputs
-from gaussian_renderer.viewers import Viewers, Watched
 from guidance.panel import guidance_panel
 from guidance.savings import remedy_of
-from utils.distributed import ALONE, PeerLost, World
+from trainer.distributed import ALONE, PeerLost, World
+from trainer.faults import TrainingStopped, skipped_too_many
+from trainer.outputs import RunOutputs
+from trainer.recovery import Recovery
+from trainer.run_folder import RunFolder
+from trainer.run_lock import FolderLost
+from trainer.run_log import RunLog
+from trainer.startup import check_start, checkpoint_of, read_settings, report_notices
+from trainer.state import TrainState
+from trainer.step import StepReport, apply_update
+from trainer.workers import Team, Worker, device_of, prior_of
 from utils.failures import machine_failure
 from utils.memory import peak_bytes, peak_in_words
-from utils.run_lock import FolderLost
-from utils.run_log import RunLog
 from utils.stop_signals import StopSignals
+from viewer.viewers import Viewers, Watched
 
 
 class Trainer:

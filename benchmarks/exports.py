@@ -31,17 +31,17 @@ import torch
 
 from arguments import PipelineParams
 from benchmarks.machine import machine
+from evaluation.orbits import Lens, framing, full_turn
 from evaluation.run_folder import cloud_of
+from export import FORMATS, export
+from export.cloud import Y_DOWN, Y_UP, turned
+from export.mesh import FOV_RAD
+from export.surface import intersection_over_union
 from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
-from tests.tools.exporting.glb_reader import draw, read_glb
-from tests.tools.exporting.readers import read_sog, read_splat, read_spz
-from tools.exporting import FORMATS, export
-from tools.exporting.cloud import Y_DOWN, Y_UP, turned
-from tools.exporting.mesh import FOV_RAD
-from tools.exporting.surface import intersection_over_union
-from tools.orbits import Lens, framing, full_turn
+from tests.export.glb_reader import draw, read_glb
+from tests.export.readers import read_sog, read_splat, read_spz
 from utils.image_utils import write_png
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from cograd import training_step
 from guidance import score
 from guidance.score import Distillation
-from utils.run_log import PhaseTimer
+from trainer import step as training_step
+from trainer.run_log import PhaseTimer
 
 INSIDE = ("encode", "inversion", "cfg", "image_backward")  # of the trainer's phase `guidance`
 

@@ -25,7 +25,7 @@ import time
 from datetime import UTC, datetime
 
 from benchmarks.machine import machine
-from utils.run_log import read_steps
+from trainer.run_log import read_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"

@@ -44,11 +44,11 @@ from arguments import Config
 from arguments.load import load_config
 from benchmarks.machine import machine
 from benchmarks.phases import INSIDE, phases_apart
-from cograd import training_step
-from cograd.state import TrainState
 from guidance import load_prior
 from guidance.prompts import PromptBook
 from guidance.score import Prior
+from trainer import step as training_step
+from trainer.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTED_TFLOP = {(4, False): 34.8, (4, True): 41.2}  # counted by hand for Stable Diffusion 2.1 at 512 px

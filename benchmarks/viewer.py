@@ -38,12 +38,12 @@ from websockets.typing import Subprotocol
 from arguments import Config, OptimizationParams
 from arguments.load import load_config
 from benchmarks.machine import machine
-from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update
-from gaussian_renderer.viewers import Viewers, Watched
 from guidance import load_prior
 from guidance.prompts import PromptBook
+from trainer.state import TrainState
+from trainer.step import accumulate_gradients, apply_update
 from utils.device import resolve_device
+from viewer.viewers import Viewers, Watched
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("no viewer", "nobody looks", "somebody looks")

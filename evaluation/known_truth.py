@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a run against the toy world's ground truth; guidance/toy/scoring.py says what they mean."""
+"""Scores of a run against the toy world's ground truth; toy/scoring.py says what they mean."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from arguments import GenerateCamParams, PipelineParams
 from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cloud
 from gaussian_renderer import render
-from guidance.toy.captions import Spec
-from guidance.toy.raycast import View
-from guidance.toy.reading import parse_prompt, read_prompt
-from guidance.toy.scoring import score_object
-from guidance.toy.truth import Images, Renderer
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
+from toy.captions import Spec
+from toy.raycast import View
+from toy.reading import parse_prompt, read_prompt
+from toy.scoring import score_object
+from toy.truth import Images, Renderer
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
-from gaussian_renderer.outputs import turntable
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
+from trainer.outputs import turntable
+from trainer.run_records import read_object
 from utils.file_formats import check_is_ply
-from utils.run_records import read_object
 
 
 def config_of_run(run: Path) -> Config:

@@ -26,7 +26,7 @@ def load_prior(config: Config, device: torch.device | str) -> Prior:
 
         return StableDiffusion(params, device, RunSize.of(config))
     if params.guidance == "ideal":
-        from guidance.ideal import IdealPrior
+        from toy.ideal import IdealPrior
 
         return IdealPrior(params, device, prior_size_px(config.cameras)[1], config.cameras)
     raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import guidance.sd_step as sd_step
-from utils.distributed import Share
+from trainer.distributed import Share
 
 
 def mixture_eps(x_t: Tensor, alpha_bar: Tensor, means: Tensor, log_weights: Tensor, std: float) -> Tensor:

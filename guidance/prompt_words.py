@@ -16,9 +16,9 @@ from arguments.checks import Problem
 from arguments.coerce import show
 from guidance.model_checks import read_words
 from guidance.sources import REPOSITORY
-from guidance.toy.captions import known_words
-from guidance.toy.objects import CLASSES
-from guidance.toy.reading import FUNCTION_WORDS, Reading, known_form, listed, read_prompt, words_of
+from toy.captions import known_words
+from toy.objects import CLASSES
+from toy.reading import FUNCTION_WORDS, Reading, known_form, listed, read_prompt, words_of
 
 ANYWAY = "--allow_unknown_words takes it all the same; Stable Diffusion (configs/prompt.yaml) takes any text"
 

@@ -94,7 +94,7 @@ class RunSize:
 
 def needed_without_model(config: Config, on_cpu: bool) -> dict[str, int]:
     """Bytes by purpose that a run takes of its device, a diffusion model aside."""
-    from guidance.ideal import PICTURES  # imported late: it is the ideal prior's
+    from toy.ideal import PICTURES  # imported late: it is the ideal prior's
 
     run, cameras = RunSize.of(config), config.cameras
     is_ideal = config.guidance.guidance == "ideal"

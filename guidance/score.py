@@ -21,8 +21,8 @@ from torch import Tensor
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.perpneg_utils import perp_neg_direction
+from trainer.distributed import Share
 from utils.device import send
-from utils.distributed import Share
 from utils.random_streams import RandomStreams
 from utils.wording import counted
 

@@ -26,7 +26,7 @@ from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words
 from guidance.weights import load_components
-from utils.distributed import Share
+from trainer.distributed import Share
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tests.patience import PATIENCE_S
-from utils.distributed import World
+from trainer.distributed import World
 
 
 def in_ranks(work: Callable[..., Any], size: int, folder: Path, *args: Any) -> list[Any]:

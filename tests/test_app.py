@@ -244,7 +244,7 @@ def test_bad_arguments_are_told_in_a_sentence(tmp_path, capsys, monkeypatch) -> 
 
 
 def test_an_open_address_is_warned_of(tmp_path, capsys, monkeypatch) -> None:
-    from tools.web_app import server
+    from apps.web import server
 
     monkeypatch.setattr(server, "serve", lambda *_: None)
     assert app.main(["--host", "0.0.0.0", "--port", "0", "--output", str(tmp_path)]) == 0

@@ -16,10 +16,10 @@ import yaml
 import train
 from arguments import Config
 from arguments.load import load_config
-from guidance import ideal
-from guidance.toy.rendered_set import render_set
 from tests.documented.commands import ROOT, Command, commands, parts
 from tests.documented.running import SMALL, Checkout, Understood, no_network, only_read, program
+from toy import ideal
+from toy.rendered_set import render_set
 
 COMMANDS = commands()
 TURN = ("--size_px", "64", "--frames", "4")

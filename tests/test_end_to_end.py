@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from arguments.load import load_config
-from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update
 from guidance import load_prior
 from guidance.prompts import PromptBook
 from scene.ply import read_vertices
+from trainer.state import TrainState
+from trainer.step import accumulate_gradients, apply_update
 
 SAVED = (1, 2, 5, 10, 30)
 LEARNING_RATE = {"xyz": 5.6e-4, "f_dc": 5e-3, "f_rest": 2.5e-4, "opacity": 0.05, "scale": 5e-3, "rot": 1e-3}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from arguments.load import load_config
-from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update
 from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from tests.drawn import Draws
+from trainer.state import TrainState
+from trainer.step import accumulate_gradients, apply_update
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "equations.md").read_text()

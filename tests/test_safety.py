@@ -7,7 +7,10 @@ import pytest
 
 from tests.checkout import ROOT, files
 
-OWN_TOOLS = ("benchmarks", "examples", "tools")
+OWN_TOOLS = (
+    "apps/", "benchmarks/", "evaluation/ablation/", "evaluation/pages.py", "evaluation/reproduction/", "evaluation/sweep/",
+    "examples/", "export/", "tools/", "toy/training/",
+)  # fmt: skip
 """These read back what the project itself wrote: the limit on reading is not asked of them."""
 
 FORBIDDEN_NAMES = {"eval", "exec", "__import__"}
@@ -69,7 +72,7 @@ def _call_faults(call, limits):
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_forbidden_in(path):
     name = path.relative_to(ROOT).as_posix()
-    found = faults(path.read_text(encoding="utf-8"), limits=name.split("/")[0] not in OWN_TOOLS)
+    found = faults(path.read_text(encoding="utf-8"), limits=not name.startswith(OWN_TOOLS))
     assert [fault for fault in found if (name, fault) not in ALLOWED] == []
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import train
-from guidance.ideal import IdealPrior
-from utils.run_lock import RunLock
+from toy.ideal import IdealPrior
+from trainer.run_lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SD = str(ROOT / "tests" / "data" / "golden" / "tiny-sd")
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, caps
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("arguments.run_folder.write_cfg_args", full)
+    monkeypatch.setattr("trainer.run_folder.write_cfg_args", full)
     refused(argv(), "cannot be written", capsys)
     assert not Path("output").exists()
 

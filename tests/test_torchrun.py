@@ -16,7 +16,7 @@ import torch
 import train
 from scene.ply import read_vertices
 from tests.patience import PATIENCE_S, until
-from utils.checkpoints import numbered
+from trainer.checkpoints import numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -85,7 +85,7 @@ def test_an_error_in_one_process_ends_both_with_one_word(tmp_path) -> None:
     """The second process breaks in its ninth call of the prior: its stack is the word, and the step before is saved."""
     program = tmp_path / "broken.py"
     program.write_text(
-        "import os, sys\nimport train\nfrom guidance.ideal import IdealPrior\nsound, calls = IdealPrior.predict_noise, []\n"
+        "import os, sys\nimport train\nfrom toy.ideal import IdealPrior\nsound, calls = IdealPrior.predict_noise, []\n"
         "def broken(*args):\n    calls.append(1)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 9:\n        raise ValueError('the second process broke')\n"
         "    return sound(*args)\nIdealPrior.predict_noise = broken\nsys.exit(train.main(sys.argv[1:]))\n"

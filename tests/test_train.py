@@ -90,7 +90,7 @@ def test_a_finished_run_is_found_done(finished, tmp_path, capsys) -> None:
 @pytest.mark.filterwarnings("ignore:Error detected in")  # torch's, with the stack of the operation
 def test_the_operation_that_made_a_nan_is_named(tmp_path, monkeypatch) -> None:
     """--detect_anomaly."""
-    from guidance.ideal import IdealPrior
+    from toy.ideal import IdealPrior
 
     monkeypatch.setattr(IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, torch.nan))
     with pytest.raises(RuntimeError, match=r"Function '\w+Backward0' returned nan values"):
@@ -141,7 +141,7 @@ def test_one_iteration_is_enough(tmp_path) -> None:
 
 
 def test_a_faulty_step_is_skipped_and_named(tmp_path, monkeypatch) -> None:
-    from guidance.ideal import IdealPrior
+    from toy.ideal import IdealPrior
 
     sound, calls = IdealPrior.predict_noise, []
 
@@ -158,7 +158,7 @@ def test_a_faulty_step_is_skipped_and_named(tmp_path, monkeypatch) -> None:
 
 
 def test_faults_with_sound_steps_between_do_not_stop_the_run(tmp_path, monkeypatch) -> None:
-    from guidance.ideal import IdealPrior
+    from toy.ideal import IdealPrior
 
     sound, calls = IdealPrior.predict_noise, []
 
@@ -173,7 +173,7 @@ def test_faults_with_sound_steps_between_do_not_stop_the_run(tmp_path, monkeypat
 
 
 def test_only_faults_stop_the_run_and_keep_the_scene(tmp_path, monkeypatch, capsys) -> None:
-    from guidance.ideal import IdealPrior
+    from toy.ideal import IdealPrior
 
     monkeypatch.setattr(
         IdealPrior, "predict_noise", lambda self, x_t, t, embeddings: torch.full_like(x_t, float("inf"))

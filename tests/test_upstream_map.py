@@ -11,7 +11,7 @@ ROWS = [line for line in (ROOT / "docs" / "upstream.md").read_text().splitlines(
 OURS = sorted({token for row in ROWS for token in re.findall(r"`([^`]+)`", row.strip("| ").split(" | ", 1)[-1])})
 SOURCES = "\n".join(
     path.read_text()
-    for room in ("train.py", "arguments", "cograd", "gaussian_renderer", "guidance", "scene", "submodules", "utils")
+    for room in ("train.py", "arguments", "cograd", "gaussian_renderer", "guidance", "scene", "submodules", "toy", "trainer", "utils", "viewer")
     for path in ([ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py")))
 )
 

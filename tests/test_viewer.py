@@ -147,7 +147,7 @@ def test_what_cannot_be_served_is_met_before_weights_load(tmp_path, monkeypatch,
 
 def test_a_missing_viser_is_met_before_weights_load(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "viser", None)
-    monkeypatch.delitem(sys.modules, "gaussian_renderer.web_viewer", raising=False)
+    monkeypatch.delitem(sys.modules, "viewer.web_viewer", raising=False)
     assert train.main(argv(tmp_path / "bad", SMALL, viewer=True)) == 2
     assert (
         "pip install -r requirements-extra.txt" in capsys.readouterr().err

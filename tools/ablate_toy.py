@@ -31,8 +31,8 @@ from collections.abc import Sequence
 
 import torch
 
-from tools.ablation.film import figure, film_csv
-from tools.ablation.grid import (
+from evaluation.ablation.film import figure, film_csv
+from evaluation.ablation.grid import (
     FRONT_OBJECTS,
     OBJECTS,
     OTHER_OBJECTS,
@@ -43,11 +43,11 @@ from tools.ablation.grid import (
     check_runs,
     runs_of,
 )
-from tools.ablation.pictures import first_seeds, results_in, sheet
-from tools.ablation.runs import rescore, run_grid
-from tools.ablation.staircase import calibrate, read_biases
-from tools.ablation.summary import runs_csv, summary
-from tools.sweep.runs import Result, read_results
+from evaluation.ablation.pictures import first_seeds, results_in, sheet
+from evaluation.ablation.runs import rescore, run_grid
+from evaluation.ablation.staircase import calibrate, read_biases
+from evaluation.ablation.summary import runs_csv, summary
+from evaluation.sweep.runs import Result, read_results
 from utils.image_utils import write_png
 
 

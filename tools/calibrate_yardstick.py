@@ -32,13 +32,13 @@ from arguments import PipelineParams
 from evaluation.janus import wilson
 from evaluation.known_truth import renderer_of_gaussians
 from gaussian_renderer import render
-from guidance.toy import fronts
-from guidance.toy.captions import DEFAULT_COLOURS, Spec
-from guidance.toy.objects import ONE_SIDED
-from guidance.toy.raycast import View
-from guidance.toy.truth import Images, Renderer, renderer_of_truth
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
+from toy import fronts
+from toy.captions import DEFAULT_COLOURS, Spec
+from toy.objects import ONE_SIDED
+from toy.raycast import View
+from toy.truth import Images, Renderer, renderer_of_truth
 
 RADIUS, FOV_RAD = 3.5, 0.40
 SHARES = (0.30, 0.325, 0.35, 0.375, 0.40, 0.45)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.comparison.compare import (
+from evaluation.comparison.compare import (
     AMPLIFIED,
     Row,
     View,
@@ -33,8 +33,8 @@ from tools.comparison.compare import (
     statistics,
     views,
 )
-from tools.comparison.folder import Side, read_side
-from tools.pages import escape, image, jpeg, page, table
+from evaluation.comparison.folder import Side, read_side
+from evaluation.pages import escape, image, jpeg, page, table
 
 VIEWS = 8
 

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 import torch
 
+from evaluation.ablation.pictures import first_seeds, results_in, sheet
+from evaluation.orbits import Lens, framing, full_turn, pictures
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
-from tools.ablation.pictures import first_seeds, results_in, sheet
-from tools.orbits import Lens, framing, full_turn, pictures
 from utils.file_formats import check_suffix, is_scene
 from utils.image_utils import write_png
 from utils.video import read_video

@@ -22,9 +22,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tools.exporting import FORMATS, check_known, exports
-from tools.exporting.options import Options
-from tools.orbits import colour_of
+from evaluation.orbits import colour_of
+from export import FORMATS, check_known, exports
+from export.options import Options
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
 
 logger = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from typing import Any
 import cv2
 
 from evaluation.janus import LABELS, Rate, blinded, rates
+from evaluation.pages import PLAY, escape, image, jpeg, page, video_file
+from evaluation.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
 from evaluation.run_folder import config_of_run
-from tools.pages import PLAY, escape, image, jpeg, page, video_file
-from tools.reproduction.measure import PICTURES, STRIP, TURNTABLE, VIEWS, draw
-from utils.run_records import read_object
+from trainer.run_records import read_object
 
 MAX_BYTES = 1 << 24
 SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"

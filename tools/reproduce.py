@@ -38,15 +38,15 @@ from arguments.load import load_config
 from evaluation import METRICS
 from evaluation.janus import Rate
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
+from evaluation.reproduction import plan
+from evaluation.reproduction.measure import add_metrics, measure
+from evaluation.reproduction.plan import METHODS, PAPER_METHODS, TOY_METHODS, Asset, Cost, assets_of, cost
+from evaluation.reproduction.report import report
+from evaluation.reproduction.tables import assets_csv, summary, summary_csv
 from evaluation.run_folder import record_of_run
-from guidance.toy.reading import parse_prompt
+from evaluation.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
 from tools.janus import SAVED, read_rates, write_sheet
-from tools.reproduction import plan
-from tools.reproduction.measure import add_metrics, measure
-from tools.reproduction.plan import METHODS, PAPER_METHODS, TOY_METHODS, Asset, Cost, assets_of, cost
-from tools.reproduction.report import report
-from tools.reproduction.tables import assets_csv, summary, summary_csv
-from tools.sweep.runs import ROOT, Job, Pass, Result, RunFailed, Sweep, local_pass, read_results, run_all, waiting
+from toy.reading import parse_prompt
 from utils.device import resolve_device
 
 ASK_FROM_HOURS = 2.0
@@ -142,7 +142,7 @@ def placed(order: Order, address: str | None, jobs: int | None) -> Iterator[tupl
     if address is None:
         yield order, local_pass
         return
-    from tools.sweep.cluster import connected
+    from evaluation.sweep.cluster import connected
 
     with connected(address, order.gpu, tqdm.write) as cluster:
         sweep = replace(order.sweep, jobs=jobs or len(order.jobs), threads=cluster.threads(), gpus=())

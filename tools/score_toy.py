@@ -2,7 +2,7 @@
 """Scores a run against the toy world's ground truth from 24 views: python tools/score_toy.py RUN [--json out.json]
 
 RUN is a run folder (config.yaml, point_cloud/iteration_K/point_cloud.ply; the last iteration is taken). The prompt in
-its config.yaml says what the truth is; guidance/toy/scoring.py says what the scores mean.
+its config.yaml says what the truth is; toy/scoring.py says what the scores mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.known_truth import SIZE_PX, score_run
-from guidance.toy.fronts import FRONT_DEG
+from toy.fronts import FRONT_DEG
 
 
 def table(scores: dict[str, Any]) -> str:

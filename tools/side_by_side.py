@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.orbit_flags import add_flags, check_flags, load, turns
+from evaluation.orbit_flags import add_flags, check_flags, load, turns
 from utils.file_formats import check_suffix
 from utils.heat_map import text_strip
 from utils.video import VideoWriter

@@ -24,9 +24,9 @@ import argparse
 
 import torch
 
-from tools.toy_prior.data import load_or_render
-from tools.toy_prior.model import Sizes
-from tools.toy_prior.training import Trainer, TrainSettings
+from toy.training.data import load_or_render
+from toy.training.model import Sizes
+from toy.training.training import Trainer, TrainSettings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     rendered = load_or_render(args.data_cache, args.views, args.seed, workers=args.threads)
     if args.command == "export":
-        from tools.toy_prior.export import export_prior
+        from toy.training.export import export_prior
 
         export_prior(args.folder, args.to, rendered, remarks=args.remarks)
         return

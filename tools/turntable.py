@@ -19,8 +19,8 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from tools.exporting.places import default_path
-from tools.orbit_flags import add_flags, check_flags, load, turns
+from evaluation.orbit_flags import add_flags, check_flags, load, turns
+from export.places import default_path
 from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 

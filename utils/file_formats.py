@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class FileFormat(NamedTuple):
-    """What it is, in a line for people; `options` are fields of tools/exporting/options.py."""
+    """What it is, in a line for people; `options` are fields of export/options.py."""
 
     suffix: str
     told: str

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from arguments.run_folder import RunFolder
+from trainer.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 

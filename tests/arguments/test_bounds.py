@@ -12,11 +12,11 @@ import train
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config
-from cograd.startup import read_settings
-from cograd.state import TrainState
-from cograd.training_step import prepare_schedules
 from guidance.run_size import check_run_memory, needed_without_model
 from guidance.sd_step import scaled_linear_alphas
+from trainer.startup import read_settings
+from trainer.state import TrainState
+from trainer.step import prepare_schedules
 
 IDEAL = ["--opt", "configs/quickstart.yaml"]
 GB = 10**9
@@ -111,7 +111,7 @@ def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(
     words, way_out, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("guidance.run_size.free_bytes", lambda device: 2 * GB)
-    monkeypatch.setattr("cograd.state.TrainState.start", lambda *_, **__: pytest.fail("points were sampled"))
+    monkeypatch.setattr("trainer.state.TrainState.start", lambda *_, **__: pytest.fail("points were sampled"))
     argv = [*IDEAL, "--device", "cpu", *words.split(), "--model_path", str(tmp_path / "run")]
     assert train.main(argv) == 2
     told = capsys.readouterr().err

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from arguments.run_folder import RunFolder
 from tests.arguments.run_folders import CPU, begin, contents, opened, run_json
-from utils.run_lock import FolderInUse, FolderLost
+from trainer.run_folder import RunFolder
+from trainer.run_lock import FolderInUse, FolderLost
 
 
 def working(folder: Path) -> RunFolder:

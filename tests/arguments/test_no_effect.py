@@ -11,7 +11,7 @@ from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import load_config
 from arguments.no_effect import ALWAYS_READ, ROWS, no_effect_notices, without_effect
-from guidance.ideal import IdealPrior
+from toy.ideal import IdealPrior
 
 SD = "tests/data/golden/tiny-sd"
 TEXT = ["--text", "a red mug"]

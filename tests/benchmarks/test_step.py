@@ -62,8 +62,8 @@ def test_upstream_like_asks_text_by_text_and_gets_the_same() -> None:
 
 
 def test_the_phases_are_put_back(monkeypatch) -> None:
-    from cograd import training_step
     from guidance import score
+    from trainer import step as training_step
 
     before = training_step.PhaseTimer, score.invert, score.guided_noise, score.Distillation.backward
     prior = Counting()

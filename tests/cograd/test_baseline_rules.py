@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update, prepare_schedules
 from guidance.prompts import PromptBook
+from trainer.state import TrainState
+from trainer.step import accumulate_gradients, apply_update, prepare_schedules
 
 SMALL = {
     "iterations": 8, "densify_from_iter": 4, "densification_interval": 2, "opacity_reset_interval": 5, "densify_until_iter": 8,

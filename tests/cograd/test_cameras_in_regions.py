@@ -12,10 +12,10 @@ from arguments import CoGradParams, Config, GenerateCamParams
 from arguments.load import load_config
 from cograd import CoGrad
 from cograd.regions import RegionGrid
-from cograd.training_step import _cameras
 from scene import Scene, cameras
 from scene.cameras import RCamera
 from scene.dataset_readers import CameraRanges, PoseJitter
+from trainer.step import _cameras
 from utils.random_streams import RandomStreams
 
 DRAWS = 2000

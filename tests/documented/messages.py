@@ -21,18 +21,18 @@ import gaussian_renderer
 import train
 from arguments import Config
 from arguments.load import load_config
-from arguments.run_folder import RunFolder
-from cograd.state import TrainState
 from gaussian_renderer.network_gui import NetworkGui
-from guidance import ideal
 from guidance.preflight import check_memory
 from guidance.run_size import RunSize
-from guidance.toy.rendered_set import render_set
 from tests.documented.commands import ROOT
 from tests.documented.running import no_network
 from tests.guidance.test_preflight import shapes_of_sd21
 from tests.reliability.hooks import with_state
-from utils.distributed import ALONE
+from toy import ideal
+from toy.rendered_set import render_set
+from trainer.distributed import ALONE
+from trainer.run_folder import RunFolder
+from trainer.state import TrainState
 
 SUBMODULES = ROOT / "submodules"
 TINY_SD = ROOT / "tests" / "data" / "golden" / "tiny-sd"

@@ -3,8 +3,8 @@
 
 from arguments import GenerateCamParams
 from evaluation.known_truth import score_gaussians
-from guidance.toy.captions import Spec
 from tests.red_ball import red_ball
+from toy.captions import Spec
 
 
 def test_a_red_ball_is_nearly_the_true_red_sphere():

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from arguments import GuidanceParams
 from guidance.prompts import PromptBook, PromptTexts
-from guidance.toy.captions import COLOURS, SYNONYMS, view_word_of, vocabulary
-from guidance.toy.objects import CLASSES
-from guidance.toy.reading import UnknownPrompt, parse_prompt, read_prompt
 from tests.fuzzing.engine import LawBroken, Target
+from toy.captions import COLOURS, SYNONYMS, view_word_of, vocabulary
+from toy.objects import CLASSES
+from toy.reading import UnknownPrompt, parse_prompt, read_prompt
 
 WORDS = [
     *vocabulary(),

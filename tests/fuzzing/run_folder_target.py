@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 from hypothesis import strategies as st
 
+from apps.web import outputs
+from apps.web.job import Job, State
+from apps.web.progress import clock, curve
+from apps.web.run_panel import _svg
+from evaluation.comparison.folder import read_cameras
 from evaluation.run_folder import record_of_run
 from tests.fuzzing.engine import CORPUS, LawBroken, Target
 from tests.fuzzing.mutations import damaged
-from tools.comparison.folder import read_cameras
-from tools.web_app import outputs
-from tools.web_app.job import Job, State
-from tools.web_app.progress import clock, curve
-from tools.web_app.run_panel import _svg
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-")) / "run"
 FILES = ("config.yaml", "run.json", "log.jsonl", "console.txt", "cameras.json", "train_process/iter_7.png")

@@ -116,7 +116,7 @@ class Stranger:
 
     def iterate(self) -> None:
         self.clock.now += 0.01
-        while True:  # as gaussian_renderer.viewers does
+        while True:  # as viewer.viewers does
             network_gui.answer(self.gui, GAUSSIANS, PIPE, BACKGROUND, "v")
             if not self.gui.wants_to_hold(finished=False):
                 break

@@ -4,8 +4,8 @@
 import pytest
 
 from arguments.load import load_config
-from gaussian_renderer.viewers import Viewers
 from tests.gaussian_renderer.viewed_run import PAGE, Run
+from viewer.viewers import Viewers
 
 
 @pytest.fixture

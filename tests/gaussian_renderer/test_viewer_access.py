@@ -12,10 +12,10 @@ from websockets.sync.client import connect
 
 from arguments import Config
 from arguments.load import load_config
-from gaussian_renderer.viewers import Viewers
 from tests.gaussian_renderer.looker import Looker
 from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S
+from viewer.viewers import Viewers
 
 
 def test_without_being_asked_for_no_viewer_is_open_and_viser_is_not_imported(monkeypatch):
@@ -28,7 +28,7 @@ def test_without_being_asked_for_no_viewer_is_open_and_viser_is_not_imported(mon
 
 def test_a_missing_viser_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", None)
-    monkeypatch.delitem(sys.modules, "gaussian_renderer.web_viewer", raising=False)
+    monkeypatch.delitem(sys.modules, "viewer.web_viewer", raising=False)
     with pytest.raises(
         ValueError, match=r"--viewer needs a package that is missing .*pip install -r requirements-extra\.txt"
     ):

@@ -7,12 +7,12 @@ import socket
 import pytest
 
 from arguments.load import load_config
-from gaussian_renderer import web_viewer
-from gaussian_renderer.viewers import Viewers
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
 from tests.gaussian_renderer.viewed_run import LOSSES, Run
 from tests.patience import PATIENCE_S, Clock
 from tests.red_ball import red_ball
+from viewer import web_viewer
+from viewer.viewers import Viewers
 
 INTERVAL_S = 1.0
 WORDS = ["--text", "a red cube", "--viewer_port", "0", "--viewer_interval", str(INTERVAL_S), "--iterations", "100"]

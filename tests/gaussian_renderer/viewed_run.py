@@ -4,9 +4,9 @@
 import threading
 import time
 
-from gaussian_renderer.viewers import Watched
 from tests.patience import PATIENCE_S
 from tests.red_ball import red_ball
+from viewer.viewers import Watched
 
 LOSSES = {"guidance": 0.25, "total": 0.5}
 PAGE = [

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from arguments import Config, GuidanceParams, OptimizationParams
 from arguments.load import load_config
-from cograd.state import TrainState
-from cograd.training_step import _use_control, accumulate_gradients
 from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
+from trainer.state import TrainState
+from trainer.step import _use_control, accumulate_gradients
 from utils.random_streams import RandomStreams
 
 

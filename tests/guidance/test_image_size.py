@@ -8,8 +8,8 @@ import pytest
 
 import train
 from arguments.load import ConfigError
-from cograd.startup import read_settings
 from guidance.image_size import size_notices, size_rule
+from trainer.startup import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 IDEAL, TRAINED = (str(ROOT / "configs" / name) for name in ("quickstart.yaml", "quickstart_trained.yaml"))

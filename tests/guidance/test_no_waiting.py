@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arguments import GuidanceParams
 from arguments.load import load_config
-from cograd import training_step
-from cograd.state import TrainState
-from cograd.training_step import accumulate_gradients, apply_update
 from guidance import score
 from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
+from trainer import step as training_step
+from trainer.state import TrainState
+from trainer.step import accumulate_gradients, apply_update
 from utils.random_streams import RandomStreams
 
 META, ROOT = torch.device("meta"), Path(__file__).parents[2]

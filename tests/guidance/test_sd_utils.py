@@ -13,7 +13,7 @@ from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
-from utils.distributed import Share
+from trainer.distributed import Share
 from utils.random_streams import RandomStreams
 
 

@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass
 
 from tests.reliability.same_run import differences
-from utils.checkpoints import newest_good, numbered
+from trainer.checkpoints import newest_good, numbered
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 4
@@ -120,7 +120,7 @@ class _Run:
     def __init__(self, run: Path, changes: dict[str, object]) -> None:
         self._run = run
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train", "guidance.ideal"])
+        context.set_forkserver_preload(["train", "toy.ideal"])
         self._process = context.Process(target=_train, args=(words(run, resume="auto", **changes),))
         self._process.start()
 

@@ -3,8 +3,8 @@
 
 import torch
 
-import cograd.team
-from guidance.ideal import IdealPrior
+import trainer.workers
+from toy.ideal import IdealPrior
 
 
 def at_step(monkeypatch, step: int, act) -> None:
@@ -14,7 +14,7 @@ def at_step(monkeypatch, step: int, act) -> None:
 
 def with_state(monkeypatch, step: int, act) -> None:
     """The same with act(state)."""
-    sound, done = cograd.team.accumulate_gradients, []
+    sound, done = trainer.workers.accumulate_gradients, []
 
     def patched(state, *args):
         report = sound(state, *args)
@@ -23,7 +23,7 @@ def with_state(monkeypatch, step: int, act) -> None:
             act(state)
         return report
 
-    monkeypatch.setattr(cograd.team, "accumulate_gradients", patched)
+    monkeypatch.setattr(trainer.workers, "accumulate_gradients", patched)
 
 
 def faulty_calls(monkeypatch, is_faulty) -> None:

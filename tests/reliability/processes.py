@@ -36,7 +36,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 def forked(work: Any, *args: Any) -> int:
     """work(*args) in a process that has the imports behind it; its exit status, negative after a signal."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "guidance.ideal", "tests.reliability.crash"])
+    context.set_forkserver_preload(["train", "toy.ideal", "tests.reliability.crash"])
     process = context.Process(target=work, args=args)
     process.start()
     process.join(PATIENCE_S)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tests.trees import equal
-from utils.run_log import read_steps
+from trainer.run_log import read_steps
 from utils.tree_file import load_tree
 
 OF_THE_PROCESS = ("run.json", "run.lock", "config.yaml", "cfg_args")  # when, where and into which folder it ran

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-import cograd.team
-import guidance.ideal
+import toy.ideal
 import train
+import trainer.workers
 from arguments import GROUPS, Config
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import FINISHED, REFUSED
 from arguments.load import load_config
-from arguments.resume_rules import PIECES, REGIONS, Outcome, adapted, flat_settings
-from cograd.state import TrainState
 from tests.reliability.crash import words
 from tests.reliability.same_run import log_lines
-from utils.checkpoints import numbered
+from trainer.checkpoints import numbered
+from trainer.resume_rules import PIECES, REGIONS, Outcome, adapted, flat_settings
+from trainer.state import TrainState
 from utils.random_streams import RandomStreams
 from utils.tree_file import load_tree, save_tree
 from utils.video import read_video
@@ -95,10 +95,10 @@ def drawn_once():
 
     One thread: on tensors as small as these several wait for one another.
     """
-    sound = guidance.ideal.render_set
+    sound = toy.ideal.render_set
     cached = functools.cache(lambda specs, *rest: sound(list(specs), *rest))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guidance.ideal, "render_set", lambda specs, *rest: cached(tuple(specs), *rest))
+        patch.setattr(toy.ideal, "render_set", lambda specs, *rest: cached(tuple(specs), *rest))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         yield
@@ -125,8 +125,8 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 def _resumed(folder: Path, name: str, value: str, capsys, monkeypatch) -> tuple[int, str, bool]:
     """Exit status, what was printed, and whether a prior was loaded."""
-    loaded, sound = [], cograd.team.load_prior
-    monkeypatch.setattr(cograd.team, "load_prior", lambda *args: loaded.append(1) or sound(*args))
+    loaded, sound = [], trainer.workers.load_prior
+    monkeypatch.setattr(trainer.workers, "load_prior", lambda *args: loaded.append(1) or sound(*args))
     status = train.main(["--resume", str(folder), f"--{name}", *value.split(" ")])
     monkeypatch.undo()
     return status, "".join(capsys.readouterr()), bool(loaded)
@@ -190,7 +190,7 @@ def test_what_cannot_be_continued_is_refused_before_weights_and_writes(stopped, 
     """By --resume auto, and by --start_checkpoint, which leaves no folder behind either."""
     folder = shutil.copytree(stopped["baseline"], tmp_path / "run")
     before = _contents(folder)
-    monkeypatch.setattr(cograd.team, "load_prior", lambda *args: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(trainer.workers, "load_prior", lambda *args: pytest.fail("the weights were loaded"))
     checkpoint = numbered(folder)[0][1]
     how = {"start_checkpoint": checkpoint} if start else {"resume": "auto"}
     run = tmp_path / "new" if start else folder

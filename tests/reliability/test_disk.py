@@ -16,7 +16,7 @@ from arguments.exit_codes import FINISHED, STOPPED
 from tests.reliability.crash import words
 from tests.reliability.hooks import at_step
 from tests.reliability.same_run import differences, log_lines
-from utils.checkpoints import newest_good, numbered
+from trainer.checkpoints import newest_good, numbered
 
 PLAIN = {
     "test_ratio": 1, "iterations": 14, "vis_interval": 100, "densify_until_iter": 0, "save_ratio": 1,

@@ -8,12 +8,12 @@ import pytest
 
 import train
 from arguments.exit_codes import FINISHED, STOPPED
-from cograd import training_step
 from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
 from tests.reliability.hooks import faulty_calls, with_state
 from tests.reliability.same_run import events, log_lines
-from utils.checkpoints import numbered
+from trainer import step as training_step
+from trainer.checkpoints import numbered
 from utils.tree_file import load_tree
 
 SHORT = {"save_process": False, "test_ratio": 1, "iterations": 14, "max_faults_in_a_row": 3}

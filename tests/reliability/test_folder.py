@@ -14,8 +14,8 @@ import pytest
 
 from arguments.exit_codes import INTERRUPTED, REFUSED, STOPPED
 from tests.reliability.crash import words
-from utils.checkpoints import numbered, run_id_of
-from utils.run_log import read_steps
+from trainer.checkpoints import numbered, run_id_of
+from trainer.run_log import read_steps
 from utils.tree_file import load_tree
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ class Run:
     def __init__(self, folder: Path, told: Path) -> None:
         self.folder, self._told = folder, told
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train", "guidance.ideal"])
+        context.set_forkserver_preload(["train", "toy.ideal"])
         self._process = context.Process(target=_train, args=(words(folder, resume="auto", **ENDLESS), str(told)))
         self._process.start()
 

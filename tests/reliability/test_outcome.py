@@ -7,17 +7,17 @@ import os
 import pytest
 import torch
 
-import cograd.team
 import train
+import trainer.workers
 from arguments.exit_codes import FINISHED, REFUSED, STOPPED
-from gaussian_renderer.outputs import RunOutputs
 from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
 from tests.reliability.hooks import at_step, faulty_calls, with_state
 from tests.reliability.processes import PLAIN
 from tests.reliability.same_run import log_lines
-from utils import careful_writes
-from utils.checkpoints import newest_good, numbered
+from trainer import careful_writes
+from trainer.checkpoints import newest_good, numbered
+from trainer.outputs import RunOutputs
 from utils.video import SegmentedVideo
 
 NO_MEMORY = [
@@ -139,15 +139,15 @@ def test_a_half_made_update_is_not_continued_from(tmp_path, monkeypatch) -> None
 
 @pytest.mark.parametrize("where", ["load_prior", "Scene"])
 def test_no_memory_during_start_up(tmp_path, monkeypatch, capsys, where) -> None:
-    import cograd.state
+    import trainer.state
 
-    monkeypatch.setattr(cograd.team if where == "load_prior" else cograd.state, where, _raise(NO_MEMORY[0]))
+    monkeypatch.setattr(trainer.workers if where == "load_prior" else trainer.state, where, _raise(NO_MEMORY[0]))
     assert train.main(words(tmp_path / "run", **PLAIN)) == STOPPED
     assert "train.py: out of memory (CUDA out of memory." in capsys.readouterr().err
 
 
 def test_a_disk_that_fails_during_start_up(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(cograd.team, "load_prior", _raise(OSError(28, "No space left on device")))
+    monkeypatch.setattr(trainer.workers, "load_prior", _raise(OSError(28, "No space left on device")))
     assert train.main(words(tmp_path / "run", **PLAIN)) == REFUSED
     assert "train.py: the run cannot be started ([Errno 28] No space left on device)" in capsys.readouterr().err
 
@@ -186,9 +186,9 @@ def test_a_writer_that_fails_costs_its_output(tmp_path, monkeypatch, capsys, kin
 
 @pytest.mark.parametrize("error", [NO_MEMORY[0], MemoryError(), NO_MEMORY[2]], ids=_named)
 def test_a_checkpoint_that_does_not_fit_into_memory_is_a_failed_write(tmp_path, monkeypatch, capsys, error) -> None:
-    import utils.checkpoints
+    import trainer.checkpoints
 
-    sound, calls = utils.checkpoints.save_tree, []
+    sound, calls = trainer.checkpoints.save_tree, []
 
     def save(*args) -> None:
         calls.append(1)
@@ -196,7 +196,7 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_a_failed_write(tmp_path, 
             raise error
         sound(*args)
 
-    monkeypatch.setattr(utils.checkpoints, "save_tree", save)
+    monkeypatch.setattr(trainer.checkpoints, "save_tree", save)
     assert train.main(words(tmp_path / "run", **PLAIN | {"checkpoint_every": 2})) == FINISHED
     told = capsys.readouterr().out
     assert told.count("checkpoint could not be written") == told.count("checkpoint can be written again") == 1
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_a_failed_write(tmp_path, 
 
 def test_a_refusal_after_everything_is_open_stands_on_its_own_line(tmp_path, monkeypatch, capsys) -> None:
     """Its log is closed, and no progress bar was drawn."""
-    from cograd.recovery import Recovery
+    from trainer.recovery import Recovery
 
     assert train.main(words(tmp_path / "run", **PLAIN | {"iterations": 1})) == FINISHED
     capsys.readouterr()

@@ -10,11 +10,11 @@ import pytest
 
 import train
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
-from guidance.ideal import IdealPrior
 from tests.reliability.crash import EVERY, words
 from tests.reliability.hooks import at_step
 from tests.reliability.same_run import differences, log_lines
-from utils.checkpoints import numbered
+from toy.ideal import IdealPrior
+from trainer.checkpoints import numbered
 from utils.tree_file import load_tree, save_tree
 from utils.video import read_video
 

@@ -13,7 +13,7 @@ from tests.reliability.crash import words
 from tests.reliability.hooks import at_step
 from tests.reliability.processes import PLAIN, ended, forked, started
 from tests.reliability.same_run import log_lines
-from utils.checkpoints import numbered
+from trainer.checkpoints import numbered
 from utils.stop_signals import REAL_TIME, SIGNALS, name_of
 
 TINY = PLAIN | {"iterations": 3}
@@ -90,14 +90,14 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(tmp_path, monkeypatch, nu
     ("number", "module", "status"),
     [
         (signal.SIGINT, "numpy", KILLED),
-        (signal.SIGINT, "guidance.ideal", KILLED),
+        (signal.SIGINT, "toy.ideal", KILLED),
         (signal.SIGTERM, "torch._C", INTERRUPTED),
-        (signal.SIGUSR1, "guidance.ideal", INTERRUPTED),
+        (signal.SIGUSR1, "toy.ideal", INTERRUPTED),
     ],
     ids=lambda value: value if isinstance(value, str) else name_of(value) if value in SIGNALS else "",
 )
 def test_a_signal_during_start_up(tmp_path, number, module, status) -> None:
-    """It is sent when the module has been imported; guidance.ideal is, after the run folder is made."""
+    """It is sent when the module has been imported; toy.ideal is, after the run folder is made."""
     process = started(tmp_path / "run", "-X", "importtime", settings={"iterations": 10_000}, stderr=subprocess.PIPE)
     assert process.stderr is not None
     for line in process.stderr:

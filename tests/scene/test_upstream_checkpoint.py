@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from arguments.load import load_config
-from cograd.state import TrainState, read_start
 from scene.upstream_checkpoint import read_upstream
 from tests.drawn import Draws
 from tests.trees import equal
+from trainer.state import TrainState, read_start
 
 N, DEGREE = 7, 1
 NAMES = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")  # order of upstream's groups

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from arguments.provenance import code_revision, versions
+from evaluation.reproduction import measure
+from evaluation.sweep import runs
 from tests.red_ball import write_run
-from tools.reproduction import measure
-from tools.sweep import runs
+from trainer.provenance import code_revision, versions
 
 LOG = [
     {

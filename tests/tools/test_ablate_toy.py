@@ -13,12 +13,12 @@ import pytest
 
 from arguments.load import ConfigError, load_config
 from evaluation import known_truth
+from evaluation.ablation import clouds, film, grid, runs, summary
+from evaluation.ablation.pictures import LABEL_PX
+from evaluation.sweep import facts
+from evaluation.sweep import runs as sweep_runs
 from tests.red_ball import write_run
 from tools import ablate_toy, contact_sheet
-from tools.ablation import clouds, film, grid, runs, summary
-from tools.ablation.pictures import LABEL_PX
-from tools.sweep import facts
-from tools.sweep import runs as sweep_runs
 
 TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
 ROBOT = "a cyan robot with orange arms"
@@ -67,8 +67,8 @@ def test_a_grid_has_every_cell_once_and_whole_pairs_first() -> None:
 
 
 def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
-    from guidance.toy.objects import ONE_SIDED
-    from guidance.toy.reading import parse_prompt
+    from toy.objects import ONE_SIDED
+    from toy.reading import parse_prompt
 
     classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
     assert len(grid.PAPER_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from evaluation.ablation import film, outcomes, staircase, summary
+from evaluation.ablation.pictures import first_seeds
+from evaluation.ablation.staircase import climbed
 from tools import ablate_toy
-from tools.ablation import film, outcomes, staircase, summary
-from tools.ablation.pictures import first_seeds
-from tools.ablation.staircase import climbed
 
 OWL, CAT = "a purple owl with green belly", "an orange cat with blue collar"
 

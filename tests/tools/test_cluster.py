@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/sweep/cluster.py: two Ray nodes on this machine, one of them killed; what is told where it cannot work."""
+"""evaluation/sweep/cluster.py: two Ray nodes on this machine, one of them killed; what is told where it cannot work."""
 
 import ast
 import contextlib
@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from evaluation.sweep import cluster, runs
+from evaluation.sweep.cluster import Cluster, Node
+from evaluation.sweep.runs import ROOT, RunFailed, Sweep
 from tests.patience import PATIENCE_S
 from tools import reproduce
-from tools.sweep import cluster, runs
-from tools.sweep.cluster import Cluster, Node
-from tools.sweep.runs import ROOT, RunFailed, Sweep
 
 WORDS = ["--prior", "toy", "--methods", "luciddreamer", "cograd", "--count", "1", "--seeds", "2", "--view_px", "16"]
 TINY = ["--iterations", "20", "--warmup_iter", "20", "--image_w", "16", "--image_h", "16", "--init_num_pts", "60"]

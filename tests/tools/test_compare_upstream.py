@@ -11,12 +11,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from arguments import GenerateCamParams
+from evaluation.comparison.compare import common_cameras, statistics, views
+from evaluation.comparison.folder import camera_from_JSON, read_cameras, read_side
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from tests.red_ball import write_run
 from tools import compare_upstream
-from tools.comparison.compare import common_cameras, statistics, views
-from tools.comparison.folder import camera_from_JSON, read_cameras, read_side
 from utils.camera_utils import camera_to_JSON
 from utils.image_utils import write_png
 

@@ -5,12 +5,12 @@ import json
 import re
 
 from evaluation.janus import Rate
+from evaluation.reproduction.measure import draw
 from tests.browser import browser_page, needs_browser
 from tests.one_file_page import Tags
 from tests.red_ball import write_run
 from tests.reproduced import SMALL, reproduced
 from tools import janus
-from tools.reproduction.measure import draw
 
 
 def test_the_sheet_hides_the_methods_and_gives_rates(tmp_path, pretended, capsys) -> None:

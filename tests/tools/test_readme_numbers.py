@@ -11,10 +11,10 @@ import pytest
 
 import train
 from evaluation.known_truth import score_run
-from guidance import ideal
-from guidance.toy.rendered_set import render_set
 from tools import readme_numbers as tool
 from tools.readme_numbers import IDEAL, Run
+from toy import ideal
+from toy.rendered_set import render_set
 
 CHECKOUT = tool.ROOT
 SMALL = [

@@ -9,11 +9,11 @@ import re
 import pytest
 
 from arguments.load import load_config
+from evaluation.reproduction import measure, plan, tables
+from evaluation.sweep import runs
+from evaluation.sweep.runs import ROOT
 from tests.reproduced import SMALL, reproduced
 from tools import reproduce
-from tools.reproduction import measure, plan, tables
-from tools.sweep import runs
-from tools.sweep.runs import ROOT
 
 ROBOT = "a cyan robot with orange arms"
 

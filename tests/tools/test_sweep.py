@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools.sweep import runs
-from tools.sweep.runs import Job, RunFailed, Sweep
+from evaluation.sweep import runs
+from evaluation.sweep.runs import Job, RunFailed, Sweep
 
 JOBS = [Job(f"job{k}", ("--iterations", str(k)), {"k": k}) for k in range(6)]
 
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
 
 ASKING = """
 import multiprocessing, os, time
-from tools.sweep import runs
+from evaluation.sweep import runs
 def work():
     runs._end_with_parent()
     print(os.getpid(), flush=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from guidance.toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
-from guidance.toy.compose import compose
-from guidance.toy.reading import parse_prompt
-from tools.toy_prior import checks, data, export, model, sampling, tokenizer, training
+from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
+from toy.compose import compose
+from toy.reading import parse_prompt
+from toy.training import checks, data, export, model, sampling, tokenizer, training
 
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)
 SHORT = training.TrainSettings(steps=3, batch=3, warmup_steps=2, log_every=1, check_every=100, fit_pictures=20)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of train.py in a process, and a session, of its own: begun, followed, stopped, gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import os
+import re
+import signal
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from apps.web.progress import LogReader, Progress
+from arguments import Config
+from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED
+from arguments.load import to_yaml
+from arguments.yaml_file import read_yaml
+from trainer.checkpoints import numbered
+from trainer.run_lock import NAME
+from trainer.run_records import is_count, read_object, read_regular
+from utils.general_utils import atomic_path
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train.py"
+CONSOLE = "console.txt"
+"""What the process prints, in the run folder."""
+TAIL_BYTES = 16_384
+MAX_NAME = 40
+MAX_PROMPT = 2000
+"""Characters of a prompt that are shown."""
+
+
+class State(enum.Enum):
+    """Where a run stands; the value is what people read."""
+
+    WAITING = "waiting in line"
+    STARTING = "getting ready"
+    RUNNING = "running"
+    STOPPING = "stopping after this step"
+    STOPPED = "stopped"
+    UNFINISHED = "not finished"
+    ELSEWHERE = "running, begun elsewhere"
+    FINISHED = "finished"
+    FAILED = "failed"
+    UNREADABLE = "unreadable"
+
+
+ALIVE = (State.STARTING, State.RUNNING, State.STOPPING)
+MOVING = (*ALIVE, State.ELSEWHERE)
+
+
+class Job:
+    """A run folder and, while this program runs it, its process.
+
+    Remembers: the process, whether it was asked to stop, whether the run waits in line, and what was read of its log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """A folder with a config.yaml; one that cannot be read makes an UNREADABLE run, which can only be looked at."""
+        self.folder, self.name = folder, folder.name
+        tree, problems = read_yaml(str(folder / "config.yaml"))
+        prompt, steps = (
+            _inside(tree, *key) for key in (("GuidanceParams", "text"), ("OptimizationParams", "iterations"))
+        )
+        self.prompt = prompt[:MAX_PROMPT] if isinstance(prompt, str) and prompt.strip() else self.name
+        self.unreadable = ""
+        if not is_count(steps, 1):
+            missing = f"{folder}/config.yaml does not say how many steps the run has"
+            self.unreadable = f"{problems[0] if problems else missing}; delete the folder or repair the file."
+        self.log = LogReader(folder / "log.jsonl", steps if is_count(steps, 1) else 1)
+        self.waits, self._asked_to_stop, self._broken = False, False, ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._first_step = 0
+        self._written = _written(folder)
+        self.log.read()
+
+    @classmethod
+    def create(cls, config: Config, output: Path) -> Job:
+        """A new folder below `output`, named after the prompt, with the settings in it. Raises OSError."""
+        folder = new_folder(output, config.guidance.text)
+        model = dataclasses.replace(config.model, model_path=str(folder), workspace=folder.name)
+        with atomic_path(folder / "config.yaml") as temporary:
+            temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+        return cls(folder)
+
+    @property
+    def state(self) -> State:
+        """Where the run stands now."""
+        if self.unreadable:
+            return State.UNREADABLE
+        if self.waits:
+            return State.WAITING
+        if self._broken:
+            return State.FAILED
+        if self._process is None:
+            return self._state_of_the_folder()
+        status = self._process.poll()
+        if status is None:
+            if self._asked_to_stop:
+                return State.STOPPING
+            return State.RUNNING if self.log.step > self._first_step else State.STARTING
+        if status == FINISHED:
+            return State.FINISHED
+        ended_by_us = self._asked_to_stop and (status in (INTERRUPTED, KILLED) or status < 0)
+        return State.STOPPED if ended_by_us or status == INTERRUPTED else State.FAILED
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self.state in ALIVE
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is something left to do, and nobody who does it."""
+        return self.state in (State.STOPPED, State.UNFINISHED, State.FAILED)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another program has begun a run in the folder since."""
+        return self._process is None and not self.waits and _written(self.folder) != self._written
+
+    def start(self) -> None:
+        """Begins the run, or goes on from its newest whole checkpoint; where that cannot be, it has failed."""
+        self.log.begin_anew()
+        self.log.read()
+        self.waits, self._asked_to_stop, self._first_step = False, False, self.log.step
+        self._broken = ""
+        try:
+            self._process = self._begun()
+        except OSError as error:
+            self._broken = f"The run could not be begun ({error})."
+
+    def _begun(self) -> subprocess.Popen[bytes]:
+        with (self.folder / CONSOLE).open("ab") as console:
+            return subprocess.Popen(
+                [sys.executable, str(TRAIN), "--resume", str(self.folder.resolve())],
+                cwd=ROOT,
+                env={**os.environ, "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Asks the run to end after its step, with a checkpoint."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the run at once; it can go on from the last checkpoint."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._asked_to_stop = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the process has ended, at most `seconds` from now."""
+        try:
+            return self._process is None or self._process.wait(seconds) is not None
+        except subprocess.TimeoutExpired:
+            return False
+
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return self.log.read()
+
+    def told(self) -> str:
+        """How the run ended, in a sentence; empty while it runs and where there is nothing to tell."""
+        if self.unreadable:
+            return self.unreadable
+        if self.state in (State.STOPPED, State.UNFINISHED):
+            return self._how_to_go_on()
+        if self.state is not State.FAILED or self._process is None:
+            return self._broken
+        status = self._process.returncode
+        if status < 0:
+            name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
+            memory = "; perhaps there was too little memory" if -status == signal.SIGKILL else ""
+            return f"The run was ended by {name}{memory}."
+        return last_sentence(self.folder / CONSOLE) or f"train.py ended with status {status} and said nothing."
+
+    def _how_to_go_on(self) -> str:
+        saved = numbered(self.folder)
+        if not saved:
+            return "It ended before its first checkpoint; going on begins anew."
+        return f"The checkpoint of step {saved[0][0]} is kept; the run can be gone on with."
+
+    def _state_of_the_folder(self) -> State:
+        """Where a run stands that is not this program's."""
+        if _is_locked(self.folder / NAME):
+            return State.ELSEWHERE
+        try:
+            finished = "finished_utc" in read_object(self.folder / "run.json")
+        except (OSError, ValueError):
+            finished = False
+        return State.FINISHED if finished else State.UNFINISHED
+
+
+def new_folder(output: Path, prompt: str) -> Path:
+    """Makes a folder directly below `output` that nobody has, named after a prompt of any kind. Raises OSError."""
+    output.mkdir(parents=True, exist_ok=True)
+    name = slug(prompt)
+    for number in range(1, 10_000):
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{output} has ten thousand runs of {name!r}; delete some")
+
+
+def slug(prompt: str) -> str:
+    """Letters a-z, digits and single hyphens, 1..MAX_NAME of them: safe as a folder's name and in an address."""
+    plain = unicodedata.normalize("NFKD", prompt[:1000]).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:MAX_NAME].strip("-") or "run"
+
+
+def last_sentence(console: Path) -> str:
+    """What train.py said last of its own, else the last line that was printed; "" where nothing was."""
+    try:
+        tail = read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES))
+        text = tail.decode("utf-8", "replace").replace("\r", "\n")
+    except OSError:
+        return ""
+    said = text.rpartition("\ntrain.py: ")
+    if said[1]:
+        return said[2].strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("train.py: ") if lines else ""
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a process has a run.lock, by the kernel's list: to try it might take it from a run that begins."""
+    try:
+        inode = lock.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:  # not Linux: not known
+        return False
+    return any("FLOCK" in line and f":{inode} " in line for line in lines)
+
+
+def _written(folder: Path) -> float:
+    """When the settings were written; 0 where there are none."""
+    try:
+        return (folder / "config.yaml").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _inside(tree: object, group: str, key: str) -> Any:
+    """tree[group][key] of a YAML file of any shape; None where there is none."""
+    inner = tree.get(group) if isinstance(tree, dict) else None
+    return inner.get(key) if isinstance(inner, dict) else None

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run folder holds that a visitor may see or take: a closed list, found by name and number."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from arguments.yaml_file import read_yaml
+from guidance.panel import COLUMNS, MARGIN_PX
+from trainer.run_records import is_count, read_regular
+from utils.file_formats import FILE_FORMATS, SCENES
+
+SHOWN = ("rgb", "x0_guided")
+"""Columns of a guidance panel that the page shows: what was rendered, and what the prior would have there."""
+MAX_PANEL_BYTES, MAX_PANEL_PIXELS = 1 << 26, 1 << 26
+_EXPORTING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file and the step it shows."""
+
+    path: Path
+    step: int
+
+
+def newest(folder: Path, pattern: str) -> Found | None:
+    """The file with the highest number of those that match `pattern`, in which K stands for the number."""
+    number = re.compile(re.escape(pattern).replace("K", r"(\d{1,9})", 1).replace("K", r"\d{1,9}"))
+    best: Found | None = None
+    for path in folder.glob(pattern.replace("K", "*")):
+        match = number.fullmatch(path.relative_to(folder).as_posix())
+        if match and path.is_file() and not path.is_symlink() and (best is None or int(match[1]) > best.step):
+            best = Found(path, int(match[1]))
+    return best
+
+
+def panel(folder: Path) -> Found | None:
+    """The newest picture of what the guidance saw and asked for."""
+    return newest(folder, "train_process/iter_K.png")
+
+
+def turntable(folder: Path) -> Found | None:
+    """The newest turntable video."""
+    return newest(folder, "videos/K_iteration/video_rgb_K.mp4")
+
+
+def region_map(folder: Path) -> Found | None:
+    """The newest map of CoGrad's regions."""
+    return newest(folder, "cograd/regions_K.png")
+
+
+def scene(folder: Path) -> Found | None:
+    """The newest saved Gaussians."""
+    return newest(folder, "point_cloud/iteration_K/point_cloud.ply")
+
+
+def preview_png(folder: Path) -> bytes | None:
+    """SHOWN of the newest panel as a PNG: a row for each, a column a view. None without a panel that can be read."""
+    found = panel(folder)
+    image = None if found is None else _read_png(found.path)
+    if image is None:
+        return None
+    width_px = (image.shape[1] - MARGIN_PX) // len(COLUMNS) - MARGIN_PX
+    views = max(1, round((image.shape[0] - MARGIN_PX) / (max(width_px, 1) * _aspect(folder) + MARGIN_PX)))
+    height_px = (image.shape[0] - MARGIN_PX) // views - MARGIN_PX
+    if min(width_px, height_px) < 1:
+        return None
+    rows = []
+    for name in SHOWN:
+        left = MARGIN_PX + COLUMNS.index(name) * (width_px + MARGIN_PX)
+        tops = [MARGIN_PX + view * (height_px + MARGIN_PX) for view in range(views)]
+        rows.append(np.hstack([image[top : top + height_px, left : left + width_px] for top in tops]))
+    return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
+
+
+def _read_png(path: Path) -> np.ndarray | None:
+    """A PNG file as uint8 [H, W, 3]; None for one that cannot be decoded, or is larger than any panel."""
+    try:
+        content = read_regular(path, MAX_PANEL_BYTES + 1)
+    except OSError:
+        return None
+    width_px, height_px = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    is_png = content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR"
+    if not is_png or len(content) > MAX_PANEL_BYTES or not 0 < width_px * height_px <= MAX_PANEL_PIXELS:
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+
+
+def _aspect(folder: Path) -> float:
+    """Height over width of the training images; 1 where config.yaml does not tell."""
+    cameras = read_yaml(str(folder / "config.yaml"))[0].get("GenerateCamParams")
+    if not isinstance(cameras, dict):
+        return 1.0
+    height, width = cameras.get("image_h"), cameras.get("image_w")
+    return height / width if is_count(height, 1) and is_count(width, 1) else 1.0
+
+
+def formats() -> dict[str, str]:
+    """Format of an export -> what it is, in a line."""
+    from export import FORMATS  # late: it takes seconds to import
+
+    return {name: format.told for name, format in FORMATS.items()}
+
+
+def ready_export(folder: Path, format: str) -> Path | None:
+    """The export of the newest scene, where it has been made."""
+    found, out = scene(folder), _export_path(folder, format)
+    try:
+        ready = found is not None and out is not None and out.stat().st_mtime >= found.path.stat().st_mtime
+        return out if ready and out is not None and out.is_file() and not out.is_symlink() else None
+    except OSError:
+        return None
+
+
+def exported(folder: Path, format: str) -> Path:
+    """The newest scene in that format, made at the first call. May take a minute. Raises ValueError and OSError."""
+    from export import FORMATS, export
+
+    if format not in FORMATS:
+        raise ValueError(f"{format!r} is not an export format; expected one of {', '.join(FORMATS)}")
+    out = _export_path(folder, format)
+    if out is None:
+        raise ValueError(f"{folder.name} has saved no scene yet; wait until half of its steps are done")
+    with _EXPORTING:  # one at a time: each takes all cores, and two visitors may ask for the same
+        if ready_export(folder, format) is None:
+            if out.parent.is_symlink():
+                raise ValueError(f"{out.parent} is a link to another folder; remove it")
+            out.parent.mkdir(exist_ok=True)
+            export(folder, format, out)
+    return out
+
+
+def _export_path(folder: Path, format: str) -> Path | None:
+    found = scene(folder)
+    if found is None or format not in SCENES:
+        return None
+    return folder / "export" / f"{folder.name}_{found.step}{FILE_FORMATS[format].suffix}"

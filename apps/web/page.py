@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of one tab: the form at the left, the run at the right; one below the other on a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nicegui import ui
+
+from apps.web.desk import Desk
+from apps.web.form import Form
+from apps.web.run_panel import RunPanel
+
+STYLE = Path(__file__).with_name("page.css")
+CURRENT = ""
+
+
+def draw_page(desk: Desk) -> None:
+    """Draws everything for a tab that has just been opened."""
+    ui.colors(primary="#4f46e5")
+    ui.add_css(STYLE)
+    with ui.element("main").classes("shell"):
+        with ui.element("header").classes("top"):
+            ui.html("CoGrad3D", sanitize=False, tag="h1")
+            ui.label("A prompt goes in, a scene of 3D Gaussians comes out.").classes("quiet grow")
+            history = ui.select({CURRENT: "Latest run"}, value=CURRENT, label="Show")
+            history.props("outlined dense options-dense").style("min-width: 220px; max-width: 100%")
+        with ui.element("div").classes("columns"):
+            with ui.element("div"):
+                Form(desk, lambda: started())
+            with ui.element("div").props("id=run").classes("stack"):
+                panel = RunPanel(desk)
+
+    def offer() -> None:
+        names = {CURRENT: "Latest run"} | {name: name for name in desk.names()}
+        if names != history.options:
+            history.set_options(names, value=history.value if history.value in names else CURRENT)
+
+    def started() -> None:
+        """The run that has begun, or the one it waits for, comes into view."""
+        offer()
+        history.set_value(CURRENT)
+        panel.look_at(None)
+        ui.run_javascript("if (innerWidth <= 900) document.getElementById('run').scrollIntoView({behavior: 'smooth'})")
+
+    history.on_value_change(lambda: panel.look_at(str(history.value) or None))
+    history.on("popup-show", offer)
+    offer()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configs that fit any prompt, in the order in which the page offers them, and what each of them needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from arguments import Config
+from arguments.load import load_config
+from guidance.prompt_words import read_words_of
+from toy.reading import Reading
+
+ROOT = Path(__file__).resolve().parents[2]
+TITLES = {
+    "quickstart": "Quickstart: toy world, ideal prior, CoGrad",
+    "quickstart_trained": "Toy world, trained prior, CoGrad",
+    "toy": "Toy world, ideal prior, baseline",
+    "toy_trained": "Toy world, trained prior, baseline",
+    "prompt": "Any prompt: Stable Diffusion, CoGrad (the paper)",
+    "schedule_only": "Any prompt: Stable Diffusion, timestep schedule alone",
+    "luciddreamer": "Any prompt: Stable Diffusion, LucidDreamer's baseline",
+    "hamburger": "Any prompt: LucidDreamer's hamburger settings",
+}
+"""Name of a file in configs/ -> its title. Upstream's other configs belong to one prompt and to Point-E."""
+
+TOY_EXAMPLES = {
+    "robot": "a cyan robot with orange arms",
+    "mushroom": "a red mushroom with white stem",
+    "owl": "a purple owl with green belly",
+    "house": "a yellow house with red roof",
+    "snowman": "a white snowman with red hat",
+    "mug": "a yellow mug with blue handle",
+    "rocket": "a white rocket with red fins",
+}
+ANY_EXAMPLES = {
+    "salad dog": "a DSLR photo of a dog made out of salad",
+    "helmet": "a DSLR photo of a football helmet",
+    "hamburger": "a delicious hamburger",
+    "shell chair": "a wooden chair carved like a seashell",
+}
+"""Word on a button -> prompt."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config file and its resolved settings."""
+
+    name: str
+    title: str
+    config: Config
+
+    @property
+    def path(self) -> Path:
+        """The YAML file."""
+        return ROOT / "configs" / f"{self.name}.yaml"
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether the prior is one of the two embedded ones."""
+        guidance = self.config.guidance
+        return guidance.guidance == "ideal" or (ROOT / (guidance.model_key or "no such")).is_dir()
+
+    @property
+    def needs(self) -> str:
+        """What it needs and knows, in a sentence or two."""
+        steps = self.config.optimization.iterations
+        if self.is_toy:
+            return f"{steps} steps; runs on any CPU in minutes. It knows 15 objects in 12 colours."
+        size = f"{self.config.cameras.image_w} px"
+        return f"{steps} steps at {size}; needs a GPU and the weights of {self.config.guidance.model_key} from the hub."
+
+    @property
+    def warning(self) -> str:
+        """Why it is no good choice on this machine; empty where it is."""
+        if self.is_toy or torch.cuda.is_available():
+            return ""
+        return "This machine has no GPU that torch can use: a step would take minutes. Choose a toy world preset here."
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """Prompts that it understands, by the word on their buttons."""
+        return TOY_EXAMPLES if self.is_toy else ANY_EXAMPLES
+
+    def reading(self, prompt: str) -> Reading | None:
+        """How an embedded prior reads a prompt; None for a prior that takes any text, and for an empty prompt."""
+        return read_words_of(dataclasses.replace(self.config.guidance, text=prompt))
+
+    def hint(self, prompt: str) -> str:
+        """What an embedded prior will not understand of a prompt; empty where it is all clear, or for other priors."""
+        reading = self.reading(prompt)
+        return "" if reading is None else reading.refusal or reading.notice
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """Every preset by name, the embedded priors' first."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, title in TITLES.items():
+            found[name] = Preset(name, title, load_config(["--opt", str(ROOT / "configs" / f"{name}.yaml")]))
+    return found

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastapi import HTTPException, Response
+from fastapi.responses import FileResponse
+from nicegui import app, ui
+
+from apps.web import outputs
+from apps.web.desk import Desk
+from apps.web.job import Job
+from apps.web.origin import VIEW_POLICY, OriginGuard
+from apps.web.page import draw_page
+from apps.web.presets import presets
+from utils.addresses import OwnHosts, url_of
+
+TITLE = "CoGrad3D"
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="#4f46e5"/>'
+    '<path d="M16 6l9 5v10l-9 5-9-5V11z M7 11l9 5 9-5 M16 16v10" fill="none" stroke="#fff" stroke-width="2" '
+    'stroke-linejoin="round"/></svg>'
+)
+# NiceGUI forgets a page that does not answer for this long, and waits 0.4 of it for an answer to a ping: by default 3 s
+# and 2 s, which a browser on a busy machine exceeds. A page that was forgotten is loaded again and loses its downloads.
+RECONNECT_SECONDS = 120.0
+TICK_SECONDS = 0.5
+FRESH = {"Cache-Control": "no-store"}
+
+
+def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
+    """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint.
+
+    allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
+    """
+    desk = Desk(output)
+    presets()  # what takes time, or can be wrong, comes before the address is told
+    outputs.formats()
+    app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
+    _add_files(desk)
+    app.timer(TICK_SECONDS, desk.tick)
+    app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
+    app.on_shutdown(desk.close)
+
+    @ui.page("/", title=TITLE, favicon=ICON, dark=None)
+    def index() -> None:
+        draw_page(desk)
+
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
+        ui.run(
+            host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON,
+            reconnect_timeout=RECONNECT_SECONDS,
+        )  # fmt: skip
+
+
+def _add_files(desk: Desk) -> None:
+    """One address for each kind of file; the run is found by its name among the folders directly below the output."""
+
+    def found(name: str) -> Job:
+        job = desk.find(name)
+        if job is None:
+            raise HTTPException(404, "no such run")
+        return job
+
+    def newest_of(find: Callable[[Path], outputs.Found | None], name: str, kind: str) -> Response:
+        file = find(found(name).folder)
+        if file is None:
+            raise HTTPException(404, "not yet")
+        return FileResponse(file.path, media_type=kind, headers=FRESH)
+
+    @app.get("/runs/{name}/turntable.mp4")
+    def turntable(name: str) -> Response:
+        return newest_of(outputs.turntable, name, "video/mp4")
+
+    @app.get("/runs/{name}/regions.png")
+    def regions(name: str) -> Response:
+        return newest_of(outputs.region_map, name, "image/png")
+
+    @app.get("/runs/{name}/preview.png")
+    def preview(name: str) -> Response:
+        picture = outputs.preview_png(found(name).folder)
+        if picture is None:
+            raise HTTPException(404, "not yet")
+        return Response(picture, media_type="image/png", headers=FRESH)
+
+    @app.get("/runs/{name}/config.yaml")
+    def config(name: str) -> Response:
+        return FileResponse(found(name).folder / "config.yaml", media_type="text/yaml", headers=FRESH)
+
+    @app.get("/runs/{name}/view")
+    def view(name: str) -> Response:
+        headers = FRESH | {"Content-Security-Policy": VIEW_POLICY}
+        return FileResponse(_exported(found(name), "html"), media_type="text/html", headers=headers)
+
+    @app.get("/runs/{name}/scene.{format}")
+    def scene(name: str, format: str) -> Response:
+        path = _exported(found(name), format)
+        return FileResponse(path, filename=f"{name}.{format}", media_type="application/octet-stream", headers=FRESH)
+
+
+def _exported(job: Job, format: str) -> Path:
+    """The export that the page's button has made of the newest scene: a request of an address starts no work."""
+    path = outputs.ready_export(job.folder, format)
+    if path is None:
+        raise HTTPException(404, "not made yet")
+    return path

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows, a tab for each: live views, turntable, 3D view, region map. And what can be taken away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nicegui import run, ui
+
+from apps.web import outputs
+from apps.web.job import MOVING, Job
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """A tab: title, what finds its file, the end of the file's address, words below it, words where there is none."""
+
+    title: str
+    find: Callable[[Path], outputs.Found | None]
+    file: str
+    caption: str
+    empty: str
+
+
+VIEWS = {
+    "live": View(
+        "Live",
+        outputs.panel,
+        "preview.png",
+        "Above: what the training renders. Below: what the prior would have there.",
+        "What the run sees comes here: above its own pictures, below what the prior would have in their place.",
+    ),
+    "turntable": View(
+        "Turntable",
+        outputs.turntable,
+        "turntable.mp4",
+        "Once round the object.",
+        "A turntable comes with the first step, and anew a few times over the run.",
+    ),
+    "3d": View(
+        "3D view",
+        outputs.scene,
+        "view",
+        "The newest scene that was saved.",
+        "The scene to turn by hand comes once the run has saved one.",
+    ),
+    "regions": View(
+        "Region map",
+        outputs.region_map,
+        "regions.png",
+        "Visits, convergence and timestep offsets of CoGrad's regions.",
+        "Where CoGrad has looked comes here; a run without CoGrad has no regions.",
+    ),
+}
+FILES = (
+    ("MP4", "The newest turntable video", "turntable.mp4"),
+    ("config.yaml", "All settings of the run; train.py --opt takes it", "config.yaml"),
+)
+"""Title, what it is, and the end of its address."""
+
+
+class Stage:
+    """Remembers the run that is shown, whether it moved, and what is drawn."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self._last: tuple[str, bool] | None = None
+        self._drawn: object = None
+        with ui.tabs(on_change=self._fill).props("dense align=left inline-label") as self.tabs:
+            for name, view in VIEWS.items():
+                ui.tab(name, label=view.title)
+        self.frame = ui.element("div").classes("stage")
+        self.caption = ui.label().classes("quiet")
+
+    def show(self, job: Job | None) -> None:
+        """Brings the pictures to where the run is. A run that begins is watched live; one that has ended is turned."""
+        self.job = job
+        self.tabs.set_visibility(job is not None)
+        self.caption.set_visibility(job is not None)
+        if job is None:
+            self._put(None, lambda: _words("Type a prompt, choose a preset and press Start."))
+            return
+        now = job.name, job.state in MOVING
+        if now != self._last:
+            self._last = now
+            self.tabs.set_value("live" if now[1] or outputs.turntable(job.folder) is None else "turntable")
+        self._fill()
+
+    def _fill(self) -> None:
+        job, view = self.job, VIEWS.get(str(self.tabs.value))
+        if job is None or view is None:
+            return
+        found = view.find(job.folder)
+        if found is None:
+            self.caption.set_text("")
+            self._put((job.name, view), lambda: _words(view.empty))
+            return
+        self.caption.set_text(f"{view.caption} Step {found.step}.")
+        source = f"/runs/{job.name}/{view.file}?v={found.step}"
+        self._put(source, lambda: self._picture(job, view, source))
+
+    def _put(self, what: object, draw: Callable[[], object]) -> None:
+        """Draws anew where what is shown has changed; a text is the address of a picture."""
+        if self._drawn != what or not self.frame.default_slot.children:
+            self._drawn = what
+            self.frame.classes(replace="stage full" if isinstance(what, str) else "stage").clear()
+            with self.frame:
+                draw()
+
+    def _picture(self, job: Job, view: View, source: str) -> None:
+        if view.file.endswith(".mp4"):
+            ui.video(source, autoplay=True, muted=True, loop=True).props("playsinline")
+        elif view.file.endswith(".png"):
+            ui.element("img").props(f'src="{source}" alt="{view.title}"').classes("crisp")
+        else:
+            ui.spinner(size="lg")
+            ui.timer(0, lambda: self._turn(job, source), once=True)
+
+    async def _turn(self, job: Job, source: str) -> None:
+        """The 3D view, once its page is made; it is that of the html export, and may do nothing but draw."""
+        told = await _made(job, "html")
+        if self._drawn != source:
+            return
+        with self.frame.clear():
+            if told:
+                _words(told)
+            else:
+                ui.element("iframe").props(f'src="{source}" sandbox="allow-scripts" title="The scene, to turn by hand"')
+
+
+class Downloads:
+    """Remembers the run whose files are offered."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        with ui.element("section").classes("card").props('aria-label="Downloads"') as self.card:
+            ui.label("Take it away").classes("heading")
+            with ui.element("div").classes("downloads"):
+                for name, about in outputs.formats().items():
+                    button = _button(name.upper(), about)
+                    button.on_click(lambda name=name, button=button: self._export(name, button))
+                for title, about, file in FILES:
+                    _button(title, about).on_click(lambda file=file: self._fetch(file))
+            self.told = ui.label().classes("bad")
+
+    def show(self, job: Job | None) -> None:
+        """Offers the files of a run that has saved a scene."""
+        self.job = job
+        self.card.set_visibility(job is not None and outputs.scene(job.folder) is not None)
+
+    def _fetch(self, file: str) -> None:
+        if self.job is not None:
+            ui.download.from_url(f"/runs/{self.job.name}/{file}", f"{self.job.name}-{file}")
+
+    async def _export(self, format: str, button: ui.button) -> None:
+        """Hands an export over, once it is made."""
+        job = self.job
+        if job is None:
+            return
+        button.props("loading")
+        told = await _made(job, format)
+        button.props(remove="loading")
+        self.told.set_text(told)
+        if not told:
+            ui.download.from_url(f"/runs/{job.name}/scene.{format}", f"{job.name}.{format}")
+
+
+async def _made(job: Job, format: str) -> str:
+    """Makes an export away from the server's own thread; why it cannot be made, or nothing."""
+    try:
+        await run.io_bound(outputs.exported, job.folder, format)
+    except (ValueError, OSError, ImportError) as error:
+        return str(error)
+    except Exception as error:  # whatever a folder from elsewhere brings about, the page stays usable
+        logger.exception("the export of %s as %s failed", job.name, format)
+        return f"The {format} export failed ({type(error).__name__}); the server's console has the details."
+    return ""
+
+
+def _words(text: str) -> None:
+    """A sentence where a picture would be."""
+    ui.label(text).classes("empty")
+
+
+def _button(title: str, about: str) -> ui.button:
+    """A button with a title and a line below it."""
+    with ui.button(color=None).props("flat no-caps") as button, ui.element("div"):
+        ui.label(title).style("text-align: left; font-weight: 600")
+        ui.label(about[:1].upper() + about[1:]).classes("about")
+    return button

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the assignment of azimuths to true views changes over a run: when does an outcome tip?
+
+A run that keeps several snapshots (--film) has in its JSON the true azimuth that each of its azimuths resembles, at
+each snapshot. S snapshots, A azimuths of the object.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from evaluation.ablation.markdown import markdown
+from toy.fronts import Fronts, fronts_of
+
+Result = dict[str, Any]
+COLOURS = np.array([[200, 30, 30], [235, 160, 60], [170, 170, 170], [60, 100, 200]], np.uint8)
+"""Of true views within 22.5, 45, 135 and 180 degrees of the front: RGB."""
+BOUNDS_DEG = (22.5, 45.0, 135.0)
+LABEL_PX, ROW_PX = 330, 60
+
+
+def verdicts(result: Result) -> list[Fronts]:
+    """What each snapshot of a run looks like, [S]."""
+    return [fronts_of(np.asarray(assigned)) for assigned in result["film"]["assigned_deg"]]
+
+
+def decided_at(result: Result) -> int:
+    """Index of the first snapshot from which on the run is as clean, or not, as at its end."""
+    clean = [found.clean for found in verdicts(result)]
+    changes = [k + 1 for k in range(len(clean) - 1) if clean[k] != clean[-1]]
+    return changes[-1] if changes else 0
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """Markdown lines: when the outcome was decided, by variant and outcome. None without films."""
+    films = [result for result in results if "film" in result and result["scores"]["clean"] is not None]
+    if not films:
+        return []
+    rows = []
+    for variant in dict.fromkeys(result["variant"] for result in films):
+        for clean in (True, False):
+            mine = [r for r in films if r["variant"] == variant and verdicts(r)[-1].clean == clean]
+            if mine:
+                rows.append([variant, "clean" if clean else "not clean", str(len(mine)), *_quartiles(mine)])
+    header = ["variant", "outcome", "runs", "decided at step: quartiles", "mean t of the draws before it: quartiles"]
+    return [
+        "When a run was decided (the first snapshot from which on it is as it ends):",
+        "",
+        markdown(header, rows),
+        "",
+    ]
+
+
+def _quartiles(results: Sequence[Result]) -> list[str]:
+    decided = [(result["film"], decided_at(result)) for result in results]
+    steps = [film["iteration"][at] for film, at in decided]
+    timesteps = [film["t_mean"][at] for film, at in decided]
+    return [" / ".join(f"{q:.0f}" for q in np.quantile(values, (0.25, 0.5, 0.75))) for values in (steps, timesteps)]
+
+
+def film_csv(results: Sequence[Result]) -> str:
+    """A line a snapshot: its run, its fronts, and what was drawn since the one before."""
+    written = io.StringIO()
+    lines = csv.writer(written, lineterminator="\n")
+    views = [f"views_{45 * k}" for k in range(8)]
+    cell = ("prompt", "variant", "seed", "front_bias")
+    lines.writerow([*cell, "iteration", "front_share", "fronts", "clean", "t_mean", *views])
+    for result in [result for result in results if "film" in result]:
+        film = result["film"]
+        for k, found in enumerate(verdicts(result)):
+            seen = [film["iteration"][k], f"{found.share:.3f}", found.count, int(found.clean)]
+            drawn = [f"{film['t_mean'][k]:.0f}", *film["views_by_azimuth"][k]]
+            lines.writerow([*(result[name] for name in cell), *seen, *drawn])
+    return written.getvalue()
+
+
+def figure(results: Sequence[Result], width_px: int = 420) -> np.ndarray | None:
+    """RGB uint8: a strip a run, time to the right, azimuth downwards; red: resembles the front, blue: the back."""
+    strips = [_strip(result, width_px) for result in results if "film" in result]
+    return np.vstack(strips) if strips else None
+
+
+def _strip(result: Result, width_px: int) -> np.ndarray:
+    assigned = np.abs(np.array(result["film"]["assigned_deg"])).T  # [A, S]
+    colours = COLOURS[np.searchsorted(BOUNDS_DEG, assigned)]
+    strip = cv2.resize(colours, (width_px, ROW_PX - 4), interpolation=cv2.INTER_NEAREST)
+    label = np.full((ROW_PX - 4, LABEL_PX, 3), 255, np.uint8)
+    outcome = "clean" if verdicts(result)[-1].clean else "not clean"
+    for line, text in enumerate((result["prompt"], f"{result['variant']}, seed {result['seed']}: {outcome}")):
+        cv2.putText(label, text, (4, 22 + 20 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.pad(np.hstack([label, strip]), ((0, 4), (0, 0), (0, 0)), constant_values=255)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of an ablation as Markdown: scores of each variant, and paired differences with their standard errors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.ablation import film, outcomes
+from evaluation.ablation.markdown import markdown
+
+Result = dict[str, Any]
+SCORES = {
+    "psnr": 2,
+    "ssim": 3,
+    "iou": 3,
+    "detail": 3,
+    "front_share": 2,
+    "fronts": 2,
+    "clean": 2,
+    "psnr_unaligned": 2,
+    "detail_unaligned": 3,
+}
+"""Score -> decimals; toy/scoring.py says what they are. All but the last two are aligned in yaw."""
+
+MECHANISMS = {
+    "loss_explained_by_t": 2,
+    "starved_share": 3,
+    "largest_probability": 2,
+    "clipped_share": 2,
+    "auxiliaries": 2,
+    "cosine": 2,
+    "norm_gain": 3,
+}
+CONTRASTS = (
+    ("schedule", "schedule_only", "plain"),
+    ("CoGrad off - plain", "luciddreamer", "plain"),
+    ("CoGrad3D - plain", "full", "plain"),
+    ("CoGrad3D - CoGrad off", "full", "luciddreamer"),
+    ("CoGrad3D - schedule", "full", "schedule_only"),
+    ("A (regions)", "full", "wo_region"),
+    ("B (timesteps)", "full", "wo_timestep"),
+    ("C (fusion)", "full", "wo_fusion"),
+    ("C, uniform regions, no local states", "fusion_alone", "schedule_only"),
+    ("local states, uniform regions", "wo_region", "fusion_alone"),
+    ("all but A - schedule", "wo_region", "schedule_only"),
+    ("tried - paper's", "tried", "full"),
+    ("tried - schedule", "tried", "schedule_only"),
+)
+"""(name, variant, the variant that is subtracted)."""
+
+SIGNIFICANT = 3.0  # standard errors from which a difference is set in bold
+
+
+def score_of(result: Result, name: str) -> float | None:
+    """One score of a result; None where the object has no front. clean: 1 or 0."""
+    value = result["scores"][name]
+    return None if value is None else float(value)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and its standard error sd / sqrt(n); nan for fewer than two values."""
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return (float(np.mean(values)) if len(values) else math.nan), error
+
+
+def paired_differences(results: Sequence[Result], variant: str, other: str, score: str) -> list[float]:
+    """score(variant) - score(other) of every prompt and seed that has both."""
+    by_variant: dict[str, dict[tuple[str, int], float]] = {variant: {}, other: {}}
+    for result in results:
+        value = score_of(result, score)
+        if result["variant"] in by_variant and value is not None:
+            by_variant[result["variant"]][result["prompt"], result["seed"]] = value
+    first, second = by_variant[variant], by_variant[other]
+    return [first[key] - second[key] for key in sorted(first.keys() & second.keys())]
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Markdown: for each prior and each strength of the view words three tables; prompts are pooled, then apart."""
+    parts = []
+    for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
+        block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
+        prompts = sorted({result["prompt"] for result in block})
+        seeds = {result["seed"] for result in block}
+        parts += [f"## {prior} prior, {words} view words", "", f"{len(prompts)} objects, {len(seeds)} seeds."]
+        parts += ["", f"![Unpicked runs: the first seeds of every object and variant](sheet_{prior}_{words}.png)"]
+        parts += ["", "Scores, mean and standard deviation over objects and seeds:", "", _score_table(block)]
+        parts += ["", *outcomes.tables(block, CONTRASTS)]
+        parts += ["Paired differences, mean +- standard error; bold from 3 standard errors on:", ""]
+        parts += [_contrast_table(block), "", "What the parts did, means over the runs:", "", _mechanism_table(block)]
+        parts += ["", *film.table(block)]
+        for prompt in prompts if len(prompts) > 1 else ():
+            alone = [result for result in block if result["prompt"] == prompt]
+            parts += ["", f"Paired differences, {prompt}:", "", _contrast_table(alone)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def runs_csv(results: Sequence[Result]) -> str:
+    """A line a run: its cell, its scores and what the parts did, from which every table here can be made again."""
+    cell = ("prior", "words", "front_bias", "prompt", "variant", "seed", "denoiser_calls", "cpu_s")
+    told = io.StringIO()
+    lines = csv.writer(told, lineterminator="\n")
+    lines.writerow([*cell, *SCORES, "yaw_deg", *MECHANISMS])
+    for result in results:
+        numbers = [score_of(result, name) for name in (*SCORES, "yaw_deg")]
+        numbers += [result["mechanism"].get(name) for name in MECHANISMS]
+        lines.writerow([*(result.get(name, "") for name in cell), *("" if x is None else f"{x:.4g}" for x in numbers)])
+    return told.getvalue()
+
+
+def _variants(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result["variant"] for result in results))
+
+
+def _score_table(results: Sequence[Result]) -> str:
+    rows = []
+    for variant in _variants(results):
+        mine = [result for result in results if result["variant"] == variant]
+        calls = sorted({result["denoiser_calls"] for result in mine})
+        told = f"{calls[0]}" if len(calls) == 1 else f"{calls[0]}..{calls[-1]}"
+        rows.append([variant, str(len(mine)), told, *(_spread(mine, *score) for score in SCORES.items())])
+    return markdown(["variant", "runs", "denoiser calls", *SCORES], rows)
+
+
+def _spread(results: Sequence[Result], score: str, decimals: int) -> str:
+    values = [value for result in results if (value := score_of(result, score)) is not None]
+    if not values:
+        return "-"
+    deviation = f" +- {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{decimals}f}{deviation}"
+
+
+def _contrast_table(results: Sequence[Result]) -> str:
+    rows = []
+    for name, variant, other in CONTRASTS:
+        pairs = len(paired_differences(results, variant, other, "psnr"))
+        if pairs:
+            cells = [_difference(results, variant, other, *score) for score in SCORES.items()]
+            rows.append([name, f"{variant} - {other}", str(pairs), *cells])
+    return markdown(["contrast", "", "pairs", *SCORES], rows)
+
+
+def _difference(results: Sequence[Result], variant: str, other: str, score: str, decimals: int) -> str:
+    differences = paired_differences(results, variant, other, score)
+    mean, error = mean_and_error(differences)
+    if not differences:
+        return "-"
+    told = f"{mean:+.{decimals}f}" + ("" if math.isnan(error) else f" +- {error:.{decimals}f}")
+    return f"**{told}**" if error > 0 and abs(mean) >= SIGNIFICANT * error else told
+
+
+def _mechanism_table(results: Sequence[Result]) -> str:
+    rows = []
+    for variant in _variants(results):
+        mine = [result["mechanism"] for result in results if result["variant"] == variant]
+        found = {name: [m[name] for m in mine if name in m] for name in MECHANISMS}
+        cells = [f"{np.mean(found[n]):.{decimals}f}" if found[n] else "-" for n, decimals in MECHANISMS.items()]
+        rows.append([variant, *cells])
+    return markdown(["variant", *MECHANISMS], rows)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags that turntable.py and side_by_side.py share, and the frames that they ask for.
+
+Frames are uint8 [H, W, 3] RGB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluation.orbits import Lens, colour_of, framing, full_turn, pictures
+from evaluation.run_folder import cloud_of
+from scene.gaussian_model import GaussianModel
+
+BOUNDS = {
+    "frames": (1, 100_000),
+    "fps": (1, 240),
+    "size_px": (16, 4096),
+    "elevation_deg": (-89.0, 89.0),
+    "fov_deg": (1.0, 150.0),
+    "radius": (1e-6, 1e6),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Size, frames, camera and background of a full turn."""
+    parser.add_argument("--size_px", type=int, default=512, help="side of the square picture (%(default)s)")
+    parser.add_argument("--frames", type=int, default=120, help="frames of one turn (%(default)s)")
+    parser.add_argument("--fps", type=int, default=30, help="frames a second (%(default)s)")
+    parser.add_argument("--elevation_deg", type=float, default=15.0, help="camera above the horizon (%(default)s)")
+    parser.add_argument("--fov_deg", type=float, default=35.0, help="field of view (%(default)s)")
+    parser.add_argument("--radius", type=float, help="camera's distance from the middle (default: all is seen)")
+    parser.add_argument("--background", default="white", help="white, black, grey or #rrggbb (%(default)s)")
+    parser.add_argument("--iteration", type=int, help="which cloud of a run folder (default: the last)")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError, one sentence, for a value out of its bounds."""
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"--{name} {value}: expected a number from {least} to {most}.")
+    colour_of(args.background)
+
+
+def load(paths: Sequence[Path], iteration: int | None) -> list[GaussianModel]:
+    """The cloud of each run folder or .ply file. Raises ValueError, one sentence."""
+    return [GaussianModel.from_ply(cloud_of(path, iteration)) for path in paths]
+
+
+def turns(clouds: Sequence[GaussianModel], args: argparse.Namespace) -> Iterator[list[np.ndarray]]:
+    """Frame after frame of one turn, each a list with a picture of every cloud, all from the same camera."""
+    seen, fov_rad = framing(clouds), math.radians(args.fov_deg)
+    lens = Lens(args.size_px, args.size_px, fov_rad, args.elevation_deg, args.radius or seen.distance(fov_rad))
+    cameras, background = full_turn(seen.centre, lens, args.frames), torch.tensor(colour_of(args.background))
+    for frame in zip(*(pictures(cloud, cameras, background) for cloud in clouds)):
+        yield list(frame)

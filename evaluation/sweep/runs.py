@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many runs of train.py: each in a process of its own, each leaving one JSON file by which a sweep goes on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.run_log import read_steps
+from trainer.run_records import read_object
+from utils.general_utils import atomic_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PRINTED = "printed.txt"
+MAX_RESULT_BYTES = 1 << 26
+BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*", "chkpnt*")
+LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they need it, together seconds
+    "train",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "toy.ideal",
+    "guidance.linear_autoencoder",
+    "guidance.sd_utils",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.schedulers.scheduling_ddim",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.clip.modeling_clip",
+    "evaluation.known_truth",
+)
+Result = dict[str, Any]
+Log = list[dict[str, Any]]
+Measure = Callable[[Path, Log], Result]
+"""(run folder, records of log.jsonl) -> what the run's JSON says of it. Must be a function that pickle can name."""
+
+
+class RunFailed(RuntimeError):
+    """A run that did not finish; the message ends with the last line that it printed."""
+
+
+Told = Callable[["Job", Result | RunFailed], None]
+Pass = Callable[[Sequence["Job"], "Sweep", Told], dict[str, RunFailed]]
+"""Runs every job once, tells each end, and returns the failures by name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its name, the words of train.py's command line, and what its JSON repeats."""
+
+    name: str
+    flags: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How jobs are run: where to, how many at a time, on how many threads each, on which of `gpus` in turn.
+
+    `gpus`: names for CUDA_VISIBLE_DEVICES; none: whatever train.py finds.
+
+    `resume`: a run that was stopped goes on from its last checkpoint; else it begins anew and writes none.
+    """
+
+    out: Path
+    measure: Measure
+    jobs: int = 1
+    threads: int = 1
+    gpus: tuple[str, ...] = ()
+    retries: int = 0
+    resume: bool = False
+    keep_all: bool = False
+
+    def folder(self, name: str) -> Path:
+        return self.out / "runs" / name
+
+    def path(self, name: str) -> Path:
+        return self.out / f"{name}.json"
+
+
+def run_all(jobs: Sequence[Job], sweep: Sweep, told: Told, one_pass: Pass | None = None) -> list[str]:
+    """Does every job whose JSON is not there yet; returns one sentence for each that failed `retries` + 1 times.
+
+    `told` hears of each end, of a failure that will be tried again too. `one_pass`: where it is done; default: on this
+    machine. Raises ValueError when a JSON is there that was made with other flags. After Ctrl-C nothing new is started.
+    """
+    left = waiting(jobs, sweep)
+    failures: dict[str, RunFailed] = {}
+    for _ in range(sweep.retries + 1):
+        failures = (one_pass or local_pass)(left, sweep, told)
+        left = [job for job in left if job.name in failures]
+    return [f"{name}: {failure}" for name, failure in failures.items()]
+
+
+def waiting(jobs: Sequence[Job], sweep: Sweep) -> list[Job]:
+    """The jobs that have no JSON yet. ValueError for one that was made with other flags."""
+    return [job for job in jobs if not _is_done(job, sweep)]
+
+
+def local_pass(jobs: Sequence[Job], sweep: Sweep, told: Told) -> dict[str, RunFailed]:
+    """Runs them all once on this machine; the failures by name."""
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(sweep.jobs):
+        slots.put(slot)
+
+    def one(job: Job) -> Result:
+        slot = slots.get()
+        try:
+            return run_one(job, sweep, slot)
+        finally:
+            slots.put(slot)
+
+    failures = {}
+    with ThreadPoolExecutor(sweep.jobs) as pool:
+        running = {pool.submit(one, job): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                failure = future.exception()
+                if failure is not None and not isinstance(failure, RunFailed):
+                    raise failure
+                job = running[future]
+                if isinstance(failure, RunFailed):
+                    failures[job.name] = failure
+                told(job, failure if isinstance(failure, RunFailed) else future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def run_one(job: Job, sweep: Sweep, slot: int = 0) -> Result:
+    """Trains, measures, writes the job's JSON and returns what is in it. Raises RunFailed.
+
+    The process is forked from a server that has done the imports, half of a short run's time. KeyboardInterrupt here
+    ends it after its step.
+    """
+    folder, path = sweep.folder(job.name), sweep.path(job.name)
+    if folder.exists() and not sweep.resume:
+        shutil.rmtree(folder)  # of a run that was stopped
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _forkserver().Process(target=_train_and_measure, args=(job, sweep, slot), daemon=True)
+    process.start()
+    try:
+        while process.exitcode is None:
+            process.join(0.2)  # in slices: the interrupt that Ray sends wakes no thread that waits
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join()
+        raise
+    if process.exitcode != 0:
+        printed = (folder / PRINTED).read_text(encoding="utf-8").strip() if (folder / PRINTED).is_file() else ""
+        last = (printed or "nothing printed").splitlines()[-1]
+        raise RunFailed(f"train.py ended with status {process.exitcode}: {last}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _forkserver() -> ForkServerContext:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server; its children are told their number
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*LATE_IMPORTS, __name__])
+    return context
+
+
+def _train_and_measure(job: Job, sweep: Sweep, slot: int) -> None:
+    """The body of a run's process; what it prints goes to a file."""
+    _end_with_parent()
+    folder, path = sweep.folder(job.name).resolve(), sweep.path(job.name).resolve()
+    with (folder / PRINTED).open("w", encoding="utf-8") as printed:
+        os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
+    if sweep.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
+    torch.set_num_threads(sweep.threads)
+    os.chdir(ROOT)
+    import train
+
+    start, cpu_start = time.perf_counter(), time.process_time()
+    going_on = ["--resume", "auto"] if sweep.resume else ["--checkpoint_every", "0"]
+    status = train.main([*job.flags, "--model_path", str(folder), *going_on])
+    if status != 0:
+        sys.exit(status)
+    took = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
+    log = read_steps(folder / "log.jsonl")
+    took = {name: round(seconds, 1) for name, seconds in took.items()}
+    result = {**job.facts, "flags": list(job.flags), **took, **sweep.measure(folder, log)}
+    if not sweep.keep_all:
+        for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
+            bulky.unlink()
+    write_result(path, result)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, were it killed: two might write into one folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def write_result(path: Path, result: Result) -> None:
+    """A run's JSON, the old one or the whole new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def read_results(out: Path, names: Iterable[str]) -> list[Result]:
+    """The JSON files of those runs that have one. Raises ValueError for one that cannot be read."""
+    paths = [out / f"{name}.json" for name in names]
+    return [read_object(path, MAX_RESULT_BYTES) for path in paths if path.is_file()]
+
+
+def _is_done(job: Job, sweep: Sweep) -> bool:
+    path = sweep.path(job.name)
+    if not path.is_file():
+        return False
+    before = read_object(path, MAX_RESULT_BYTES).get("flags")
+    if not isinstance(before, list):
+        raise ValueError(f"{path} is not the result of a run: it names no flags; delete it to make the run again")
+    if before != list(job.flags):
+        pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, job.flags)]
+        changed = [f"{name} {value}" for name, value in (pairs[0] - pairs[1]) + (pairs[1] - pairs[0])]
+        raise ValueError(f"{path} was made with other flags ({', '.join(changed)}); give another --out or delete it")
+    return True

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished scene as a file that other programs open: export(run, format). docs/exports.md compares the formats."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from evaluation.run_folder import cloud_of
+from export import mesh, page, splats
+from export.options import Options
+from export.places import default_path
+from scene.gaussian_model import GaussianModel
+from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
+
+
+class Format(NamedTuple):
+    """What a format is, in a line for people, and its writer: (Gaussians, path, options)."""
+
+    told: str
+    write: Callable[[GaussianModel, Path, Options], None]
+
+
+WRITERS = {
+    "ply": splats.write_ply,
+    "splat": splats.write_splat,
+    "spz": splats.write_spz,
+    "sog": splats.write_sog,
+    "glb": mesh.write_glb,
+    "html": page.write_page,
+}
+FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].told, WRITERS[name]) for name in SCENES}
+"""Name -> format."""
+
+
+def check_known(format: str) -> None:
+    """Raises ValueError, which names the nearest, for what is no format of an export."""
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, 1, 0.4)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown export format {format!r}{hint}; expected one of {', '.join(FORMATS)}.")
+
+
+def export(run: Path, format: str, out: Path | None = None, options: Options | None = None) -> Path:
+    """Write the scene of a run folder, or of one .ply file, and return where.
+
+    `out` None: RUN/export/NAME.FORMAT, beside the .ply file in a folder `export` where that was given. The file appears
+    whole or not at all. Raises ValueError, one sentence, for all that a user can get wrong, and OSError.
+    """
+    [path] = exports(run, [format], out, options)
+    return path
+
+
+def exports(
+    run: Path, formats: Sequence[str], out: Path | None = None, options: Options | None = None
+) -> Iterator[Path]:
+    """As `export`, of a scene that is read once: each format's path, when it has been written."""
+    run, options = Path(run), options or Options()
+    for format in formats:
+        check_known(format)
+        if out is not None and not Path(out).is_dir():
+            check_suffix(Path(out), format)
+    cloud = cloud_of(run, options.iteration)
+    paths = [Path(out) if out is not None else default_path(run, format, options.iteration) for format in formats]
+    for format, path in zip(formats, paths):
+        if path.is_dir() or path.resolve() == cloud.resolve():
+            what = "is a folder" if path.is_dir() else "is the cloud itself"
+            raise ValueError(f"{path} {what}; give a path of a new .{format} file.")
+    gaussians = GaussianModel.from_ply(cloud)
+    for format, path in zip(formats, paths):
+        FORMATS[format].write(gaussians, path, options)
+        yield path

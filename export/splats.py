@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussians as PLY, and through gaussforge as splat, spz and sog.
+
+Of gaussforge 0.6.0 it was found, and is taken care of here, that it converts no axes (spz must be y up, the field's PLY
+is y down), and that its sog takes quaternions for unit ones, which training's are not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from zipfile import ZipFile
+
+import torch
+
+from export.cloud import Y_DOWN, Y_UP, padded, turned
+from export.limits import check, fitted
+from export.options import Options, library
+from scene.gaussian_model import GaussianModel
+from scene.ply import write_vertices
+from utils.general_utils import atomic_path
+
+COUNTS: dict[str, Callable[[bytes], float]] = {
+    "splat": lambda content: len(content) / 32,
+    "spz": lambda content: int.from_bytes(gzip.decompress(content)[8:12], "little"),
+    "sog": lambda content: json.loads(ZipFile(io.BytesIO(content)).read("meta.json"))["count"],
+}
+"""Format -> how many Gaussians a file holds by its own account."""
+
+
+def write_ply(gaussians: GaussianModel, out: Path, options: Options) -> None:
+    """Upstream's fields and activations, y down."""
+    gaussians = _placed(gaussians, "ply", Y_DOWN, options)
+    if options.pad_sh is not None:
+        gaussians = padded(gaussians, options.pad_sh)
+    write_vertices(out, gaussians.as_vertices())
+
+
+def write_splat(gaussians: GaussianModel, out: Path, options: Options) -> None:
+    """32 bytes a Gaussian: position and scale as floats, colour, opacity and quaternion as bytes; y down."""
+    _convert(_placed(gaussians, "splat", Y_DOWN, options), "splat", out)
+
+
+def write_spz(gaussians: GaussianModel, out: Path, options: Options) -> None:
+    """Niantic's, version 3; y up."""
+    _convert(_placed(gaussians, "spz", Y_UP, options), "spz", out)
+
+
+def write_sog(gaussians: GaussianModel, out: Path, options: Options) -> None:
+    """PlayCanvas's, version 2, in one file; y down, as its tools write what they read from a PLY."""
+    _convert(_placed(gaussians, "sog", Y_DOWN, options), "sog", out)
+
+
+def _placed(gaussians: GaussianModel, format: str, turn: torch.Tensor, options: Options) -> GaussianModel:
+    """Turned, and within what the format holds."""
+    check(gaussians, format)
+    return fitted(turned(gaussians, torch.eye(3) if options.keep_axes else turn), format)
+
+
+def _convert(gaussians: GaussianModel, format: str, out: Path) -> None:
+    """Raises ValueError, one sentence, where gaussforge is missing, refuses, fails, or writes something else."""
+    forge = library("gaussforge").GaussForge()
+    with tempfile.TemporaryDirectory() as folder:
+        write_vertices(Path(folder) / "cloud.ply", gaussians.as_vertices())
+        given = (Path(folder) / "cloud.ply").read_bytes()
+    try:
+        answer = forge.convert(given, "ply", format)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        count = COUNTS[format](answer["data"])
+    except Exception as error:  # a compiled library's, of any class
+        raise ValueError(f"gaussforge could not write {out}: {' '.join(str(error).split())[:300]}") from error
+    if count != len(gaussians.get_xyz):
+        raise ValueError(
+            f"gaussforge wrote {count:g} Gaussians into {out}, and the scene has {len(gaussians.get_xyz)}."
+        )
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(answer["data"])

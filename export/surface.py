@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A triangle mesh from Gaussians: density on a grid, the level that looks like them, marching cubes, fewer triangles.
+
+N Gaussians, V vertices, F triangles, X x Y x Z grid points. A mesh's triangles are counter-clockwise from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from arguments import PipelineParams
+from evaluation.orbits import SOLID_OPACITY, Framing
+from export.options import library
+from export.scan import depth_of_mesh
+from gaussian_renderer import render
+from scene.cameras import RCamera
+from scene.gaussian_model import GaussianModel
+from utils.general_utils import build_rotation
+
+BLOCK = 8
+"""Grid points along a block's side; a block is computed at once."""
+LEAST_DENSITY = 0.01
+"""A Gaussian counts where it adds more."""
+LEVELS = (0.1, 0.17, 0.3, 0.5, 0.8, 1.3, 2.0)
+"""Densities of which one becomes the surface, rising."""
+LEAST_PART = 0.01
+"""Connected parts with a smaller share of the triangles are dropped."""
+
+
+class Mesh(NamedTuple):
+    """Vertices [V, 3] and triangles [F, 3]."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+
+
+class Grid(NamedTuple):
+    """Points low + step * (x, y, z)."""
+
+    low: np.ndarray  # [3]
+    step: float
+    shape: tuple[int, int, int]  # multiples of BLOCK
+
+
+def grid_around(gaussians: GaussianModel, seen: Framing, points: int) -> Grid:
+    """About `points` along the longest side of the box that holds the solid Gaussians in the framing's sphere."""
+    xyz = gaussians.get_xyz.detach()
+    inside = torch.linalg.vector_norm(xyz - seen.centre, dim=1) <= seen.radius
+    solid = inside & (gaussians.get_opacity.detach()[:, 0] >= SOLID_OPACITY)
+    kept = xyz[solid if solid.any() else inside]
+    margin = 0.1 * seen.radius
+    low, high = (kept.amin(dim=0) - margin).numpy(), (kept.amax(dim=0) + margin).numpy()
+    step = float((high - low).max()) / points
+    blocks = np.ceil((high - low) / (step * BLOCK)).astype(int)
+    return Grid(low, step, tuple(int(count) * BLOCK for count in blocks))  # type: ignore[arg-type]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For many small operations: on a shared machine threads would wait for one another at each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+@one_thread()
+def density(gaussians: GaussianModel, grid: Grid) -> np.ndarray:
+    """[X, Y, Z]: sum over the Gaussians of opacity exp(-d^2 / 2), d the distance in deviations, above LEAST_DENSITY.
+
+    Deviations below half a step count as that, so that no Gaussian falls between the points.
+    """
+    kept = gaussians.get_opacity[:, 0] > LEAST_DENSITY
+    opacity, rotation = gaussians.get_opacity[kept, 0], build_rotation(gaussians.get_rotation[kept])
+    scale = gaussians.get_scaling[kept].clamp_min(grid.step / 2)
+    mean = gaussians.get_xyz[kept] - torch.from_numpy(grid.low)
+    deviation = torch.sqrt(((rotation * scale[:, None]) ** 2).sum(dim=2))  # [N, 3], along the world's axes
+    reach = deviation * torch.sqrt(2 * torch.log(opacity / LEAST_DENSITY))[:, None]
+    root = rotation.transpose(1, 2) / scale[:, :, None]  # d = |root (x - mean)|
+    inverse = root.transpose(1, 2) @ root
+    field = torch.zeros(grid.shape)
+    corner = torch.arange(BLOCK) * grid.step
+    x = torch.cartesian_prod(corner, corner, corner)
+    features = torch.cat((x[:, [0, 0, 0, 1, 1, 2]] * x[:, [0, 1, 2, 1, 2, 2]], x, torch.ones(len(x), 1)), dim=1)
+    for block, some in zip(*_groups(*_members(mean - reach, mean + reach, grid))):
+        first = np.unravel_index(block, [count // BLOCK for count in grid.shape])
+        squared = features @ _quadratic(inverse[some], mean[some] - torch.tensor(first) * (BLOCK * grid.step))
+        cells = tuple(slice(k * BLOCK, (k + 1) * BLOCK) for k in first)
+        field[cells] = (squared.mul_(-0.5).exp_() @ opacity[some]).view(BLOCK, BLOCK, BLOCK)
+    return field.numpy()
+
+
+def _quadratic(inverse: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """[10, n]: coefficients of xx, xy, xz, yy, yz, zz, x, y, z, 1 in (x - mean)^T inverse (x - mean)."""
+    row, column = torch.triu_indices(3, 3)
+    pull = torch.einsum("nij,nj->ni", inverse, mean)
+    squares = inverse[:, row, column] * torch.where(row == column, 1.0, 2.0)
+    return torch.cat((squares, -2 * pull, (pull * mean).sum(dim=1, keepdim=True)), dim=1).T
+
+
+def _members(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """(block, Gaussian) for every block that the box from `low` to `high` [N, 3] touches."""
+    counts = torch.tensor(grid.shape) // BLOCK
+    side = grid.step * BLOCK
+    first = torch.floor(low / side).long().clamp_min(0)
+    last = torch.minimum(torch.floor(high / side).long(), counts - 1)
+    size = (last - first + 1).clamp_min(0)
+    total = size.prod(dim=1)
+    member = torch.repeat_interleave(torch.arange(len(low)), total)
+    within = torch.arange(len(member)) - torch.repeat_interleave(total.cumsum(0) - total, total)
+    z = first[member, 2] + within % size[member, 2]
+    y = first[member, 1] + within // size[member, 2] % size[member, 1]
+    x = first[member, 0] + within // (size[member, 2] * size[member, 1])
+    return (x * counts[1] + y) * counts[2] + z, member
+
+
+def _groups(of_block: torch.Tensor, member: torch.Tensor) -> tuple[list[int], tuple[torch.Tensor, ...]]:
+    """Blocks, and the Gaussians of each."""
+    order = torch.argsort(of_block, stable=True)
+    blocks, counts = torch.unique_consecutive(of_block[order], return_counts=True)
+    return blocks.tolist(), member[order].split(counts.tolist())
+
+
+def surface_at(field: np.ndarray, grid: Grid, level: float) -> Mesh:
+    """Marching cubes where the density passes `level`; hollows without a way out are filled first."""
+    cubes = library("skimage.measure")
+    solid = library("scipy.ndimage").binary_fill_holes(field > level)
+    hollow = solid & (field <= level)
+    opaque = 1 - np.exp(-np.where(hollow, np.float32(10), field))  # flatter inside: the surface lies between points
+    opaque[[0, -1]] = opaque[:, [0, -1]] = opaque[:, :, [0, -1]] = 0  # closed at the grid's ends
+    vertices, faces, _, _ = cubes.marching_cubes(opaque, 1 - np.exp(-level))
+    return Mesh(grid.low + grid.step * vertices, np.ascontiguousarray(faces[:, ::-1]).astype(np.int64))
+
+
+def best_surface(gaussians: GaussianModel, grid: Grid, cameras: list[RCamera]) -> Mesh:
+    """The surface at the one of LEVELS whose outlines are the Gaussians' own. Raises ValueError where there is none."""
+    field = density(gaussians, grid)
+    outlines = [coverage(gaussians, camera) > 0.5 for camera in cameras]
+    best, best_score = None, -1.0
+    for level in LEVELS:
+        if field.max() <= level:
+            break
+        mesh = surface_at(field, grid, level)
+        shapes = [np.isfinite(depth_of_mesh(*mesh, camera)) for camera in cameras]
+        score = float(np.mean([intersection_over_union(a, b) for a, b in zip(shapes, outlines)]))
+        if score < best_score:  # it only falls from here on: the outlines shrink
+            break
+        best, best_score = mesh, score
+    if best is None:
+        raise ValueError(f"the Gaussians are too transparent for a mesh: no point reaches the density {LEVELS[0]}.")
+    return best
+
+
+@torch.no_grad()
+def coverage(gaussians: GaussianModel, camera: RCamera) -> np.ndarray:
+    """[H, W]: 1 - transmittance."""
+    return 1 - render(camera, gaussians, PipelineParams(), torch.zeros(3))["alpha"][0].numpy()
+
+
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks; 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
+
+
+def without_fragments(mesh: Mesh) -> Mesh:
+    """Only the connected parts with at least LEAST_PART of the triangles."""
+    sparse, graph = library("scipy.sparse"), library("scipy.sparse.csgraph")
+    count, faces = len(mesh.vertices), mesh.faces
+    edges = sparse.coo_matrix(
+        (np.ones(len(faces) * 2), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())), (count, count)
+    )
+    parts = graph.connected_components(edges, directed=False)[1][faces[:, 0]]
+    sizes = np.bincount(parts)
+    return compact(Mesh(mesh.vertices, faces[sizes[parts] >= LEAST_PART * len(faces)]))
+
+
+def compact(mesh: Mesh) -> Mesh:
+    """Without the vertices that no triangle uses."""
+    used, faces = np.unique(mesh.faces, return_inverse=True)
+    return Mesh(mesh.vertices[used], faces.reshape(-1, 3))
+
+
+def simplified(mesh: Mesh, faces: int) -> Mesh:
+    """At most about `faces` triangles, by quadric errors."""
+    if len(mesh.faces) <= faces:
+        return mesh
+    points, triangles = library("fast_simplification").simplify(
+        mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=faces
+    )
+    corners = points[triangles]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    return compact(Mesh(points.astype(np.float64), triangles[area > 0].astype(np.int64)))
+
+
+def vertex_normals(mesh: Mesh) -> np.ndarray:
+    """[V, 3] unit normals, each the mean over its triangles by area."""
+    a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
+    normals = np.zeros_like(mesh.vertices)
+    for corner in range(3):
+        np.add.at(normals, mesh.faces[:, corner], np.cross(b - a, c - a))
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(length > 0, normals / np.maximum(length, 1e-30), (0.0, 0.0, 1.0))

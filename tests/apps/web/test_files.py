@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of folders, what a run folder may show, and how far its log says it is."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from apps.web import job as jobs
+from apps.web import outputs
+from apps.web.desk import Desk
+from apps.web.job import slug
+from apps.web.progress import LogReader, clock, curve
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a yellow Mug!", "a-yellow-mug"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("/", "run"),
+        ("..", "run"),
+        ("Ünï çôdé 猫", "uni-code"),
+        ("a" * 500, "a" * 40),
+        ("x\0y\n--z", "x-y-z"),
+        ("<script>", "script"),
+    ],
+)
+def test_folders_are_named_safely_after_the_prompt(tmp_path, prompt, name) -> None:
+    assert slug(prompt) == name
+    folders = [jobs.new_folder(tmp_path / "out", prompt) for _ in range(3)]
+    assert [folder.name for folder in folders] == [name, f"{name}-2", f"{name}-3"]
+    assert all(folder.parent == tmp_path / "out" for folder in folders)
+
+
+def _run(output: Path, name: str = "mug") -> Path:
+    folder = output / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../mug", "..", ".", "", "mug/..", "/mug", "absent", "link", "a\0b", "mug/config.yaml", "deep/run"]
+)
+def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
+    _run(tmp_path, "outside")
+    _run(tmp_path / "out")
+    _run(tmp_path / "out" / "deep", "run")
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "outside")
+    desk = Desk(tmp_path / "out")
+    assert desk.find("mug").prompt == "a red mug" and desk.names() == ["mug"]
+    assert desk.find(name) is None
+
+
+def test_the_newest_of_each_output_is_found_by_number(tmp_path) -> None:
+    for name in ("train_process/iter_9.png", "train_process/iter_10.png", "train_process/iter_x.png", "videos/5_iteration/video_rgb_5.mp4", "cograd/regions_3.png", "point_cloud/iteration_7/point_cloud.ply"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train_process" / "iter_99.png").symlink_to("/etc/hostname")
+    finds = (outputs.panel, outputs.turntable, outputs.region_map, outputs.scene)
+    assert [find(tmp_path).step for find in finds] == [10, 5, 3, 7]
+    assert outputs.panel(tmp_path / "nowhere") is None and outputs.preview_png(tmp_path) is None
+
+
+@pytest.mark.parametrize(("views", "height", "width"), [(4, 16, 16), (1, 32, 16), (2, 16, 24)])
+def test_the_preview_holds_two_columns_of_the_panel(tmp_path, views, height, width) -> None:
+    folder = _run(tmp_path)
+    (folder / "config.yaml").write_text(f"GenerateCamParams: {{image_w: {width}, image_h: {height}}}\n")
+    panel = np.full((views * (height + 2) + 2, 8 * (width + 2) + 2, 3), 255, np.uint8)
+    for view in range(views):
+        for column in range(8):
+            top, left = 2 + view * (height + 2), 2 + column * (width + 2)
+            panel[top : top + height, left : left + width] = 10 * view + column
+    (folder / "train_process").mkdir()
+    cv2.imwrite(str(folder / "train_process" / "iter_1.png"), panel)
+    picture = cv2.imdecode(np.frombuffer(outputs.preview_png(folder), np.uint8), cv2.IMREAD_COLOR)
+    expected = np.block([[np.full((height, width), 10 * view + column) for view in range(views)] for column in (0, 6)])
+    assert np.array_equal(picture, np.repeat(expected[..., None], 3, 2))
+
+
+def test_an_export_is_made_once_and_again_for_a_newer_scene(tmp_path, monkeypatch) -> None:
+    folder, made = _run(tmp_path), []
+    monkeypatch.setattr("export.export", lambda run, format, out: made.append(out) or out.write_text("x"))
+    with pytest.raises(ValueError, match="mug has saved no scene yet"):
+        outputs.exported(folder, "ply")
+    with pytest.raises(ValueError, match="'exe' is not an export format; expected one of ply"):
+        outputs.exported(folder, "exe")
+    cloud = folder / "point_cloud" / "iteration_4" / "point_cloud.ply"
+    cloud.parent.mkdir(parents=True)
+    cloud.write_text("ply")
+    first = outputs.exported(folder, "splat")
+    assert outputs.exported(folder, "splat") == first == folder / "export" / "mug_4.splat" and made == [first]
+    os.utime(cloud, (time.time() + 9, time.time() + 9))
+    assert outputs.exported(folder, "splat") == first and len(made) == 2
+
+
+def _line(step: int, loss: float | None, seconds: float = 1.0) -> str:
+    return (
+        json.dumps({"iteration": step, "loss": loss, "points": 5, "phase_ms": {"a": 400 * seconds, "b": 600 * seconds}})
+        + "\n"
+    )
+
+
+def test_progress_follows_the_log(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    reader = LogReader(path, 10)
+    assert (reader.read().step, reader.read().seconds_left) == (0, None)
+    path.write_text(_line(1, 4.0) + _line(2, None) + _line(3, 2.0, 4.0)[:20])
+    assert (reader.read().step, reader.read().loss, reader.read().seconds_left) == (2, 4.0, 8.0)
+    path.write_text(_line(1, 4.0) + _line(2, None) + _line(3, 2.0, 4.0))
+    assert (reader.read().step, reader.read().loss, reader.read().seconds_left) == (3, 3.0, 14.0)
+    path.write_text(_line(1, 6.0) + "no json\n[1]\n")  # went back to a checkpoint
+    assert (reader.read().step, reader.losses) == (1, {1: 6.0})
+
+
+def test_steps_done_again_replace_those_before(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(_line(step, 1.0) for step in (1, 2, 3)) + _line(2, 5.0))
+    reader = LogReader(path, 10)
+    assert (reader.read().step, reader.losses) == (2, {1: 1.0, 2: 5.0})
+
+
+def test_the_curve_has_means_of_equal_stretches() -> None:
+    assert curve({}) == [] and curve({1: 2.0, 2: 4.0}, 1) == [(2, 3.0)]
+    assert len(curve({step: 1.0 for step in range(1, 1001)}, 120)) <= 120
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_time_in_words(seconds, words) -> None:
+    assert clock(seconds) == words

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GLB: well-formed by a reader of the tests' own, closed, the right way round, and it looks like the Gaussians."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from arguments import PipelineParams
+from evaluation.orbits import Framing, Lens, camera_on_orbit
+from export import bake, mesh, surface
+from export.cloud import Y_UP
+from export.options import Options
+from export.scan import depth_of_mesh, scan
+from gaussian_renderer import render
+from scene.gaussian_model import GaussianModel
+from tests.drawn import Draws
+from tests.export.glb_reader import draw, read_glb
+
+RADIUS, CENTRE = 0.46, torch.tensor([0.05, -0.1, 0.02])
+VIEWS = [(0, 10), (75, 40), (200, -30)]  # azimuth, elevation
+
+
+def coloured_ball(opacity: float = 3.0) -> GaussianModel:
+    """Opaque blobs evenly on a sphere (a Fibonacci spiral), coloured by direction; one far, faint speck that no mesh should hold."""
+    z, turn = 1 - (2 * np.arange(1500) + 1) / 1500, math.pi * (3 - math.sqrt(5)) * np.arange(1500)
+    ring = np.sqrt(1 - z**2)
+    normal = torch.from_numpy(np.stack([ring * np.cos(turn), ring * np.sin(turn), z], axis=1)).float()
+    colour = (0.5 + 0.4 * normal - 0.5) / 0.28209479
+    speck = torch.tensor([[0.4, 0.3, 0.5]])
+    return GaussianModel.of_parameters(
+        {
+            "xyz": torch.cat((normal * RADIUS + CENTRE, speck)),
+            "f_dc": torch.cat((colour, colour[:1]))[:, None],
+            "f_rest": torch.zeros(1501, 0, 3),
+            "opacity": torch.cat((torch.full((1500, 1), opacity), torch.full((1, 1), 1.5))),
+            "scaling": torch.full((1501, 3), -3.5),
+            "rotation": Draws(0).normal(1501, 4),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mesh") / "ball.glb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "BAKE_VIEWS", 14)
+        patch.setattr(mesh, "BAKE_PX", 160)
+        mesh.write_glb(coloured_ball(), path, Options(faces=1200, texture_px=256, grid=48))
+    return read_glb(path)
+
+
+def welded(shape) -> tuple[np.ndarray, np.ndarray]:
+    """Without the vertices that were doubled along the texture's seams."""
+    places, index = np.unique(shape.position, axis=0, return_inverse=True)
+    return places, index.reshape(-1)[shape.faces]
+
+
+def test_the_file_is_what_was_asked_for(ball) -> None:
+    assert 1000 < len(ball.faces) <= 1200 and ball.texture.shape == (256, 256, 3)
+    pbr = ball.material["pbrMetallicRoughness"]
+    assert (pbr["metallicFactor"], pbr["roughnessFactor"]) == (0.0, 1.0)
+    assert ball.uv.min() >= 0 and ball.uv.max() <= 1
+
+
+def test_the_surface_is_closed_faces_outwards_and_lies_on_the_ball(ball) -> None:
+    places, faces = welded(ball)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    there, back = ({tuple(edge) for edge in some.tolist()} for some in (edges, edges[:, ::-1]))
+    assert len(there) == len(edges) and there == back  # each edge once in each direction
+    assert (
+        len(places) - len(edges) // 2 + len(faces) == 2
+    )  # Euler: one sphere, without the speck and without an inner shell
+    a, b, c = places[faces].transpose(1, 0, 2)
+    centre = (Y_UP @ CENTRE).numpy()
+    distance = np.linalg.norm(places - centre, axis=1)
+    assert RADIUS < np.median(distance) < RADIUS + 3 * math.exp(-3.5) and np.ptp(distance) < 0.08
+    volume = np.einsum("fi,fi->", np.cross(a, b), c) / 6
+    assert volume == pytest.approx(4 / 3 * math.pi * np.median(distance) ** 3, rel=0.05)
+    assert (np.einsum("vi,vi->v", ball.normal, ball.position - centre) > 0.4 * 0.8).all()
+
+
+def test_colours_are_where_they_belong(ball) -> None:
+    """The front, +y of training, is +z in glTF; up is +y; the viewer's right, -x of training, is +x."""
+    centre = (Y_UP @ CENTRE).numpy()
+    direction = (ball.position - centre) / np.linalg.norm(ball.position - centre, axis=1, keepdims=True)
+    texel = np.clip((ball.uv * 256).astype(int), 0, 255)
+    colour = ball.texture[texel[:, 1], texel[:, 0]] / 255
+    x, y, z = direction.T
+    error = np.abs(colour - (0.5 + 0.4 * np.stack([-x, z, y], axis=1)))
+    assert np.median(error) < 0.01 and np.quantile(error, 0.95) < 0.08  # measured: 0.006, 0.061
+
+
+@pytest.mark.parametrize("azimuth, elevation", VIEWS)
+def test_the_mesh_looks_like_the_gaussians(ball, azimuth, elevation) -> None:
+    lens = Lens(64, 64, 0.5, elevation, 2.6)
+    camera = camera_on_orbit(torch.zeros(3), lens, azimuth)
+    with torch.no_grad():
+        out = render(camera, coloured_ball(), PipelineParams(), torch.ones(3))
+    picture, covered = draw(ball, (Y_UP @ camera.camera_center).numpy(), 0.5, 64)
+    truth, outline = out["render"].permute(1, 2, 0).numpy(), 1 - out["alpha"][0].numpy() > 0.5
+    assert surface.intersection_over_union(covered, outline) > 0.95
+    inside = covered & (out["alpha"][0].numpy() < 0.02)
+    assert np.abs(picture - truth)[inside].mean() < 0.022  # measured: 0.014 to 0.018
+
+
+def test_density_is_the_sum_over_the_gaussians() -> None:
+    cloud = coloured_ball()
+    cloud = GaussianModel.of_parameters(
+        {name: value[::40] for name, value in cloud.parameters_in_order().items() if name != "background"}
+    )
+    cloud.parameters_in_order()["scaling"].data += torch.tensor([0.4, 0.8, 1.5])
+    grid = surface.grid_around(cloud, Framing(CENTRE, 0.7), 20)
+    field = surface.density(cloud, grid)
+    rows = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)[::3, ::4, ::5].reshape(-1, 3)
+    points = torch.from_numpy(grid.low + grid.step * rows).float()
+    assert cloud.get_scaling.min() > grid.step / 2
+    covariance = cloud.get_covariance().detach()[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+    apart = points[:, None] - cloud.get_xyz.detach()
+    squared = torch.einsum("pni,nij,pnj->pn", apart, torch.linalg.inv(covariance), apart)
+    expected = (torch.exp(-squared / 2) * cloud.get_opacity.detach()[:, 0]).sum(dim=1).numpy()
+    missed = expected - field[tuple(rows.T)]
+    assert missed.min() > -1e-4 and missed.max() < 0.05  # what is below LEAST_DENSITY may be left out
+    assert field.max() > 0.5
+
+
+def test_scan_finds_the_pixels_whose_centres_are_inside() -> None:
+    corners = np.random.default_rng(0).random((30, 3, 2)) * [40, 30] - 5
+    corners[7, 2] = corners[7, 1]  # no area
+    covered = scan(corners, 32, 20)
+    found = set(zip(covered.face.tolist(), covered.row.tolist(), covered.column.tolist()))
+    ys, xs = np.mgrid[0:20, 0:32] + 0.5
+    expected = set()
+    for face, (a, b, c) in enumerate(corners):
+        signs = [(q[0] - p[0]) * (ys - p[1]) - (q[1] - p[1]) * (xs - p[0]) for p, q in ((a, b), (b, c), (c, a))]
+        inside = ((np.stack(signs) > 0).all(axis=0) | (np.stack(signs) < 0).all(axis=0)) & (face != 7)
+        expected |= {(face, int(row), int(column)) for row, column in zip(*np.nonzero(inside))}
+    assert found == expected and len(expected) > 500
+    centres = np.stack([covered.column, covered.row], axis=1) + 0.5
+    assert np.allclose((corners[covered.face] * covered.shares[:, :, None]).sum(axis=1), centres)
+
+
+def test_depth_is_that_of_the_nearest_surface() -> None:
+    camera = camera_on_orbit(torch.zeros(3), Lens(32, 32, 0.6, 0, 3.0), 0)  # at (0, 3, 0), looking along -y
+    wall = lambda y, side: [[-side, y, -side], [side, y, -side], [side, y, side], [-side, y, side]]  # noqa: E731
+    vertices = np.array(wall(-1.0, 5.0) + wall(0.5, 0.2))
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    depth = depth_of_mesh(vertices, faces, camera)
+    assert depth[16, 16] == pytest.approx(2.5) and depth[1, 1] == pytest.approx(4.0)
+
+
+def test_texels_that_no_camera_sees_take_the_nearest_colour() -> None:
+    cloud = coloured_ball()
+    shape = surface.Mesh(
+        np.array([[0.0, 0.6, 0], [0.2, 0.6, 0], [0, 0.6, 0.2], [0, -0.6, 0], [0.2, -0.6, 0], [0, -0.6, 0.2]]),
+        np.array([[0, 2, 1], [3, 4, 5]]),
+    )
+    normals = np.repeat([[0.0, 1, 0], [0, -1, 0]], 3, axis=0)
+    uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.4], [0.6, 0.6], [0.9, 0.6], [0.6, 0.9]])
+    texels = bake.texels_of(shape, normals, uv, 64)
+    front = [camera_on_orbit(CENTRE, Lens(96, 96, 0.5, 0, 2.5), 0)]
+    texture = bake.bake(cloud, shape, texels, front, 64, 0.5)
+    seen = texture[64 - 10, 10].astype(int)
+    assert seen[1] > 200 and np.abs(texture[64 - 45, 45] - seen).max() < 40  # the front's green, on the hidden side too
+
+
+def test_floaters_outside_are_left_out_of_the_picture_and_what_is_inside_stays() -> None:
+    corners = torch.tensor([[0.0, 0, 1], [1, 0, -1], [-1, 1, -1], [-1, -1, -1]]).double().numpy()
+    solid = surface.Mesh(corners, np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
+    cloud = GaussianModel.of_parameters(
+        {name: value[:4] for name, value in coloured_ball().parameters_in_order().items()}
+    )
+    cloud.get_xyz.data = torch.tensor([[0.0, 0, 0], [0, 0, 1.05], [0, 0, 2], [3, 0, -1]])
+    kept = mesh.without_floaters(cloud, solid, surface.vertex_normals(solid), 0.1)
+    assert kept.get_xyz.tolist() == cloud.get_xyz[:2].tolist()
+
+
+def test_a_cloud_without_substance_is_refused(tmp_path) -> None:
+    faint = coloured_ball()
+    faint.parameters_in_order()["opacity"].data.fill_(-7.0)
+    with pytest.raises(ValueError, match="too transparent for a mesh"):
+        mesh.write_glb(faint, tmp_path / "faint.glb", Options(grid=24))
+    assert not list(tmp_path.iterdir())

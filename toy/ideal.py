@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ideal prior: a diffusion model without weights, exact for a finite set of pictures: perfect training's limit.
+
+`predict_noise` is Bayes' rule (toy/posterior.py) on pictures of the prompt's object that are rendered when the
+prior is made. An embedding is a row of weights over named sets of pictures, [1, S]: "any", "front", "side", "back" and
+"uncond"; a blend of embeddings is exactly the mixture of the sets' distributions. The latents are the pictures
+themselves, (2x - 1) * 32/resolution: white noise averages out over pixels, so with this scale the noise hides a picture
+of any resolution as much as it hides one of 32 x 32.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidance import sd_step
+from guidance.image_size import IDEAL
+from toy.captions import (
+    DEFAULT_COLOURS,
+    VIEW_WORDS,
+    Spec,
+    view_word_of,
+)
+from toy.objects import CLASSES
+from toy.posterior import NoiseLevel, PictureTable, posterior_mean
+from toy.reading import UnknownPrompt, read_prompt
+from toy.rendered_set import PoseRanges, RenderedSet, render_set
+from trainer.distributed import Share
+
+REFERENCE_PX = 32
+KERNEL_STD = 0.15
+"""Blur around each picture, [-1, 1] units a pixel: large enough to join neighbouring views at low noise."""
+
+PICTURES = 480
+"""Rendered half views. With 240 the nearest picture is degrees off at 96 px and the object blurs."""
+
+OFFSET_STD = 0.1
+"""The offset noise that guidance adds to every draw (score.py); the prior is exact for noise that contains it."""
+
+SET_NAMES: tuple[str, ...] = ("any", *VIEW_WORDS, "uncond")
+"""What an embedding weighs. "uncond" is all views of the prompt's object: guidance_scale then sharpens the view word,
+the only thing that the caption can still add, since every picture of the set shows the right object."""
+
+
+class IdealPrior:
+    """The Prior protocol of guidance/score.py in closed form. Remembers the rendered pictures, nothing else."""
+
+    steps_offset = 1
+
+    def __init__(
+        self,
+        guidance_params: Any,
+        device: torch.device | str,
+        resolution_px: int,
+        cam_params: Any = None,
+        *,
+        pictures: int = PICTURES,
+        kernel_std: float = KERNEL_STD,
+    ):
+        """Renders the pictures of `guidance_params.text` (a few seconds).
+
+        cam_params (GenerateCamParams): the run's camera ranges; without it PoseRanges' defaults are taken.
+        pictures: how many are rendered; kernel_std: blur around each in [-1, 1] pixel units.
+        """
+        if problem := IDEAL.problem(resolution_px, resolution_px):
+            raise ValueError(f"the ideal prior was given {resolution_px} px; expected {problem}")
+        self.device = torch.device(device)
+        self.resolution_px = resolution_px
+        self.scale = REFERENCE_PX / resolution_px
+        self.kernel_std = kernel_std
+        self.alphas_cumprod = sd_step.scaled_linear_alphas().float().to(self.device)
+        self.num_train_timesteps = guidance_params.num_train_timesteps or len(self.alphas_cumprod)
+        self.text = guidance_params.text
+        self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
+        per_spec = max(pictures // len(self.specs), 8)
+        rendered = render_set(self.specs, pose_ranges(cam_params), resolution_px, per_spec, min(4, os.cpu_count() or 1))
+        self._table = PictureTable.build(torch.from_numpy(rendered.pictures).to(self.device))
+        self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each picture
+        self._members = _membership(rendered).to(self.device)  # [S, n]
+
+    def timesteps_of(self, ind_t: Tensor) -> Tensor:
+        """Timesteps [B] of schedule indices [B]."""
+        return sd_step.timesteps_of_indices(
+            ind_t, self.num_train_timesteps, len(self.alphas_cumprod), self.steps_offset
+        )
+
+    def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
+        """[K, 1, S] rows over SET_NAMES: the prompt with or without view word; any other text is "uncond"."""
+        return torch.stack([self._embed(text) for text in texts]).unsqueeze(1)
+
+    def _embed(self, text: str) -> Tensor:
+        body = re.sub(r",\s*(front|side|back)\s+view\b.*$", "", text.strip(), flags=re.IGNORECASE)
+        name = (view_word_of(text) or "any") if body.strip() == self.text.strip() else "uncond"
+        row = torch.zeros(len(SET_NAMES), device=self.device)
+        row[SET_NAMES.index(name)] = 1
+        return row
+
+    def encode_imgs(
+        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Tensor:
+        """[B,3,H,W] in [0,1] -> latents of the same shape; differentiable, nothing is drawn."""
+        if tuple(images.shape[-2:]) != (self.resolution_px,) * 2:
+            size, (height, width) = self.resolution_px, images.shape[-2:]
+            raise ValueError(
+                f"this ideal prior was made for images of {size} x {size} px but got {width} x {height}; "
+                "set image_w and image_h (times SSAA) to that"
+            )
+        return (2 * images - 1) * self.scale
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents [B,3,h,w] -> images [B,3,H,W] in [0,1]."""
+        return ((latents / self.scale + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+        """E[noise | x_t] for x_t [B,3,h,w], timesteps t [B], embeddings [B,1,S]."""
+        abar = self.alphas_cumprod[t.to(self.device)]
+        a, sigma = abar.sqrt(), (1 - abar).sqrt()
+        level = NoiseLevel(a, sigma / self.scale, self.kernel_std, OFFSET_STD)
+        probability = embeddings[:, 0].clamp(min=0) @ self._members  # [B, n]
+        clean = self.scale * posterior_mean(x_t / self.scale, level, self._table, probability.log())
+        return (x_t - a.view(-1, 1, 1, 1) * clean) / sigma.view(-1, 1, 1, 1)
+
+
+def specs_of_prompt(text: str, allow_unknown_words: bool = False) -> list[Spec]:
+    """What is rendered for a prompt: its object, or one of every class where an unknown prompt is allowed.
+
+    Raises UnknownPrompt (a ValueError).
+    """
+    reading = read_prompt(text)
+    if reading.problem and not allow_unknown_words:
+        raise UnknownPrompt(reading.refusal)
+    return [reading.spec] if reading.spec else [Spec(name, *DEFAULT_COLOURS[name]) for name in CLASSES]
+
+
+def pose_ranges(cam_params: Any) -> PoseRanges:
+    """Every pose that training can draw: the union of the initial ranges and those that widening may reach."""
+    if cam_params is None:
+        return PoseRanges()
+
+    def union(name: str) -> tuple[float, float]:
+        first, last = getattr(cam_params, name), getattr(cam_params, f"max_{name}")
+        return min(*first, *last), max(*first, *last)
+
+    low, high = union("theta_range")
+    return PoseRanges(union("radius_range"), (max(low, 1.0), min(high, 179.0)), union("fovy_range"))
+
+
+def _membership(rendered: RenderedSet) -> Tensor:
+    """[S, n] probabilities of the pictures under each of SET_NAMES."""
+    rows = [rendered.members(None if name in ("any", "uncond") else name) for name in SET_NAMES]
+    return torch.tensor(np.stack(rows), dtype=torch.float32)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finite set of pictures that the ideal prior knows: views of an object, their poses and view words.
+
+Only azimuths 0..180 degrees are rendered: objects are mirror-symmetric about x = 0, so the view from -phi is the mirror
+image of the view from phi, and whoever uses the set takes every picture twice, as it is and flipped. The background is
+white: with random backgrounds in the set, haze of any colour around an object counted as background and stayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toy.captions import Spec
+from toy.compose import compose
+from toy.raycast import View, render_gbuffers
+
+AZIMUTHS_OF_WORD_DEG: dict[str, tuple[float, float]] = {
+    "front": (0.0, 60.0),
+    "side": (30.0, 150.0),
+    "back": (120.0, 180.0),
+}
+"""View word -> range of |azimuth| that its pictures are taken from. The ranges overlap, as people's words do."""
+
+
+@dataclass(frozen=True)
+class PoseRanges:
+    """What the cameras of a run cover; angles in degrees, fov in radians."""
+
+    radius: tuple[float, float] = (3.5, 3.5)
+    theta_deg: tuple[float, float] = (45.0, 105.0)
+    fov_rad: tuple[float, float] = (0.36, 0.36)
+
+
+@dataclass(frozen=True)
+class RenderedSet:
+    """n pictures [n, 3, H, W] float32 in [-1, 1] on white, and |azimuth| in degrees of each."""
+
+    pictures: np.ndarray
+    azimuth_deg: np.ndarray
+
+    def members(self, view_word: str | None) -> np.ndarray:
+        """Weights [n] that sum to 1: uniform over the pictures that the view word describes (None: over all)."""
+        chosen = np.ones(len(self.azimuth_deg), bool)
+        if view_word is not None:
+            low, high = AZIMUTHS_OF_WORD_DEG[view_word]
+            chosen = (self.azimuth_deg >= low) & (self.azimuth_deg <= high)
+        if not chosen.any():
+            raise ValueError(f"None of {len(chosen)} pictures is a {view_word} view; render more pictures.")
+        return chosen / chosen.sum()
+
+
+def spread_views(ranges: PoseRanges, count: int, offset: int = 0) -> list[View]:
+    """`count` poses that fill azimuth [0, 180] x theta x radius x fov evenly (additive recurrence, no randomness)."""
+    root = 1.0
+    for _ in range(40):  # the generalised golden ratio of 4 dimensions: root^5 = root + 1
+        root = (1 + root) ** (1 / 5)
+    steps = root ** -np.arange(1.0, 5.0)
+    u = (0.5 + np.arange(offset, offset + count)[:, None] * steps) % 1.0  # [count, 4]
+    low, high = np.array([(0.0, 180.0), ranges.theta_deg, ranges.radius, ranges.fov_rad]).T
+    poses = low + (high - low) * u
+    return [View(theta_deg=p[1], phi_deg=p[0], radius=p[2], fov_rad=p[3]) for p in poses]
+
+
+def render_set(
+    specs: Sequence[Spec], ranges: PoseRanges, size_px: int, views_per_spec: int, workers: int = 2
+) -> RenderedSet:
+    """Renders `views_per_spec` pictures of every spec, on `workers` threads."""
+    pictures, azimuths = [], []
+    for number, spec in enumerate(specs):
+        views = spread_views(ranges, views_per_spec, offset=number * views_per_spec)
+        gbuffers = render_gbuffers(spec.class_name, views, size_px, workers=workers)
+        pictures.append(2 * compose(gbuffers, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1)
+        azimuths += [view.phi_deg for view in views]
+    return RenderedSet(np.concatenate(pictures), np.asarray(azimuths))

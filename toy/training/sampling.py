@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures straight from the prior, and how often they show what their caption says.
+
+Letters of shapes: K captions, C h w latent, S picture size in pixels, M candidate pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidance.linear_autoencoder import LinearAutoencoder
+from toy.captions import COLOURS, DEFAULT_COLOURS, HELD_OUT_COLOUR_PAIRS, caption
+from toy.compose import compose
+from toy.objects import CLASSES, ONE_SIDED
+from toy.raycast import View, render_gbuffer
+from toy.training.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
+from toy.training.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
+
+WHITE = (1.0, 1.0, 1.0)
+AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
+CFG = 3.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One caption in parts."""
+
+    class_name: str
+    colour_a: str
+    colour_b: str
+    view_word: str
+
+    def text(self) -> str:
+        """The caption."""
+        return caption(self.class_name, self.colour_a, self.colour_b, self.view_word)
+
+
+@torch.no_grad()
+def sample_images(
+    networks: PriorNetworks,
+    autoencoder: LinearAutoencoder,
+    table: CaptionTable,
+    texts: Sequence[str],
+    cfg: float = CFG,
+    steps: int = 25,
+    seed: int = 0,
+) -> Tensor:
+    """Pictures [K, 3, S, S] in [0, 1] of K captions by DDIM with classifier-free guidance.
+
+    The last alpha_bar is not 0, so a sample should start from sqrt(alpha_bar) * white + noise; white is latent zero
+    here, which leaves the noise alone.
+    """
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(steps)
+    both = networks.embed(table.ids([*texts, *[""] * len(texts)]))
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(len(texts), autoencoder.config.latent_channels, LATENT_PX, LATENT_PX, generator=generator)
+    for t in scheduler.timesteps:
+        wanted, plain = networks.predict_clean(latents.repeat(2, 1, 1, 1), t.expand(2 * len(texts)), both).chunk(2)
+        latents = scheduler.step(plain + cfg * (wanted - plain), t, latents).prev_sample
+    return to_images(autoencoder, latents)
+
+
+def true_image(wish: Wish, size_px: int = 64) -> np.ndarray:
+    """The wish rendered by the ray caster from a middling elevation, [3, S, S] in [0, 1]."""
+    view = View(75.0, AZIMUTH_DEG[wish.view_word], 3.5, 0.44)
+    buffer = render_gbuffer(wish.class_name, view.theta_deg, view.phi_deg, view.radius, view.fov_rad, size_px)
+    return compose(buffer, COLOURS[wish.colour_a], COLOURS[wish.colour_b], WHITE)
+
+
+def other_pair(row: int) -> tuple[str, str]:
+    """A trained colour pair for the row of a grid, a different one for each row."""
+    pairs = [(a, b) for a, b in allowed_pairs() if {COLOUR_NAMES[a], COLOUR_NAMES[b]}.isdisjoint({"white", "grey"})]
+    a, b = pairs[(17 * row + 5) % len(pairs)]
+    return COLOUR_NAMES[a], COLOUR_NAMES[b]
+
+
+def grid_rows() -> list[list[Wish]]:
+    """Per class: front, side, back in the class's own colours, the same in another pair, front in a held-out pair."""
+    rows = []
+    for row, class_name in enumerate(CLASSES):
+        wishes = [Wish(class_name, *DEFAULT_COLOURS[class_name], view) for view in VIEW_ORDER]
+        wishes += [Wish(class_name, *other_pair(row), view) for view in VIEW_ORDER]
+        held_out = HELD_OUT_COLOUR_PAIRS[row % len(HELD_OUT_COLOUR_PAIRS)]
+        rows.append([*wishes, Wish(class_name, *held_out, "front")])
+    return rows
+
+
+def sample_grid(
+    networks: PriorNetworks, autoencoder: LinearAutoencoder, table: CaptionTable, steps: int = 25
+) -> np.ndarray:
+    """uint8 [rows, columns, 3]: truth beside sample for every wish of grid_rows, with a head line and class names."""
+    rows = grid_rows()
+    samples = sample_images(networks, autoencoder, table, [wish.text() for row in rows for wish in row], steps=steps)
+    strips = []
+    for at, row in enumerate(rows):
+        chunk = samples[at * len(row) : (at + 1) * len(row)].numpy()
+        tiles = [np.concatenate([true_image(wish), chunk[k]], axis=2) for k, wish in enumerate(row)]
+        strip = (np.concatenate(tiles, axis=2).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+        strips.append(_labelled(strip, row[0].class_name))
+    heads = [
+        f"{k}" for k in ("own colours, front", "side", "back", "other pair, front", "side", "back", "held-out pair")
+    ]
+    return np.concatenate([_head_line(heads, 128, 64), *strips], axis=0)
+
+
+def _labelled(strip: np.ndarray, text: str) -> np.ndarray:
+    margin = np.full((strip.shape[0], 64, 3), 255, np.uint8)
+    cv2.putText(margin, text, (2, 36), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([margin, strip], axis=1)
+
+
+def _head_line(texts: Sequence[str], width_px: int, margin_px: int) -> np.ndarray:
+    line = np.full((20, margin_px + width_px * len(texts), 3), 255, np.uint8)
+    for at, text in enumerate(texts):
+        place = (margin_px + at * width_px + 2, 14)
+        cv2.putText(line, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
+    return line
+
+
+def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Tensor) -> dict[str, float]:
+    """Shares of samples [K, 3, S, S] whose nearest rendered picture has the wished class, colours A and B, and view.
+
+    Class and view: nearest of 24 views of every class in the wished colours; colours: nearest of the 12 colours in
+    that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back,
+    and only for objects with a front.
+    """
+    at = np.linspace(0, rendered.views - 1, 24).round().astype(int)
+    hits: dict[str, list[bool]] = {"class": [], "colour_a": [], "colour_b": [], "view": []}
+    for wish, sample in zip(wishes, samples.numpy()):
+        a, b = COLOURS[wish.colour_a], COLOURS[wish.colour_b]
+        distance = np.stack(
+            [_distances(compose(views[at], a, b, WHITE), sample) for views in rendered.buffers]
+        )  # [classes, 24]
+        own = list(CLASSES).index(wish.class_name)
+        best = int(distance[own].argmin())
+        buffer = rendered.buffers[own, at[best]]
+        by_a = _distances(np.stack([compose(buffer, rgb, b, WHITE) for rgb in COLOURS.values()]), sample)
+        by_b = _distances(np.stack([compose(buffer, a, rgb, WHITE) for rgb in COLOURS.values()]), sample)
+        turn_deg = abs(float(rendered.azimuth_deg[own, at[best]]))
+        hits["class"].append(int(distance.min(1).argmin()) == own)
+        hits["colour_a"].append(COLOUR_NAMES[int(by_a.argmin())] == wish.colour_a)
+        hits["colour_b"].append(COLOUR_NAMES[int(by_b.argmin())] == wish.colour_b)
+        if wish.class_name in ONE_SIDED:
+            hits["view"].append(abs(turn_deg - AZIMUTH_DEG[wish.view_word]) <= 45)
+    return {name: float(np.mean(found)) for name, found in hits.items() if found}
+
+
+def _distances(candidates: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Mean square difference of each candidate [M, 3, S, S] from the sample [3, S, S]."""
+    return np.square(candidates - sample).mean(axis=(1, 2, 3))
+
+
+def draw_wishes(count: int, seed: int, held_out_pairs: bool) -> list[Wish]:
+    """Captions for retrieval_scores: classes and views in turn, colour pairs at random (trained or held-out ones)."""
+    rng = np.random.RandomState(seed)
+    trained = [(COLOUR_NAMES[a], COLOUR_NAMES[b]) for a, b in allowed_pairs()]
+    pairs = HELD_OUT_COLOUR_PAIRS if held_out_pairs else trained
+    classes = list(CLASSES)
+    return [
+        Wish(classes[k % len(classes)], *pairs[rng.randint(len(pairs))], VIEW_ORDER[(k // len(classes)) % 3])
+        for k in range(count)
+    ]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes that may fail without ending a run: a failed one is reported, and training continues."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from trainer.run_lock import FolderLost
+from utils.failures import first_line
+from utils.wording import counted
+
+TRIED_AGAIN = ("log.jsonl", "process video", "checkpoint", "run.json")
+"""Kinds that lose nothing when a later write succeeds."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class CarefulWrites:
+    """Remembers the kinds of output whose last write failed, and how often each did; reports the first failure.
+
+    guard: called before each write; raises FolderLost when the folder is another run's.
+    """
+
+    def __init__(self, tell: Callable[[str], None], guard: Callable[[], None] = lambda: None) -> None:
+        self.tell, self.guard, self.failing, self.lost = tell, guard, dict[str, str](), dict[str, int]()
+
+    def __call__(self, kind: str, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What write(...) returns; None when it raised an exception, of whatever class. Raises the guard's FolderLost.
+
+        Encoders and array libraries raise their own classes, and a step that was computed is worth more than any of its
+        outputs. KeyboardInterrupt passes.
+        """
+        try:
+            self.guard()
+            result = write(*args, **kwargs)
+        except FolderLost:
+            raise
+        except Exception as error:
+            if kind not in self.failing:
+                self.tell(f"{kind} could not be written ({_reason(error)}); training continues{_remedy(error)}")
+                logger.debug("%s", kind, exc_info=True)
+            self.failing[kind] = str(error)
+            self.lost[kind] = self.lost.get(kind, 0) + 1
+            return None
+        if self.failing.pop(kind, None) is not None:
+            self.tell(f"{kind} can be written again")
+        return result
+
+    def missing(self) -> str:
+        """What is missing in the folder, in words; empty when nothing is."""
+        kinds = {**self.failing, **{kind: "" for kind in self.lost if kind not in TRIED_AGAIN}}
+        return ", ".join(f"{kind} ({counted(self.lost[kind], 'time')})" for kind in kinds)
+
+
+def _reason(error: Exception) -> str:
+    """An unexpected class is named: its message alone may say nothing."""
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _remedy(error: Exception) -> str:
+    return ". Free the disk or repair the folder" if isinstance(error, OSError) else ""

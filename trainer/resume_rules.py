@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint's state may meet: for each piece of it, the settings that it depends on.
+
+A setting that no rule names is read afresh at each step, whatever it was before. One that a rule names and that has
+changed makes the checkpoint be refused, or its piece start again, or is reported as one without effect.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arguments import Config
+from arguments.load import to_tree
+from arguments.yaml_file import read_yaml
+from trainer.checkpoints import Found
+from utils.wording import counted
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""Group.key -> (value in the checkpoint, value now); without those that are as they were."""
+
+
+class Outcome(enum.Enum):
+    """What a changed setting does to a piece of state."""
+
+    REFUSED = "the checkpoint is refused"
+    RENEWED = "the piece, or `keys` of it, starts again"
+    KEPT = "the piece stays as it is, and the user is told what that means"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of a piece of state when one of `settings` has changed; `told` says it after "Group.key changed:".
+
+    Nothing becomes of a piece that is empty.
+    """
+
+    outcome: Outcome
+    settings: tuple[str, ...]
+    told: str
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`check` gets the piece and the Meeting and returns why they do not fit, in a sentence, or None."""
+
+    rules: tuple[Rule, ...] = ()
+    check: Callable[[Any, Meeting], str | None] = lambda state, meeting: None
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A checkpoint's settings and those of the run that continues from it."""
+
+    config: Config
+    device: torch.device
+    changes: Changes
+    is_resumed: bool  # in its own folder; False: --start_checkpoint
+
+
+def _steps_left(iteration: int, meeting: Meeting) -> str | None:
+    last = meeting.config.optimization.iterations
+    is_done = iteration == last and (not meeting.is_resumed or "OptimizationParams.iterations" in meeting.changes)
+    if iteration < last or (iteration == last and not is_done):
+        return None
+    return f"it is of step {iteration}, but OptimizationParams.iterations is {last}; give more than {iteration}"
+
+
+def _gaussians_fit(captured: Mapping[str, Any], meeting: Meeting) -> str | None:
+    parameters, config = captured["parameters"], meeting.config
+    count, stored = len(parameters["xyz"]), parameters["f_rest"].shape[1]
+    degree, most = config.model.sh_degree, config.optimization.max_points
+    if stored != (degree + 1) ** 2 - 1:
+        held = int((stored + 1) ** 0.5) - 1
+        return f"it holds Gaussians of SH degree {held}, not of {degree}; keep ModelParams.sh_degree as it was"
+    if count == 0:
+        return "it holds no Gaussians; use an earlier one"
+    if count > most:
+        return f"it holds {counted(count, 'Gaussian')}, but OptimizationParams.max_points is {most}; raise max_points"
+    return None
+
+
+def _streams_fit(state: Mapping[str, Any], meeting: Meeting) -> str | None:
+    stored = state["device_type"]
+    if stored == meeting.device.type:
+        return None
+    return f"its random state is of device {stored}, which {meeting.device.type} cannot continue; set device: {stored}"
+
+
+def _cograd_fits(state: Mapping[str, Any] | None, meeting: Meeting) -> str | None:
+    params = meeting.config.cograd
+    if (state is not None) != params.enabled:
+        return "it is of a run with another CoGradParams.enabled; keep it as it was"
+    if state is None:
+        return None
+    regions = params.elevation_levels * params.azimuth_levels * params.distance_levels
+    if (stored := len(state["sampler"]["n"])) != regions:
+        return (
+            f"it holds histories of {counted(stored, 'region')}, but the settings make {regions}; "
+            "keep CoGradParams' levels"
+        )
+    bins = len(state["signal"]["count"])
+    if bins != params.loss_signal_bins and "CoGradParams.loss_signal_bins" not in meeting.changes:
+        return (
+            f"it holds {counted(bins, 'timestep bin')}, "
+            f"but CoGradParams.loss_signal_bins is {params.loss_signal_bins}; keep it"
+        )
+    return None
+
+
+def _named(group: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{group}.{name}" for name in names)
+
+
+IMAGE_SIZE = _named("GenerateCamParams", "image_w", "image_h", "SSAA")
+MODEL = _named(
+    "GuidanceParams", "guidance", "model_key", "model_key_mirror", "model_revision", "is_safe_tensor", "base_model_key"
+)
+DRAWN_CAMERAS = (
+    *IMAGE_SIZE,
+    *_named(
+        "GenerateCamParams", "radius_range", "theta_range", "phi_range", "fovy_range", "rand_cam_gamma",
+        "uniform_sphere_rate", "default_radius", "default_polar", "default_azimuth", "jitter_pose", "jitter_center",
+        "jitter_target", "jitter_up", "max_radius_range", "max_theta_range", "max_phi_range", "max_fovy_range",
+    ),
+    *_named(
+        "OptimizationParams", "use_progressive", "progressive_view_iter", "scale_up_cameras_iter", "scale_up_factor",
+        "fovy_scale_up_factor", "phi_scale_up_factor",
+    ),
+    "ModelParams.batch",
+)  # fmt: skip
+INITIAL = _named(
+    "GenerateCamParams", "init_shape", "init_prompt", "use_pointe_rgb", "shap_e_model_key", "init_fallback",
+    "init_num_pts",
+)  # fmt: skip
+REGIONS = _named(
+    "CoGradParams", "elevation_levels", "azimuth_levels", "distance_levels", "elevation_range", "distance_range"
+)
+LOSS = (
+    *MODEL,
+    *_named("GuidanceParams", "sds", "num_train_timesteps", "weighting"),
+    *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
+)
+
+WHERE = _named("ModelParams", "model_path", "workspace")
+"""Where the run folder is, which may be moved."""
+
+PIECES: dict[str, Piece] = {
+    "run": Piece((Rule(Outcome.KEPT, ("start_checkpoint",), "it has no effect on a run that is resumed"),)),
+    "log": Piece(),
+    "process_video": Piece(
+        (
+            Rule(
+                Outcome.KEPT,
+                _named("GenerateCamParams", "image_w", "image_h", "view_px"),
+                "the process video keeps its size, later frames are scaled to it",
+            ),
+        )
+    ),
+    "train/iteration": Piece(check=_steps_left),
+    "train/skipped": Piece(),
+    "train/last_fault": Piece(),
+    "train/rollbacks": Piece(),
+    "train/gaussians": Piece(
+        (Rule(Outcome.KEPT, INITIAL, "it has no effect on Gaussians that come from a checkpoint"),), _gaussians_fit
+    ),
+    "train/camera_stack": Piece(
+        (Rule(Outcome.RENEWED, DRAWN_CAMERAS, "cameras that were drawn ahead are drawn again"),)
+    ),
+    "train/streams": Piece(
+        (
+            Rule(
+                Outcome.RENEWED,
+                ("seed",),
+                "the random streams start again, from the new seed",
+                ("python_words", "numpy_words", "torch"),
+            ),
+            Rule(
+                Outcome.RENEWED,
+                ("GuidanceParams.noise_seed",),
+                "the noise stream starts again, from the new seed",
+                ("noise",),
+            ),
+        ),
+        _streams_fit,
+    ),
+    "train/memory": Piece(
+        (
+            Rule(
+                Outcome.RENEWED,
+                ("GuidanceParams.C_batch_size", "GuidanceParams.noise_seed", *IMAGE_SIZE, *MODEL),
+                "the noise that fix_noise keeps is drawn again",
+            ),
+        )
+    ),
+    "train/cograd": Piece(
+        (
+            Rule(Outcome.REFUSED, REGIONS, "CoGrad's histories are of the regions as they were; keep it"),
+            Rule(
+                Outcome.RENEWED,
+                LOSS,
+                "CoGrad's histories of losses start again",
+                ("sampler", "controller", "signal"),
+            ),
+        ),
+        _cograd_fits,
+    ),
+}
+"""Path of a piece in a checkpoint -> what it depends on. Every piece is here (tests/reliability/test_changes.py)."""
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Group.key -> value, as a config.yaml has it; what a checkpoint remembers of its run."""
+    return _flat(to_tree(config))
+
+
+def adapted(found: Found, config: Config, device: torch.device, is_resumed: bool, tell: Callable[[str], None]) -> Found:
+    """The checkpoint without the state that must start again under these settings; tells what differs.
+
+    Raises ValueError, one sentence, when it cannot be continued with them. Nothing is written.
+    """
+    path, tree = found
+    changes = changed_settings(path, tree, config)
+    if not is_resumed:
+        changes = {name: values for name, values in changes.items() if name != "start_checkpoint"}
+    meeting = Meeting(config, device, changes, is_resumed)
+    pieces = _pieces(path, tree)
+    try:
+        reasons = _refusals(pieces, meeting)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of a training run: it holds something else") from error
+    if reasons:
+        raise ValueError(f"{path} cannot be continued with these settings: {'; '.join(reasons)}")
+    if is_resumed and changes:
+        listed = ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changes.items())
+        tell(f"settings differ from those of {path.name}: {listed}")
+    for name, state in pieces.items():
+        for rule in PIECES[name].rules:
+            changed = [key for key in rule.settings if key in changes]
+            if changed and state:
+                tell(f"{', '.join(changed)} changed: {rule.told}")
+                if rule.outcome is Outcome.RENEWED:
+                    tree = _without(tree, name, rule.keys)
+    return path, tree
+
+
+def changed_settings(path: Path, tree: Mapping[str, Any], config: Config) -> Changes:
+    """Settings that differ from those in the checkpoint, or in config.yaml beside one of an earlier version."""
+    run = tree.get("run")
+    before = run.get("settings") if isinstance(run, dict) else None
+    if not isinstance(before, dict):
+        beside = path.parent / "config.yaml"
+        before = _flat(read_yaml(str(beside))[0]) if beside.is_file() else {}
+    now = flat_settings(config)
+    known = [name for name in now if name in before and name not in WHERE]
+    return {name: (before[name], now[name]) for name in known if before[name] != now[name]}
+
+
+def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The pieces that a checkpoint holds. ValueError for something else than a run's checkpoint."""
+    if "upstream" in tree:
+        captured, iteration = tree["upstream"]
+        return {"train/iteration": iteration, "train/gaussians": captured}
+    found: dict[str, Any] = {}
+    for name in PIECES:
+        node: Any = tree
+        for key in name.split("/"):
+            if not isinstance(node, dict) or key not in node:
+                if name == "run":
+                    break
+                raise ValueError(f"{path} is not a checkpoint of a training run: it has no {key!r}")
+            node = node[key]
+        else:
+            found[name] = node
+    return found
+
+
+def _refusals(pieces: Mapping[str, Any], meeting: Meeting) -> list[str]:
+    reasons = []
+    for name, state in pieces.items():
+        for rule in PIECES[name].rules:
+            changed = [key for key in rule.settings if key in meeting.changes]
+            if rule.outcome is Outcome.REFUSED and changed and state:
+                (before, now), key = meeting.changes[changed[0]], changed[0]
+                reasons.append(f"{key} was {before} and is {now}: {rule.told}")
+                break
+        else:
+            if reason := PIECES[name].check(state, meeting):
+                reasons.append(reason)
+    return reasons
+
+
+def _without(tree: dict[str, Any], name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The tree without a piece, or without `keys` of it."""
+    first, *rest = name.split("/")
+    if rest:
+        return {**tree, first: _without(tree[first], "/".join(rest), keys)}
+    if not keys:
+        return {key: value for key, value in tree.items() if key != first}
+    return {**tree, first: {key: value for key, value in tree[first].items() if key not in keys}}
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Group.key -> value of a config.yaml."""
+    flat: dict[str, Any] = {}
+    for key, value in (tree if isinstance(tree, dict) else {}).items():
+        flat |= (
+            {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {str(key): value}
+        )
+    return flat

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run folder: owned by one run at a time, never overwritten unasked, and fit to be handed to another person.
+
+It holds the resolved config (feed it back for the same run), upstream's cfg_args, versions and seeds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from arguments import Config
+from arguments.cfg_args import write_cfg_args
+from arguments.load import to_yaml
+from trainer.checkpoints import Found, newest_good, run_id_of
+from trainer.provenance import now, provenance
+from trainer.run_lock import FolderInUse, FolderLost, RunLock
+from trainer.run_records import read_object, read_regular
+from utils.general_utils import PART, atomic_path
+
+OUTPUTS = (
+    "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
+    "point_cloud", "videos", "process_videos", "test_six_views", "train_process", "cograd",
+)  # fmt: skip
+"""All that a run leaves but run.json, and init_points3d.ply, which a user may have put there."""
+INITIAL_POINTS = "init_points3d.ply"
+RECORD = "run.json"
+START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
+"""What is written once, when a run starts; RECORD is written again at times."""
+
+
+class RunFolder:
+    """The folder of one run, locked until `close`. `tell` gets what the user should know.
+
+    `find` looks and refuses, `begin` writes, `started` ends the start-up; from then on `keep` guards every write.
+    """
+
+    def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
+        """Makes and locks the folder, unless --dry_run, which only calls `find`.
+
+        ValueError when that cannot be done or another process has it.
+        """
+        self.path, self.config, self.tell = config.output_dir, config, tell
+        self.run_id = uuid.uuid4().hex
+        self.remade = False  # since it was last set to False
+        self._record: dict[str, Any] = {}
+        self._resumed: Path | None = None
+        self._open_files: dict[str, IO[bytes]] = {}
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]  # the innermost first
+        self._is_begun = False
+        self._lock: RunLock | None = None
+        if config.dry_run:
+            self._refuse_unwritable()
+            RunLock.refuse_if_held(self.path)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        if not self._lock.held:
+            tell(f"the file system of {self.path} has no locks: nothing stops a second run in the same folder")
+
+    def find(self) -> Found | None:
+        """The checkpoint to continue from, None for a new run. Nothing is changed yet.
+
+        Raises ValueError when the folder holds an earlier run that may be neither continued nor overwritten, and when
+        its newest checkpoint is another run's.
+        """
+        self._record = self._read_record()
+        found = newest_good(self.path, self.tell) if self.config.resume else None
+        if found is not None:
+            self._resumed = found[0]
+            self.run_id = self._identity(*found)
+        elif self._holds_a_run():
+            self._may_clear()
+        return found
+
+    @property
+    def has_stale_points(self) -> bool:
+        """Whether init_points3d.ply was sampled for a run that is not continued, with other settings perhaps."""
+        return self._resumed is None and self._record.get("initial_points") == "sampled"
+
+    def begin(self, device: torch.device, write_scene: Callable[[], None] = lambda: None) -> None:
+        """Clears what an earlier run left, unless it is continued; writes config.yaml, cfg_args and run.json.
+
+        write_scene: what else is written at the start. Call `find` first. Raises ValueError when the folder cannot be
+        written.
+        """
+        if self._lock is not None and not self._lock.in_place():
+            raise ValueError(f"{self.path} was removed or moved while the run started; start it again")
+        try:
+            if self._resumed is None and self._holds_a_run():
+                for old in [old for pattern in OUTPUTS for old in self.path.glob(pattern)]:
+                    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            if self.has_stale_points:
+                (self.path / INITIAL_POINTS).unlink(missing_ok=True)
+            self._remove_partial_files()
+            with atomic_path(self.path / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(self.config), encoding="utf-8")
+            write_cfg_args(self.path / "cfg_args", self.config)
+            self._record = self._new_record(device)
+            self._write_record()
+            write_scene()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._is_begun = True
+
+    def started(self) -> None:
+        """The start-up is over; START_FILES are held open, so that they can be written again if they are removed."""
+        for name in START_FILES:
+            if (self.path / name).is_file():
+                self._open_files[name] = (self.path / name).open("rb")
+
+    def keep(self) -> None:
+        """To be called before each write: returns at once while the folder is still this run's.
+
+        A folder that was removed or moved is made, locked and filled with START_FILES and run.json again. Raises
+        FolderLost when another run has it, OSError when it cannot be made.
+        """
+        if self._lock is None or self._lock.in_place():
+            return
+        self._refuse_other_run()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = RunLock(self.path)
+        except FolderInUse as error:
+            raise FolderLost(f"{self.path} was removed or moved while this run wrote to it; now {error}") from None
+        self._lock.release()
+        self._lock = lock
+        self._refuse_other_run()
+        for name, file in self._open_files.items():
+            if not (self.path / name).exists():
+                file.seek(0)
+                with atomic_path(self.path / name) as temporary, temporary.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+        self._record.setdefault("remade_utc", []).append(now())
+        self._write_record()
+        self.remade = True
+        self.tell(f"{self.path} was removed or moved; the run made it again and continues there")
+
+    def finished(self, peak_bytes: dict[str, int]) -> None:
+        """Notes in run.json that the run came to its end, and the most memory that it had. Raises OSError."""
+        self._record |= {"finished_utc": now(), "peak_bytes": peak_bytes}
+        self._write_record()
+
+    def rolled_back(self, from_step: int, to_step: int, reason: str) -> None:
+        """Notes in run.json that the run went back to a checkpoint. Raises OSError."""
+        entry = {"utc": now(), "from_step": from_step, "to_step": to_step, "reason": reason}
+        self._record.setdefault("rollbacks", []).append(entry)
+        self._write_record()
+
+    def close(self) -> None:
+        """Others may have the folder now."""
+        for file in self._open_files.values():
+            file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """What a run that was refused has made is removed again."""
+        if self._lock is not None and not self._is_begun and self._lock.in_place():
+            with suppress(OSError):
+                self._withdraw(self._lock)
+        self.close()
+
+    def _withdraw(self, lock: RunLock) -> None:
+        """Removes the folders that were made for this run; in one that was there, run.lock is as before."""
+        if self.path in self._made:
+            shutil.rmtree(self.path)
+        else:
+            lock.withdraw()
+        for folder in self._made[1:]:
+            folder.rmdir()  # OSError where another run has come to use it
+
+    def _refuse_unwritable(self) -> None:
+        """ValueError for a folder that a run could not make or write."""
+        nearest = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not nearest.is_dir():
+            raise self._cannot_write(NotADirectoryError(f"{nearest} is a file"))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise self._cannot_write(PermissionError(f"{nearest} is not writable"))
+
+    def _identity(self, path: Path, tree: dict[str, Any]) -> str:
+        """The id of the run that is continued. ValueError for a checkpoint of another run."""
+        own, stored = self._record.get("run_id"), run_id_of(tree)
+        is_damaged = not self._record and (self.path / RECORD).exists()
+        if stored is None:
+            self.tell(f"{path} tells no run that it is of, as those of earlier versions; it is taken for this folder's")
+        elif stored != own and not is_damaged:
+            whose = f"of run {own}" if own else "without an id of its run" if self._record else "missing"
+            raise ValueError(
+                f"{path} is a checkpoint of run {stored}, but {RECORD} in its folder is {whose}: start from it with "
+                f"--start_checkpoint {path} in another folder, or remove it from this one"
+            )
+        return own or stored or self.run_id
+
+    def _holds_a_run(self) -> bool:
+        """Whether a run has got so far as to write its first step, or anything later."""
+        log = self.path / "log.jsonl"
+        late = log, self.path / "point_cloud", *self.path.glob("chkpnt*")
+        return any(path.exists() for path in late[1:]) or (log.is_file() and log.stat().st_size > 0)
+
+    def _may_clear(self) -> None:
+        """ValueError unless what an earlier run has left may be removed."""
+        earlier, start = self._record, self.config.start_checkpoint
+        finished = "finished_utc" in earlier
+        young = self.config.resume and earlier and not finished and not list(self.path.glob("chkpnt*"))
+        if not (self.config.overwrite or young):
+            hint = "no checkpoint of it is whole" if self.config.resume else "--resume auto continues it"
+            raise ValueError(
+                f"{self.path} holds {'a finished' if finished else 'an earlier'} run, started "
+                f"{earlier.get('started_utc', 'at an unknown time')}: {hint}, --overwrite deletes it and starts again, "
+                "--workspace NAME writes elsewhere"
+            )
+        if not earlier:
+            raise ValueError(f"{self.path} holds no run.json, so what is there may not be a run's; write elsewhere")
+        if start and Path(start).resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(
+                f"{start} is in {self.path}, which --overwrite clears; write elsewhere with --workspace NAME"
+            )
+        if young:
+            self.tell(f"{self.path} holds a run that ended before its first checkpoint; it starts again")
+
+    def _refuse_other_run(self) -> None:
+        """FolderLost when what is at the folder's path now is another run's: its record, or its files of the start.
+
+        Other outputs without these are this run's: it was writing them while the folder went away.
+        """
+        if (self.path / RECORD).exists():
+            is_own = self._read_record().get("run_id") == self.run_id
+        else:
+            there = [name for name in START_FILES if (self.path / name).is_file()]
+            is_own = all(self._is_as_written(name) for name in there)
+        if is_own:
+            return
+        raise FolderLost(
+            f"{self.path} was removed or moved, and another run's folder has its place: this run writes nothing more; "
+            "resume it from where its checkpoints are, with --resume FOLDER"
+        )
+
+    def _at_start(self, name: str) -> bytes | None:
+        """One of START_FILES as it was written; None for one that was not."""
+        if name not in self._open_files:
+            return None
+        file = self._open_files[name]
+        file.seek(0)
+        return file.read(os.fstat(file.fileno()).st_size)
+
+    def _is_as_written(self, name: str) -> bool:
+        """Whether one of START_FILES is the one of this run, in the folder that is there now."""
+        own = self._at_start(name)
+        return own is not None and read_regular(self.path / name, len(own) + 1) == own
+
+    def _remove_partial_files(self) -> None:
+        """Files that were being written when a run was killed: those of a run's own outputs, unless they are in use."""
+        own = [re.escape(name).replace(r"\*", ".*") for name in (*OUTPUTS, *START_FILES, RECORD)]
+        named = re.compile(rf"\.({'|'.join(own)}){PART}")
+        folders = [folder for name in OUTPUTS for folder in self.path.glob(name) if not folder.is_symlink()]
+        inside = [
+            path for folder in folders for path in folder.rglob(".*.part") if re.fullmatch(rf".*{PART}", path.name)
+        ]
+        for part in [*(path for path in self.path.glob(".*.part") if named.fullmatch(path.name)), *inside]:
+            if not _is_locked(part):
+                part.unlink(missing_ok=True)
+
+    def _new_record(self, device: torch.device) -> dict[str, Any]:
+        made = provenance(self.config, device)
+        if self._resumed is None:
+            points = "given" if (self.path / INITIAL_POINTS).exists() else "sampled"
+            return {"run_id": self.run_id, **made, "initial_points": points}
+        earlier = {name: value for name, value in self._record.items() if name != "finished_utc"}
+        resumed = [*earlier.get("resumed", []), {**made, "from": self._resumed.name}]
+        return {"run_id": self.run_id, **earlier, "resumed": resumed}
+
+    def _read_record(self) -> dict[str, Any]:
+        """run.json; empty when it is missing or damaged."""
+        try:
+            return read_object(self.path / RECORD)
+        except (OSError, ValueError):
+            return {}
+
+    def _write_record(self) -> None:
+        with atomic_path(self.path / RECORD) as temporary:
+            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+
+    def _cannot_write(self, error: OSError) -> ValueError:
+        return ValueError(f"the run folder {self.path} cannot be written ({error}); choose another with --model_path")
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process is writing the file (utils.general_utils.atomic_path locks it)."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

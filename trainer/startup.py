@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run checks and reports before it starts; `--dry-run` does the same and stops."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import torch
+
+from arguments import Config
+from arguments.load import load_config
+from arguments.no_effect import no_effect_notices
+from guidance.image_size import size_notices, size_problems
+from guidance.model_files import model_file_checks
+from guidance.prompt_words import prompt_notices, prompt_problems
+from guidance.run_size import check_run_memory
+from guidance.timestep_checks import timestep_problems
+from scene.dataset_readers import read_point_cloud
+from scene.text_to_cloud import point_e_modules
+from trainer.checkpoints import Found
+from trainer.distributed import World
+from trainer.resume_rules import adapted
+from trainer.run_folder import INITIAL_POINTS, RunFolder
+from trainer.state import read_start
+from trainer.workers import device_of
+from viewer.viewers import Viewers
+
+logger = logging.getLogger(__name__)
+
+
+def read_settings(argv: list[str]) -> Config:
+    """The settings of a run from the words of a command line, checked against its prior too. Raises ConfigError."""
+    return load_config(argv, prompt_problems, size_problems, timestep_problems)
+
+
+def check_start(config: Config, world: World) -> None:
+    """Raises ValueError with everything that will be refused, of what can be known before weights are read.
+
+    A real start-up meets the folder, its checkpoint and the initial points a moment later, once it has the folder.
+    """
+    found: list[str] = []
+    device: torch.device | None = None
+    try:
+        device = device_of(config, world)
+        check_run_memory(config, device)
+    except ValueError as error:
+        found.append(str(error))
+    checks = [*model_file_checks(config)]
+    if config.dry_run:
+        checks += [partial(_check_folder, config), partial(_check_viewers, config)]
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            found.append(str(error))
+    if len(found) > 1:
+        raise ValueError("\n  ".join([f"{len(found)} problems at the start:", *found]))
+    if found:
+        raise ValueError(found[0])
+
+
+def _check_folder(config: Config) -> None:
+    """ValueError for a folder, a checkpoint or initial points with which the run cannot begin. Writes nothing."""
+    folder = RunFolder(config, logger.warning)
+    checkpoint_of(folder, config, torch.device("cpu"))
+    points = folder.path / INITIAL_POINTS
+    if points.exists() and not folder.has_stale_points:
+        read_point_cloud(points)
+    elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
+        point_e_modules()
+
+
+def _check_viewers(config: Config) -> None:
+    """ValueError for a viewer that cannot be opened; each is closed again."""
+    with Viewers(config, lambda text: None):
+        pass
+
+
+def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Found | None:
+    """The checkpoint that a run begins with, adapted to its settings; None without one. Writes nothing.
+
+    Raises ValueError for a folder, a checkpoint or settings with which it cannot begin.
+    """
+    resumed = folder.find()
+    found = resumed or read_start(config.start_checkpoint)
+    return None if found is None else adapted(found, config, device, resumed is not None, folder.tell)
+
+
+def report_notices(config: Config) -> None:
+    """One line for everything that is accepted and has no effect."""
+    for notices in (prompt_notices, size_notices, no_effect_notices):
+        for notice in notices(config):
+            logger.warning("%s", notice)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainState: all that a training run changes, and so all that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arguments import Config
+from cograd import CoGrad
+from guidance.score import NoiseMemory
+from guidance.sd_step import timestep_weight
+from scene import Scene
+from scene.dataset_readers import CameraRanges
+from scene.gaussian_model import GaussianModel
+from scene.upstream_checkpoint import is_upstream, read_upstream
+from trainer.checkpoints import Found
+from trainer.faults import cause_of
+from utils.random_streams import RandomStreams
+from utils.tree_file import load_tree, moved
+
+
+@dataclass
+class TrainState:
+    """What one training step reads and changes.
+
+    Remembers: the Gaussians with their optimizer and densification statistics, the stack of cameras drawn but not yet
+    used (in `scene`, with the camera ranges, which follow from settings and step), every random stream, the guidance's
+    first noise, CoGrad's histories and bank (None: the baseline), the number of the last step and of rollbacks, how
+    many steps were skipped for each cause, and the fault of the last step.
+    """
+
+    gaussians: GaussianModel
+    scene: Scene
+    streams: RandomStreams
+    memory: NoiseMemory = field(default_factory=NoiseMemory)
+    cograd: CoGrad | None = None
+    iteration: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    last_fault: str | None = None
+    rollbacks: int = 0
+
+    @classmethod
+    def start(cls, config: Config, device: Any, writes: bool = True, has_stale_points: bool = False) -> TrainState:
+        """Seeded streams, the initial points, their optimizer: a run before its first step.
+
+        writes: whether the run folder gets its init_points3d.ply and cameras.json; False: `scene.write_start` does it.
+        has_stale_points: init_points3d.ply in the folder is not read. Raises ValueError for initial points that are not
+        available.
+        """
+        streams = RandomStreams(config.seed, config.guidance.noise_seed, device)
+        gaussians = GaussianModel(config.model.sh_degree, device)
+        scene = Scene(config, gaussians, streams, device, writes, has_stale_points)
+        gaussians.training_setup(config.optimization)
+        return cls(gaussians, scene, streams)
+
+    def begin_cograd(self, config: Config, alphas_cumprod: torch.Tensor) -> None:
+        """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""
+        if config.cograd.enabled:
+            w = timestep_weight(alphas_cumprod, config.guidance.weighting)
+            self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations, w=w)
+
+    @property
+    def maps(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:
+        """Makes CoGrad's maps of the regions; None: the baseline."""
+        return None if self.cograd is None else self.cograd.maps
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The Gaussians' optimizer, which `start` has made."""
+        assert self.gaussians.optimizer is not None
+        return self.gaussians.optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything above as nested dictionaries of tensors and plain values."""
+        return {
+            "iteration": self.iteration,
+            "skipped": self.skipped,
+            "last_fault": self.last_fault,
+            "rollbacks": self.rollbacks,
+            "gaussians": self.gaussians.capture(),
+            "camera_stack": self.scene.camera_stack.state_dict(),
+            "streams": self.streams.state_dict(),
+            "memory": self.memory.state_dict(),
+            "cograd": None if self.cograd is None else self.cograd.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; what trainer.resume_rules took away starts again.
+
+        Tensors may be on any device. Raises ValueError when the state belongs to another kind of run.
+        """
+        config, device = self.scene.config, self.gaussians.device
+        self.gaussians.restore(state["gaussians"])
+        self.scene.ranges = CameraRanges.after_steps(state["iteration"], config.optimization, config.cameras)
+        self.scene.camera_stack.load_state_dict(state.get("camera_stack", {}))
+        self.streams.load_state_dict(state["streams"])
+        self.memory.load_state_dict(moved(state.get("memory", {}), device))
+        if (self.cograd is None) != (state["cograd"] is None):
+            raise ValueError("the checkpoint is of a run with another CoGradParams.enabled; keep it as it was")
+        if self.cograd is not None:
+            bank = moved(state["cograd"]["bank"], "cpu" if config.cograd.bank_on_cpu else device)
+            self.cograd.load_state_dict({**state["cograd"], "bank": bank})
+        self.iteration, self.rollbacks = state["iteration"], state["rollbacks"]
+        self.skipped, self.last_fault = dict(state["skipped"]), state["last_fault"]
+
+    def load_upstream(self, captured: dict[str, Any], iteration: int, config: Config) -> None:
+        """Continues from scene.upstream_checkpoint: Gaussians, optimizer, statistics, and ranges as wide as by then.
+
+        Random streams and CoGrad's histories start anew, for upstream's files do not hold them.
+        """
+        self.gaussians.restore(captured)
+        self.scene.ranges = CameraRanges.after_steps(iteration, config.optimization, config.cameras)
+        self.iteration = iteration
+
+    def note_fault(self, fault: str | None) -> None:
+        """Notes whether the step was skipped, and why."""
+        self.last_fault = fault
+        if fault is not None:
+            cause = cause_of(fault)
+            self.skipped[cause] = self.skipped.get(cause, 0) + 1
+
+    def renew_noise(self) -> None:
+        """After going back to a checkpoint: other noise than the one that led astray."""
+        self.rollbacks += 1
+        self.streams.renew_noise(self.rollbacks)
+        self.memory.load_state_dict({})
+
+
+def read_start(path: str | None) -> Found | None:
+    """A checkpoint to begin with: ours, or {"upstream": (captured, iteration)} of upstream's; None without a path.
+
+    Its tensors are on the CPU. Raises ValueError when it cannot be used.
+    """
+    if path is None:
+        return None
+    return Path(path), {"upstream": read_upstream(Path(path))} if is_upstream(path) else load_tree(Path(path))
