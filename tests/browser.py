@@ -15,7 +15,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 """A container's root has no sandbox to use; WebGL is drawn by the CPU."""
 PICTURES = os.environ.get("SCREENSHOTS")
-"""A folder, such as docs/pictures, to keep the screenshots in: SCREENSHOTS=docs/pictures make test."""
+"""A folder, such as docs/images, to keep the screenshots in: SCREENSHOTS=docs/images make test."""
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH: apt-get install chromium")
 

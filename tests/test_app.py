@@ -137,7 +137,7 @@ SOON_AFTER_THE_FRONT = """() => new Promise(done => {
 })"""
 
 
-@pytest.mark.skipif(not PICTURES, reason="the README's picture: make demo, then SCREENSHOTS=docs/pictures")
+@pytest.mark.skipif(not PICTURES, reason="the README's picture: make demo, then SCREENSHOTS=docs/images")
 @needs_browser
 def test_the_picture_of_the_demo(tmp_path) -> None:
     server, address = serve(ROOT / "output")

@@ -56,7 +56,7 @@ def test_links_lead_somewhere(page) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", ["[x](gone.md)", "[x](docs/upstream.md#gone)", "[x](http://a.b)", "![x](docs/pictures/gone.png)"]
+    "link", ["[x](gone.md)", "[x](docs/upstream.md#gone)", "[x](http://a.b)", "![x](docs/images/gone.png)"]
 )
 def test_a_broken_link_is_noticed(link) -> None:
     assert len(broken_links(ROOT / "README.md", link)) == 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the README's pictures, times and scores anew, from ten runs: python tools/readme_numbers.py --out FOLDER
+"""Makes the images, times and scores of docs/scores.md from ten runs: python tools/readme_numbers.py --out FOLDER
 
-Runs that FOLDER holds already are not made again, so that it goes on where it was stopped. Twenty minutes on two cores;
-times are worth telling only if nothing else runs. What follows `--` goes to train.py in every run.
+Finished runs in FOLDER are not repeated. It takes twenty minutes on two cores; the times are useful only if
+nothing else runs. What follows `--` goes to train.py in every run.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FRAMES, SIDE_PX = 8, 112
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table; with `picture` also a row of that picture."""
+    """A row of the table; with `image` also a row of that image."""
 
     prompt: str
     config: str
-    picture: str = ""
+    image: str = ""
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ def train(run: Run, folder: Path, flags: Sequence[str]) -> None:
     command = [sys.executable, "train.py", *settings, "--resume", "auto", "--quiet", *flags]
     status = subprocess.run(command, cwd=ROOT).returncode
     if status != 0:
-        raise SystemExit(f"readme_numbers: train.py ended with status {status}; the same command goes on")
+        raise SystemExit(f"readme_numbers: train.py ended with status {status}; repeat the command to continue")
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def times(found: dict[str, list[dict[str, Any]]]) -> str:
     quick, toy = found["quickstart"][0], found["toy"][0]
     return (
         f"Measured {quick['date']} on {machine()}: {quick['steps']} steps of the quickstart in {quick['s']:.0f} s, "
-        f"{quick['gb']:.2f} GB at most;\nthe baseline, CoGrad off and smaller pictures, takes {toy['s']:.0f} s and "
+        f"{quick['gb']:.2f} GB at most;\nthe baseline, CoGrad off and smaller images, takes {toy['s']:.0f} s and "
         f"{toy['gb']:.2f} GB."
     )
 
@@ -111,12 +111,12 @@ def filled(page: str, name: str, text: str) -> str:
     head, found, rest = page.partition(begin)
     _, closed, tail = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"README.md: expected the marks '{begin}' and '{end}'")
+        raise ValueError(f"docs/scores.md: expected the marks '{begin}' and '{end}'")
     return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def write(out: Path, root: Path) -> None:
-    """Pictures, times and table of the finished runs in `out`, into the checkout at `root`."""
+    """Images, times and table of the finished runs in `out`, into the checkout at `root`."""
     found: dict[str, list[dict[str, Any]]] = {}
     videos: dict[str, list[Path]] = {}
     rows = ["| prompt | config | PSNR | SSIM | IoU | detail | yaw | fronts |", "|---|---|---|---|---|---|---|---|"]
@@ -124,15 +124,15 @@ def write(out: Path, root: Path) -> None:
         folder = out / run.name
         found.setdefault(run.config, []).append(facts(folder))
         rows.append(row(run, score_run(folder)))
-        if run.picture:
+        if run.image:
             last = max(folder.glob("videos/*/video_rgb_*.mp4"), key=lambda path: int(path.stem.rpartition("_")[2]))
-            videos.setdefault(run.picture, []).append(last)
+            videos.setdefault(run.image, []).append(last)
     for name, files in videos.items():
         sheet = contact_sheet([read_video(file) for file in files], FRAMES, SIDE_PX)
-        write_png(root / "docs" / "pictures" / name, sheet)
-    readme = root / "README.md"
-    page = filled(readme.read_text(encoding="utf-8"), "times", times(found))
-    readme.write_text(filled(page, "scores", "\n".join(["", *rows, ""])), encoding="utf-8")
+        write_png(root / "docs" / "images" / name, sheet)
+    document = root / "docs" / "scores.md"
+    page = filled(document.read_text(encoding="utf-8"), "times", times(found))
+    document.write_text(filled(page, "scores", "\n".join(["", *rows, ""])), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     own, flags = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; go on in it")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; finished ones are kept")
     args = parser.parse_args(own)
     for number, run in enumerate(RUNS, 1):
         print(f"{number} of {len(RUNS)}: {run.prompt}, configs/{run.config}.yaml", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/readme_numbers.py on runs of two steps: pictures, times, table, going on, and a README that has lost its marks."""
+"""tools/readme_numbers.py on runs of two steps: images, times, table, continuing, and a document that has lost its marks."""
 
 import json
 import re
@@ -30,10 +30,10 @@ THREE = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A checkout's README and pictures after one call, and the folder of the runs."""
+    """A checkout's docs/scores.md and images after one call, and the folder of the runs."""
     root, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("runs")
-    (root / "docs" / "pictures").mkdir(parents=True)
-    (root / "README.md").write_text((CHECKOUT / "README.md").read_text("utf-8"), "utf-8")
+    (root / "docs" / "images").mkdir(parents=True)
+    (root / "docs" / "scores.md").write_text((CHECKOUT / "docs" / "scores.md").read_text("utf-8"), "utf-8")
 
     def one(run, folder, flags):
         settings = ["--opt", f"{CHECKOUT}/configs/toy.yaml", "--text", run.prompt, "--model_path", str(folder)]
@@ -46,7 +46,7 @@ def made(tmp_path_factory):
         patch.setattr(tool, "score_run", lambda folder: score_run(folder, 32))
         patch.setattr(ideal, "render_set", lambda specs, ranges, size_px, *_: render_set(specs, ranges, size_px, 16))
         assert tool.main(["--out", str(out), "--", *SMALL]) == 0
-    return SimpleNamespace(root=root, out=out, page=(root / "README.md").read_text("utf-8"))
+    return SimpleNamespace(root=root, out=out, page=(root / "docs" / "scores.md").read_text("utf-8"))
 
 
 def test_the_table_has_a_row_a_run_and_the_rest_of_the_page_stays(made) -> None:
@@ -54,8 +54,8 @@ def test_the_table_has_a_row_a_run_and_the_rest_of_the_page_stays(made) -> None:
     rows = [line for line in table.splitlines() if re.match(r"\| (a|the) ", line)]
     assert [row.split(" | ")[1] for row in rows] == ["`quickstart`", "`toy`", "`quickstart_trained`"]
     assert all(len(row.split(" | ")) == 8 and re.search(r"\| -?\d+\.\d \|", row) for row in rows)
-    before = (tool.ROOT / "README.md").read_text("utf-8")
-    assert made.page.split("## Documents")[1] == before.split("## Documents")[1]
+    before = (tool.ROOT / "docs" / "scores.md").read_text("utf-8")
+    assert made.page.split("## The paper")[1] == before.split("## The paper")[1]
 
 
 def test_times_are_those_of_the_runs(made) -> None:
@@ -63,9 +63,9 @@ def test_times_are_those_of_the_runs(made) -> None:
     assert re.search(r"Measured \d{4}-\d\d-\d\d on .*: 2 steps of the quickstart in \d+ s, \d+\.\d\d GB at most;", times)
 
 
-def test_pictures_have_a_row_a_run_that_they_show(made) -> None:
+def test_images_have_a_row_a_run_that_they_show(made) -> None:
     for name in ("quickstart.png", "trained_prior.png"):
-        assert cv2.imread(str(made.root / "docs" / "pictures" / name)).shape == (112, 8 * 112, 3)
+        assert cv2.imread(str(made.root / "docs" / "images" / name)).shape == (112, 8 * 112, 3)
 
 
 def test_a_finished_run_is_not_made_again_and_a_failed_one_is_told(made, monkeypatch) -> None:
@@ -73,7 +73,7 @@ def test_a_finished_run_is_not_made_again_and_a_failed_one_is_told(made, monkeyp
     monkeypatch.setattr(subprocess, "run", lambda command, cwd: asked.append(command) or SimpleNamespace(returncode=75))
     tool.train(THREE[0], made.out / THREE[0].name, [])
     assert asked == []
-    with pytest.raises(SystemExit, match=r"train\.py ended with status 75; the same command goes on"):
+    with pytest.raises(SystemExit, match=r"train\.py ended with status 75; repeat the command to continue"):
         tool.train(THREE[0], made.out / "new", ["--iterations", "9"])
     assert asked[0][1:5] == ["train.py", "--opt", "configs/quickstart.yaml", "--text"] and asked[0][-2:] == [
         "--iterations",
@@ -97,6 +97,6 @@ def test_a_readme_without_marks_is_told() -> None:
         tool.filled("# CoGrad3D\n", "scores", "x")
 
 
-def test_the_runs_are_those_of_the_pictures() -> None:
+def test_the_runs_are_those_of_the_images() -> None:
     assert len(tool.RUNS) == 10 and len({run.name for run in tool.RUNS}) == 10
     assert all((tool.ROOT / "configs" / f"{run.config}.yaml").is_file() for run in tool.RUNS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of tools/reproduce.py: what is in it, and how a browser shows it.
 
-REPORT=FOLDER/report.html looks at that one; with SCREENSHOTS=docs/pictures its picture becomes the README's.
+REPORT=FOLDER/report.html looks at that one; with SCREENSHOTS=docs/images its picture becomes the README's.
 """
 
 import os
