@@ -31,6 +31,7 @@ from guidance.savings import remedy_of
 from trainer.distributed import ALONE, PeerLost, World
 from trainer.faults import TrainingStopped, skipped_too_many
 from trainer.outputs import RunOutputs
+from trainer.priors import load_prior_and_prompts
 from trainer.recovery import Recovery
 from trainer.run_folder import RunFolder
 from trainer.run_lock import FolderLost
@@ -38,7 +39,7 @@ from trainer.run_log import RunLog
 from trainer.startup import check_start, checkpoint_of, read_settings, report_notices
 from trainer.state import TrainState
 from trainer.step import StepReport, apply_update
-from trainer.workers import Team, Worker, device_of, prior_of
+from trainer.workers import Team, Worker, device_of
 from utils.failures import machine_failure
 from utils.memory import peak_bytes, peak_in_words
 from utils.stop_signals import StopSignals
@@ -58,7 +59,7 @@ class Trainer:
         # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
         found = checkpoint_of(self.folder, config, device)
         self.state = TrainState.start(config, device, False, self.folder.has_stale_points)
-        self.prior, self.prompts = prior_of(config, device)
+        self.prior, self.prompts = load_prior_and_prompts(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
         self.folder.begin(device, self.state.scene.write_start)
         self.outputs = RunOutputs(path, self.state.scene, self.state.gaussians, config)
@@ -161,7 +162,7 @@ def _run(argv: list[str], world: World, opened: ExitStack) -> int:
     """A whole run; its exit status. A ValueError before the first step is the user's, a later one a fault of ours."""
     try:
         config = read_settings(argv)
-        world.share(config.guidance.C_batch_size)
+        world.shard(config.guidance.C_batch_size)
         if world.leads:
             report_notices(config)
             check_start(config, world)

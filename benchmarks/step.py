@@ -44,10 +44,10 @@ from arguments import Config
 from arguments.load import load_config
 from benchmarks.machine import machine
 from benchmarks.phases import INSIDE, phases_apart
-from guidance import load_prior
 from guidance.prompts import PromptBook
 from guidance.score import Prior
 from trainer import step as training_step
+from trainer.priors import load_prior
 from trainer.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -38,8 +38,8 @@ from websockets.typing import Subprotocol
 from arguments import Config, OptimizationParams
 from arguments.load import load_config
 from benchmarks.machine import machine
-from guidance import load_prior
 from guidance.prompts import PromptBook
+from trainer.priors import load_prior
 from trainer.state import TrainState
 from trainer.step import accumulate_gradients, apply_update
 from utils.device import resolve_device

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import guidance.sd_step as sd_step
-from trainer.distributed import Share
+from utils.shard import Shard
 
 
 def mixture_eps(x_t: Tensor, alpha_bar: Tensor, means: Tensor, log_weights: Tensor, std: float) -> Tensor:
@@ -64,7 +64,7 @@ class GaussianMixturePrior:
         return torch.stack([self.weights_of_text.get(text, alike).to(self.means) for text in texts])[:, None]
 
     def encode_imgs(
-        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+        self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None
     ) -> Tensor:
         """2x - 1 of images [B,3,H,W] in [0,1]; nothing is drawn."""
         return 2 * images.to(self.means.dtype) - 1

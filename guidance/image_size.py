@@ -42,6 +42,8 @@ class SizeRule:
 
 
 IDEAL = SizeRule(least=8, square=True)
+IDEAL_IMAGES = 480
+"""Half views that the ideal prior renders. With 240 the nearest is degrees off at 96 px and the object blurs."""
 
 
 def size_rule(params: GuidanceParams) -> SizeRule:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from arguments import Config
-from guidance.image_size import prior_size_px
+from guidance.image_size import IDEAL_IMAGES, prior_size_px
 from utils.memory import free_bytes, in_gb
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,6 @@ class RunSize:
 
 def needed_without_model(config: Config, on_cpu: bool) -> dict[str, int]:
     """Bytes by purpose that a run takes of its device, a diffusion model aside."""
-    from toy.ideal import PICTURES  # imported late: it is the ideal prior's
-
     run, cameras = RunSize.of(config), config.cameras
     is_ideal = config.guidance.guidance == "ideal"
     view = (cameras.view_px or cameras.image_w) * (cameras.view_px or cameras.image_h)
@@ -103,7 +101,7 @@ def needed_without_model(config: Config, on_cpu: bool) -> dict[str, int]:
         "Gaussians": run.gaussian_bytes,
         "initial points": cameras.init_num_pts * SAMPLED_BYTES if on_cpu else 0,
         "rendered images": run.image_bytes,
-        "images of the ideal prior": int(IDEAL_COPIES * PICTURES * 12 * run.size_px[0] ** 2) if is_ideal else 0,
+        "images of the ideal prior": int(IDEAL_COPIES * IDEAL_IMAGES * 12 * run.size_px[0] ** 2) if is_ideal else 0,
         "test views": view * 4 * 5 * PICTURE_COPIES,
         "CoGrad's bank": run.bank_bytes,
     }

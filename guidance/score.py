@@ -21,9 +21,9 @@ from torch import Tensor
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
 from guidance.perpneg_utils import perp_neg_direction
-from trainer.distributed import Share
 from utils.device import send
 from utils.random_streams import RandomStreams
+from utils.shard import Shard
 from utils.wording import counted
 
 # Upstream adds one random offset per channel to the noise, drawn outside the seeded noise generator (kept).
@@ -44,11 +44,11 @@ class Prior(Protocol):
         """[K,L,D]; a prior whose texts have a greatest length has `shorten` beside it, as StableDiffusion."""
 
     def encode_imgs(
-        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+        self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None
     ) -> Tensor:
         """Images [B,3,H,W] in [0,1] -> scaled latents [B,C,h,w]; differentiable.
 
-        share: the images are this part of a step's; what is drawn, is drawn for all of it.
+        shard: the images are this part of a step's; what is drawn, is drawn for all of it.
         """
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def distill(
     memory: NoiseMemory,
     ind_t: Tensor | None = None,
     use_control: bool = False,
-    share: Share | None = None,
+    shard: Shard | None = None,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
@@ -171,19 +171,19 @@ def distill(
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
     use_control: the prior's ControlNet is shown each view's disparity, without gradient.
-    share: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
+    shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
     ind_t (noise stream).  Raises ValueError for inputs that do not fit together.
     """
     batch = _checked_batch(pred_rgb, pred_depth, pred_alpha, conditioning, ind_t)
-    share = share or Share.whole(batch)
+    shard = shard or Shard.whole(batch)
     flip = streams.rand(1) < 0.5
     shown = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
-    latents = prior.encode_imgs(turned(shown, flip), streams.torch, share)
+    latents = prior.encode_imgs(turned(shown, flip), streams.torch, shard)
     if use_control:
         disparity = pred_depth.detach().expand(-1, 3, -1, -1)
         conditioning = replace(conditioning, control=turned(disparity, flip))
-    noise = share.of(draw_noise(latents, share.total, params, streams, memory))
+    noise = shard.of(draw_noise(latents, shard.total, params, streams, memory))
     delta = params.delta_t
     if params.annealing_intervals:
         delta = sd_step.annealed_delta(params.delta_t, params.delta_t_start, warm_up_rate, round_up=params.perpneg)
@@ -220,8 +220,7 @@ def _checked_batch(rgb: Tensor, depth: Tensor, alpha: Tensor, conditioning: Cond
     if conditioning.positive.shape[0] != batch:
         count = conditioning.positive.shape[0]
         raise ValueError(
-            f"conditioning is for {counted(count, 'view')} but {batch} were rendered; "
-            "pass one azimuth a view"
+            f"conditioning is for {counted(count, 'view')} but {batch} were rendered; pass one azimuth a view"
         )
     if ind_t is not None and tuple(ind_t.shape) != (batch,):
         raise ValueError(f"ind_t has shape {tuple(ind_t.shape)}; expected ({batch},), one schedule index a view")

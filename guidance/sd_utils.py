@@ -6,7 +6,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -26,21 +26,29 @@ from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words
 from guidance.weights import load_components
-from trainer.distributed import Share
+from utils.shard import Shard
 
 __all__ = ["ModelUnavailable", "StableDiffusion"]
 
 logger = logging.getLogger(__name__)
 
+InKnownWords = Callable[[Sequence[str], Collection[str], Sequence[str]], list[str]]
 LEAST_ALPHA = 2.0**-24  # what diffusers' EulerDiscreteScheduler takes for a cumulative alpha of 0
 
 
 class StableDiffusion:
     """A Stable-Diffusion-shaped pipeline behind the `Prior` protocol; remembers its weights and schedule only."""
 
-    def __init__(self, guidance_params: GuidanceParams, device: torch.device | str, run: RunSize | None = None):
+    def __init__(
+        self,
+        guidance_params: GuidanceParams,
+        device: torch.device | str,
+        run: RunSize | None = None,
+        in_known_words: InKnownWords | None = None,
+    ):
         """Load `guidance_params.model_key` onto `device`, unless `run` will not fit there.
 
+        in_known_words: (texts, known words, learned words) -> texts, for a model that has a list of the words it knows.
         Raises ModelUnavailable (a ValueError), and ValueError for settings that the device cannot do.
         """
         self.device = torch.device(device)
@@ -62,7 +70,13 @@ class StableDiffusion:
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self._place()
         known_words = None if guidance_params.allow_unknown_words else parts.known_words
-        encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.learned_words, known_words)
+
+        def normalize(texts: Sequence[str], learned: Sequence[str]) -> Sequence[str]:
+            if known_words is None or in_known_words is None:
+                return texts
+            return in_known_words(texts, known_words, learned)
+
+        encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.learned_words, normalize)
         self._texts: TextEncoder | None = encoder
         self._take_schedule(parts, guidance_params.num_train_timesteps)
         self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
@@ -120,11 +134,11 @@ class StableDiffusion:
         return self._texts
 
     def encode_imgs(
-        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+        self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None
     ) -> Tensor:
         """Scaled latents [B,C,h,w] of images [B,3,H,W] in [0,1]: one sample of the posterior; differentiable.
 
-        share: the images are this part of a step's, whose noise is drawn whole.
+        shard: the images are this part of a step's, whose noise is drawn whole.
         """
         if min(images.shape[2:]) < self.pixels_per_latent:
             size = f"{images.shape[3]}x{images.shape[2]} px"
@@ -136,7 +150,7 @@ class StableDiffusion:
             else:
                 moments = [self._moments(pictures)]
         posterior = DiagonalGaussianDistribution(torch.cat(moments))
-        noise = (share or Share.whole(len(images))).randn(posterior.mean, generator)
+        noise = (shard or Shard.whole(len(images))).randn(posterior.mean, generator)
         latents = posterior.mean + posterior.std * noise
         return (latents * self.vae.config.scaling_factor).to(images.dtype)
 

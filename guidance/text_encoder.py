@@ -6,13 +6,12 @@ Letters of shapes: K texts, L tokens, D width of a token's embedding.
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidance.prompt_words import in_known_words
 from guidance.textual_inversion import tokens_of
 
 logger = logging.getLogger(__name__)
@@ -24,13 +23,17 @@ class TextEncoder:
     """A tokenizer and its text encoder; remembers which learned words it has reported as unused."""
 
     def __init__(
-        self, tokenizer: Any, model: Any, learned_words: Mapping[str, int], known_words: Collection[str] | None = None
+        self,
+        tokenizer: Any,
+        model: Any,
+        learned_words: Mapping[str, int],
+        normalize: Callable[[Sequence[str], Sequence[str]], Sequence[str]] = lambda texts, learned: texts,
     ):
         """learned_words: word -> number of its vectors, each of which is a token of its own.
 
-        known_words: all words that texts may have beside those, brought into their known form; None: any.
+        normalize: (texts, learned words) -> texts as the tokenizer gets them.
         """
-        self.tokenizer, self.model, self.known_words = tokenizer, model, known_words
+        self.tokenizer, self.model, self.normalize = tokenizer, model, normalize
         self.limit: int = min(model.config.max_position_embeddings, tokenizer.model_max_length)
         self._vectors = {
             tokenizer.convert_tokens_to_ids(word): tokenizer.convert_tokens_to_ids(tokens_of(word, count))
@@ -44,8 +47,7 @@ class TextEncoder:
         return row
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        if self.known_words is not None:
-            texts = in_known_words(texts, self.known_words, list(self.tokenizer.get_added_vocab()))
+        texts = self.normalize(texts, list(self.tokenizer.get_added_vocab()))
         plain = self.tokenizer(list(texts)).input_ids
         return [[vector for token in row for vector in self._vectors.get(token, [token])] for row in plain]
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from arguments.load import load_config
-from guidance import load_prior
 from guidance.prompts import PromptBook
 from scene.ply import read_vertices
+from trainer.priors import load_prior
 from trainer.state import TrainState
 from trainer.step import accumulate_gradients, apply_update
 

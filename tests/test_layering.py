@@ -31,9 +31,6 @@ LAYER = {
 STILL_UPWARD = {
     ("cograd", "arguments"),
     ("cograd", "utils"),
-    ("guidance", "toy"),
-    ("guidance", "trainer"),
-    ("toy", "trainer"),
     ("trainer", "viewer"),
     ("evaluation", "tools"),
     ("evaluation", "train"),

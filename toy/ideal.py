@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from guidance import sd_step
-from guidance.image_size import IDEAL
+from guidance.image_size import IDEAL, IDEAL_IMAGES
 from toy.captions import (
     DEFAULT_COLOURS,
     VIEW_WORDS,
@@ -31,14 +31,11 @@ from toy.objects import CLASSES
 from toy.posterior import NoiseLevel, PictureTable, posterior_mean
 from toy.reading import UnknownPrompt, read_prompt
 from toy.rendered_set import PoseRanges, RenderedSet, render_set
-from trainer.distributed import Share
+from utils.shard import Shard
 
 REFERENCE_PX = 32
 KERNEL_STD = 0.15
 """Blur around each picture, [-1, 1] units a pixel: large enough to join neighbouring views at low noise."""
-
-PICTURES = 480
-"""Rendered half views. With 240 the nearest picture is degrees off at 96 px and the object blurs."""
 
 OFFSET_STD = 0.1
 """The offset noise that guidance adds to every draw (score.py); the prior is exact for noise that contains it."""
@@ -60,7 +57,7 @@ class IdealPrior:
         resolution_px: int,
         cam_params: Any = None,
         *,
-        pictures: int = PICTURES,
+        pictures: int = IDEAL_IMAGES,
         kernel_std: float = KERNEL_STD,
     ):
         """Renders the pictures of `guidance_params.text` (a few seconds).
@@ -102,7 +99,7 @@ class IdealPrior:
         return row
 
     def encode_imgs(
-        self, images: Tensor, generator: torch.Generator | None = None, share: Share | None = None
+        self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None
     ) -> Tensor:
         """[B,3,H,W] in [0,1] -> latents of the same shape; differentiable, nothing is drawn."""
         if tuple(images.shape[-2:]) != (self.resolution_px,) * 2:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes, one run: `torchrun --nproc_per_node=K train.py ...` splits the views of a step.
 
-Every process draws the same random numbers for all B views, works on its own Share of them, and gets what the others
+Every process draws the same random numbers for all B views, works on its own shard of them, and gets what the others
 made of theirs by `World.gather`; from there on all do the same. A world of one process copies and waits for nothing.
 """
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from utils.program import STOPPED
+from utils.shard import Shard
 from utils.tree_file import tree_from_bytes, tree_to_bytes
 from utils.wording import counted
 
@@ -37,36 +38,6 @@ logger = logging.getLogger(__name__)
 
 class PeerLost(RuntimeError):
     """Another process of the run ended, or did not answer in time."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The views begin..end - 1 of a step's `total` views: what one process renders and distils."""
-
-    total: int
-    begin: int
-    end: int
-
-    @classmethod
-    def whole(cls, total: int) -> Share:
-        """All views."""
-        return cls(total, 0, total)
-
-    def __len__(self) -> int:
-        return self.end - self.begin
-
-    def of(self, x: Any) -> Any:
-        """The share's part of x [total, ...], a tensor or a sequence."""
-        return x[self.begin : self.end]
-
-    def randn(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The share's part of normal numbers [total, ...] in the type of `like` [len(self), ...].
-
-        All are drawn, so that every process's generator moves alike.
-        """
-        device = like.device if generator is None else generator.device
-        drawn = torch.randn((self.total, *like.shape[1:]), generator=generator, device=device, dtype=like.dtype)
-        return self.of(drawn).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -108,7 +79,7 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def share(self, total: int) -> Share:
+    def shard(self, total: int) -> Shard:
         """This process's part of `total` views; the parts differ by one view at most.
 
         Raises ValueError when there are more processes than views.
@@ -118,19 +89,19 @@ class World:
                 f"{self.size} processes were started for {counted(total, 'view')} a step; "
                 f"start at most {total}, or raise GuidanceParams.C_batch_size"
             )
-        return _share(self.rank, self.size, total)
+        return Shard.of_rank(self.rank, self.size, total)
 
-    def gather(self, x: Tensor, share: Share) -> Tensor:
-        """All processes' x [len(share), ...] as one [share.total, ...], in the order of the views."""
+    def gather(self, x: Tensor, shard: Shard) -> Tensor:
+        """All processes' x [len(shard), ...] as one [shard.total, ...], in the order of the views."""
         if self.size == 1:
             return x
-        most = -(-share.total // self.size)
+        most = -(-shard.total // self.size)
         padded = x if len(x) == most else torch.cat([x, x[:1].expand(most - len(x), *x.shape[1:])])
         every = x.new_empty(self.size * most, *x.shape[1:])
         _heard(lambda: dist.all_gather_single(every, padded.contiguous()))
-        if share.total == len(every):
+        if shard.total == len(every):
             return every
-        counts = [len(_share(rank, self.size, share.total)) for rank in range(self.size)]
+        counts = [len(Shard.of_rank(rank, self.size, shard.total)) for rank in range(self.size)]
         return torch.cat([part[:count] for part, count in zip(every.split(most), counts)])
 
     def broadcast(self, tree: Any = None) -> Any:
@@ -211,10 +182,6 @@ def _stop_with_parent(is_worker: bool) -> None:
             os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _share(rank: int, size: int, total: int) -> Share:
-    return Share(total, rank * total // size, (rank + 1) * total // size)
 
 
 def _heard(call: Callable[[], Result]) -> Result:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from cograd.fusion import Gradient, flat, named
-from trainer.distributed import Share, World
+from trainer.distributed import World
+from utils.shard import Shard
 
 
 @dataclass
@@ -28,14 +29,14 @@ class OnScreen:
     radii_px: Tensor  # [N], 0 where the view does not see the Gaussian
 
 
-def gather_numbers(columns: dict[str, Tensor], points: int, share: Share, world: World) -> dict[str, Tensor]:
-    """Columns [len(share)] of numbers as those of all views [B], in float64 on the CPU; waits for the device once.
+def gather_numbers(columns: dict[str, Tensor], points: int, shard: Shard, world: World) -> dict[str, Tensor]:
+    """Columns [len(shard)] of numbers as those of all views [B], in float64 on the CPU; waits for the device once.
 
     Raises RuntimeError when the processes' numbers of Gaussians differ.
     """
-    count = torch.full((len(share), 1), float(points), dtype=torch.float64)
+    count = torch.full((len(shard), 1), float(points), dtype=torch.float64)
     table = torch.stack([column.detach().double() for column in columns.values()], dim=1).cpu()
-    every = world.gather(torch.cat([table, count], dim=1), share)
+    every = world.gather(torch.cat([table, count], dim=1), shard)
     counts = sorted({int(n) for n in every[:, -1].tolist()})
     if len(counts) > 1:
         raise RuntimeError(
@@ -46,12 +47,12 @@ def gather_numbers(columns: dict[str, Tensor], points: int, share: Share, world:
 
 
 def gather_gradients(
-    own: list[tuple[Gradient, OnScreen]], share: Share, world: World
+    own: list[tuple[Gradient, OnScreen]], shard: Shard, world: World
 ) -> list[tuple[Gradient, OnScreen]]:
-    """g_main and screen gradient of every view, from those of each process's share."""
+    """g_main and screen gradient of every view, from those of each process's shard."""
     (first, on_screen), *_ = own
     shapes, n = {name: tuple(g.shape) for name, g in first.items()}, len(on_screen.radii_px)
-    rows = world.gather(torch.stack([_packed(*view) for view in own]), share)  # [B, D + 3N]
+    rows = world.gather(torch.stack([_packed(*view) for view in own]), shard)  # [B, D + 3N]
     parts = (row.split([len(row) - 3 * n, 2 * n, n]) for row in rows)
     return [(named(main, shapes), OnScreen(ndc.view(n, 2), radii_px)) for main, ndc, radii_px in parts]
 

@@ -13,11 +13,11 @@ from arguments.load import load_config
 from arguments.no_effect import no_effect_notices
 from guidance.image_size import size_notices, size_problems
 from guidance.model_files import model_file_checks
-from guidance.prompt_words import prompt_notices, prompt_problems
 from guidance.run_size import check_run_memory
 from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_point_cloud
 from scene.text_to_cloud import point_e_modules
+from toy.prompt_words import prompt_notices, prompt_problems
 from trainer.checkpoints import Found
 from trainer.distributed import World
 from trainer.resume_rules import adapted

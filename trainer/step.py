@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step, baseline and CoGrad alike: gradients first, outputs may be written, then the update.
 
-Several processes make it together: each draws everything, renders and distils its share of the views, and goes on with
+Several processes make it together: each draws everything, renders and distils its shard of the views, and goes on with
 the gradients of all of them.
 
 B views, N Gaussians, H x W pixels, C x h x w latents. Upstream's order is kept: cameras and augmentations are drawn
@@ -28,7 +28,7 @@ from guidance import sd_step
 from guidance.prompts import PromptBook
 from guidance.score import Distillation, Prior, distill
 from scene.cameras import RCamera
-from trainer.distributed import ALONE, Share, World
+from trainer.distributed import ALONE, World
 from trainer.exchange import OnScreen, gather_gradients, gather_numbers
 from trainer.outputs import plain_background
 from trainer.run_log import PhaseTimer
@@ -37,6 +37,7 @@ from utils.device import threads_for
 from utils.general_utils import first_not_finite
 from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
+from utils.shard import Shard
 
 
 @dataclass
@@ -59,12 +60,12 @@ class StepReport:
     """What one step did; everything the log, the outputs and the tests want to know of it.
 
     `plan`, the views' `main_gradients` and CoGrad's own record are there with CoGrad on. `views` and `distillation` are
-    those of this process's share, all the rest is of all views.
+    those of this process's shard, all the rest is of all views.
     """
 
     iteration: int
     views: list[RenderedView]
-    share: Share
+    shard: Shard
     azimuth_deg: list[float]
     as_latent: bool
     warm_up_rate: float
@@ -123,15 +124,15 @@ def accumulate_gradients(
     if state.cograd is not None:
         with timer("plan"):
             plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams)
-    share = world.share(config.guidance.C_batch_size)
+    shard = world.shard(config.guidance.C_batch_size)
     with timer("render"):
         drawn = [(camera, _draw_augmentation(state, config)) for camera in _cameras(state, plan, config)]
-        views = [_render_view(state, camera, augmentation, config) for camera, augmentation in share.of(drawn)]
+        views = [_render_view(state, camera, augmentation, config) for camera, augmentation in shard.of(drawn)]
     azimuth_deg = [float(camera.delta_azimuth) for camera, _ in drawn]
     as_latent = state.iteration < opt.geo_iter or state.streams.python.random() < opt.as_latent_ratio
     use_control = _use_control(state, config)
     warm_up_rate = 1.0 - min(state.iteration / opt.warmup_iter, 1.0)
-    report = StepReport(state.iteration, views, share, azimuth_deg, as_latent, warm_up_rate, timer, plan=plan)
+    report = StepReport(state.iteration, views, shard, azimuth_deg, as_latent, warm_up_rate, timer, plan=plan)
     report.use_control = use_control
     with timer("guidance"):
         g_images = _ask_prior(report, state, prior, prompts, config, world)
@@ -237,42 +238,42 @@ def _render_view(state: TrainState, camera: RCamera, augmentation: Augmentation,
 def _ask_prior(
     report: StepReport, state: TrainState, prior: Prior, prompts: PromptBook, config: Config, world: World
 ) -> list[Tensor]:
-    """The gradients of guidance and total variation on the share's images [., 3, H, W] and disparities [., 1, H, W].
+    """The gradients of guidance and total variation on the shard's images [., 3, H, W] and disparities [., 1, H, W].
 
     Leaves the distillation, every term of the loss and a fault in the report.
     """
     images, disparities, transmittances = report.image_stacks()
     images.requires_grad_(), disparities.requires_grad_()
-    share = report.share
+    shard = report.shard
     report.distillation = distill(
         prior,
         images,
         disparities,
         transmittances,
-        prompts.conditioning(share.of(report.azimuth_deg)),
+        prompts.conditioning(shard.of(report.azimuth_deg)),
         config.guidance,
         state.streams,
         warm_up_rate=report.warm_up_rate,
         as_latent=report.as_latent,
         memory=state.memory,
-        ind_t=None if report.plan is None else _indices_of(prior, share.of(report.plan.t)),
+        ind_t=None if report.plan is None else _indices_of(prior, shard.of(report.plan.t)),
         use_control=bool(report.use_control),
-        share=share,
+        shard=shard,
     )
     report.distillation.backward()
     opt, tv_rgb, tv_depth = config.optimization, tv_loss(images), tv_loss(disparities)
-    (opt.lambda_tv * len(share) / share.total * (tv_rgb + tv_depth)).backward()
+    (opt.lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
     g_images = [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
     columns = {
         "guidance": report.distillation.loss_per_view,
-        "tv_rgb": tv_rgb.expand(len(share)),
-        "tv_depth": tv_depth.expand(len(share)),
+        "tv_rgb": tv_rgb.expand(len(shard)),
+        "tv_depth": tv_depth.expand(len(shard)),
         "scale": torch.stack([view.scales.detach().mean() for view in report.views]),
         "t": report.distillation.t,
         "sound_guidance": report.distillation.finite_per_view,
         "sound_image": torch.stack([g.isfinite().flatten(1).all(dim=1) for g in g_images]).all(dim=0),
     }
-    _sum_up(report, gather_numbers(columns, len(state.gaussians.get_xyz), share, world), opt)
+    _sum_up(report, gather_numbers(columns, len(state.gaussians.get_xyz), shard, world), opt)
     return g_images
 
 
@@ -309,7 +310,7 @@ def _view_gradients(
     own = []
     for v, view in enumerate(report.views):
         with report.timer("backward"):
-            _view_backward(view, [g[v] for g in g_images], lambda_scale / report.share.total)
+            _view_backward(view, [g[v] for g in g_images], lambda_scale / report.shard.total)
             gradient = _take_gradient(state)
         assert view.screen_points.grad is not None, "the backward pass has just been there"
         on_screen = OnScreen(view.screen_points.grad[:, :2], view.radii_px)
@@ -320,7 +321,7 @@ def _view_gradients(
             own.append((gradient, on_screen))
     if own:
         with report.timer("exchange"):
-            every = gather_gradients(own, report.share, world)
+            every = gather_gradients(own, report.shard, world)
         for gradient, on_screen in every:
             report.on_screen.append(on_screen)
             yield gradient

@@ -13,10 +13,10 @@ import time
 import torch
 
 from arguments import Config
-from guidance import load_prior, release_text_encoder
 from guidance.prompts import PromptBook
 from guidance.score import Prior
 from trainer.distributed import World
+from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
 from trainer.step import StepReport, accumulate_gradients, apply_update
 from utils.device import resolve_device
@@ -32,15 +32,6 @@ def device_of(config: Config, world: World) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
-
-
-def prior_of(config: Config, device: torch.device) -> tuple[Prior, PromptBook]:
-    """The prior and the prompt's embeddings. Raises ValueError when they cannot be had."""
-    prior = load_prior(config, device)
-    prompts = PromptBook(prior, config.guidance)
-    if not config.guidance.keep_text_encoder:
-        release_text_encoder(prior)
-    return prior, prompts
 
 
 class Team:
@@ -84,7 +75,7 @@ class Worker:
     def __init__(self, config: Config, world: World) -> None:
         """Raises ValueError for a device or a prior that is not available."""
         self.config, self.world, self.device = config, world, device_of(config, world)
-        self.prior, self.prompts = prior_of(config, self.device)
+        self.prior, self.prompts = load_prior_and_prompts(config, self.device)
 
     def work(self) -> None:
         """Until rank 0 ends the run. Raises PeerLost when it is gone."""

@@ -13,7 +13,7 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
-from guidance.prompt_words import read_words_of
+from toy.prompt_words import read_words_of
 from toy.reading import Reading
 
 ROOT = Path(__file__).resolve().parents[2]

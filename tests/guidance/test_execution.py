@@ -10,7 +10,6 @@ from torch import nn
 
 from arguments import GuidanceParams
 from arguments.load import load_config
-from guidance import release_text_encoder
 from guidance.cuda_graphs import MOST_GRAPHS, GraphedCall
 from guidance.execution import Execution, offload
 from guidance.footprint import LiveBytes
@@ -197,7 +196,7 @@ def test_fused_attention_keeps_no_weight_twice(keys):
 
 def test_the_text_encoder_goes_once_the_prompt_is_encoded(keys):
     prior, _ = step(keys[0])
-    release_text_encoder(prior)
+    prior.release_text_encoder()
     assert prior.text_encoder is None
     with pytest.raises(RuntimeError, match=r"text encoder was released after the prompt; set GuidanceParams.keep_text_encoder"):
         prior.get_text_embeds(["a dog"])

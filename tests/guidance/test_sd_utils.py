@@ -13,8 +13,9 @@ from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
-from trainer.distributed import Share
+from toy.prompt_words import in_known_words
 from utils.random_streams import RandomStreams
+from utils.shard import Shard
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +128,15 @@ def test_words_outside_a_small_world_are_refused(golden_dir, tmp_path):
     folder = shutil.copytree(golden_dir / "tiny-sd", tmp_path / "small")
     (folder / "tokenizer" / "words.txt").write_text("a\nred\ncube\n")
     params = GuidanceParams(model_key=str(folder))
-    small = StableDiffusion(params, "cpu")
+    small = StableDiffusion(params, "cpu", None, in_known_words)
     exact = small.get_text_embeds(["a red cube"])
     assert torch.equal(small.get_text_embeds(["The red cubes"]), small.get_text_embeds([" red cube"]))
     assert torch.equal(small.get_text_embeds(["A red box"]), exact)
-    with pytest.raises(ValueError, match=r"does not know: 'zebra', 'blue'\. Known words: a, cube, red\. --allow_unknown"):
+    with pytest.raises(
+        ValueError, match=r"does not know: 'zebra', 'blue'\. Known words: a, cube, red\. --allow_unknown"
+    ):
         small.get_text_embeds(["a red zebra", "zebra, blue"])
-    anything = StableDiffusion(dataclasses.replace(params, allow_unknown_words=True), "cpu")
+    anything = StableDiffusion(dataclasses.replace(params, allow_unknown_words=True), "cpu", None, in_known_words)
     assert not torch.equal(anything.get_text_embeds(["a red zebra"]), exact)
 
 
@@ -144,16 +147,16 @@ def test_shares_of_the_views_are_distilled_as_the_whole(prior, change):
     rgb, depth, azimuth_deg = rand(3, 3, 32, 32), rand(3, 1, 32, 32), [10.0, -80.0, 170.0]
     book = PromptBook(prior, params)
 
-    def run(share):
+    def run(shard):
         streams, memory = RandomStreams(3), NoiseMemory()
-        inputs = (share.of(x) for x in (rgb, depth, depth))
-        conditioning = book.conditioning(share.of(azimuth_deg))
-        options = {"warm_up_rate": 0.5, "as_latent": False, "memory": memory, "share": share}
+        inputs = (shard.of(x) for x in (rgb, depth, depth))
+        conditioning = book.conditioning(shard.of(azimuth_deg))
+        options = {"warm_up_rate": 0.5, "as_latent": False, "memory": memory, "shard": shard}
         return distill(prior, *inputs, conditioning, params, streams, **options), streams, memory
 
-    whole, streams, memory = run(Share.whole(3))
+    whole, streams, memory = run(Shard.whole(3))
     for begin, end in ((0, 2), (2, 3)):
-        part, part_streams, part_memory = run(Share(3, begin, end))
+        part, part_streams, part_memory = run(Shard(3, begin, end))
         for name in ("latents", "grad", "loss_per_view", "ind_t"):
             got, want = (getattr(x, name).double() for x in (part, whole))
             assert float((got - want[begin:end]).norm()) <= 1e-3 * float(want.norm()), name

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.ranks import in_ranks
-from trainer.distributed import ALONE, PeerLost, Share, World
+from trainer.distributed import ALONE, PeerLost, World
+from utils.shard import Shard
 
 
 @pytest.mark.parametrize("total", range(1, 9))
 def test_shares_cover_all_views_once_and_evenly(total) -> None:
     for size in range(1, total + 1):
-        shares = [World(rank, size).share(total) for rank in range(size)]
+        shares = [World(rank, size).shard(total) for rank in range(size)]
         assert [view for share in shares for view in share.of(range(total))] == list(range(total))
         sizes = [len(share) for share in shares]
         assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
@@ -25,13 +26,13 @@ def test_shares_cover_all_views_once_and_evenly(total) -> None:
 def test_more_processes_than_views_are_refused() -> None:
     message = r"5 processes were started for 4 views a step; start at most 4, or raise GuidanceParams.C_batch_size"
     with pytest.raises(ValueError, match=message):
-        World(0, 5).share(4)
+        World(0, 5).shard(4)
 
 
 def test_shares_of_a_draw_are_the_draw() -> None:
     like = torch.zeros(1, 4, 3)
-    whole = Share.whole(3).randn(torch.zeros(3, 4, 3), torch.Generator().manual_seed(5))
-    parts = [World(rank, 3).share(3).randn(like, torch.Generator().manual_seed(5)) for rank in range(3)]
+    whole = Shard.whole(3).randn(torch.zeros(3, 4, 3), torch.Generator().manual_seed(5))
+    parts = [World(rank, 3).shard(3).randn(like, torch.Generator().manual_seed(5)) for rank in range(3)]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(whole, torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(5)))
 
@@ -40,7 +41,7 @@ def test_one_process_copies_nothing() -> None:
     x = torch.zeros(3)
     assert World.start({}) == World.start({"WORLD_SIZE": "1"}) == ALONE and ALONE.leads
     with ALONE as world:
-        assert world.gather(x, Share.whole(3)) is x and world.broadcast(x) is x and world.is_first_to_tell()
+        assert world.gather(x, Shard.whole(3)) is x and world.broadcast(x) is x and world.is_first_to_tell()
 
 
 def test_half_of_torchruns_variables_are_told() -> None:

@@ -13,10 +13,11 @@ from guidance.prompts import PromptBook
 from tests.drawn import Draws
 from tests.ranks import in_ranks
 from tests.trees import equal
-from trainer.distributed import ALONE, Share, World
+from trainer.distributed import ALONE, World
 from trainer.exchange import gather_numbers
 from trainer.state import TrainState
 from trainer.step import accumulate_gradients, apply_update
+from utils.shard import Shard
 
 STEPS = 14
 SMALL = {
@@ -69,10 +70,10 @@ def _run(world: World, folder: Path, name: str) -> tuple[list[dict], dict]:
 def _rank(world: World, folder: Path) -> dict:
     wrong = None
     try:
-        gather_numbers({"t": torch.zeros(1)}, 60 + world.rank, Share(2, world.rank, world.rank + 1), world)
+        gather_numbers({"t": torch.zeros(1)}, 60 + world.rank, Shard(2, world.rank, world.rank + 1), world)
     except RuntimeError as error:
         wrong = str(error)
-    rows = world.gather(torch.arange(world.rank * 2, 3)[: 1 + world.rank].float()[:, None], world.share(3))
+    rows = world.gather(torch.arange(world.rank * 2, 3)[: 1 + world.rank].float()[:, None], world.shard(3))
     told = world.broadcast({"x": torch.arange(3.0), "rank": [world.rank, None, "a"]})
     return {"wrong": wrong, "uneven": rows, "told": told, **{name: _run(world, folder, name) for name in RUNS}}
 

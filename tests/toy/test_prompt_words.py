@@ -9,11 +9,11 @@ import yaml
 
 import train
 from arguments.load import ConfigError, load_config
-from guidance.prompt_words import in_known_words, prompt_notices, prompt_problems, unknown_words
 from tools import score_toy
 from toy.captions import COLOURS
 from toy.ideal import IdealPrior
 from toy.objects import CLASSES
+from toy.prompt_words import in_known_words, prompt_notices, prompt_problems, unknown_words
 
 TOY = ("configs/quickstart.yaml", "configs/quickstart_trained.yaml")
 UNKNOWN = {
