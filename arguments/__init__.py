@@ -64,12 +64,12 @@ class OptimizationParams:
     opacity_lr: float = key(0.05, "learning rate of opacity logits", **RATE)
     scaling_lr: float = key(5e-3, "first learning rate of log scales", **RATE)
     rotation_lr: float = key(1e-3, "first learning rate of rotations", **RATE)
-    weight_decay: float = new(0.0, "AdamW: share of a parameter that goes in a step, times its learning rate", **RATE)
+    weight_decay: float = new(0.0, "AdamW: weight decay", **RATE)
     geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", **FROM_STEP)
     as_latent_ratio: float = key(0.2, "probability of encoding the disparity instead of the colour", **FRACTION)
-    resnet_lr: float = key(1e-4, "learning rate of a network that is not there", unread=True, **RATE)
-    resnet_lr_init: float = key(2e-3, "learning rate of a network that is not there", unread=True, **RATE)
-    resnet_lr_final: float = key(5e-5, "learning rate of a network that is not there", unread=True, **RATE)
+    resnet_lr: float = key(1e-4, "learning rate of a network that does not exist", unread=True, **RATE)
+    resnet_lr_init: float = key(2e-3, "learning rate of a network that does not exist", unread=True, **RATE)
+    resnet_lr_final: float = key(5e-5, "learning rate of a network that does not exist", unread=True, **RATE)
     scaling_lr_final: float = key(1e-3, "last learning rate of log scales", **RATE)
     rotation_lr_final: float = key(2e-4, "last learning rate of rotations", **RATE)
     percent_dense: float = key(0.003, "clone below, split above this share of the scene's extent", **RATE)
@@ -117,7 +117,7 @@ class GenerateCamParams:
     init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
     use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
     shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
-    init_fallback: bool = new(False, "start from a sphere where Point-E or Shap-E cannot be had; false: stop")
+    init_fallback: bool = new(False, "start from a sphere if Point-E or Shap-E is not available; false: stop")
     radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", ordered=True, **LENGTH)
     max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", ordered=True, **LENGTH)
     default_radius: float = key(3.5, "camera distance of test views, and the scene's extent", **LENGTH)
@@ -159,7 +159,7 @@ class GenerateCamParams:
 
 @dataclasses.dataclass(frozen=True)
 class GuidanceParams:
-    """The prior, the prompt, and how the prior's opinion becomes a gradient."""
+    """The prior, the prompt, and how predictions become gradients."""
 
     guidance: str = key("SD", "prior: Stable Diffusion's shape, or the closed-form one", choices=("SD", "ideal"))
     g_device: str = key("auto", DEVICE_HELP, device=True)
@@ -180,21 +180,21 @@ class GuidanceParams:
     fp16: bool = key(True, "what precision auto means on a GPU: float16; false: float32")
     precision: str = new(
         "auto",
-        "numbers that the prior computes with; auto: float32 on a CPU, by fp16 on a GPU",
+        "compute dtype of the prior; auto: float32 on a CPU, fp16 decides on a GPU",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     channels_last: str = new("auto", "memory layout of convolutions; auto: on for half precision on a GPU", **SWITCH)
     fuse_qkv: str = new("auto", "one matrix for query, key and value; auto: on for a GPU", **SWITCH)
     attention_kernel: str = new(
         "auto",
-        "attention; what a kernel cannot do goes to efficient or math; auto: torch chooses",
+        "attention kernel, with efficient or math as fallback; auto: torch chooses",
         choices=("auto", "flash", "efficient", "cudnn", "math"),
     )
     compile_unet: bool = new(False, "torch.compile the U-Net's transformer blocks; not on a V100")
     cuda_graphs: bool = new(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
     keep_text_encoder: bool = new(False, "keep the text encoder in memory once the prompt is encoded")
     unet_batch: int = new(
-        0, "most samples that the U-Net sees at a time; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
+        0, "largest U-Net batch; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
     )
     vae_slicing: str = new("auto", "encode, recompute and decode one view at a time; auto: on with vram_O", **SWITCH)
     vae_checkpointing: str = new(
@@ -219,7 +219,7 @@ class GuidanceParams:
     ddim_inv: bool = key(False, "accepted for upstream's files; ISM is chosen by sds", unread=True)
     delta_t: int = key(80, "ISM: interval after the warm-up", unit="timesteps", lo=1, hi=1000)
     delta_t_start: int = key(100, "ISM: interval at the start of the warm-up", unit="timesteps", lo=1, hi=1000)
-    annealing_intervals: bool = key(True, "ISM: go from delta_t_start to delta_t over the warm-up")
+    annealing_intervals: bool = key(True, "ISM: anneal from delta_t_start to delta_t over the warm-up")
     text: str = key("", "the prompt")
     allow_unknown_words: bool = new(
         False,
@@ -239,7 +239,7 @@ class GuidanceParams:
         "w(t) of the timesteps: sqrt((1 - abar) / abar), as LucidDreamer; 1 - abar; or 1",
         choices=("interval", "sigma_squared", "uniform"),
     )
-    front_bias: float = new(0.0, "share of the front's text in every view's text, as a weak prior hears it", **FRACTION)
+    front_bias: float = new(0.0, "share of the front embedding in every view, as weak view conditioning", **FRACTION)
     xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
     xs_inv_steps: int = key(5, "ISM: most inversion steps", unit="steps", lo=1, hi=1000)
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
@@ -343,7 +343,7 @@ class Config:
     viewer: bool = new(False, "open the viewer's page; --viewer_host or --viewer_port on the command line do too")
     viewer_host: str = new("127.0.0.1", "address the viewer's page is served at; 0.0.0.0: to every machine")
     viewer_port: int = new(8080, "port of the viewer's page; 0: any free one", lo=0, hi=65535)
-    viewer_interval: float = new(1.0, "least time between two pictures on the viewer's page", unit="s", lo=0.0, hi=3600)
+    viewer_interval: float = new(1.0, "least time between two images on the viewer's page", unit="s", lo=0.0, hi=3600)
     save_video: bool = key(True, "write turntable videos")
     seed: int = key(0, "seed of every random stream but the guidance's noise", lo=0, hi=2**32 - 1)
     device: str = key("auto", "where everything is computed; auto: a GPU where there is one", device=True)
@@ -354,12 +354,12 @@ class Config:
     quiet: bool = key(False, "print warnings and errors only")
     checkpoint_iterations: tuple[int, ...] = key((), "write checkpoints there, and keep them", **STEPS)
     checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", **FROM_STEP)
-    keep_checkpoints: int = new(2, "the newest so many of those checkpoints are kept", lo=1, hi=1000)
-    start_checkpoint: str | None = key(None, "begin with this checkpoint, ours or upstream's .pth, in a new run folder")
-    resume: str | None = new(None, "auto: go on in the run folder, or begin; FOLDER: go on there", transient=True)
+    keep_checkpoints: int = new(2, "number of newest checkpoints that are kept", lo=1, hi=1000)
+    start_checkpoint: str | None = key(None, "start from this checkpoint, ours or upstream's .pth, in a new run folder")
+    resume: str | None = new(None, "auto: resume the run folder, or start; FOLDER: resume there", transient=True)
     overwrite: bool = new(False, "delete what an earlier run left in the run folder", transient=True)
     max_faults_in_a_row: int = new(
-        20, "faulty steps before the run goes back to a checkpoint", unit="steps", lo=1, hi=MANY
+        20, "faulty steps in a row before the run returns to a checkpoint", unit="steps", lo=1, hi=MANY
     )
     opt: str | None = key(None, "YAML file with settings", transient=True)
     dry_run: bool = new(False, "print the resolved settings and stop", transient=True)

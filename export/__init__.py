@@ -31,7 +31,7 @@ WRITERS = {
     "glb": mesh.write_glb,
     "html": page.write_page,
 }
-FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].told, WRITERS[name]) for name in SCENES}
+FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].description, WRITERS[name]) for name in SCENES}
 """Name -> format."""
 
 

@@ -215,7 +215,7 @@ def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> B
 
     For pointe and shap_e the cloud is that of init_prompt.
     Raises ValueError for an unknown shape (with the list and the nearest), and CloudUnavailable (a ValueError) where
-    Point-E or Shap-E cannot be had, unless init_fallback allows a sphere instead.
+    Point-E or Shap-E is not available, unless init_fallback allows a sphere instead.
     """
     shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
     if shape in ("pointe", "shap_e"):

@@ -135,7 +135,7 @@ def densify_and_prune(
     max_screen_size: float | None,
     streams: RandomStreams,
 ) -> IndexMap:
-    """Clone, split, prune, in this order; statistics start anew.
+    """Clone, split, prune, in this order; statistics restart at 0.
 
     Kept from upstream: cloning and splitting clear max_radii2D before pruning reads it, so that of the two limits that
     `max_screen_size` switches on only the world-size one (0.1 of the extent) ever removes anything.

@@ -243,7 +243,7 @@ class GaussianModel:
         return next(group for group in self.optimizer.param_groups if group["name"] == name)
 
     def _set_parameters(self, values: dict[str, torch.Tensor]) -> None:
-        """Take new raw parameters, all Gaussians at once; the optimizer is dropped, statistics start anew."""
+        """Take new raw parameters, all Gaussians at once; the optimizer is dropped, statistics restart at 0."""
         values = {**values, "background": torch.zeros(3, 1, 1)}
         self._parameters = {
             name: nn.Parameter(x.detach().to(self.device, torch.float32).contiguous()) for name, x in values.items()

@@ -22,7 +22,7 @@ from utils.general_utils import atomic_path
 __all__ = ["PlyError", "read_vertices", "vertex_fields", "write_vertices"]
 
 PLYFILE_TYPES = {"f2": "double", "f4": "double", "i8": "double", "u8": "double"}
-"""Types that plyfile is told for text: what it does not know, and what would turn a large number into infinity."""
+"""Types given to plyfile for text, in place of unknown ones and of those in which a large number becomes infinite."""
 
 
 def vertex_fields(path: str | os.PathLike[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from utils.bounded_file import read_text
+from utils.failures import first_line
 from utils.model_ids import current_id
 from utils.random_streams import RandomStreams
 
@@ -23,13 +24,13 @@ HALF_SIDE = 0.5  # of the cube that Point-E's objects fill; Shap-E's are scaled 
 MAX_INDEX_BYTES = 1 << 20
 SHAP_E_STEPS, SHAP_E_GUIDANCE = 64, 15.0  # the pipeline's documentation uses these
 INSTEAD = (
-    "set init_shape: sphere, or init_fallback: true to go on with a sphere (or put a cloud of your own at "
+    "set init_shape: sphere, or init_fallback: true to start from a sphere (or put your own cloud at "
     "<output folder>/init_points3d.ply, which is read instead of sampling)"
 )
 
 
 class CloudUnavailable(ValueError):
-    """Point-E or Shap-E cannot be had; the message says why and what to do."""
+    """Point-E or Shap-E is not available; the message says why and what to do."""
 
 
 class TextCloud(NamedTuple):
@@ -51,7 +52,7 @@ def shap_e_cloud(prompt: str, model_key: str, streams: RandomStreams) -> TextClo
         [mesh] = pipe(prompt, output_type="mesh", generator=generator, return_dict=False, **options)[0]
     except (RuntimeError, ValueError) as error:  # a mesh without vertices ends inside the pipeline
         raise CloudUnavailable(
-            f"Shap-E made no mesh of {prompt!r} ({_first_line(error)}); change init_prompt or the seed, or {INSTEAD}"
+            f"Shap-E made no mesh of {prompt!r} ({first_line(error)}); change init_prompt or the seed, or {INSTEAD}"
         ) from error
     verts, faces = (x.detach().cpu().numpy() for x in (mesh.verts, mesh.faces))
     rgb = np.stack([mesh.vertex_channels[name].detach().cpu().numpy() for name in "RGB"], axis=1)
@@ -85,7 +86,7 @@ def load_shap_e(model_key: str) -> Any:
     except Exception as error:  # hub, http, file-system and weight errors share no base class
         raise CloudUnavailable(
             f"GenerateCamParams.init_shape is 'shap_e' and Shap-E {model_key!r} cannot be loaded "
-            f"({_first_line(error)}); connect to the network once or give shap_e_model_key a folder, or {INSTEAD}"
+            f"({first_line(error)}); connect to the network once or give shap_e_model_key a folder, or {INSTEAD}"
         ) from error
 
 
@@ -112,7 +113,7 @@ def point_e_cloud(prompt: str, streams: RandomStreams) -> TextCloud:
     try:
         sampler = _point_e_sampler(parts, streams.device)
     except Exception as error:  # it fetches its weights itself: http, file-system and key errors
-        raise CloudUnavailable(f"Point-E's weights cannot be had ({_first_line(error)}); {INSTEAD}") from error
+        raise CloudUnavailable(f"Point-E's weights are not available ({first_line(error)}); {INSTEAD}") from error
     devices = [streams.device] if streams.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(streams.numpy.randint(2**31)))
@@ -137,7 +138,7 @@ def point_e_modules() -> dict[str, Any]:
     except ImportError as error:
         raise CloudUnavailable(
             f"GenerateCamParams.init_shape is 'pointe' and the package point_e is not installed "
-            f"({_first_line(error)}); install it from its authors' repository, or set init_shape: shap_e, or {INSTEAD}"
+            f"({first_line(error)}); install it from its authors' repository, or set init_shape: shap_e, or {INSTEAD}"
         ) from error
 
 
@@ -165,6 +166,3 @@ def _point_e_sampler(parts: dict[str, Any], device: torch.device) -> Any:
         model_kwargs_key_filter=("texts", ""),
     )
 
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files from strangers are read up to a limit: a path may name a device that never ends, or somebody's whole disk."""
+"""Untrusted files are read up to a limit: a path may name an endless device or a huge file."""
 
 import os
 

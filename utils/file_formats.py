@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class FileFormat(NamedTuple):
-    """What it is, in a line for people; `options` are fields of export/options.py."""
+    """`description` is one line for the user; `options` are fields of export/options.py."""
 
     suffix: str
-    told: str
+    description: str
     options: tuple[str, ...] = ()
 
 
@@ -70,9 +70,9 @@ def check_is_ply(path: Path) -> None:
 
 def without_effect(options: Iterable[str], formats: Sequence[str]) -> list[str]:
     """A sentence for each of the given options that none of the formats honours."""
-    told = []
+    lines = []
     for option in options:
         users = [name for name, format in FILE_FORMATS.items() if option in format.options]
         if users and not set(users) & set(formats):
-            told.append(f"--{option} has no effect on {', '.join(formats)}; it is for {', '.join(users)}")
-    return told
+            lines.append(f"--{option} has no effect on {', '.join(formats)}; it is for {', '.join(users)}")
+    return lines

@@ -73,7 +73,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.
 
     A reader therefore sees the old file or the whole new one, never a half. The temporary file is locked (flock) while
-    it is written, so that one that a killed process left can be told from one in use.
+    it is written, so that a killed process's file is distinguishable from one in use.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

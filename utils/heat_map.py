@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of numbers as pictures: coloured cells with a title, several of them in rows and columns.
+"""Tables of numbers as images: coloured cells with a title, several of them in rows and columns.
 
-R rows and C columns of cells; pictures are uint8 [H, W, 3] RGB on white.
+R rows and C columns of cells; images are uint8 [H, W, 3] RGB on white.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def text_strip(text: str, width_px: int) -> np.ndarray:
 
 
 def in_rows(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Pictures side by side in rows, all of one size in a row and as many in each row, with margins."""
-    lines = [np.concatenate([_with_margin(picture) for picture in row], axis=1) for row in rows]
+    """Images side by side in rows, all of one size in a row and as many in each row, with margins."""
+    lines = [np.concatenate([_with_margin(image) for image in row], axis=1) for row in rows]
     return np.concatenate(lines)
 
 
-def _with_margin(picture: np.ndarray) -> np.ndarray:
+def _with_margin(image: np.ndarray) -> np.ndarray:
     width = ((MARGIN_PX // 2,) * 2, (MARGIN_PX // 2,) * 2, (0, 0))
-    return np.pad(picture, width, constant_values=255)
+    return np.pad(image, width, constant_values=255)

@@ -18,7 +18,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def colour_map(disparity: Tensor) -> np.ndarray:
-    """[1, H, W] normalised disparity in [0, 1] to an RGB picture, uint8 [H, W, 3] (near is warm)."""
+    """[1, H, W] normalised disparity in [0, 1] to an RGB image, uint8 [H, W, 3] (near is warm)."""
     grey = to_uint8(disparity)[..., 0]
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 

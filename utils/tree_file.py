@@ -32,7 +32,7 @@ def save_tree(path: Path, tree: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, str(temporary), metadata=metadata)
-        except SafetensorError as error:  # a full disk, told by the library in its own words
+        except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
 
 

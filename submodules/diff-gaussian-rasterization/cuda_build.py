@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-WANTED_ARCHS = (70, 75, 80, 86, 89, 90)
+ARCHITECTURES = (70, 75, 80, 86, 89, 90)
 # No contraction: two kernels that compute the same thing get the same bits, and the same as the CPU.
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", "--threads", "2", "-cudart", "static", "-shared", "-Xptxas", "-v",
          "-Xcompiler", "-fPIC,-fvisibility=hidden"]  # fmt: skip
@@ -35,9 +35,9 @@ def find_nvcc() -> str:
 def find_archs(nvcc: str) -> list[int]:
     """Compute capabilities to compile for: those wanted that this nvcc knows. Raises NotBuiltError."""
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
-    archs = [a for a in WANTED_ARCHS if f"compute_{a}" in listed.stdout.split()]
+    archs = [a for a in ARCHITECTURES if f"compute_{a}" in listed.stdout.split()]
     if not archs:
-        raise NotBuiltError(f"{nvcc} knows none of the compute capabilities {WANTED_ARCHS}")
+        raise NotBuiltError(f"{nvcc} knows none of the compute capabilities {ARCHITECTURES}")
     return archs
 
 

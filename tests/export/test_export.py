@@ -234,7 +234,7 @@ def test_videos_and_sheets_are_named_as_what_they_are(run, tmp_path, capsys) -> 
 
 
 def test_the_documents_tell_the_same_formats_and_options() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "exports.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
     for name, format in FILE_FORMATS.items():
         if name in FORMATS:
             (row,) = re.findall(rf"^\| `{name}` \| ([^|]*)\|[^|]*\|[^|]*\|[^|]*\|$", page, re.MULTILINE)

@@ -268,5 +268,5 @@ def test_point_e_without_its_weights(point_e, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(sys.modules["point_e.models.download"], "load_checkpoint", refuse)
-    with pytest.raises(CloudUnavailable, match=r"Point-E's weights cannot be had \(no route to host\); set init_shape"):
+    with pytest.raises(CloudUnavailable, match=r"Point-E's weights are not available \(no route to host\); set init_shape"):
         initial_points(params("pointe"), RandomStreams(0))

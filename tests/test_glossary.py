@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages, documents and public names use the field's words (tests/documented/glossary.py)."""
+
+import pytest
+
+from tests.documented.commands import PAGES, ROOT
+from tests.documented.glossary import findings, in_name, in_text, product_files
+
+IN_WORK: set[str] = {
+    "guidance", "trainer", "evaluation", "tools", "export", "viewer", "apps", "cograd", "toy", "gaussian_renderer", "benchmarks",
+    "train.py", "app.py", "assets", "arguments",
+}  # fmt: skip
+"""Folders whose words are being changed."""
+
+
+def files() -> list:
+    """Every product file and document, but those of IN_WORK."""
+    named = [(path, path.relative_to(ROOT)) for path in (*PAGES, *product_files())]
+    return [path for path, name in named if not {name.parts[0], name.as_posix()} & IN_WORK]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_fields_words_are_used(path) -> None:
+    assert findings(path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the picture is empty", "Point-E cannot be had", "the same command goes on", "made\nanew", "words of strangers",
+        "the prior says that", "device x given, that is none", "SIGTERM came", "it waits in line", "was never told what 'x' means",
+    ],
+)  # fmt: skip
+def test_a_word_of_a_text_is_noticed(text) -> None:
+    assert in_text(text)
+
+
+@pytest.mark.parametrize("text", ["a share of all images", "on and off", "in line with", "the mold", "image, dtype", "foregone"])
+def test_other_words_are_left_alone(text) -> None:
+    assert not in_text(text)
+
+
+@pytest.mark.parametrize("name", ["PictureSize", "is_told", "accumulate_gradients", "strangers", "Crew", "Share"])
+def test_a_part_of_a_name_is_noticed(name) -> None:
+    assert in_name(name)
+
+
+@pytest.mark.parametrize("name", ["max_step_share", "threshold", "foundation", "task", "mask"])
+def test_other_names_are_left_alone(name) -> None:
+    assert not in_name(name)
