@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from arguments.declare import key, new
+from cograd.params import CoGradParams
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 MANY, LARGE = 10**9, 1e9  # nothing overflows in single precision
 RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"lo": 1e-3, "hi": 1e4}
 STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
 FROM_STEP: dict[str, Any] = {"unit": "iterations", "lo": 0, "hi": MANY}
-TIMESTEPS: dict[str, Any] = {"unit": "timesteps", "lo": 0, "hi": 100_000}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
 INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
 SWITCH = {"choices": ("auto", "on", "off")}
@@ -245,85 +245,6 @@ class GuidanceParams:
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
     C_batch_size: int = key(1, "views per iteration", unit="views", lo=1, hi=1024)
     vis_interval: int = key(100, "iterations between panels in train_process/", **STEPS)
-
-
-@dataclasses.dataclass(frozen=True)
-class CoGradParams:
-    """CoGrad3D: regions, timesteps and gradient fusion, with the paper's numbers (A.3). Off: the baseline.
-
-    Whatever the paper leaves open is a key as well; docs/equations.md lists those decisions. Timesteps are the
-    diffusion model's, 0..T - 1.
-    """
-
-    enabled: bool = new(False, "use CoGrad3D; false: LucidDreamer's baseline")
-
-    use_regions: bool = new(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
-    elevation_levels: int = new(3, "levels of elevation", lo=1, hi=180)
-    azimuth_levels: int = new(30, "sectors of azimuth, over 360 degrees", lo=1, hi=720)
-    distance_levels: int = new(2, "levels of camera distance", lo=1, hi=64)
-    elevation_range: tuple[float, float] = new(
-        (-30.0, 60.0), "elevation above the horizon", unit="deg", lo=-90.0, hi=90.0, ordered=True
-    )
-    distance_range: tuple[float, float] = new((1.5, 2.0), "camera distance", ordered=True, **LENGTH)
-    neighbour_distance: int = new(2, "neighbours are nearer than this in level steps, the region included", lo=1, hi=9)
-    eps_stab: float = new(1e-6, "Eq. 6: added to the denominator", above=0.0, hi=LARGE)
-    tau: float = new(0.1, "Eq. 7: temperature; lower favours regions whose loss rose", lo=1e-6, hi=LARGE)
-    min_visit_share: float = new(0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION)
-
-    loss_signal: str = new(
-        "residual",
-        "loss that Eqs. 6 and 8 read: as it is, times w(t), or divided by the running mean of its timestep bin",
-        choices=("residual", "weighted", "t_normalised"),
-    )
-    loss_signal_bins: int = new(40, "timestep bins of loss_signal t_normalised", unit="bins", lo=1, hi=1000)
-
-    timestep_mode: str = new(
-        "full",
-        "timesteps: the paper's; only the global schedule; or uniform (ablation w/o B)",
-        choices=("full", "schedule", "random"),
-    )
-    prog_range: tuple[float, float] = new(
-        (0.2, 0.8), "the progress that prog_reading is about", ordered=True, **FRACTION
-    )
-    prog_reading: str = new(
-        "interval",
-        "a run covers the part prog_range of the schedule, or covers all of it while its progress is in prog_range",
-        choices=("interval", "clamp"),
-    )
-    c1: float = new(0.5, "Eq. 8: weight of the loss's first difference", **SIGNED)
-    c2: float = new(0.3, "Eq. 8: weight of the loss's second difference", **SIGNED)
-    c3: float = new(0.2, "Eq. 8: weight of the loss's deviation from its moving average", **SIGNED)
-    u_max: float = new(0.05, "Eq. 8: largest change of a local state in one update, as a share of T", **FRACTION)
-    momentum: float = new(0.9, "Eq. 8: m, what a local state keeps at an update", lo=0.0, below=1.0)
-    ema_factor: float = new(0.9, "what the moving average of a region's losses keeps at an update", lo=0.0, below=1.0)
-    c_local: float = new(0.2, "weight of the neighbourhood's local states", **RATE)
-    t_base_range: tuple[int, int] = new(
-        (100, 900), "limits of t_base", unit="timesteps", lo=0, ordered=True, hi=100_000
-    )
-    t_jitter: int = new(100, "largest distance of t from t_base", **TIMESTEPS)
-
-    use_fusion: bool = new(True, "fuse gradients by Eq. 10; false: ablation w/o C")
-    fusion_range: tuple[float, float] = new(
-        (0.2, 0.75), "part of the run that fuses gradients", ordered=True, **FRACTION
-    )
-    max_step_share: float = new(0.1, "a stored gradient is younger than this share of the current step", **FRACTION)
-    max_t_difference: int = new(50, "a stored gradient's timestep is nearer than this", **TIMESTEPS)
-    own_region_is_candidate: bool = new(True, "a region's own last gradient is fused too")
-    delta: float = new(1e-8, "Eq. 10: added to the denominator", **RATE)
-    projection: str = new(
-        "vector", "Eq. 10 on all parameters as one vector, or on each group alone", choices=("vector", "group")
-    )
-    bank_precision: str = new(
-        "float16", "how gradients are packed once they are more than bank_limit_mb", choices=("float16", "float32")
-    )
-    bank_limit_mb: int = new(
-        1400,
-        "stored gradients take at most this; beyond it the oldest are packed, then go",
-        unit="MB",
-        lo=1,
-        hi=10_000_000,
-    )
-    bank_on_cpu: bool = new(False, "store gradients in main memory")
 
 
 @dataclasses.dataclass(frozen=True)

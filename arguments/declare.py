@@ -65,10 +65,17 @@ new = functools.partial(key, ours=True)
 
 @functools.cache
 def keys_of(group: type) -> dict[str, tuple[Any, KeySpec, Any]]:
-    """All declared keys of a dataclass: name -> (type, KeySpec, default), in order of declaration."""
+    """All declared keys of a dataclass: name -> (type, KeySpec, default), in order of declaration.
+
+    A field of cograd's has its metadata plain; LucidDreamer has none of those.
+    """
     hints = typing.get_type_hints(group)
     return {
-        field.name: (hints[field.name], field.metadata["spec"], field.default)
+        field.name: (
+            hints[field.name],
+            field.metadata.get("spec") or KeySpec(**field.metadata, ours=True),
+            field.default,
+        )
         for field in dataclasses.fields(group)
-        if "spec" in field.metadata
+        if field.metadata
     }

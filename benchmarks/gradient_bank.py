@@ -77,7 +77,7 @@ def row(count: int, seen: float, repeats: int, device: torch.device) -> list[str
     fuse_ms = [median_ms(partial(fuse_some, some[0], neighbours[:n]), repeats, device) for n in (1, 5)]
     kept = IndexMap.kept(torch.arange(count, device=device) % 20 > 0)  # one in twenty is pruned
     start = time.perf_counter()
-    bank.follow(kept)
+    bank.remap_rows(kept)
     follow_ms = 1e3 * (time.perf_counter() - start)
     plain = len(grid) * some[0].vector.numel() * 4
     cells = [f"{count}", f"{seen:g}", f"{plain / 1e6:.0f}", f"{held / 1e6:.0f}", f"{gone}", f"{store_ms:.2f}"]

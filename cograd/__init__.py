@@ -3,14 +3,14 @@
 
 A step k = 1..total_steps of a trainer, in this order:
 
-    plan = cograd.plan(k, views, streams)                        # regions, timesteps
-    poses = cograd.grid.sample_poses(plan.regions, streams)      # a pose in each region's cell
+    plan = cograd.plan(k, views, generator)                      # regions, timesteps
+    poses = cograd.grid.sample_poses(plan.regions, generator)    # a pose in each region's cell
     ...                                                          # render, distil: a loss and a gradient g_main a view
     fused = [cograd.fuse(k, region, t, g_main).g_fused ...]      # what the optimizer gets, summed over the views
     cograd.observe(k, plan.regions, plan.t, losses, gradients)   # the gradients are g_main, never g_fused
-    cograd.follow(index_map)                                     # where the parameters' rows have moved, afterwards
+    cograd.remap_rows(index_map)                                 # after densification: where each row came from
 
-Letters of shapes: B views, N Gaussians (rows of the parameters).
+`generator` is a torch.Generator. Letters of shapes: B views, N Gaussians (rows of the parameters).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arguments import CoGradParams
 from cograd.fusion import FusionResult, Gradient, fuse
-from cograd.gradient_bank import GradientBank, IndexMap
-from cograd.regions import RegionGrid, RegionSampler
+from cograd.gradient_bank import GradientBank, RowMap
+from cograd.history import RegionHistory, upgraded
+from cograd.params import CoGradParams
+from cograd.regions import RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
 from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
-from utils.random_streams import RandomStreams
+
+__all__ = ["CoGrad", "CoGradParams", "FusionResult", "Gradient", "Plan"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Plan:
 
 
 class CoGrad:
-    """Remembers what its four parts do: region histories, local timestep states, the loss signal's means, the bank.
+    """Remembers the region histories with their local timestep states, the loss signal's means, and the bank.
 
     What a step did is kept for `record` until the next `plan`; it is no part of the state.
     """
@@ -69,21 +71,25 @@ class CoGrad:
             raise ValueError(f"total_steps is {total_steps}; expected the number of steps of the run, 1 or more")
         self.params, self.total_steps = params, total_steps
         self.grid = RegionGrid.from_params(params)
-        self.sampler = RegionSampler(len(self.grid), params)
-        self.controller = TimestepController(self.grid, alphas_cumprod, params, t_valid)
+        self.history = RegionHistory(len(self.grid), params.ema_factor)
+        self.controller = TimestepController(self.grid, self.history, alphas_cumprod, params, t_valid)
         self.signal = LossSignal(alphas_cumprod, params, w)
         self.bank = GradientBank(self.grid, params, total_steps, frozenset(fixed_names))
         self._record: dict[str, Any] = {}
 
-    def plan(self, step: int, batch: int, streams: RandomStreams) -> Plan:
-        """Regions and timesteps of `batch` views; draws `batch` uniform numbers for each from the torch stream."""
-        log_p = self.sampler.log_probabilities()
-        regions = self.sampler.draw(batch, streams, log_p)
-        P = np.exp(log_p.numpy())
-        times = self.controller.plan(regions, step / self.total_steps, streams)
+    def plan(self, step: int, views: int, generator: torch.Generator) -> Plan:
+        """Regions and timesteps of so many views; draws two uniform numbers for each view.
+
+        Raises ValueError for more views than regions.
+        """
+        log_p = next_log_probabilities(self.history, self.params)
+        regions = draw_without_replacement(log_p, uniform(generator, views).tolist())
+        P = np.exp(log_p)
+        u = uniform(generator, views).tolist()
+        times = self.controller.plan(regions.tolist(), step / self.total_steps, u)
         self._record = {
             "regions": regions.tolist(),
-            "probability": P[regions.numpy()].tolist(),
+            "probability": P[regions].tolist(),
             "largest_probability": float(P.max()),
             "t_global": times.t_global,
             "t_local": times.t_local.tolist(),
@@ -130,28 +136,30 @@ class CoGrad:
         signals = self.signal(losses, t).tolist()
         updates: list[LocalUpdate | None] = []
         for region, t_view, signal, g_main in zip(regions.tolist(), t.tolist(), signals, main_gradients, strict=True):
-            if not self.sampler.observe(region, signal):
+            if not math.isfinite(signal):
+                self.history.refused += 1
                 updates.append(None)
                 continue
-            updates.append(self.controller.observe(region, signal))
+            differences = self.history.differences(region, signal)
+            self.history.add(region, signal)
+            updates.append(self.controller.update(region, differences))
             if g_main is not None:
                 self.bank.store(step, region, t_view, g_main)
         self._record["signal"] = [signal if math.isfinite(signal) else None for signal in signals]
         self._record["u"] = [update.u if update else None for update in updates]
         self._record["u_raw"] = [update.raw if update else None for update in updates]
 
-    def follow(self, index_map: IndexMap) -> None:
-        """Moves the stored gradients with their Gaussians."""
-        self.bank.follow(index_map)
+    def remap_rows(self, index_map: RowMap) -> None:
+        """Moves the rows of the stored gradients with their Gaussians."""
+        self.bank.remap_rows(index_map)
 
     def record(self) -> dict[str, Any]:
         """What the last step did, for a line of JSON; `fusion` has an entry a view, in the order of the calls."""
-        visits = self.sampler.n.numpy()
         return {
             **self._record,
-            "visits": [int(visits[region]) for region in self._record.get("regions", [])],
-            "starved_share": self.sampler.starved_share(),
-            "refused_losses": self.sampler.refused,
+            "visits": self.history.n[self._record.get("regions", [])].tolist(),
+            "starved_share": self.history.starved_share(),
+            "refused_losses": self.history.refused,
             "bank_entries": len(self.bank),
             "bank_bytes": self.bank.nbytes(),
             "bank_limit_bytes": self.bank.limit_bytes,
@@ -162,21 +170,21 @@ class CoGrad:
     def maps(self) -> dict[str, Tensor]:
         """Visits, convergence indicator, probability and local timestep offset of all regions, each [E, A, D]."""
         everywhere = {
-            "visits": self.sampler.n,
-            "indicator": self.sampler.indicators(),
-            "probability": self.sampler.log_probabilities().exp(),
-            "t_local": self.controller.t_local * self.controller.T,
+            "visits": self.history.n,
+            "indicator": indicators(self.history, self.params),
+            "probability": np.exp(next_log_probabilities(self.history, self.params)),
+            "t_local": self.history.t_local * self.controller.T,
         }
-        return {name: x.view(self.grid.levels).clone() for name, x in everywhere.items()}
+        return {name: torch.tensor(x).view(self.grid.levels) for name, x in everywhere.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides later steps, as nested dictionaries of tensors and plain values."""
-        return {name: getattr(self, name).state_dict() for name in ("sampler", "controller", "signal", "bank")}
+        return {name: getattr(self, name).state_dict() for name in ("history", "signal", "bank")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken; a part that is not in it stays as it is.
 
         ValueError when it belongs to another grid or signal.
         """
-        for name, part in state.items():
+        for name, part in upgraded(state).items():
             getattr(self, name).load_state_dict(part)

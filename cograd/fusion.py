@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -36,11 +35,6 @@ class Flat(Gradient):
     """A gradient whose tensors are parts of one `vector` [D]; neither is to be changed."""
 
     vector: Tensor
-
-    @cached_property
-    def norm(self) -> float:
-        """|g|."""
-        return math.sqrt(sum(_dots(self.vector, self.vector, [slice(0, len(self.vector))])))
 
 
 @dataclass(frozen=True)
@@ -75,20 +69,17 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
 
 
-def products(a: Gradient, b: Gradient) -> dict[str, float]:
-    """<a, b> of each named tensor; their sum is that of the vectors. ValueError when names or shapes differ."""
-    _check_fit(a, b)
-    return {name: _dot(x.reshape(-1), b[name].reshape(-1)) for name, x in a.items()}
-
-
 def inner(a: Gradient, b: Gradient) -> float:
-    """<a, b> over all tensors."""
-    return sum(products(a, b).values())
+    """<a, b> over all tensors. ValueError when names or shapes differ."""
+    _check_fit(a, b)
+    return sum(_dot(x.reshape(-1), b[name].reshape(-1)) for name, x in a.items())
 
 
 def norm(a: Gradient) -> float:
     """|a| over all tensors."""
-    return a.norm if isinstance(a, Flat) else math.sqrt(inner(a, a))
+    if isinstance(a, Flat):
+        return math.sqrt(_dots([(a.vector, a.vector, _vectors(a, "vector"))])[0][0])
+    return math.sqrt(inner(a, a))
 
 
 def project_orthogonal(
@@ -105,7 +96,7 @@ def project_orthogonal(
     _check_fit(g_aux, g_main)
     aux, main = flat(g_aux), flat(g_main)
     spans = _vectors(main, projection)
-    aux_main, main_main = dots or _all_dots([(aux.vector, main.vector, spans), (main.vector, main.vector, spans)])
+    aux_main, main_main = dots or _dots([(aux.vector, main.vector, spans), (main.vector, main.vector, spans)])
     g_proj = torch.empty_like(aux.vector)
     for span, share in zip(spans, _shares(aux_main, main_main, delta), strict=True):
         torch.sub(aux.vector[span], main.vector[span], alpha=share, out=g_proj[span])
@@ -130,19 +121,21 @@ def fuse(
     for hist in hists:
         _check_fit(hist, main)
     spans = _vectors(main, projection)
-    _know_norms(hists)
-    main_main, *hist_mains = _all_dots([(x.vector, main.vector, spans) for x in (main, *hists)])
+    with_main = [(x.vector, main.vector, spans) for x in (main, *hists)]
+    with_self = [(x.vector, x.vector, _vectors(x, "vector")) for x in hists]
+    dots = _dots([*with_main, *with_self])  # all at once
+    main_main, hist_mains, squares = dots[0], dots[1 : len(with_main)], dots[len(with_main) :]
     main_norm = math.sqrt(sum(main_main))
-    scales = [hist.norm * main_norm for hist in hists]
+    scales = [math.sqrt(square) * main_norm for (square,) in squares]
     cosines = [sum(hist_main) / scale if scale else 0.0 for hist_main, scale in zip(hist_mains, scales)]
     weights = [w for w, _ in candidates]
     g_aux = weights[0] * hists[0].vector
     for w, hist in zip(weights[1:], hists[1:]):
         g_aux.add_(hist.vector, alpha=w)
-    aux_main = [sum(w * dot for w, dot in zip(weights, dots)) for dots in zip(*hist_mains)]
+    aux_main = [sum(w * dot for w, dot in zip(weights, part)) for part in zip(*hist_mains)]
     g_proj = project_orthogonal(named(g_aux, _shapes(main)), main, delta, projection, (aux_main, main_main))
     g_fused = named(g_proj.vector.add_(main.vector), _shapes(main))
-    return FusionResult(g_fused, main_norm, g_fused.norm, tuple(cosines))
+    return FusionResult(g_fused, main_norm, norm(g_fused), tuple(cosines))
 
 
 def _vectors(main: Flat, projection: str) -> list[slice]:
@@ -180,13 +173,11 @@ def _spans(g: Gradient) -> list[slice]:
     return [slice(begin, end) for begin, end in zip([0, *ends], ends)]
 
 
-def _dots(a: Tensor, b: Tensor, spans: Sequence[slice]) -> list[float]:
-    """Inner products of parts of two vectors [D], to 1e-6 of |a| |b|."""
-    return _all_dots([(a, b, spans)])[0]
+def _dots(triples: Sequence[tuple[Tensor, Tensor, Sequence[slice]]]) -> list[list[float]]:
+    """Inner products of parts of two vectors [D], to 1e-6 of |a| |b|, for each (a, b, parts).
 
-
-def _all_dots(triples: Sequence[tuple[Tensor, Tensor, Sequence[slice]]]) -> list[list[float]]:
-    """`_dots` of several (a, b, spans); the host waits for a GPU once, not for each number."""
+    The host waits for a GPU once, not for each number.
+    """
     if all(a.device.type in ON_HOST for a, _, _ in triples):
         return [[_dot(a[span], b[span]) for span in spans] for a, b, spans in triples]
     sums = [_device_dot(a[span], b[span]) for a, b, spans in triples for span in spans]
@@ -198,14 +189,6 @@ def _device_dot(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> in float64, left on the device."""
     pieces = zip(a.split(DEVICE_CHUNK), b.split(DEVICE_CHUNK))
     return torch.stack([(x.double() * y.double()).sum() for x, y in pieces]).sum()
-
-
-def _know_norms(gradients: Sequence[Flat]) -> None:
-    """Works out the norms that are not known yet, all at once."""
-    unknown = [g for g in gradients if "norm" not in vars(g)]
-    squares = _all_dots([(g.vector, g.vector, [slice(0, len(g.vector))]) for g in unknown])
-    for g, square in zip(unknown, squares, strict=True):
-        vars(g)["norm"] = math.sqrt(sum(square))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Past main gradients by region: which may be fused, how they are stored, how they follow their Gaussians.
+"""Past main gradients by region: which may be fused, how they are stored, how their rows move with the Gaussians.
 
 | symbol | name | unit |
 |---|---|---|
@@ -22,18 +22,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from arguments import CoGradParams
 from cograd.fusion import Flat, Gradient, flat, named
+from cograd.params import CoGradParams
 from cograd.regions import RegionGrid
-from utils.general_utils import all_finite
-from utils.wording import counted
 
 DENSE_FROM = 0.8  # a tensor with at least this share of non-zero rows is stored whole: an index would cost more
 HALF_EXPONENT = 15  # a float16 tensor is stored times the power of two that brings its largest number below 2^15
 
 
-class IndexMap(Protocol):
-    """Row k of the new set came from old row source[k]; is_new rows carry no history (scene.densify.IndexMap)."""
+class RowMap(Protocol):
+    """Row k of the new set came from old row source[k]; is_new rows carry no history."""
 
     @property
     def source(self) -> Tensor: ...  # [M] int64
@@ -93,7 +91,7 @@ class PlainGradient:
             return self.gradient
         return {name: self.gradient[name].to(g.device, g.dtype) for name, g in like.items()}
 
-    def follow(self, index_map: IndexMap) -> None:
+    def remap_rows(self, index_map: RowMap) -> None:
         """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
         old, vector = self.gradient, self.gradient.vector
         source, new_rows = index_map.source.to(vector.device), index_map.is_new.to(vector.device).nonzero().squeeze(1)
@@ -159,7 +157,7 @@ class PackedGradient:
             gradient[name] = values
         return gradient
 
-    def follow(self, index_map: IndexMap) -> None:
+    def remap_rows(self, index_map: RowMap) -> None:
         """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
         source, is_new = index_map.source.to(self.rows.device), index_map.is_new.to(self.rows.device)
         place = torch.full((self.count,), -1, dtype=torch.int64, device=source.device)  # of a Gaussian in `rows`
@@ -195,7 +193,6 @@ class GradientBank:
         self.total_steps, self.limit_bytes = total_steps, params.bank_limit_mb * 10**6
         self.first_step = math.ceil(params.fusion_range[0] * total_steps - 1e-6)  # 0.2 x 15 is a little more than 3
         self.entries: dict[int, PlainGradient | PackedGradient] = {}
-        self._nbytes = 0
         self.evicted = self.refused = 0
 
     def __len__(self) -> int:
@@ -247,14 +244,14 @@ class GradientBank:
         if not self.is_useful(step):
             return
         g_main = flat(g_main)
-        if not all_finite(g_main.vector):
+        if not _all_finite(g_main.vector):
             self.refused += 1
             return
         device = "cpu" if self.params.bank_on_cpu else None
-        self._put(region, PlainGradient.copy(g_main, step, t, self.fixed_names, device))
+        self.entries[region] = PlainGradient.copy(g_main, step, t, self.fixed_names, device)
         self._shrink()
 
-    def follow(self, index_map: IndexMap) -> None:
+    def remap_rows(self, index_map: RowMap) -> None:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
 
         DECISION: the paper is silent on densification, which changes the parameters that a stored gradient is of. The
@@ -263,54 +260,35 @@ class GradientBank:
         if not len(self):
             return
         count = next(iter(self.entries.values())).count
-        if len(index_map.source) and int(index_map.source.max()) >= count:
-            raise ValueError(
-                f"the index map reads row {int(index_map.source.max())}, "
-                f"the bank holds {counted(count, 'Gaussian')}"
-            )
+        if len(index_map.source) and (last := int(index_map.source.max())) >= count:
+            raise ValueError(f"the index map reads row {last}; expected rows 0 to {count - 1}, those of the bank")
         for entry in self.entries.values():
-            entry.follow(index_map)
-        self._count_bytes()
+            entry.remap_rows(index_map)
         self._shrink()
 
     def drop_expired(self, step: int) -> None:
         """Forgets every gradient that no step after `step` can fuse."""
         first_useful = self._first_useful(step)
-        for region in [i for i, entry in self.entries.items() if entry.step < first_useful]:
-            self._forget(region)
+        self.entries = {i: entry for i, entry in self.entries.items() if entry.step >= first_useful}
 
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
-        return self._nbytes
-
-    def _put(self, region: int, entry: PlainGradient | PackedGradient) -> None:
-        if region in self.entries:
-            self._forget(region)
-        self.entries[region] = entry
-        self._nbytes += entry.nbytes
-
-    def _forget(self, region: int) -> None:
-        self._nbytes -= self.entries.pop(region).nbytes
+        return sum(entry.nbytes for entry in self.entries.values())
 
     def _shrink(self) -> None:
         """Down to the bound, beginning with the oldest; nothing to do within it."""
-        if self.nbytes() <= self.limit_bytes:
+        if (excess := self.nbytes() - self.limit_bytes) <= 0:
             return
         dtype = torch.float16 if self.params.bank_precision == "float16" else torch.float32
         oldest_first = sorted(self.entries, key=lambda i: (self.entries[i].step, i))
         for region in oldest_first:
-            if self.nbytes() <= self.limit_bytes:
-                return
-            if isinstance(entry := self.entries[region], PlainGradient):
-                self._put(region, PackedGradient.pack(entry, dtype))
+            if excess > 0 and isinstance(entry := self.entries[region], PlainGradient):
+                self.entries[region] = packed = PackedGradient.pack(entry, dtype)
+                excess += packed.nbytes - entry.nbytes
         for region in oldest_first:
-            if self.nbytes() <= self.limit_bytes:
-                return
-            self._forget(region)
-            self.evicted += 1
-
-    def _count_bytes(self) -> None:
-        self._nbytes = sum(entry.nbytes for entry in self.entries.values())
+            if excess > 0:
+                excess -= self.entries.pop(region).nbytes
+                self.evicted += 1
 
     def state_dict(self) -> dict[str, Any]:
         """All stored gradients as they are stored."""
@@ -321,7 +299,6 @@ class GradientBank:
         """Continues where `state_dict` was taken, within the bound as it is now."""
         self.entries = {int(i): _stored(entry) for i, entry in state["entries"].items()}
         self.evicted, self.refused = state["evicted"], state["refused"]
-        self._count_bytes()
         self._shrink()
 
     def _first_useful(self, now: int) -> float:
@@ -334,15 +311,19 @@ class GradientBank:
         return next((k for k in range(oldest, soonest) if (soonest - k) / soonest < share), math.inf)
 
 
+def _all_finite(x: Tensor) -> bool:
+    """By the sum, which is ten times faster, unless that overflows."""
+    return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
+
+
 def _alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
 
 
 def _misfit(count: int, names: Iterable[str], name: str, g: Tensor) -> ValueError:
     return ValueError(
-        f"the bank holds gradients of {counted(count, 'Gaussian')} and names {sorted(names)}, "
-        f"not of {name} {tuple(g.shape)}; "
-        "call follow(index_map) after each densification and keep the names"
+        f"{name} is {tuple(g.shape)}; expected one of {sorted(names)} with {count} rows, as in the bank: "
+        "call remap_rows(index_map) after each densification and keep the names"
     )
 
 

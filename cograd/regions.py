@@ -4,34 +4,34 @@
 | symbol | name | shape | unit |
 |---|---|---|---|
 | d_ij | L1 distance between regions: level steps of elevation, azimuth (wraps around) and distance | [N, K] | steps |
-| n | visits of a region | [N] | - |
-| L | last loss of a region | [N] | loss |
-| L_bar | mean of the first n - 1 losses of a region | [N] | loss |
+| n, L, L_bar | visits of a region, its last loss, the mean of its losses before (RegionHistory) | [N] | -, loss |
 | r | relative convergence indicator | [N] | - |
 | P | probability of a region | [N] | - |
 
-Letters of shapes: N regions, B views, K the most neighbours that a region has. Tables and histories live on the CPU.
+Letters of shapes: N regions, B views, K the most neighbours that a region has. Arrays of regions are NumPy's, float64.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arguments import CoGradParams
-from utils.random_streams import RandomStreams
-from utils.wording import counted
+from cograd.history import RegionHistory
+from cograd.params import CoGradParams
 
 Range = tuple[float, float]
-STARVED_BELOW = 5  # visits; what the log calls a starved region
 ROUNDING_DEG, ROUNDING_SHARE = 1e-4, 1e-6  # what the angles and the radius of a float32 camera may be off by
 LARGEST_R = 1e300  # r of a loss that exploded; its quotient by tau is still finite
+
+
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Numbers in [0, 1), float32, on the CPU whatever the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32).cpu()
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ class RegionGrid:
         self.step = (high - self.low) / torch.tensor(levels)  # [3] deg, deg, world units
         for name, count, step in zip(("elevation", "azimuth", "distance"), levels, self.step.tolist()):
             if count < 1 or step < 0 or (step == 0 and count > 1):
-                raise ValueError(
-                    f"{counted(count, 'level')} of {name}, {step:g} wide; "
-                    "expected 1 or more levels of some width"
-                )
+                raise ValueError(f"levels of {name}: {count}, each {step:g} wide; expected 1 or more, with a width")
         self.neighbours = self._neighbourhoods(neighbour_distance)
 
     @classmethod
@@ -114,13 +111,13 @@ class RegionGrid:
         (e_lo, a_lo, d_lo), (e_hi, a_hi, d_hi) = low.tolist(), (low + self.step).tolist()
         return Cell((90 - e_hi, 90 - e_lo), (a_lo, a_hi), (d_lo, d_hi))
 
-    def sample_poses(self, regions: Tensor, streams: RandomStreams) -> RegionPoses:
-        """A pose in the cell of each of `regions` [B], from the torch stream.
+    def sample_poses(self, regions: Tensor, generator: torch.Generator) -> RegionPoses:
+        """A pose in the cell of each of `regions` [B]; draws three uniform numbers for each.
 
         DECISION: the paper samples "a camera pose for the chosen region" by no named law; elevation, azimuth and
         distance are uniform within the cell.
         """
-        u = streams.rand(len(regions), 3).cpu().double() + 2.0**-25  # half a step of float32: never on a cell's border
+        u = uniform(generator, len(regions), 3).double() + 2.0**-25  # half a step of float32: never on a cell's border
         elevation, azimuth, distance = (self.low + (self.coordinates(regions) + u) * self.step).unbind(-1)
         cells = tuple(self.cell(region) for region in regions.tolist())
         return RegionPoses(distance, 90 - elevation, azimuth, cells)
@@ -164,122 +161,59 @@ def level_distance(steps: Tensor, sectors: int) -> Tensor:
     return e + torch.minimum(a, sectors - a) + d
 
 
-def convergence_indicator(n: int, L_bar: float, L: float, eps_stab: float) -> float:
-    """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1.
+def convergence_indicator(n: np.ndarray, L_bar: np.ndarray, L: np.ndarray, eps_stab: float) -> np.ndarray:
+    """Eq. (6): r = (L_bar (n - 1) + L) / (L_bar n + eps_stab) where n >= 2, else 1; [N].
 
     DECISION: the "moving average of the first n_i - 1 loss values" L_bar is their mean.
 
     Numerator and denominator are divided by the larger loss first, so that no finite loss overflows.
     """
-    if n < 2:
-        return 1.0
-    scale = max(L_bar, L, 1.0)
-    r = (L_bar / scale * (n - 1) + L / scale) / (L_bar / scale * n + eps_stab / scale)
-    return min(r, LARGEST_R)
+    scale = np.maximum(np.maximum(L_bar, L), 1.0)
+    with np.errstate(over="ignore"):
+        r = (L_bar / scale * (n - 1) + L / scale) / (L_bar / scale * n + eps_stab / scale)
+    return np.where(n < 2, 1.0, np.minimum(r, LARGEST_R))
 
 
-def log_probabilities(r: Tensor, tau: float) -> Tensor:
+def log_probabilities(r: np.ndarray, tau: float) -> np.ndarray:
     """Eq. (7): log P(i) of P(i) = exp(r_i / tau) / sum_j exp(r_j / tau); [N] -> [N].
 
     The maximum is subtracted. In logarithms regions far behind keep their odds among each other.
     """
-    z = (r.numpy() - float(r.max())) / tau  # of so few numbers NumPy is several times faster
-    return torch.from_numpy(z - np.log(np.exp(z).sum()))
+    z = (r - r.max()) / tau
+    return z - np.log(np.exp(z).sum())
 
 
-def with_visit_floor(log_p: Tensor, share: float) -> Tensor:
+def with_visit_floor(log_p: np.ndarray, share: float) -> np.ndarray:
     """log of P <- (1 - s) P + s / N; s = 0 is the paper's P."""
     if share == 0:
         return log_p
-    return torch.from_numpy(np.log((1 - share) * np.exp(log_p.numpy()) + share / len(log_p)))
+    return np.log((1 - share) * np.exp(log_p) + share / len(log_p))
 
 
-def draw_without_replacement(log_p: Tensor, size: int, streams: RandomStreams) -> Tensor:
-    """`size` different regions [B], one after the other from what P leaves; one uniform number each."""
-    rest, chosen = log_p.numpy().copy(), []
-    for u in streams.rand(size).tolist():
+def indicators(history: RegionHistory, params: CoGradParams) -> np.ndarray:
+    """r [N] of all regions."""
+    return convergence_indicator(history.n, history.L_bar, history.L, params.eps_stab)
+
+
+def next_log_probabilities(history: RegionHistory, params: CoGradParams) -> np.ndarray:
+    """log P [N] of the next draw; uniform with use_regions off."""
+    if not params.use_regions:
+        return np.log(np.full(len(history), 1 / len(history)))
+    return with_visit_floor(log_probabilities(indicators(history, params), params.tau), params.min_visit_share)
+
+
+def draw_without_replacement(log_p: np.ndarray, u: Sequence[float]) -> Tensor:
+    """A region for each uniform number of u [B], one after the other from what P leaves: [B] int64, all different.
+
+    Raises ValueError for more views than regions, and for none.
+
+    DECISION: the paper draws one region a step; with B views a step, B different ones are drawn from P.
+    """
+    if not 1 <= len(u) <= len(log_p):
+        raise ValueError(f"views per step: {len(u)}; expected 1 to {len(log_p)}, the number of regions: all differ")
+    rest, chosen = log_p.copy(), []
+    for number in u:
         cumulative = np.exp(rest - rest.max()).cumsum()
-        chosen.append(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")))
+        chosen.append(int(np.searchsorted(cumulative, number * cumulative[-1], side="right")))
         rest[chosen[-1]] = -np.inf
     return torch.tensor(chosen)
-
-
-class RegionSampler:
-    """Remembers of each region: visits n, last loss L, mean L_bar of the losses before it; and the losses refused.
-
-    Losses are whatever the caller calls one, not negative. With use_regions off it draws uniformly and still counts.
-    """
-
-    def __init__(self, count: int, params: CoGradParams) -> None:
-        self.params = params
-        self.n = torch.zeros(count, dtype=torch.int64)
-        self.L_bar = torch.zeros(count, dtype=torch.float64)
-        self.L = torch.zeros(count, dtype=torch.float64)
-        self.refused = 0  # losses that were not finite
-        self._share_memory()
-
-    def indicators(self) -> Tensor:
-        """r [N]."""
-        return torch.from_numpy(self._r.copy())
-
-    def log_probabilities(self) -> Tensor:
-        """log P [N] of the next draw."""
-        if not self.params.use_regions:
-            return torch.full_like(self.L, 1 / len(self.L)).log()
-        return with_visit_floor(log_probabilities(self.indicators(), self.params.tau), self.params.min_visit_share)
-
-    def draw(self, size: int, streams: RandomStreams, log_p: Tensor | None = None) -> Tensor:
-        """`size` different regions [B] int64, by `log_probabilities()`. Raises ValueError when there are fewer.
-
-        DECISION: the paper draws one region a step; with B views a step, B different ones are drawn from P.
-        """
-        count = len(self.n)
-        if not 1 <= size <= count:
-            raise ValueError(
-                f"{counted(size, 'view')} a step from {counted(count, 'region')}; expected 1..{count}, "
-                "all different"
-            )
-        return draw_without_replacement(self.log_probabilities() if log_p is None else log_p, size, streams)
-
-    def observe(self, region: int, loss: float) -> bool:
-        """Records one loss; one that is not finite is only counted, and False returned. ValueError below 0."""
-        if not math.isfinite(loss):
-            self.refused += 1
-            return False
-        if loss < 0:
-            raise ValueError(f"the loss of region {region} is {loss:g}; Eq. (6) compares losses of 0 or more")
-        n, L_bar, L = self._arrays
-        if n[region] > 0:
-            L_bar[region] += (L[region] - L_bar[region]) / n[region]
-        L[region] = loss
-        n[region] += 1
-        self._r[region] = self._indicator(region)
-        return True
-
-    def starved_share(self) -> float:
-        """Share of the regions with fewer than five visits."""
-        return np.count_nonzero(self._arrays[0] < STARVED_BELOW) / len(self.n)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All histories."""
-        return {"n": self.n.clone(), "L_bar": self.L_bar.clone(), "L": self.L.clone(), "refused": self.refused}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; ValueError for another number of regions."""
-        if len(state["n"]) != len(self.n):
-            raise ValueError(
-                f"saved histories are of {counted(len(state['n']), 'region')}, the grid has {len(self.n)}; "
-                "keep it"
-            )
-        self.n, self.L_bar, self.L = (state[name].cpu().clone() for name in ("n", "L_bar", "L"))
-        self.refused = state["refused"]
-        self._share_memory()
-
-    def _share_memory(self) -> None:
-        """The same memory as NumPy arrays, where one number costs a tenth of a tensor's; and r, kept up to date."""
-        self._arrays = self.n.numpy(), self.L_bar.numpy(), self.L.numpy()
-        self._r = np.array([self._indicator(region) for region in range(len(self.n))])
-
-    def _indicator(self, region: int) -> float:
-        n, L_bar, L = (float(x[region]) for x in self._arrays)
-        return convergence_indicator(int(n), L_bar, L, self.params.eps_stab)

@@ -14,7 +14,7 @@
 | t_base | clipped sum of global and local part | [B] | timesteps |
 | t | what is used: t_base with jitter, an integer of the valid range | [B] | timesteps |
 
-Letters of shapes: N regions, B views. Everything is kept on the CPU in float64.
+Letters of shapes: N regions, B views. Everything is on the CPU in float64.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arguments import CoGradParams
+from cograd.history import RegionHistory
+from cograd.params import CoGradParams
 from cograd.regions import RegionGrid
-from utils.random_streams import RandomStreams
-from utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def local_update(
     return LocalUpdate(min(max(raw, -u_max), u_max), raw)
 
 
-def neighbourhood_part(t_local: Sequence[float], neighbours: Sequence[tuple[int, int]], c_local: float) -> float:
+def neighbourhood_part(t_local: np.ndarray, neighbours: Sequence[tuple[int, int]], c_local: float) -> float:
     """sum over (j, d) in N(i) of c_local 2^-d t_local^j: share of T.
 
     DECISION: 3.3 speaks of a weighted average, A.3 gives the weights C_local = 0.2 x 2^-d; they are summed as given,
@@ -124,44 +123,39 @@ def jittered(t_base: float, u: float, t_jitter: float, t_valid: tuple[int, int])
 
 
 class TimestepController:
-    """Remembers of each region: local state, visits, the last two losses, their moving average.
+    """Plans timesteps and moves the local states t_local, which the history holds.
 
     t_valid: first and last timestep that the scheduler knows; by default 1..T - 1.
     """
 
-    HISTORY = ("t_local", "n", "L", "L_before", "L_ema")
-
     def __init__(
         self,
         grid: RegionGrid,
+        history: RegionHistory,
         alphas_cumprod: Tensor,
         params: CoGradParams,
         t_valid: tuple[int, int] | None = None,
     ) -> None:
         """alphas_cumprod [T]. Raises ValueError for a table or a t_valid that is no schedule's."""
-        self.grid, self.params = grid, params
+        self.grid, self.history, self.params = grid, history, params
         self.log_snr = log_snr(alphas_cumprod)
         self.T = len(self.log_snr)
         self.t_valid = t_valid or (1, self.T - 1)
         if not 0 <= self.t_valid[0] <= self.t_valid[1] < self.T:
             raise ValueError(f"t_valid is {self.t_valid}; expected first and last timestep within 0..{self.T - 1}")
-        self.t_local, self.L, self.L_before, self.L_ema = torch.zeros(4, len(grid), dtype=torch.float64).unbind()
-        self.n = torch.zeros(len(grid), dtype=torch.int64)
-        self._share_memory()
 
-    def plan(self, regions: Tensor, progress: float, streams: RandomStreams) -> TimestepPlan:
-        """Timesteps for views in `regions` [B] at `progress` 0..1; one uniform number a view."""
+    def plan(self, regions: Sequence[int], progress: float, u: Sequence[float]) -> TimestepPlan:
+        """Timesteps for views in `regions` [B] at `progress` 0..1, from a uniform number u [B] in [0, 1) for each."""
         p = self.params
         t_global = global_timestep(schedule_progress(progress, p.prog_reading, p.prog_range), self.log_snr)
-        t_local = [self.neighbourhood_timesteps(region) for region in regions.tolist()]
-        draws = streams.rand(len(regions)).tolist()
+        t_local = [self.neighbourhood_timesteps(region) for region in regions]
+        t_base: Sequence[float]
         if p.timestep_mode == "random":
-            t = [self._random(u) for u in draws]
-            t_base: Sequence[float] = t
+            t_base = t = [self._random(number) for number in u]
         else:
             low, high = p.t_base_range
             t_base = [min(max(t_global + part, low), high) for part in t_local]
-            t = [jittered(base, u, p.t_jitter, self.t_valid) for base, u in zip(t_base, draws)]
+            t = [jittered(base, number, p.t_jitter, self.t_valid) for base, number in zip(t_base, u)]
         parts = (torch.tensor(x, dtype=torch.float64) for x in (t_local, t_base))
         return TimestepPlan(torch.tensor(t), t_global, *parts)
 
@@ -169,50 +163,16 @@ class TimestepController:
         """T times the neighbourhood's part: 0 unless timestep_mode is full."""
         if self.params.timestep_mode != "full":
             return 0.0
-        part = neighbourhood_part(self._arrays["t_local"], self.grid.neighbours[region], self.params.c_local)
-        return self.T * part
+        return self.T * neighbourhood_part(self.history.t_local, self.grid.neighbours[region], self.params.c_local)
 
-    def observe(self, region: int, loss: float) -> LocalUpdate | None:
-        """Eq. (8) for one finite loss of a region; None (and nothing changed) where the local state is not in use.
-
-        Differences that need more history than there is are 0.
-
-        DECISION: the paper names no factor of the moving average; it keeps 0.9 of itself, starts at the first loss, and
-        a loss is compared with the average of those before it.
-        """
-        if self.params.timestep_mode != "full" or not math.isfinite(loss):
-            return None
-        state = self._arrays
-        n, last, before, ema = (float(state[name][region]) for name in ("n", "L", "L_before", "L_ema"))
-        grad_L = loss - last if n >= 1 else 0.0
-        grad2_L = loss - 2 * last + before if n >= 2 else 0.0
-        dev_L = loss - ema if n >= 1 else 0.0
+    def update(self, region: int, differences: tuple[float, float, float]) -> LocalUpdate | None:
+        """t_local <- m t_local + u of Eq. (8), from (grad_L, grad2_L, dev_L); None unless timestep_mode is full."""
         p = self.params
-        update = local_update(grad_L, grad2_L, dev_L, (p.c1, p.c2, p.c3), p.u_max)
-        state["t_local"][region] = p.momentum * state["t_local"][region] + update.u
-        state["L_ema"][region] = p.ema_factor * ema + (1 - p.ema_factor) * loss if n >= 1 else loss
-        state["L_before"][region], state["L"][region] = last, loss
-        state["n"][region] += 1
+        if p.timestep_mode != "full":
+            return None
+        update = local_update(*differences, (p.c1, p.c2, p.c3), p.u_max)
+        self.history.t_local[region] = p.momentum * self.history.t_local[region] + update.u
         return update
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All histories."""
-        return {name: getattr(self, name).clone() for name in self.HISTORY}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues where `state_dict` was taken; ValueError for another number of regions."""
-        if len(state["n"]) != len(self.n):
-            raise ValueError(
-                f"the saved states are of {counted(len(state['n']), 'region')}, the grid has {len(self.n)}; "
-                "keep it"
-            )
-        for name in self.HISTORY:
-            setattr(self, name, state[name].cpu().clone())
-        self._share_memory()
-
-    def _share_memory(self) -> None:
-        """The same memory as NumPy arrays: there a single number costs a tenth of a tensor's."""
-        self._arrays = {name: getattr(self, name).numpy() for name in self.HISTORY}
 
     def _random(self, u: float) -> int:
         """DECISION: the paper's ablation "w/o B" uses "random timesteps" of no named law; they are uniform over the
@@ -235,8 +195,8 @@ class LossSignal:
         abar = alphas_cumprod.detach().cpu().double()
         self.mode, self.T = params.loss_signal, len(abar)
         self.w = ((1 - abar) / abar).sqrt() if w is None else w.detach().cpu().double()
-        self.count = torch.zeros(params.loss_signal_bins, dtype=torch.int64)
-        self.mean = torch.zeros(params.loss_signal_bins, dtype=torch.float64)
+        self.count = np.zeros(params.loss_signal_bins, dtype=np.int64)
+        self.mean = np.zeros(params.loss_signal_bins)
 
     def __call__(self, losses: Tensor, t: Tensor) -> Tensor:
         """Signals [B] of the views' residual losses [B] at timesteps t [B]; a loss that is not finite comes back."""
@@ -245,29 +205,20 @@ class LossSignal:
             return losses
         if self.mode == "weighted":
             return losses * self.w[t]
-        bins = [self.bin_of(t_view) for t_view in t.tolist()]
-        finite = [(loss, b) for loss, b in zip(losses.tolist(), bins) if math.isfinite(loss)]
-        count, mean = self.count.numpy(), self.mean.numpy()  # there a single number costs a tenth of a tensor's
-        for loss, b in finite:
-            count[b] += 1
-            mean[b] += (loss - mean[b]) / count[b]
-        divisors = torch.tensor([float(mean[b]) for b in bins], dtype=torch.float64)
+        bins = (t * len(self.count) // self.T).numpy()
+        for loss, b in zip(losses.tolist(), bins):
+            if math.isfinite(loss):
+                self.count[b] += 1
+                self.mean[b] += (loss - self.mean[b]) / self.count[b]
+        divisors = torch.from_numpy(self.mean[bins])
         return torch.where(losses.isfinite() & (divisors == 0), 1.0, losses / divisors)
-
-    def bin_of(self, t: int) -> int:
-        """The bin of a timestep."""
-        return t * len(self.count) // self.T
 
     def state_dict(self) -> dict[str, Tensor]:
         """Count and mean of each bin."""
-        return {"count": self.count.clone(), "mean": self.mean.clone()}
+        return {"count": torch.tensor(self.count), "mean": torch.tensor(self.mean)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues where `state_dict` was taken; ValueError for another number of bins."""
-        if len(state["count"]) != len(self.count):
-            given, own = len(state["count"]), len(self.count)
-            raise ValueError(
-                f"the saved loss signal has {counted(given, 'timestep bin')}, this one {own}; "
-                "keep loss_signal_bins"
-            )
-        self.count, self.mean = (state[name].cpu().clone() for name in ("count", "mean"))
+        if (saved := len(state["count"])) != len(self.count):
+            raise ValueError(f"loss_signal_bins is {len(self.count)}; expected {saved}, as in the saved loss signal")
+        self.count, self.mean = (state[name].cpu().numpy().copy() for name in ("count", "mean"))

@@ -20,15 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arguments import CoGradParams
-from cograd import CoGrad
-from utils.random_streams import RandomStreams
+from cograd import CoGrad, CoGradParams
 
 STEPS, VIEWS, POINTS, RATE = 300, 4, 64, 0.25
 
 
 @dataclass(frozen=True)
-class Moved:
+class RowMap:
     """Row k of the new set came from old row source[k]; is_new rows carry no history."""
 
     source: Tensor
@@ -45,19 +43,19 @@ def on_screen(points: Tensor, theta_deg: Tensor, phi_deg: Tensor) -> Tensor:
 
 def fit() -> tuple[float, int]:
     """(root mean square distance of the fitted points from the true ones, gradients that were fused)."""
-    streams, fused_count = RandomStreams(seed=0), 0
-    truth, points = streams.randn(POINTS, 3), torch.zeros(POINTS, 3)
+    generator, fused_count = torch.Generator().manual_seed(0), 0
+    truth, points = torch.randn(POINTS, 3, generator=generator), torch.zeros(POINTS, 3)
     alphas_cumprod = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, dim=0)
     params = CoGradParams(azimuth_levels=12, max_step_share=0.3)
     cograd = CoGrad(params, alphas_cumprod, STEPS, fixed_names=())
 
     for step in range(1, STEPS + 1):
-        plan = cograd.plan(step, VIEWS, streams)
-        poses = cograd.grid.sample_poses(plan.regions, streams)
+        plan = cograd.plan(step, VIEWS, generator)
+        poses = cograd.grid.sample_poses(plan.regions, generator)
         total, losses, gradients = torch.zeros_like(points), [], []
         for v, (region, t) in enumerate(zip(plan.regions.tolist(), plan.t.tolist())):
             points.requires_grad_()
-            noise = 0.2 * t / 1000 * streams.randn(len(points), 2)
+            noise = 0.2 * t / 1000 * torch.randn(len(points), 2, generator=generator)
             seen = [on_screen(x, poses.theta_deg[v], poses.phi_deg[v]) for x in (points, truth)]
             loss = (seen[0] - seen[1] - noise).square().sum(dim=1).mean()
             g_main = {"points": torch.autograd.grad(loss, points)[0]}  # one vector: all tensors that you train, by name
@@ -68,10 +66,10 @@ def fit() -> tuple[float, int]:
         cograd.observe(step, plan.regions, plan.t, torch.stack(losses), gradients)
         points = points.detach() - RATE * len(points) / VIEWS * total  # your optimizer's step
 
-        if step == STEPS // 2:  # rows may go, stay, move and come: here every eighth goes, and the stored ones follow
+        if step == STEPS // 2:  # rows may go, stay, move and come: here every eighth goes
             kept = torch.arange(len(points))[torch.arange(len(points)) % 8 > 0]
             points, truth = points[kept], truth[kept]
-            cograd.follow(Moved(kept, torch.zeros(len(kept), dtype=torch.bool)))
+            cograd.remap_rows(RowMap(kept, torch.zeros(len(kept), dtype=torch.bool)))
 
     error = float((points - truth).square().sum(dim=1).mean().sqrt())
     start = float(truth.square().sum(dim=1).mean().sqrt())

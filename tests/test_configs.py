@@ -85,7 +85,7 @@ def _field_of_view_needed(cam_params: GenerateCamParams, grid: RegionGrid, strea
     """The smallest square field of view (radians) that holds all of the ball, for one random pose."""
     sphere = torch.nn.functional.normalize(streams.randn(2000, 3), dim=1) * BALL_RADIUS
     region = torch.tensor([streams.python.randrange(len(grid))])
-    pose = grid.sample_poses(region, streams)
+    pose = grid.sample_poses(region, streams.torch)
     place, jitter = (pose.radius, pose.theta_deg, pose.phi_deg), PoseJitter.draw(cam_params, 1, streams)
     (camera,) = placed_cameras(*place, Lens(math.pi / 2, 8, 8), "cpu", (90.0, 0.0, 3.5), jitter, pose.cells)
     clip = torch.cat([sphere, torch.ones(len(sphere), 1)], dim=1) @ camera.full_proj_transform

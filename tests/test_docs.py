@@ -8,17 +8,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
-from arguments import GROUPS, CoGradParams
+from arguments import GROUPS
 from arguments.command_line import build_parser
 from arguments.declare import keys_of
 from arguments.load import load_config
-from cograd import CoGrad
 from tests.documented.commands import FENCE, PAGES, ROOT, fences, spans
 from toy.captions import COLOURS
 from toy.objects import CLASSES
-from utils.random_streams import RandomStreams
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 DOCUMENTS = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs")]
@@ -144,20 +141,3 @@ def test_settings_files_that_are_shown_are_accepted(page, tmp_path) -> None:
 def test_the_toy_worlds_size_is_told_truly() -> None:
     told = [found for page in DOCUMENTS for found in re.findall(r"(\d+) objects in (\d+) colours", page.read_text("utf-8"))]
     assert len(told) >= 3 and set(told) == {(str(len(CLASSES)), str(len(COLOURS)))}
-
-
-def test_the_step_of_using_cograd_runs() -> None:
-    """docs/using_cograd.md, with the smallest trainer around it."""
-    ((_, code),) = [fence for fence in fences(ROOT / "docs" / "using_cograd.md") if fence[0] == "python"]
-    x, steps, streams = torch.ones(3), [], RandomStreams(0)
-
-    def loss_and_gradient(poses, v, t):
-        assert poses.radius.shape == (2,) and 0 < int(t) < 1000
-        return x.square().sum(), {"x": 2 * x}
-
-    around = {
-        "torch": torch, "CoGrad": CoGrad, "CoGradParams": CoGradParams, "alphas_cumprod": torch.linspace(0.999, 0.01, 1000).double(),
-        "total_steps": 4, "views": 2, "streams": streams, "loss_and_gradient": loss_and_gradient, "optimizer_step": steps.append,
-    }  # fmt: skip
-    exec(compile(code, "docs/using_cograd.md", "exec"), around)  # noqa: S102
-    assert len(steps) == 4 and all(len(fused) == 2 and torch.equal(fused[0]["x"], 2 * x) for fused in steps)

@@ -162,6 +162,11 @@ def fetches_a_pin(command: Command, checkout: Checkout) -> None:
     assert any(pin.startswith(f"{asked}==") or pin == asked for pin in pins)
 
 
+def is_a_project(command: Command, checkout: Checkout) -> None:
+    """pip finds what it builds from; tests/test_install.py installs it."""
+    assert (ROOT / "pyproject.toml").is_file()
+
+
 def ray_takes_it(command: Command, checkout: Checkout) -> None:
     """The subcommand and its flags are Ray's; nothing is started."""
     name, *words = command.words[1:]
@@ -201,6 +206,7 @@ RULES = [
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
     Rule(r"conda |pip install (--no-deps --require-hashes )?-r ", makes_the_environment),
+    Rule(r"pip install (--no-deps )?\.$", is_a_project),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),
     Rule(r"ssh -L ", leads_to_the_page),

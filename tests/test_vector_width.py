@@ -14,7 +14,8 @@ PARTS = """
 import sys
 import torch
 from arguments import CoGradParams, GenerateCamParams
-from cograd.regions import RegionGrid, RegionSampler
+from cograd.history import RegionHistory
+from cograd.regions import RegionGrid, draw_without_replacement, next_log_probabilities
 from diff_gaussian_rasterization import _abi
 from scene.dataset_readers import CameraRanges, initial_points, random_cameras
 from simple_knn._C import distCUDA2
@@ -25,14 +26,15 @@ from raster_scenes import random_scene, run_extension
 torch.set_num_threads(1)
 streams, grid, cameras = RandomStreams(5), RegionGrid(), GenerateCamParams()
 cloud = initial_points(GenerateCamParams(init_num_pts=500), RandomStreams(3))
-poses = grid.sample_poses(torch.arange(len(grid)), streams)
+poses = grid.sample_poses(torch.arange(len(grid)), streams.torch)
+log_p = next_log_probabilities(RegionHistory(len(grid)), CoGradParams())
 rendered = run_extension(random_scene(3, n=300, sh_degree=1))
 torch.save({
     "width": torch.backends.cpu.get_cpu_capability(),
     "equal": {
         "initial points": torch.as_tensor(cloud.points),
         "uniform numbers": streams.rand(1000),
-        "regions": RegionSampler(len(grid), CoGradParams()).draw(50, streams),
+        "regions": draw_without_replacement(log_p, streams.rand(50).tolist()),
         "poses": torch.stack([torch.as_tensor(x) for x in (poses.theta_deg, poses.phi_deg, poses.radius)]),
         "timesteps": torch.randint(0, 1000, (100,), generator=streams.noise),
         "rasterizer": torch.cat([rendered.images.flatten(), *(g.flatten() for g in rendered.gradients.values())]),

@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from arguments import CoGradParams
-from cograd.regions import STARVED_BELOW, RegionSampler, draw_without_replacement
+from cograd.history import STARVED_BELOW, RegionHistory
+from cograd.regions import draw_without_replacement, next_log_probabilities
 from utils.random_streams import RandomStreams
 
 HEADER = (
@@ -52,18 +53,18 @@ class Spread:
 
 def simulate(params: CoGradParams, regions: int, draws: int, sigma: float, seed: int) -> Spread:
     """One view a draw, losses exp(sigma z) with z standard normal."""
-    sampler, streams = RegionSampler(regions, params), RandomStreams(seed)
+    history, streams = RegionHistory(regions), RandomStreams(seed)
     losses = torch.exp(sigma * streams.randn(draws).double()).tolist()
     last, repeated, largest_p = -1, 0, 0.0
     for loss in losses:
-        log_p = sampler.log_probabilities()
+        log_p = next_log_probabilities(history, params)
         largest_p = max(largest_p, math.exp(float(log_p.max())))
-        region = int(draw_without_replacement(log_p, 1, streams))
+        region = int(draw_without_replacement(log_p, streams.rand(1).tolist()))
         repeated += region == last
         last = region
-        sampler.observe(region, loss)
-    n = sampler.n
-    return Spread(int(n.min()), int(n.max()), sampler.starved_share(), repeated / max(draws - 1, 1), largest_p)
+        history.add(region, loss)
+    n = history.n
+    return Spread(int(n.min()), int(n.max()), history.starved_share(), repeated / max(draws - 1, 1), largest_p)
 
 
 def row(params: CoGradParams, regions: int, draws: int, sigma: float, seeds: int) -> list[str]:

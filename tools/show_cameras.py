@@ -41,7 +41,7 @@ def training_cameras(config: Config, scene: Scene, count: int, streams: RandomSt
     if not config.cograd.enabled:
         return scene.getPurnTrainCameras(streams, count)
     grid = RegionGrid.from_params(config.cograd)
-    poses = grid.sample_poses((streams.rand(count) * len(grid)).long(), streams)
+    poses = grid.sample_poses((streams.rand(count) * len(grid)).long(), streams.torch)
     return scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams, poses.cells)
 
 

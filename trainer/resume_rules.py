@@ -100,7 +100,7 @@ def _cograd_fits(state: Mapping[str, Any] | None, meeting: Meeting) -> str | Non
     if state is None:
         return None
     regions = params.elevation_levels * params.azimuth_levels * params.distance_levels
-    if (stored := len(state["sampler"]["n"])) != regions:
+    if (stored := len((state.get("history") or state["sampler"])["n"])) != regions:
         return (
             f"it holds histories of {counted(stored, 'region')}, but the settings make {regions}; "
             "keep CoGradParams' levels"
@@ -206,7 +206,7 @@ PIECES: dict[str, Piece] = {
                 Outcome.RENEWED,
                 LOSS,
                 "CoGrad's histories of losses start again",
-                ("sampler", "controller", "signal"),
+                ("history", "sampler", "controller", "signal"),
             ),
         ),
         _cograd_fits,

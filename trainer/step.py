@@ -123,7 +123,7 @@ def accumulate_gradients(
     plan = None
     if state.cograd is not None:
         with timer("plan"):
-            plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams)
+            plan = state.cograd.plan(state.iteration, config.guidance.C_batch_size, state.streams.torch)
     shard = world.shard(config.guidance.C_batch_size)
     with timer("render"):
         drawn = [(camera, _draw_augmentation(state, config)) for camera in _cameras(state, plan, config)]
@@ -207,7 +207,7 @@ def _cameras(state: TrainState, plan: Plan | None, config: Config) -> Iterator[R
         for _ in range(config.guidance.C_batch_size):
             yield state.scene.camera_stack.pop(state.streams)
     else:
-        poses = state.cograd.grid.sample_poses(plan.regions, state.streams)
+        poses = state.cograd.grid.sample_poses(plan.regions, state.streams.torch)
         yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams, poses.cells)
 
 
@@ -356,7 +356,7 @@ def _densify(state: TrainState, views: list[OnScreen], config: Config) -> None:
         )
         if state.cograd is not None:
             with threads_for(_parameter_count(state)):
-                state.cograd.follow(index_map)
+                state.cograd.remap_rows(index_map)
     if iteration % opt.opacity_reset_interval == 0:
         gaussians.reset_opacity()
 

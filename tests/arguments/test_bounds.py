@@ -69,9 +69,9 @@ def draw_a_step(config):
         prepare_schedules(state, config)
     cameras = state.scene.getRandTrainCameras(state.streams) + state.scene.getTestCameras()
     if state.cograd is not None:
-        plan = state.cograd.plan(1, config.guidance.C_batch_size, state.streams)
+        plan = state.cograd.plan(1, config.guidance.C_batch_size, state.streams.torch)
         assert plan.t.min() >= 0
-        poses = state.cograd.grid.sample_poses(plan.regions, state.streams)
+        poses = state.cograd.grid.sample_poses(plan.regions, state.streams.torch)
         cameras += state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams)
     for camera in cameras:
         assert 0 < camera.FoVx < math.pi and 0 < camera.FoVy < math.pi

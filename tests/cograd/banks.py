@@ -34,7 +34,6 @@ def pack(bank: GradientBank) -> GradientBank:
     """What a bank beyond its limit does, to every entry."""
     dtype = getattr(torch, bank.params.bank_precision)
     bank.entries = {region: PackedGradient.pack(entry, dtype) for region, entry in bank.entries.items()}
-    bank._count_bytes()
     return bank
 
 

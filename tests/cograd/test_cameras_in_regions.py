@@ -58,7 +58,7 @@ def _scene(cam_params: GenerateCamParams) -> Scene:
 def _drawn(cam_params, grid, count: int = DRAWS, seed: int = 5) -> tuple[list[int], list[RCamera]]:
     streams = RandomStreams(seed)
     regions = torch.from_numpy(np.random.default_rng(seed).integers(0, len(grid), count))
-    poses = grid.sample_poses(regions, streams)
+    poses = grid.sample_poses(regions, streams.torch)
     made = _scene(cam_params).cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams, poses.cells)
     return regions.tolist(), made
 
@@ -127,7 +127,7 @@ def test_the_jittered_centre_is_still_uniform_in_its_cell() -> None:
     """Clamping would pile up a third of these at the borders; reflection leaves deciles where they are."""
     grid = RegionGrid()
     streams, cell = RandomStreams(3), grid.cell(64)
-    poses = grid.sample_poses(torch.full((4000,), 64), streams)
+    poses = grid.sample_poses(torch.full((4000,), 64), streams.torch)
     scene = _scene(dataclasses.replace(GenerateCamParams(), jitter_center=0.2))
     made = scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, streams, poses.cells)
     places = np.array([_place(camera) for camera in made])
@@ -162,7 +162,7 @@ def test_by_the_baselines_law_a_third_of_them_stood_elsewhere() -> None:
     """docs/equations.md states the shares of prompt.yaml: of 20000 views 30.9 % stood elsewhere, 2.9 % in no region."""
     cam_params, grid, streams = CASES["prompt"][0], RegionGrid.from_params(CASES["prompt"][1]), RandomStreams(5)
     regions = torch.from_numpy(np.random.default_rng(5).integers(0, len(grid), DRAWS))
-    place, jitter = grid.sample_poses(regions, streams), PoseJitter.draw(cam_params, DRAWS, streams)
+    place, jitter = grid.sample_poses(regions, streams.torch), PoseJitter.draw(cam_params, DRAWS, streams)
     angles = place.radius, torch.deg2rad(place.theta_deg), torch.deg2rad(place.phi_deg)
     centre = cameras.centre_on_sphere(*angles) + jitter.centre
     poses = cameras.Poses(place.radius, place.theta_deg, place.phi_deg, centre, jitter.target, jitter.up)
@@ -186,6 +186,6 @@ def test_a_training_step_takes_these_cameras() -> None:
 
     config = dataclasses.replace(Config(), cameras=cam_params, cograd=cograd_params)
     for step in range(1, 40):
-        plan = State.cograd.plan(step, 4, State.streams)
+        plan = State.cograd.plan(step, 4, State.streams.torch)
         made = list(_cameras(State, plan, config))
         assert [State.cograd.grid.region_of(*_place(camera)) for camera in made] == plan.regions.tolist()

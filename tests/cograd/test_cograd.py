@@ -13,6 +13,7 @@ from arguments.checks import contradictions
 from arguments.declare import keys_of
 from cograd import CoGrad
 from cograd.fusion import fuse
+from cograd.regions import indicators
 from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from guidance.sd_step import scaled_linear_alphas
 from scene.densify import IndexMap
@@ -42,7 +43,7 @@ def _run(cograd: CoGrad, streams: RandomStreams, steps: range, batch: int = 2) -
     """A trainer without images: losses and gradients are functions of step and region."""
     records = []
     for step in steps:
-        plan = cograd.plan(step, batch, streams)
+        plan = cograd.plan(step, batch, streams.torch)
         regions = plan.regions.tolist()
         gradients = [_gradient(step, region) for region in regions]
         for region, t, g_main in zip(regions, plan.t.tolist(), gradients):
@@ -50,7 +51,7 @@ def _run(cograd: CoGrad, streams: RandomStreams, steps: range, batch: int = 2) -
         losses = torch.tensor([_loss(step, region) for region in regions])
         cograd.observe(step, plan.regions, plan.t, losses, gradients)
         if step % 10 == 0:
-            cograd.follow(IndexMap.identity(12))
+            cograd.remap_rows(IndexMap.identity(12))
         records.append(cograd.record())
     return records
 
@@ -68,9 +69,9 @@ def test_one_view_a_step_is_the_papers_text() -> None:
     cograd, streams, mirror = _cograd(), RandomStreams(3), RandomStreams(3)
     fused = 0
     for step in range(1, TOTAL + 1):
-        p = torch.softmax(cograd.sampler.indicators() / 0.1, dim=0)
+        p = torch.softmax(torch.from_numpy(indicators(cograd.history, cograd.params)) / 0.1, dim=0)
         times_before = [cograd.controller.neighbourhood_timesteps(i) for i in range(6)]
-        plan = cograd.plan(step, 1, streams)
+        plan = cograd.plan(step, 1, streams.torch)
         u_region, u_t = mirror.rand(1).double(), mirror.rand(1).double()
         region = int((p.cumsum(0) <= u_region).sum())
         assert plan.regions.tolist() == [region] and plan.probabilities.tolist() == pytest.approx(p.tolist(), rel=1e-9)
@@ -88,7 +89,7 @@ def test_one_view_a_step_is_the_papers_text() -> None:
         cograd.observe(step, plan.regions, plan.t, torch.tensor([_loss(step, region)]), [g_main])
         if region in cograd.bank.entries:
             assert _equal(cograd.bank.entries[region].unpack(g_main), g_main)  # g_main, never g_fused
-    assert fused > 5 and int(cograd.sampler.n.sum()) == TOTAL
+    assert fused > 5 and int(cograd.history.n.sum()) == TOTAL
 
 
 @pytest.mark.parametrize("total", [1, 3, TOTAL])
@@ -99,23 +100,23 @@ def test_progress_is_the_steps_number_by_their_count(total, reading) -> None:
     for step in range(1, total + 1):
         s = schedule_progress(step / total, reading, (0.1, 0.9))
         expected = global_timestep(s, log_snr(ALPHAS))
-        assert cograd.plan(step, 1, RandomStreams(0)).t_global == pytest.approx(expected, abs=1e-9)
+        assert cograd.plan(step, 1, torch.Generator()).t_global == pytest.approx(expected, abs=1e-9)
     assert s == pytest.approx(0.9 if reading == "interval" else 1.0)
 
 
 def test_the_record_has_the_probability_of_the_regions_that_were_drawn() -> None:
     cograd, streams = _cograd(), RandomStreams(1)
     _run(cograd, streams, range(1, 20))
-    plan = cograd.plan(20, 2, streams)
+    plan = cograd.plan(20, 2, streams.torch)
     expected = plan.probabilities[plan.regions].tolist()
     assert cograd.record()["probability"] == pytest.approx(expected) and len(set(plan.probabilities.tolist())) > 4
-    assert plan.probabilities.tolist() == pytest.approx(torch.softmax(cograd.sampler.indicators() / 0.1, 0).tolist())
+    assert plan.probabilities.tolist() == pytest.approx(torch.softmax(torch.from_numpy(indicators(cograd.history, cograd.params)) / 0.1, 0).tolist())
     assert cograd.record()["largest_probability"] == pytest.approx(max(plan.probabilities.tolist()))
 
 
 def test_one_region_is_always_looked_at_and_gradients_pass_through_an_empty_bank() -> None:
     cograd = _cograd(elevation_levels=1, azimuth_levels=1)
-    plan = cograd.plan(1, 1, RandomStreams(0))
+    plan = cograd.plan(1, 1, torch.Generator())
     assert plan.regions.tolist() == [0] and plan.probabilities.tolist() == [1.0] and plan.t_local.tolist() == [0.0]
     g_main = _gradient(1, 0)
     assert cograd.fuse(25, 0, 500, g_main).g_fused is g_main
@@ -146,7 +147,7 @@ def test_permuting_the_views_permutes_the_results_and_leaves_the_state() -> None
         assert all(_equal(a, b) for a, b in zip(*fused)) and any(len(result.cosines) for result in results)
         states = [cograd.state_dict() for cograd in pair]
         assert _equal(states[0]["bank"]["entries"]["2"], states[1]["bank"]["entries"]["2"])
-        for part in ("sampler", "controller", "signal"):
+        for part in ("history", "signal"):
             for name, x in states[0][part].items():
                 assert torch.as_tensor(x).tolist() == pytest.approx(torch.as_tensor(states[1][part][name]).tolist(), rel=1e-12)
 
@@ -182,13 +183,13 @@ def test_resumed_run_equals_the_unbroken_one(cut, mode, tmp_path) -> None:
 
 def test_a_loss_that_is_not_finite_leaves_nothing_but_a_count() -> None:
     cograd, regions, t = _cograd(), torch.tensor([0, 1]), torch.tensor([500, 500])
-    cograd.plan(25, 2, RandomStreams(0))
+    cograd.plan(25, 2, torch.Generator())
     cograd.observe(25, regions, t, torch.tensor([math.nan, 1.0]), [_gradient(25, 0), _gradient(25, 1)])
     record = cograd.record()
     assert record["refused_losses"] == 1 and record["signal"] == [None, 1.0] and record["u"] == [None, 0.0]
-    assert sorted(cograd.bank.entries) == [1] and cograd.sampler.n.tolist() == [0, 1, 0, 0, 0, 0]
+    assert sorted(cograd.bank.entries) == [1] and cograd.history.n.tolist() == [0, 1, 0, 0, 0, 0]
     cograd.observe(26, regions, t, torch.ones(2), [None, None])
-    assert cograd.bank.entries[1].step == 25 and cograd.sampler.n.tolist() == [1, 2, 0, 0, 0, 0]
+    assert cograd.bank.entries[1].step == 25 and cograd.history.n.tolist() == [1, 2, 0, 0, 0, 0]
 
 
 def test_record_is_strict_json_and_tells_all() -> None:

@@ -68,7 +68,7 @@ def test_bank_after_densification_is_the_bank_by_gaussian_identity(precision, se
     sizes, maps = [n], []
     for change in changes:
         maps.append(change())
-        bank.follow(maps[-1])
+        bank.remap_rows(maps[-1])
         _statistics(model, draws)
         sizes.append(len(model.get_xyz))
         now = {name: torch.zeros_like(p) for name, p in model.parameters_in_order().items() if name != "background"}
@@ -88,7 +88,7 @@ def test_follow_is_carry_for_any_map(n, data) -> None:
     bank.store(400, 64, 300, g)
     if data.draw(st.booleans()):
         pack(bank)
-    bank.follow(index_map)
+    bank.remap_rows(index_map)
     carried = {name: index_map.carry(x) for name, x in g.items()}
     assert same(bank.candidates(401, 64, 300, carried)[0].g_hist, carried)
 
@@ -101,7 +101,7 @@ def test_bytes_are_right_after_every_change() -> None:
         if step == 410:
             pack(bank)
         assert bank.nbytes() == sum(entry.nbytes for entry in bank.entries.values()) > 0
-        bank.follow(IndexMap.kept(torch.arange(n) > 0))
+        bank.remap_rows(IndexMap.kept(torch.arange(n) > 0))
         n -= 1
         assert bank.nbytes() == sum(entry.nbytes for entry in bank.entries.values()) > 0
     assert sorted(bank.entries) == [62, 66, 70]
@@ -109,9 +109,9 @@ def test_bytes_are_right_after_every_change() -> None:
 
 def test_all_gaussians_gone_and_an_empty_bank() -> None:
     bank, g = bank_of(), gradient_of(5)
-    bank.follow(IndexMap.identity(17))
+    bank.remap_rows(IndexMap.identity(17))
     bank.store(400, 64, 300, g)
-    bank.follow(IndexMap.kept(torch.zeros(5, dtype=torch.bool)))
+    bank.remap_rows(IndexMap.kept(torch.zeros(5, dtype=torch.bool)))
     nothing = {name: x[:0] if name != "background" else x for name, x in g.items()}
     assert same(bank.candidates(401, 64, 300, nothing)[0].g_hist, nothing)
     bank.store(401, 64, 300, nothing)

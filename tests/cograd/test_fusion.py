@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cograd.fusion import added, flat, fuse, inner, norm, products, project_orthogonal
+from cograd.fusion import added, flat, fuse, inner, norm, project_orthogonal
 from tests.drawn import Draws
 
 SHAPES = {"xyz": (50, 3), "f_dc": (50, 1, 3), "f_rest": (50, 0, 3), "opacity": (50, 1), "background": (3, 1, 1)}
@@ -94,7 +94,6 @@ def test_fused_is_the_sum_and_the_numbers_are_right() -> None:
     assert (_vector(result.g_fused) - expected).norm() < 1e-6 * expected.norm()
     assert result.fused_norm == pytest.approx(float(expected.norm()), rel=1e-6)
     assert result.cosines == pytest.approx([float(_vector(g) @ m / (_vector(g).norm() * m.norm())) for g in hists], abs=1e-6)
-    assert products(g_main, g_main)["xyz"] == pytest.approx(float(g_main["xyz"].double().square().sum()), rel=1e-6)
     assert result.main_norm == pytest.approx(float(m.norm()), rel=1e-6)
 
 
@@ -185,10 +184,8 @@ def test_a_gpus_numbers_are_read_twice_a_view_and_are_the_same(monkeypatch, proj
     monkeypatch.setattr(fusion, "DEVICE_CHUNK", 37)
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: (reads.append(self.numel()), real(self))[1])
     stored = [(w, flat(g)) for w, g in candidates]
-    for count in (3, 2):  # the norm of a stored gradient is worked out once
-        reads.clear()
-        result = fuse(g_main, stored, projection=projection)
-        assert len(reads) == count
+    result = fuse(g_main, stored, projection=projection)
+    assert len(reads) == 2
     torch.testing.assert_close(_vector(result.g_fused), _vector(expected.g_fused), rtol=1e-5, atol=1e-6)
     numbers = (result.main_norm, result.fused_norm, *result.cosines)
     assert numbers == pytest.approx((expected.main_norm, expected.fused_norm, *expected.cosines), rel=1e-6, abs=1e-7)

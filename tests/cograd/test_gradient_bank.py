@@ -216,14 +216,14 @@ def test_gradients_that_are_not_finite_are_refused_and_counted(bad) -> None:
 def test_a_gradient_of_other_parameters_is_refused() -> None:
     bank, g = bank_of(), gradient_of(30)
     bank.store(400, 64, 300, g)
-    with pytest.raises(ValueError, match=r"the bank holds gradients of 30 Gaussians .* call follow\(index_map\)"):
+    with pytest.raises(ValueError, match=r"xyz is \(29, 3\); expected one of .* with 30 rows, as in the bank: call remap_rows\(index_map\)"):
         bank.candidates(401, 64, 300, gradient_of(29))
-    with pytest.raises(ValueError, match="not of colour"):
+    with pytest.raises(ValueError, match=r"colour is \(30, 3\); expected one of \['background'"):
         bank.candidates(401, 64, 300, {"colour": g["xyz"]})
     with pytest.raises(ValueError, match="expected one length, or names called fixed"):
         bank.store(401, 64, 300, {**g, "opacity": torch.ones(3, 1)})
-    with pytest.raises(ValueError, match="the index map reads row 30, the bank holds 30 Gaussians"):
-        bank.follow(IndexMap.identity(31))
+    with pytest.raises(ValueError, match="the index map reads row 30; expected rows 0 to 29, those of the bank"):
+        bank.remap_rows(IndexMap.identity(31))
 
 
 def test_parameters_that_are_no_gaussians() -> None:
@@ -232,7 +232,7 @@ def test_parameters_that_are_no_gaussians() -> None:
     g = {"weight": draws.normal(4, 7), "bias": draws.normal(4), "gain": draws.normal()}
     bank = GradientBank(GRID, EXACT, TOTAL, frozenset(g))
     bank.store(400, 64, 300, g)
-    bank.follow(IndexMap.identity(0))
+    bank.remap_rows(IndexMap.identity(0))
     assert same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
 
 
@@ -256,7 +256,7 @@ def test_state_survives_a_checkpoint_file(precision, tmp_path) -> None:
     second.load_state_dict(load_tree(tmp_path / "bank.safetensors"))
     assert second.nbytes() == first.nbytes() and second.evicted == 3
     for bank in (first, second):
-        bank.follow(IndexMap.kept(torch.arange(30) % 3 > 0))
+        bank.remap_rows(IndexMap.kept(torch.arange(30) % 3 > 0))
         bank.store(470, 62, 310, gradient_of(20, seed=5))
     found = [bank.candidates(471, 64, 305, gradient_of(20)) for bank in (first, second)]
     assert len(found[0]) == 3

@@ -3,37 +3,48 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import CoGradParams
+from cograd.history import RegionHistory
 from cograd.regions import (
     RegionGrid,
-    RegionSampler,
     convergence_indicator,
     draw_without_replacement,
+    indicators,
     log_probabilities,
+    next_log_probabilities,
+    uniform,
     with_visit_floor,
 )
 from scene.dataset_readers import camera_at
 from tests.drawn import Draws
-from utils.random_streams import RandomStreams
 
 EPS_STAB = 1e-6
 
 
 def _indicator(n: int, mean: float, last: float) -> float:
-    return convergence_indicator(n, mean, last, EPS_STAB)
+    return float(convergence_indicator(*(np.array([x]) for x in (n, mean, last)), EPS_STAB)[0])
 
 
-def _sampler(losses: dict[int, list[float]], count: int = 4, **settings) -> RegionSampler:
-    sampler = RegionSampler(count, CoGradParams(**settings))
-    for region, history in losses.items():
-        for loss in history:
-            sampler.observe(region, loss)
-    return sampler
+def _history(losses: dict[int, list[float]], count: int = 4) -> RegionHistory:
+    history = RegionHistory(count)
+    for region, seen in losses.items():
+        for loss in seen:
+            history.add(region, loss)
+    return history
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _draw(log_p: np.ndarray, views: int, generator: torch.Generator) -> list[int]:
+    return draw_without_replacement(log_p, uniform(generator, views).tolist()).tolist()
 
 
 # --- Eq. (6)
@@ -53,9 +64,8 @@ def _sampler(losses: dict[int, list[float]], count: int = 4, **settings) -> Regi
     ],
 )
 def test_indicator_of_hand_computed_histories(history, r) -> None:
-    sampler = _sampler({2: history})
-    assert float(sampler.indicators()[2]) == pytest.approx(r, rel=1e-12)
-    assert [float(x) for x in sampler.indicators()[[0, 1, 3]]] == [1.0, 1.0, 1.0]
+    found = indicators(_history({2: history}), CoGradParams())
+    assert found[2] == pytest.approx(r, rel=1e-12) and found[[0, 1, 3]].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_first_visits_count_as_one_whatever_the_loss() -> None:
@@ -65,56 +75,48 @@ def test_first_visits_count_as_one_whatever_the_loss() -> None:
 
 @pytest.mark.parametrize("mean, last", [(1e308, 1e308), (0.0, 1.7e308), (1.7e308, 0.0), (1e-300, 1e308), (1e200, 1e-200)])
 def test_huge_losses_overflow_neither_indicator_nor_probability(mean, last) -> None:
-    r = torch.tensor([1.0, _indicator(1000, mean, last), 1.0, 0.9], dtype=torch.float64)
-    p = log_probabilities(r, tau=1e-6).exp()
-    assert r.isfinite().all() and p.isfinite().all() and float(p.sum()) == pytest.approx(1.0, abs=1e-12)
-    assert len(set(draw_without_replacement(log_probabilities(r, 0.1), 4, RandomStreams(0)).tolist())) == 4
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(0, 1e150), min_size=2, max_size=12))
-def test_running_mean_is_the_mean_of_all_but_the_last(history) -> None:
-    sampler = _sampler({1: history})
-    assert float(sampler.L_bar[1]) == pytest.approx(math.fsum(history[:-1]) / (len(history) - 1), rel=1e-12)
-    assert float(sampler.L[1]) == history[-1] and int(sampler.n[1]) == len(history)
+    r = np.array([1.0, _indicator(1000, mean, last), 1.0, 0.9])
+    p = np.exp(log_probabilities(r, tau=1e-6))
+    assert np.isfinite(r).all() and np.isfinite(p).all() and p.sum() == pytest.approx(1.0, abs=1e-12)
+    assert len(set(_draw(log_probabilities(r, 0.1), 4, _generator(0)))) == 4
 
 
 # --- Eq. (7)
 
 
 def test_softmax_of_hand_computed_indicators() -> None:
-    r = torch.tensor([1.0, 1.1, 0.8], dtype=torch.float64)
+    r = np.array([1.0, 1.1, 0.8])
     weights = [math.exp(10.0), math.exp(11.0), math.exp(8.0)]
-    assert log_probabilities(r, tau=0.1).exp().tolist() == pytest.approx([w / sum(weights) for w in weights], rel=1e-12)
-    assert log_probabilities(torch.ones(5).double(), 0.1).exp().tolist() == pytest.approx([0.2] * 5, rel=1e-14)
+    assert np.exp(log_probabilities(r, tau=0.1)).tolist() == pytest.approx([w / sum(weights) for w in weights], rel=1e-12)
+    assert np.exp(log_probabilities(np.ones(5), 0.1)).tolist() == pytest.approx([0.2] * 5, rel=1e-14)
 
 
 def test_softmax_keeps_odds_that_a_double_cannot_hold() -> None:
-    log_p = log_probabilities(torch.tensor([500.0, 1.2, 0.8], dtype=torch.float64), tau=0.1)
-    assert log_p.exp().tolist() == [1.0, 0.0, 0.0]
+    log_p = log_probabilities(np.array([500.0, 1.2, 0.8]), tau=0.1)
+    assert np.exp(log_p).tolist() == [1.0, 0.0, 0.0]
     assert float(log_p[1] - log_p[2]) == pytest.approx(4.0, rel=1e-9)
-    second = [int(draw_without_replacement(log_p, 2, RandomStreams(seed))[1]) for seed in range(300)]
+    second = [_draw(log_p, 2, _generator(seed))[1] for seed in range(300)]
     assert second.count(1) / 300 == pytest.approx(math.exp(4) / (1 + math.exp(4)), abs=0.03)  # .982, deviation .008
 
 
 def test_temperature_sharpens() -> None:
-    r = torch.tensor([1.0, 1.2], dtype=torch.float64)
-    cold, warm, hot = (float(log_probabilities(r, tau).exp()[1]) for tau in (0.01, 0.1, 10.0))
+    r = np.array([1.0, 1.2])
+    cold, warm, hot = (float(np.exp(log_probabilities(r, tau))[1]) for tau in (0.01, 0.1, 10.0))
     assert cold > 0.999 > warm > 0.88 > hot > 0.5
 
 
 def test_visit_floor_is_a_mixture_with_the_uniform_law() -> None:
-    log_p = log_probabilities(torch.tensor([3.0, 1.0, 1.0, 1.0], dtype=torch.float64), tau=0.1)
-    p, mixed = log_p.exp(), with_visit_floor(log_p, 0.2).exp()
+    log_p = log_probabilities(np.array([3.0, 1.0, 1.0, 1.0]), tau=0.1)
+    p, mixed = np.exp(log_p), np.exp(with_visit_floor(log_p, 0.2))
     assert mixed.tolist() == pytest.approx((0.8 * p + 0.05).tolist(), rel=1e-12)
     assert with_visit_floor(log_p, 0.0) is log_p
-    assert with_visit_floor(log_p, 1.0).exp().tolist() == pytest.approx([0.25] * 4)
+    assert np.exp(with_visit_floor(log_p, 1.0)).tolist() == pytest.approx([0.25] * 4)
 
 
-def test_without_regions_the_draw_is_uniform_but_histories_are_kept() -> None:
-    sampler = _sampler({0: [1.0, 9.0], 1: [9.0, 1.0]}, use_regions=False)
-    assert sampler.log_probabilities().exp().tolist() == pytest.approx([0.25] * 4)
-    assert sampler.n.tolist() == [2, 2, 0, 0]
+def test_without_regions_the_draw_is_uniform() -> None:
+    history = _history({0: [1.0, 9.0], 1: [9.0, 1.0]})
+    assert np.exp(next_log_probabilities(history, CoGradParams(use_regions=False))).tolist() == pytest.approx([0.25] * 4)
+    assert np.ptp(next_log_probabilities(history, CoGradParams())) > 1
 
 
 # --- the draw
@@ -122,21 +124,21 @@ def test_without_regions_the_draw_is_uniform_but_histories_are_kept() -> None:
 
 def test_one_view_is_drawn_by_p() -> None:
     """B = 1, the paper's text: 4000 draws against P; a frequency deviates by .008 at most (one standard deviation)."""
-    sampler = _sampler({0: [1.0, 1.2], 1: [1.0, 0.9], 2: [1.0, 1.0]})
-    p, streams = sampler.log_probabilities().exp(), RandomStreams(3)
-    drawn = torch.stack([sampler.draw(1, streams)[0] for _ in range(4000)])
-    assert (torch.bincount(drawn, minlength=4) / 4000).tolist() == pytest.approx(p.tolist(), abs=0.03)
+    history, generator = _history({0: [1.0, 1.2], 1: [1.0, 0.9], 2: [1.0, 1.0]}), _generator(3)
+    log_p = next_log_probabilities(history, CoGradParams())
+    drawn = [_draw(log_p, 1, generator)[0] for _ in range(4000)]
+    assert (np.bincount(drawn, minlength=4) / 4000).tolist() == pytest.approx(np.exp(log_p).tolist(), abs=0.03)
 
 
 def test_pairs_are_drawn_without_replacement_by_p() -> None:
     """P(first i, then j) = p_i p_j / (1 - p_i), over 6000 draws."""
-    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    streams, counts = RandomStreams(5), torch.zeros(3, 3)
+    p = np.array([0.5, 0.3, 0.2])
+    generator, counts = _generator(5), np.zeros((3, 3))
     for _ in range(6000):
-        i, j = draw_without_replacement(p.log(), 2, streams)
+        i, j = _draw(np.log(p), 2, generator)
         counts[i, j] += 1
-    expected = torch.tensor([[0.0 if i == j else p[i] * p[j] / (1 - p[i]) for j in range(3)] for i in range(3)])
-    assert (counts / 6000 - expected).abs().max() < 0.025  # 4 standard deviations
+    expected = np.array([[0.0 if i == j else p[i] * p[j] / (1 - p[i]) for j in range(3)] for i in range(3)])
+    assert np.abs(counts / 6000 - expected).max() < 0.025  # 4 standard deviations
     assert counts.diagonal().sum() == 0
 
 
@@ -144,45 +146,19 @@ def test_pairs_are_drawn_without_replacement_by_p() -> None:
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10_000), st.data())
 def test_regions_of_a_step_are_different_and_all_may_be_drawn(r, seed, data) -> None:
     size = data.draw(st.integers(1, len(r)))
-    drawn = draw_without_replacement(log_probabilities(torch.tensor(r, dtype=torch.float64), 0.1), size, RandomStreams(seed))
-    assert len(set(drawn.tolist())) == size and all(0 <= i < len(r) for i in drawn.tolist())
+    drawn = _draw(log_probabilities(np.array(r), 0.1), size, _generator(seed))
+    assert len(set(drawn)) == size and all(0 <= i < len(r) for i in drawn)
 
 
 def test_one_region_is_always_drawn() -> None:
-    sampler = _sampler({0: [1.0, 1e300, 0.0]}, count=1)
-    assert sampler.draw(1, RandomStreams(0)).tolist() == [0] and float(sampler.log_probabilities()) == 0.0
+    log_p = next_log_probabilities(_history({0: [1.0, 1e300, 0.0]}, count=1), CoGradParams())
+    assert _draw(log_p, 1, _generator(0)) == [0] and log_p.tolist() == [0.0]
 
 
 def test_more_views_than_regions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"5 views a step from 4 regions; expected 1\.\.4, all different"):
-        _sampler({}).draw(5, RandomStreams(0))
-    with pytest.raises(ValueError, match="0 views a step"):
-        _sampler({}).draw(0, RandomStreams(0))
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_losses_that_are_not_finite_are_counted_and_leave_no_trace(loss) -> None:
-    sampler = _sampler({1: [2.0, 3.0]})
-    before = sampler.state_dict()
-    assert not sampler.observe(1, loss) and sampler.refused == 1
-    assert all(torch.equal(before[name], sampler.state_dict()[name]) for name in ("n", "L_bar", "L"))
-    with pytest.raises(ValueError, match=r"the loss of region 1 is -2; Eq\. \(6\) compares losses of 0 or more"):
-        sampler.observe(1, -2.0)
-
-
-def test_state_round_trip_continues_the_draws() -> None:
-    first = _sampler({0: [1.0, 1.5], 3: [2.0, math.nan, 1.0]})
-    second = RegionSampler(4, CoGradParams())
-    second.load_state_dict(first.state_dict())
-    first.observe(0, 3.0), second.observe(0, 3.0)
-    assert second.refused == 1 and torch.equal(first.indicators(), second.indicators())
-    assert torch.equal(first.draw(3, RandomStreams(1)), second.draw(3, RandomStreams(1)))
-    with pytest.raises(ValueError, match="saved histories are of 4 regions, the grid has 5"):
-        RegionSampler(5, CoGradParams()).load_state_dict(first.state_dict())
-
-
-def test_starved_share_counts_regions_below_five_visits() -> None:
-    assert _sampler({0: [1.0] * 5, 1: [1.0] * 4}).starved_share() == 0.75
+    for views in (5, 0):
+        with pytest.raises(ValueError, match=f"views per step: {views}; expected 1 to 4, the number of regions"):
+            _draw(np.zeros(4), views, _generator(0))
 
 
 # --- the grid
@@ -237,7 +213,7 @@ def test_neighbour_tables_are_all_regions_within_the_limit(levels, limit) -> Non
 def test_a_pose_lies_in_the_cell_it_was_drawn_for(levels, seed, spread) -> None:
     grid = RegionGrid(levels, (-90.0 + spread, 77.3), (0.7, 0.7 + spread))
     regions = Draws(seed).integers(0, len(grid), 5)
-    poses = grid.sample_poses(regions, RandomStreams(seed))
+    poses = grid.sample_poses(regions, _generator(seed))
     for region, radius, theta_deg, phi_deg in zip(regions.tolist(), poses.radius, poses.theta_deg, poses.phi_deg):
         cell = grid.cell(region)
         for value, (low, high) in ((theta_deg, cell.theta_deg), (phi_deg, cell.phi_deg), (radius, cell.radius)):
@@ -247,23 +223,18 @@ def test_a_pose_lies_in_the_cell_it_was_drawn_for(levels, seed, spread) -> None:
 
 def test_poses_are_uniform_in_their_cell() -> None:
     grid = RegionGrid()
-    poses, cell = grid.sample_poses(torch.full((20_000,), 64), RandomStreams(0)), grid.cell(64)
+    poses, cell = grid.sample_poses(torch.full((20_000,), 64), _generator(0)), grid.cell(64)
     for values, (low, high) in ((poses.theta_deg, cell.theta_deg), (poses.phi_deg, cell.phi_deg), (poses.radius, cell.radius)):
         share = (values - low) / (high - low)
         assert share.quantile(torch.tensor([0.1, 0.5, 0.9]).double()).tolist() == pytest.approx([0.1, 0.5, 0.9], abs=0.015)
 
 
-def test_permuting_the_views_permutes_the_poses() -> None:
-    class Given:
-        def __init__(self, u):
-            self.u = u
-
-        def rand(self, *shape):
-            return self.u
-
-    grid, u, order = RegionGrid(), Draws(0).uniform(4, 3), torch.tensor([2, 0, 3, 1])
-    regions = torch.tensor([5, 100, 179, 33])
-    straight, turned = grid.sample_poses(regions, Given(u)), grid.sample_poses(regions[order], Given(u[order]))
+def test_permuting_the_views_permutes_the_poses(monkeypatch) -> None:
+    grid, order, regions = RegionGrid(), torch.tensor([2, 0, 3, 1]), torch.tensor([5, 100, 179, 33])
+    u = [Draws(0).uniform(4, 3)]
+    u.append(u[0][order])
+    monkeypatch.setattr("cograd.regions.uniform", lambda *_: u.pop(0))
+    straight, turned = (grid.sample_poses(seen, _generator(0)) for seen in (regions, regions[order]))
     assert torch.equal(straight.theta_deg[order], turned.theta_deg) and torch.equal(straight.radius[order], turned.radius)
 
 
@@ -282,7 +253,7 @@ def test_a_pose_outside_is_refused(pose) -> None:
         RegionGrid().region_of(*pose)
 
 
-@pytest.mark.parametrize("levels, distances, told", [((0, 30, 2), (1.5, 2), "0 levels of elevation"), ((3, 30, 2), (2, 2), "2 levels of distance, 0 wide"), ((3, 30, 1), (2, 1), "1 level of distance, -1 wide")])  # fmt: skip
+@pytest.mark.parametrize("levels, distances, told", [((0, 30, 2), (1.5, 2), "levels of elevation: 0, each"), ((3, 30, 2), (2, 2), "levels of distance: 2, each 0 wide"), ((3, 30, 1), (2, 1), "levels of distance: 1, each -1 wide")])  # fmt: skip
 def test_impossible_grids_are_refused(levels, distances, told) -> None:
     with pytest.raises(ValueError, match=told):
         RegionGrid(levels, distance_range=distances)
@@ -291,5 +262,5 @@ def test_impossible_grids_are_refused(levels, distances, told) -> None:
 def test_one_level_may_have_no_width() -> None:
     grid = RegionGrid((1, 4, 1), (15.0, 15.0), (2.0, 2.0))
     assert grid.region_of(75.0, 100.0, 2.0) == 1
-    poses = grid.sample_poses(torch.tensor([3]), RandomStreams(0))
+    poses = grid.sample_poses(torch.tensor([3]), _generator(0))
     assert (float(poses.theta_deg), float(poses.radius)) == (75.0, 2.0)

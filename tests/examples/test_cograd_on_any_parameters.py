@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example runs, fits, fuses and is short; the step that docs/using_cograd.md shows runs too."""
+"""The example runs, fits and fuses; docs/using_cograd.md runs as printed."""
 
 import ast
+import operator
 import re
 import runpy
 from pathlib import Path
 
 import torch
 
-from arguments import CoGradParams
-from cograd import CoGrad
-from tests.drawn import Draws
-from utils.random_streams import RandomStreams
+from cograd import CoGrad, CoGradParams
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "cograd_on_any_parameters.py"
@@ -25,34 +23,26 @@ def test_the_example_fits_its_points_and_fuses_gradients(capsys) -> None:
     assert "distance from the truth: 0.0" in capsys.readouterr().out
 
 
-def test_the_example_imports_neither_renderer_nor_diffusion_model() -> None:
+def test_the_example_imports_cograd_alone() -> None:
     tree = ast.parse(EXAMPLE.read_text(encoding="utf-8"))
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in modules if (ROOT / name.split(".")[0]).exists()} == {"arguments", "cograd", "utils", "utils.random_streams"}
+    assert {name for name in modules if (ROOT / name.split(".")[0]).exists()} == {"cograd", "utils"}  # utils.program: how it ends
 
 
-def test_the_step_in_the_guide_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    asked, stepped, draws = [], [], Draws(0)
-
-    def loss_and_gradient(poses, v, t):
-        asked.append((float(poses.theta_deg[v]), int(t)))
-        return draws.uniform(), {"x": draws.normal(5, 3)}
-
-    total_steps, views = 6, 2
-    alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
-    names = {
-        "CoGradParams": CoGradParams, "CoGrad": CoGrad, "torch": torch, "streams": RandomStreams(0), "views": views, "total_steps": total_steps,
-        "alphas_cumprod": alphas_cumprod, "loss_and_gradient": loss_and_gradient, "optimizer_step": stepped.append,
-    }  # fmt: skip
-    exec(compile(code, "docs/using_cograd.md", "exec"), names)  # noqa: S102 - a page of this repository
-    assert len(asked) == total_steps * views and [len(fused) for fused in stepped] == [views] * total_steps
-    assert all(30 <= theta <= 120 and 1 <= t <= 999 for theta, t in asked)
-    assert int(names["cograd"].maps()["visits"].sum()) == total_steps * views
+def test_the_guide_runs_as_printed(capsys) -> None:
+    """Its blocks in their order, in one namespace, with nothing added."""
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
+        exec(compile(code, "docs/using_cograd.md", "exec"), names)  # noqa: S102 - a page of this repository
+    cograd = names["cograd"]
+    assert int(cograd.maps()["visits"].sum()) == names["total_steps"] * names["views"]
+    assert float(torch.stack(names["losses"]).mean()) < 0.05  # measured: 0.010, after 0.9 in the first step
+    assert "torch.Size([3, 12, 2])" in capsys.readouterr().out
 
 
 def test_the_guide_names_what_exists() -> None:
-    for call in re.findall(r"^\| `(\w+)\(", GUIDE, re.MULTILINE):
-        assert call == "CoGrad" or callable(getattr(CoGrad, call)), call
+    cograd = CoGrad(CoGradParams(), torch.linspace(0.99, 0.01, 1000), 10)
+    for call in re.findall(r"^\| `([\w.]+)\(", GUIDE, re.MULTILINE):
+        assert call == "CoGrad" or callable(operator.attrgetter(call)(cograd)), call
     for name in re.findall(r"`(\w+): ", GUIDE):
-        assert name in vars(CoGradParams()) or name in ("streams", "g_main"), name
+        assert name in vars(CoGradParams()) or name in ("generator", "g_main", "t_valid", "fixed_names", "w"), name

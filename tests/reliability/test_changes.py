@@ -289,9 +289,9 @@ def test_camera_ranges_are_those_of_the_settings_and_the_step(stopped, tmp_path)
 @pytest.mark.parametrize("change", [{"loss_signal": "weighted"}, {"loss_signal_bins": 7}, {"sds": True}], ids=str)
 def test_histories_of_another_loss_start_again_and_the_bank_stays(stopped, tmp_path, change) -> None:
     found = _tree(stopped, "cograd")
-    assert found[1]["train"]["cograd"]["sampler"]["n"].sum() > 0
+    assert found[1]["train"]["cograd"]["history"]["n"].sum() > 0
     _, told, state = _adapted(found, "cograd", tmp_path, **change)
-    assert state.cograd.sampler.n.sum() == 0 and len(state.cograd.bank) == len(found[1]["train"]["cograd"]["bank"]["entries"]) > 0
+    assert state.cograd.history.n.sum() == 0 and len(state.cograd.bank) == len(found[1]["train"]["cograd"]["bank"]["entries"]) > 0
     assert any("histories of losses start again" in line for line in told)
 
 

@@ -66,8 +66,8 @@ def _feed_plain_step(monkeypatch, twin: CoGrad, prior) -> None:
 
     def cameras(state, plan, config):
         assert state.cograd is None and plan is None
-        plans.append(twin.plan(state.iteration, config.guidance.C_batch_size, state.streams))
-        poses = twin.grid.sample_poses(plans[-1].regions, state.streams)
+        plans.append(twin.plan(state.iteration, config.guidance.C_batch_size, state.streams.torch))
+        poses = twin.grid.sample_poses(plans[-1].regions, state.streams.torch)
         yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams, poses.cells)
 
     def at_its_timesteps(prior, *args, ind_t, **options):

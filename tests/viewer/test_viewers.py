@@ -21,7 +21,6 @@ from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exact
 from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S, Clock, until
 from trainer.outputs import region_picture
-from utils.random_streams import RandomStreams
 from utils.sh_utils import SH2RGB
 from viewer.viewers import Viewers
 
@@ -154,7 +153,7 @@ def test_the_finished_program_stays_only_for_who_asked():
 def test_the_region_map_is_on_the_page():
     lines, config = [], load_config([*PAGE, "--CoGradParams.enabled", "true"])
     cograd = CoGrad(config.cograd, torch.linspace(0.999, 0.01, 1000), 100)
-    cograd.plan(1, 2, RandomStreams(0, 0, "cpu"))
+    cograd.plan(1, 2, torch.Generator())
     with Viewers(config, lines.append) as viewers, Looker(lines[0].split()[2]) as looker:
         run = Run(viewers, config, maps=cograd.maps)
         thread = run.in_background()
