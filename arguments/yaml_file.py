@@ -74,11 +74,11 @@ def find_settings(name: str) -> tuple[str, str | None]:
     given = Path(name)
     if "\0" in name or not name.strip():
         return name, f"opt = {show(name)}: expected a YAML file, or a name below configs/"
-    if os.path.lexists(given):
-        return name, None
-    for path in (CONFIGS / given, CONFIGS / f"{name}.yaml", CONFIGS.parent / given):
+    for path in (given, CONFIGS / given, CONFIGS / f"{name}.yaml", CONFIGS.parent / given):
         if os.path.isfile(path):
             return str(path), None
+    if os.path.lexists(given):  # such as a folder, or a pipe
+        return name, None
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     near = difflib.get_close_matches(given.stem, names, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"configs/ has {', '.join(names)}"
