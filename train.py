@@ -38,8 +38,8 @@ from trainer.run_lock import FolderLost
 from trainer.run_log import RunLog
 from trainer.startup import check_start, checkpoint_of, read_settings, report_notices
 from trainer.state import TrainState
-from trainer.step import StepReport, apply_update
-from trainer.workers import Team, Worker, device_of
+from trainer.step import StepGradients, apply_update, compute_gradients
+from trainer.workers import Workers, device_of, run_worker
 from utils.failures import machine_failure
 from utils.memory import peak_bytes, peak_in_words
 from utils.stop_signals import StopSignals
@@ -50,8 +50,8 @@ class Trainer:
     """One run: its config, prior, state, and what it writes; rank 0 of its processes, where there are several."""
 
     def __init__(self, config: Config, opened: ExitStack, world: World) -> None:
-        """What is opened here, `opened` closes, however the run ends. Raises ValueError for what is refused."""
-        self.config, self.team, self.signals = config, Team(world), StopSignals()
+        """What is opened here, `opened` closes, however the run ends. Raises ValueError for what cannot be run."""
+        self.config, self.world, self.workers, self.signals = config, world, Workers(world), StopSignals()
         opened.callback(self.signals.release)  # last of all
         self.folder, self.viewers = opened.enter_context(RunFolder(config)), opened.enter_context(Viewers(config))
         device = device_of(config, world)
@@ -66,10 +66,15 @@ class Trainer:
         self.log = opened.enter_context(closing(RunLog(path, config.optimization.iterations, config.quiet)))
         self.recovery = Recovery(self.folder, self.state, self.log, self.outputs.process_video, config)
         if found is not None:
-            self.recovery.go_on(found)
+            self.recovery.resume(found)
         self.folder.started()
         self.watched = Watched(
-            self.state.gaussians, self.state.maps, self.recovery.save, self.signals, self.team.hold, self.log.note
+            self.state.gaussians,
+            self.state.maps,
+            self.recovery.save,
+            self.signals,
+            self.workers.keep_alive,
+            self.log.note,
         )
 
     @property
@@ -82,13 +87,11 @@ class Trainer:
 
         Raises TrainingStopped when it cannot continue, when too many steps were skipped, and when an output is missing.
         """
-        video = None
         self.signals.take()
         self.log.begin()
         with torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
-                while not self.is_finished and not self.signals():
-                    video = self._step() or video
+                video = self._loop()
                 if not self.is_finished and not self.recovery.save():
                     raise TrainingStopped(f"received {self.signals.received}, and the checkpoint cannot be written")
             except TrainingStopped:
@@ -101,19 +104,23 @@ class Trainer:
                 raise
             finally:
                 try:
-                    self.team.end()
+                    self.workers.end()
                 finally:
                     self.recovery.close()
         self._check_outcome()
         return video
 
-    def _step(self) -> Path | None:
-        report = self.team.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
-        video = self._write_outputs(report)
-        with self.recovery.updating():
-            apply_update(self.state, report, self.config)
-        self.recovery.after_step(report)
-        self.viewers.serve(self.watched, self.state.iteration, report.losses)
+    def _loop(self) -> Path | None:
+        state, config, video = self.state, self.config, None
+        while not self.is_finished and not self.signals():
+            self.workers.begin_step(state)
+            step = compute_gradients(state, self.prior, self.prompts, config, self.world)
+            self.workers.end_step(state)
+            video = self._write_outputs(step) or video
+            with self.recovery.updating():
+                update = apply_update(state, step, config)
+            self.recovery.after_step(step, update)
+            self.viewers.serve(self.watched, state.iteration, step.losses.terms)
         return video
 
     def _skipped_too_many(self) -> str | None:
@@ -130,15 +137,15 @@ class Trainer:
         if missing := self.recovery.writes.missing():
             raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
 
-    def _write_outputs(self, report: StepReport) -> Path | None:
-        """As upstream: reports show, and saves hold, the scene before this iteration's update."""
+    def _write_outputs(self, step: StepGradients) -> Path | None:
+        """As upstream: outputs show, and saves hold, the scene before this iteration's update."""
 
         def panel() -> torch.Tensor:
-            return guidance_panel(self.prior, report.distillation, *report.image_stacks())
+            return guidance_panel(self.prior, step.distillation, *step.images)
 
-        with report.timer("outputs"):
-            due = None if report.fault else panel
-            return self.outputs.write_due(report.iteration, self.recovery.writes, due, self.state.maps)
+        with step.timer("outputs"):
+            due = None if step.fault else panel
+            return self.outputs.write_due(step.iteration, self.recovery.writes, due, self.state.maps)
 
 
 def main(argv: list[str]) -> int:
@@ -147,15 +154,15 @@ def main(argv: list[str]) -> int:
         try:
             world = opened.enter_context(World.start())
         except (ValueError, PeerLost) as error:
-            return ALONE.ends(REFUSED, error)
+            return ALONE.exit_with(REFUSED, error)
         try:
             return _run(argv, world, opened)
         except PeerLost as error:
-            return world.ends(STOPPED, f"{error}. Resume with --resume auto")
+            return world.exit_with(STOPPED, f"{error}. Resume with --resume auto")
         except (TrainingStopped, FolderLost) as error:
-            return world.ends(STOPPED, error)
+            return world.exit_with(STOPPED, error)
         except KeyboardInterrupt:
-            return world.ends(KILLED, "interrupted at once")
+            return world.exit_with(KILLED, "interrupted at once")
 
 
 def _run(argv: list[str], world: World, opened: ExitStack) -> int:
@@ -163,35 +170,40 @@ def _run(argv: list[str], world: World, opened: ExitStack) -> int:
     try:
         config = read_settings(argv)
         world.shard(config.guidance.C_batch_size)
-        if world.leads:
+        if world.is_main:
             report_notices(config)
-            check_start(config, world)
+            check_start(config, world, _check_viewers)
         if config.dry_run:
             return _dry_run(config, world)
     except ValueError as error:
-        return world.ends(REFUSED, error)
+        return world.exit_with(REFUSED, error)
     try:
-        return _lead(config, world, opened) if world.leads else _work(config, world)
+        return _lead(config, world, opened) if world.is_main else _work(config, world)
     except Exception as error:
         if (failure := machine_failure(error)) is None:
             raise
         path = config.output_dir
-        return world.ends(STOPPED, f"{failure}; {remedy_of(failure, config)}. Resume with --resume {path}")
+        return world.exit_with(STOPPED, f"{failure}; {remedy_of(failure, config)}. Resume with --resume {path}")
 
 
 def _dry_run(config: Config, world: World) -> int:
-    if not world.leads:
+    if not world.is_main:
         return FINISHED
     print(to_yaml(config), end="")
     return FINISHED if program.is_printed(sys.stdout) else STOPPED
 
 
+def _check_viewers(config: Config) -> None:
+    """ValueError for a viewer that cannot be opened; each is closed again."""
+    with Viewers(config, lambda text: None):
+        pass
+
+
 def _work(config: Config, world: World) -> int:
     try:
-        worker = Worker(config, world)
+        run_worker(config, world)
     except ValueError as error:
-        return world.ends(REFUSED, error)
-    worker.work()
+        return world.exit_with(REFUSED, error)
     return FINISHED
 
 
@@ -200,15 +212,15 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
     try:
         trainer = Trainer(config, opened, world)
     except ValueError as error:
-        return world.ends(REFUSED, error)
+        return world.exit_with(REFUSED, error)
     except OSError as error:
         if machine_failure(error):
             raise
-        return world.ends(REFUSED, f"the run cannot be started ({error}); repair that, or choose another --model_path")
+        return world.exit_with(REFUSED, f"the run cannot start ({error}); repair that, or use another --model_path")
     video, path = trainer.train(), trainer.folder.path
     if not trainer.is_finished:
         at = f"Received {trainer.signals.received}; stopped after step {trainer.state.iteration}"
-        return ALONE.ends(INTERRUPTED, f"{at}. Resume with --resume {path}")
+        return ALONE.exit_with(INTERRUPTED, f"{at}. Resume with --resume {path}")
     print(f"The scene is in {path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
     print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
     return FINISHED

@@ -213,7 +213,8 @@ class GuidanceParams:
     num_train_timesteps: int | None = key(
         None, "timesteps used of the model's; none: all", unit="timesteps", lo=1, hi=100_000
     )
-    sds: bool = key(False, "score distillation (SDS) instead of interval score matching (ISM)")
+    loss: str = new("auto", "distillation loss; auto: by sds, ism or sds", choices=("auto", "ism", "sds"))
+    sds: bool = key(False, "what loss auto means: score distillation (SDS); false: interval score matching (ISM)")
     fix_noise: bool = key(False, "keep the first noise")
     noise_seed: int = key(0, "seed of the noise generator", lo=0, hi=2**63 - 1)
     ddim_inv: bool = key(False, "accepted for upstream's files; ISM is chosen by sds", unread=True)
@@ -245,6 +246,11 @@ class GuidanceParams:
     xs_eta: float = key(0.0, "ISM: eta of the inversion steps", **FRACTION)
     C_batch_size: int = key(1, "views per iteration", unit="views", lo=1, hi=1024)
     vis_interval: int = key(100, "iterations between panels in train_process/", **STEPS)
+
+    @property
+    def loss_name(self) -> str:
+        """The distillation loss, a name of guidance.losses.LOSSES."""
+        return ("sds" if self.sds else "ism") if self.loss == "auto" else self.loss
 
 
 @dataclasses.dataclass(frozen=True)

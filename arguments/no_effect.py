@@ -26,7 +26,7 @@ ALWAYS_READ: dict[str, str] = {
     "PipelineParams": "convert_SHs_python compute_cov3D_python debug",
     CAMERAS: "init_shape init_num_pts default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
-    GUIDANCE: "guidance g_device perpneg sds memory_check num_train_timesteps fix_noise noise_seed text "
+    GUIDANCE: "guidance g_device perpneg loss memory_check num_train_timesteps fix_noise noise_seed text "
     "allow_unknown_words guidance_scale lambda_guidance weighting front_bias C_batch_size vis_interval",
     COGRAD: "enabled",
 }
@@ -72,7 +72,7 @@ def _from_text(c: Config) -> bool:
 
 
 def _ism(c: Config) -> bool:
-    return not c.guidance.sds
+    return c.guidance.loss_name == "ism"
 
 
 def _baseline(c: Config) -> bool:
@@ -84,7 +84,7 @@ def _is_file(key: str | None) -> bool:
 
 
 NO_SD = "GuidanceParams.guidance is ideal"
-IS_SDS = "GuidanceParams.sds is true"
+NO_ISM = "the distillation loss is not ism (GuidanceParams.loss, sds)"
 PLACED = "CoGrad places the cameras in its regions (elevation_range, distance_range)"
 NO_FUSION = "CoGradParams.use_fusion is false"
 NO_DENSIFYING = "nothing is densified in these iterations (densify_from_iter, densify_until_iter)"
@@ -177,8 +177,9 @@ ROWS: tuple[Row, ...] = (
         GUIDANCE,
         "delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t xs_inv_steps xs_eta",
         _ism,
-        IS_SDS,
+        NO_ISM,
     ),
+    Row(GUIDANCE, "sds", lambda c: c.guidance.loss == "auto", "GuidanceParams.loss names the loss"),
     Row(GUIDANCE, "delta_t_start", lambda c: c.guidance.annealing_intervals, "annealing_intervals is false"),
     Row(COGRAD, COGRAD_KEYS, lambda c: c.cograd.enabled, "CoGradParams.enabled is false"),
     Row(COGRAD, "eps_stab tau min_visit_share", lambda c: c.cograd.use_regions, "CoGradParams.use_regions is false"),

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from guidance import score
+from guidance.losses import ism, sds
+from guidance.losses.ism import ISM
 from guidance.score import Distillation
 from trainer import step as training_step
 from trainer.run_log import PhaseTimer
@@ -42,10 +43,12 @@ def phases_apart(prior: Any, wait: Callable[[], None]) -> Iterator[None]:
 
         return within
 
-    inside = {"inversion": (score, "invert"), "cfg": (score, "guided_noise"), "encode": (prior, "encode_imgs"),
-              "image_backward": (Distillation, "backward")}  # fmt: skip
+    inside = (
+        ("inversion", ISM, "invert"), ("cfg", ism, "guided_noise"), ("cfg", sds, "guided_noise"),
+        ("encode", prior, "encode_imgs"), ("image_backward", Distillation, "backward"),
+    )  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(patch.object(training_step, "PhaseTimer", Waiting))
-        for phase, (owner, name) in inside.items():
+        for phase, owner, name in inside:
             stack.enter_context(patch.object(owner, name, timed(phase, getattr(owner, name))))
         yield

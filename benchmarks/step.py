@@ -44,8 +44,8 @@ from arguments import Config
 from arguments.load import load_config
 from benchmarks.machine import machine
 from benchmarks.phases import INSIDE, phases_apart
+from guidance.prior import Prior
 from guidance.prompts import PromptBook
-from guidance.score import Prior
 from trainer import step as training_step
 from trainer.priors import load_prior
 from trainer.state import TrainState
@@ -142,8 +142,7 @@ class Steps:
         """One step; returns the trainer's own phase times. Raises RuntimeError when it was not finite."""
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False)
         with exact if self.upstream_like else nullcontext():
-            report = training_step.accumulate_gradients(self.state, self.prior, self.prompts, self.config)
-            training_step.apply_update(self.state, report, self.config)
+            report, _ = training_step.training_step(self.state, self.prior, self.prompts, self.config)
             if self.upstream_like:
                 self.wait()
         if report.fault:

@@ -41,7 +41,7 @@ from benchmarks.machine import machine
 from guidance.prompts import PromptBook
 from trainer.priors import load_prior
 from trainer.state import TrainState
-from trainer.step import accumulate_gradients, apply_update
+from trainer.step import training_step
 from utils.device import resolve_device
 from viewer.viewers import Viewers, Watched
 
@@ -70,11 +70,10 @@ class Steps:
     def make(self, viewers: Viewers) -> float:
         """One step, its viewers served; how long it took, in ms."""
         start = time.perf_counter()
-        report = accumulate_gradients(self.state, self.prior, self.prompts, self.config)
-        apply_update(self.state, report, self.config)
+        step, _ = training_step(self.state, self.prior, self.prompts, self.config)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        viewers.serve(self.watched, self.state.iteration, report.losses)
+        viewers.serve(self.watched, self.state.iteration, step.losses.terms)
         return 1e3 * (time.perf_counter() - start)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidance.score import Distillation, Prior, turned
+from guidance.prior import Prior
+from guidance.score import Distillation, flipped
 
 COLUMNS = ("rgb", "depth", "alpha", "saturation", "latents", "gradient", "x0_guided", "x0_target")
 MARGIN_PX = 2
@@ -25,8 +26,8 @@ def guidance_panel(
     Non-finite numbers are shown as 0: a panel must be writable when a step went wrong.
     """
     size = tuple(pred_rgb.shape[2:])
-    latents = turned(distillation.latents.detach(), distillation.flip)
-    gradient = turned(distillation.grad, distillation.flip).norm(dim=1, keepdim=True)  # [B,1,h,w]
+    latents = flipped(distillation.latents.detach(), distillation.flip)
+    gradient = flipped(distillation.grad, distillation.flip).norm(dim=1, keepdim=True)  # [B,1,h,w]
     previews = distillation.x0_preview(prior)
     tiles = (
         pred_rgb,

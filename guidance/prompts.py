@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arguments import GuidanceParams
 from guidance.perpneg_utils import view_weights
-from guidance.score import Conditioning, Prior
+from guidance.prior import Conditioning, Prior
 from utils.device import send
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from tests.drawn import Draws
 from trainer.state import TrainState
-from trainer.step import accumulate_gradients, apply_update
+from trainer.step import apply_update, compute_gradients
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "equations.md").read_text()
@@ -69,7 +69,7 @@ def called(tmp_path_factory) -> set[tuple[str, str]]:
         state = TrainState.start(config, "cpu")
         state.begin_cograd(config, prior.alphas_cumprod)
         for _ in range(6):
-            report = accumulate_gradients(state, prior, PromptBook(prior, config.guidance), config)
+            report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
             apply_update(state, report, config)
             assert report.fault is None
     finally:

@@ -86,7 +86,7 @@ def meddle(told, meddling):
 def meddled_with(folder, monkeypatch, meddling, **changes):
     """Exit status of a run in this process while somebody looks; its steps take long enough to look at."""
     told, sound = io.StringIO(), train.apply_update
-    monkeypatch.setattr(train, "apply_update", lambda *words: (time.sleep(0.1), sound(*words)))
+    monkeypatch.setattr(train, "apply_update", lambda *args: time.sleep(0.1) or sound(*args))
     monkeypatch.setattr(sys, "stdout", told)
     helper = threading.Thread(target=meddle, args=(told, meddling))
     helper.start()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes, one run: `torchrun --nproc_per_node=K train.py ...` splits the views of a step.
 
-Every process draws the same random numbers for all B views, works on its own shard of them, and gets what the others
-made of theirs by `World.gather`; from there on all do the same. A world of one process copies and waits for nothing.
+Every process draws the same random numbers for all B views, works on its own shard of them, and gets the results of the
+others by `World.gather`; from there on all do the same. A world of one process copies and waits for nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from torch.distributed.rendezvous import rendezvous
 
 from utils.program import STOPPED
 from utils.shard import Shard
-from utils.tree_file import tree_from_bytes, tree_to_bytes
 from utils.wording import counted
 
 TIMEOUT_MIN = 30.0  # rank 0 loads, renders videos, writes; the others wait that long
@@ -70,12 +69,12 @@ class World:
         import torch.distributed.nn.functional  # noqa: F401
 
         patience = timedelta(minutes=timeout_min)
-        store, rank, size = _heard(lambda: next(iter(rendezvous("env://", timeout=patience))))
-        _heard(lambda: dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience))
+        store, rank, size = _or_peer_lost(lambda: next(iter(rendezvous("env://", timeout=patience))))
+        _or_peer_lost(lambda: dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience))
         return cls(rank, size, int(environ.get("LOCAL_RANK", rank)), store)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
@@ -98,22 +97,19 @@ class World:
         most = -(-shard.total // self.size)
         padded = x if len(x) == most else torch.cat([x, x[:1].expand(most - len(x), *x.shape[1:])])
         every = x.new_empty(self.size * most, *x.shape[1:])
-        _heard(lambda: dist.all_gather_single(every, padded.contiguous()))
+        _or_peer_lost(lambda: dist.all_gather_single(every, padded.contiguous()))
         if shard.total == len(every):
             return every
         counts = [len(Shard.of_rank(rank, self.size, shard.total)) for rank in range(self.size)]
         return torch.cat([part[:count] for part, count in zip(every.split(most), counts)])
 
-    def broadcast(self, tree: Any = None) -> Any:
-        """Rank 0's `tree`, as utils.tree_file saves it, on every process; tensors on the CPU."""
+    def broadcast(self, message: Any = None) -> Any:
+        """Rank 0's `message` on every process; its tensors are to be on the CPU."""
         if self.size == 1:
-            return tree
-        sent = torch.frombuffer(bytearray(tree_to_bytes(tree)), dtype=torch.uint8) if self.leads else None
-        size = torch.tensor([0 if sent is None else len(sent)])
-        _heard(lambda: dist.broadcast(size, src=0))
-        data = torch.empty(int(size), dtype=torch.uint8) if sent is None else sent
-        _heard(lambda: dist.broadcast(data, src=0))
-        return tree if self.leads else tree_from_bytes(data.numpy().tobytes())
+            return message
+        messages = [message]
+        _or_peer_lost(lambda: dist.broadcast_object_list(messages, src=0, device=torch.device("cpu")))
+        return messages[0]
 
     def device_name(self, name: str, gpus: int) -> str:
         """The device that a process takes when the config says `name`: on GPUs each its own, of `gpus` in the machine.
@@ -134,29 +130,29 @@ class World:
         return f"cuda:{self.local_rank}"
 
     def __enter__(self) -> World:
-        """From here on warnings are said once, by rank 0."""
-        if not self.leads:
+        """From here on warnings are printed once, by rank 0."""
+        if not self.is_main:
             logging.disable(logging.WARNING)
             warnings.simplefilter("ignore")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        """Leaves the others; after an error that Python will print they need not say that this process is gone."""
+        """Leaves the group; an error that Python will print needs no second report by the others."""
         if kind is not None:
-            self.is_first_to_tell()
+            self.is_first_to_report()
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def is_first_to_tell(self) -> bool:
-        """Whether no other process has told yet why the run ends: one sentence is enough."""
+    def is_first_to_report(self) -> bool:
+        """Whether no other process has reported yet why the run ends: one sentence is enough."""
         try:
-            return self.store is None or self.store.add("told", 1) == 1
+            return self.store is None or self.store.add("reported", 1) == 1
         except RuntimeError:  # the store went with the process that kept it
             return True
 
-    def ends(self, status: int, why: object) -> int:
-        """Says why the run ends, unless another of its processes has; returns the exit status."""
-        if self.is_first_to_tell():
+    def exit_with(self, status: int, why: object) -> int:
+        """Prints why the run ends, unless another of its processes has; returns the exit status."""
+        if self.is_first_to_report():
             print(f"train.py: {why}", file=sys.stderr)
         return status
 
@@ -165,7 +161,7 @@ ALONE = World()
 
 
 def _stop_with_parent(is_worker: bool) -> None:
-    """When torchrun is gone nobody ends its processes: rank 0 then stops as after a SIGTERM, and the others with it.
+    """When torchrun is gone nobody ends its processes: rank 0 then stops as after a SIGTERM, and the workers with it.
 
     A worker that still waits after GRACE_S, for a rank 0 that cannot answer, exits.
     """
@@ -184,8 +180,8 @@ def _stop_with_parent(is_worker: bool) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _heard(call: Callable[[], Result]) -> Result:
-    """The result of a call to the other processes."""
+def _or_peer_lost(call: Callable[[], Result]) -> Result:
+    """The result of a collective call. Raises PeerLost."""
     try:
         return call()
     except RuntimeError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a run tell one another in a step: a few numbers a view, then the view's gradient.
+"""What the processes of a run exchange in a step: a few numbers a view, then the view's gradient.
 
 Afterwards every process holds what a process alone would, and fuses, adds up and densifies as that one does, in the
 views' order, so that all keep the same Gaussians and the same bank. A view's gradient is 68 bytes a Gaussian (SH degree
@@ -21,10 +21,11 @@ from trainer.distributed import World
 from utils.shard import Shard
 
 
-@dataclass
-class OnScreen:
-    """What densification reads of a view."""
+@dataclass(frozen=True)
+class ViewGradient:
+    """What a view's backward pass gives: g_main, and what densification reads."""
 
+    g_main: Gradient
     ndc: Tensor  # [N, 2], gradient of the projected positions
     radii_px: Tensor  # [N], 0 where the view does not see the Gaussian
 
@@ -40,22 +41,19 @@ def gather_numbers(columns: dict[str, Tensor], points: int, shard: Shard, world:
     counts = sorted({int(n) for n in every[:, -1].tolist()})
     if len(counts) > 1:
         raise RuntimeError(
-            f"the processes of this run have come apart, they hold {' and '.join(map(str, counts))} Gaussians; "
+            f"the processes of this run are out of step, they hold {' and '.join(map(str, counts))} Gaussians; "
             "use GPUs of one kind and the same versions everywhere, and start from the last checkpoint"
         )
     return dict(zip(columns, every.unbind(dim=1)))
 
 
-def gather_gradients(
-    own: list[tuple[Gradient, OnScreen]], shard: Shard, world: World
-) -> list[tuple[Gradient, OnScreen]]:
-    """g_main and screen gradient of every view, from those of each process's shard."""
-    (first, on_screen), *_ = own
-    shapes, n = {name: tuple(g.shape) for name, g in first.items()}, len(on_screen.radii_px)
-    rows = world.gather(torch.stack([_packed(*view) for view in own]), shard)  # [B, D + 3N]
+def gather_gradients(own: list[ViewGradient], shard: Shard, world: World) -> list[ViewGradient]:
+    """The gradients of every view, from those of each process's shard."""
+    shapes, n = {name: tuple(g.shape) for name, g in own[0].g_main.items()}, len(own[0].radii_px)
+    rows = world.gather(torch.stack([_packed(view) for view in own]), shard)  # [B, D + 3N]
     parts = (row.split([len(row) - 3 * n, 2 * n, n]) for row in rows)
-    return [(named(main, shapes), OnScreen(ndc.view(n, 2), radii_px)) for main, ndc, radii_px in parts]
+    return [ViewGradient(named(main, shapes), ndc.view(n, 2), radii_px) for main, ndc, radii_px in parts]
 
 
-def _packed(main: Gradient, on_screen: OnScreen) -> Tensor:
-    return torch.cat([flat(main).vector, on_screen.ndc.reshape(-1), on_screen.radii_px.to(on_screen.ndc.dtype)])
+def _packed(view: ViewGradient) -> Tensor:
+    return torch.cat([flat(view.g_main).vector, view.ndc.reshape(-1), view.radii_px.to(view.ndc.dtype)])

@@ -7,9 +7,9 @@ import torch
 
 from arguments import Config
 from guidance.image_size import prior_size_px
+from guidance.prior import Prior
 from guidance.prompts import PromptBook
 from guidance.run_size import RunSize
-from guidance.score import Prior
 from toy.prompt_words import in_known_words
 
 

@@ -17,7 +17,7 @@ from trainer.resume_rules import adapted, flat_settings
 from trainer.run_folder import RunFolder
 from trainer.run_log import RunLog
 from trainer.state import TrainState
-from trainer.step import StepReport
+from trainer.step import StepGradients, Update
 from utils.general_utils import first_not_finite
 from utils.video import SegmentedVideo
 
@@ -41,7 +41,7 @@ class Recovery:
         self._whole = self._saved = 0  # the last step that is done, the last one whose checkpoint is in the folder
         self._is_updating = False
 
-    def go_on(self, found: Found) -> None:
+    def resume(self, found: Found) -> None:
         """Continues from a checkpoint that was read and adapted. ValueError when it is of another kind of run."""
         path, tree = found
         if "upstream" in tree:
@@ -60,20 +60,20 @@ class Recovery:
         self._is_updating = False
         self._whole = self.state.iteration
 
-    def after_step(self, report: StepReport) -> None:
-        """Logs the step, heeds its faults, writes a checkpoint when one is due. Raises TrainingStopped.
+    def after_step(self, step: StepGradients, update: Update) -> None:
+        """Logs the step, counts its faults, writes a checkpoint when one is due. Raises TrainingStopped.
 
-        A step that was skipped leaves a sound state, so its checkpoint is written too.
+        A step that was skipped leaves a finite state, so its checkpoint is written too.
         """
         points = len(self.state.gaussians.get_xyz)
-        self.writes("log.jsonl", self.log.step, report.record(points))
-        if report.fault:
-            self.log.note(f"step {report.iteration} skipped: {report.fault}")
-        if self.faults.is_lost(report.fault, report.broken_parameter):
-            self._go_back(report)
+        self.writes("log.jsonl", self.log.step, step.record(update, points))
+        if update.fault:
+            self.log.note(f"step {step.iteration} skipped: {update.fault}")
+        if self.faults.is_lost(update.fault, update.broken_parameter):
+            self._roll_back(step.iteration, str(update.fault))
             return
-        self._last_scene = report.last_scene
-        self.faults.check_scene(points, report.image_stacks()[2])
+        self._last_scene = update.last_scene
+        self.faults.check_scene(points, step.images[2])
         if self.checkpoints.rules.is_due(self.state.iteration) or self.folder.remade:
             self.folder.remade = False
             self.save()
@@ -119,7 +119,7 @@ class Recovery:
         finally:
             self.log.close()
 
-    def _go_back(self, report: StepReport) -> None:
+    def _roll_back(self, from_step: int, reason: str) -> None:
         """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped.
 
         log.jsonl, which is cut off there, and run.json tell of it.
@@ -127,11 +127,11 @@ class Recovery:
         gaussians, before = self.state.gaussians, self.state.rollbacks
         found = None if before else newest_good(self.folder.path, self.log.note, self.folder.run_id)
         if found is None:
-            raise TrainingStopped(self.faults.diagnosis(report.fault, gaussians.parameters_in_order(), before > 0))
-        self.go_on(adapted(found, self.config, gaussians.device, True, lambda text: None))
+            raise TrainingStopped(self.faults.diagnosis(reason, gaussians.parameters_in_order(), before > 0))
+        self.resume(adapted(found, self.config, gaussians.device, True, lambda text: None))
         self.state.renew_noise()
         self.faults.restart()
-        to_step, reason = self.state.iteration, str(report.fault)
-        facts = {"iteration": to_step, "from_step": report.iteration, "to_step": to_step, "reason": reason}
+        to_step = self.state.iteration
+        facts = {"iteration": to_step, "from_step": from_step, "to_step": to_step, "reason": reason}
         self.writes("log.jsonl", self.log.event, "rollback", **facts)
-        self.writes("run.json", self.folder.rolled_back, report.iteration, to_step, reason)
+        self.writes("run.json", self.folder.rolled_back, from_step, to_step, reason)

@@ -144,7 +144,7 @@ REGIONS = _named(
 )
 LOSS = (
     *MODEL,
-    *_named("GuidanceParams", "sds", "num_train_timesteps", "weighting"),
+    *_named("GuidanceParams", "loss", "sds", "num_train_timesteps", "weighting"),
     *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
 )
 
@@ -189,6 +189,15 @@ PIECES: dict[str, Piece] = {
             ),
         ),
         _streams_fit,
+    ),
+    "train/loss": Piece(
+        (
+            Rule(
+                Outcome.RENEWED,
+                (*MODEL, *_named("GuidanceParams", "loss", "sds")),
+                "what the distillation loss has learned starts again",
+            ),
+        )
     ),
     "train/memory": Piece(
         (
@@ -272,7 +281,7 @@ def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = tree
         for key in name.split("/"):
             if not isinstance(node, dict) or key not in node:
-                if name == "run":
+                if name in ("run", "train/loss"):  # which earlier versions did not write
                     break
                 raise ValueError(f"{path} is not a checkpoint of a training run: it has no {key!r}")
             node = node[key]

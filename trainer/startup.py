@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,7 +25,6 @@ from trainer.resume_rules import adapted
 from trainer.run_folder import INITIAL_POINTS, RunFolder
 from trainer.state import read_start
 from trainer.workers import device_of
-from viewer.viewers import Viewers
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ def read_settings(argv: list[str]) -> Config:
     return load_config(argv, prompt_problems, size_problems, timestep_problems)
 
 
-def check_start(config: Config, world: World) -> None:
+def check_start(config: Config, world: World, check_viewers: Callable[[Config], None]) -> None:
     """Raises ValueError with everything that will be refused, of what can be known before weights are read.
 
-    A real start-up meets the folder, its checkpoint and the initial points a moment later, once it has the folder.
+    A run that really starts checks its folder, its checkpoint, the initial points and its viewers a moment later.
     """
     found: list[str] = []
     device: torch.device | None = None
@@ -48,7 +48,7 @@ def check_start(config: Config, world: World) -> None:
         found.append(str(error))
     checks = [*model_file_checks(config)]
     if config.dry_run:
-        checks += [partial(_check_folder, config), partial(_check_viewers, config)]
+        checks += [partial(_check_folder, config), partial(check_viewers, config)]
     for check in checks:
         try:
             check()
@@ -69,12 +69,6 @@ def _check_folder(config: Config) -> None:
         read_point_cloud(points)
     elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
         point_e_modules()
-
-
-def _check_viewers(config: Config) -> None:
-    """ValueError for a viewer that cannot be opened; each is closed again."""
-    with Viewers(config, lambda text: None):
-        pass
 
 
 def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Found | None:

@@ -12,6 +12,7 @@ import torch
 
 from arguments import Config
 from cograd import CoGrad
+from guidance.losses import Loss, make_loss
 from guidance.score import NoiseMemory
 from guidance.sd_step import timestep_weight
 from scene import Scene
@@ -28,15 +29,16 @@ from utils.tree_file import load_tree, moved
 class TrainState:
     """What one training step reads and changes.
 
-    Remembers: the Gaussians with their optimizer and densification statistics, the stack of cameras drawn but not yet
-    used (in `scene`, with the camera ranges, which follow from settings and step), every random stream, the guidance's
-    first noise, CoGrad's histories and bank (None: the baseline), the number of the last step and of rollbacks, how
-    many steps were skipped for each cause, and the fault of the last step.
+    The Gaussians with their optimizer and densification statistics; the stack of cameras drawn but not yet used (in
+    `scene`, with the camera ranges, which follow from settings and step); every random stream; what the distillation
+    loss remembers; the guidance's first noise; CoGrad's histories and bank (None: the baseline); the number of the last
+    step and of rollbacks; how many steps were skipped for each cause; the fault of the last step.
     """
 
     gaussians: GaussianModel
     scene: Scene
     streams: RandomStreams
+    loss: Loss
     memory: NoiseMemory = field(default_factory=NoiseMemory)
     cograd: CoGrad | None = None
     iteration: int = 0
@@ -56,7 +58,7 @@ class TrainState:
         gaussians = GaussianModel(config.model.sh_degree, device)
         scene = Scene(config, gaussians, streams, device, writes, has_stale_points)
         gaussians.training_setup(config.optimization)
-        return cls(gaussians, scene, streams)
+        return cls(gaussians, scene, streams, make_loss(config.guidance))
 
     def begin_cograd(self, config: Config, alphas_cumprod: torch.Tensor) -> None:
         """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""
@@ -85,6 +87,7 @@ class TrainState:
             "gaussians": self.gaussians.capture(),
             "camera_stack": self.scene.camera_stack.state_dict(),
             "streams": self.streams.state_dict(),
+            "loss": self.loss.state_dict(),
             "memory": self.memory.state_dict(),
             "cograd": None if self.cograd is None else self.cograd.state_dict(),
         }
@@ -99,6 +102,7 @@ class TrainState:
         self.scene.ranges = CameraRanges.after_steps(state["iteration"], config.optimization, config.cameras)
         self.scene.camera_stack.load_state_dict(state.get("camera_stack", {}))
         self.streams.load_state_dict(state["streams"])
+        self.loss.load_state_dict(moved(state.get("loss", {}), device))
         self.memory.load_state_dict(moved(state.get("memory", {}), device))
         if (self.cograd is None) != (state["cograd"] is None):
             raise ValueError("the checkpoint is of a run with another CoGradParams.enabled; keep it as it was")

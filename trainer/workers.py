@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one run: the first leads it as if it were alone, the others follow.
+"""The processes of one run: rank 0 runs as if it were alone, the others (workers) follow its messages.
 
-Before each step the leader says what is next: its whole state, where the step begins anywhere else than the last one
-ended (at first, and after going back to a checkpoint); "go"; "wait", while a viewer holds the run; or "end". Followers
-decide and write nothing.
+Before each step rank 0 sends what is next: its whole state, where the step begins anywhere else than the last one ended
+(at first, and after a rollback); STEP; KEEPALIVE, while a viewer holds the run; or END. Workers decide and write
+nothing.
 """
 
 from __future__ import annotations
@@ -13,83 +13,77 @@ import time
 import torch
 
 from arguments import Config
-from guidance.prompts import PromptBook
-from guidance.score import Prior
 from trainer.distributed import World
 from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
-from trainer.step import StepReport, accumulate_gradients, apply_update
+from trainer.step import training_step
 from utils.device import resolve_device
 from utils.stop_signals import StopSignals
+from utils.tree_file import moved
 
-GO, WAIT, END = "go", "wait", "end"
-WORD_EVERY_S = 60.0  # far below the patience of trainer.distributed
+STEP, KEEPALIVE, END = "step", "keepalive", "end"
+KEEPALIVE_EVERY_S = 60.0  # far below the timeout of trainer.distributed
 
 
 def device_of(config: Config, world: World) -> torch.device:
-    """The device of this process. Raises ValueError for one that it cannot have."""
+    """The device of this process. Raises ValueError for one that is not available."""
     device = resolve_device(world.device_name(config.device, torch.cuda.device_count()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
-class Team:
-    """The leader's side. Remembers what the followers hold, and whether they wait for word."""
+class Workers:
+    """Rank 0's side. Remembers which state the workers have, and whether they wait for a message."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._held: tuple[int, int] | None = None
+        self._synced: tuple[int, int] | None = None
         self._waiting = world.size > 1
-        self._last_word_s = 0.0
+        self._last_message_s = 0.0
 
-    def accumulate_gradients(self, state: TrainState, prior: Prior, prompts: PromptBook, config: Config) -> StepReport:
-        """`training_step.accumulate_gradients` of all processes together. Raises PeerLost."""
-        if self.world.size == 1:
-            return accumulate_gradients(state, prior, prompts, config)
-        self._waiting = False
-        here = state.iteration, state.rollbacks
-        self.world.broadcast(GO if self._held == here else state.state_dict())
-        report = accumulate_gradients(state, prior, prompts, config, self.world)
-        self._held, self._waiting = (state.iteration, state.rollbacks), True
-        self._last_word_s = time.monotonic()
-        return report
-
-    def hold(self) -> None:
-        """Keeps followers from giving up; call it while the run waits. Raises PeerLost."""
-        if self._waiting and time.monotonic() - self._last_word_s > WORD_EVERY_S:
+    def begin_step(self, state: TrainState) -> None:
+        """Before `compute_gradients`. Raises PeerLost."""
+        if self.world.size > 1:
             self._waiting = False
-            self.world.broadcast(WAIT)
-            self._waiting, self._last_word_s = True, time.monotonic()
+            is_synced = self._synced == (state.iteration, state.rollbacks)
+            self.world.broadcast(STEP if is_synced else moved(state.state_dict(), "cpu"))
+
+    def end_step(self, state: TrainState) -> None:
+        """After `compute_gradients`: the workers make the update without further messages."""
+        self._synced, self._waiting = (state.iteration, state.rollbacks), self.world.size > 1
+        self._last_message_s = time.monotonic()
+
+    def keep_alive(self) -> None:
+        """To be called again and again while the run waits, so that workers do not time out. Raises PeerLost."""
+        if self._waiting and time.monotonic() - self._last_message_s > KEEPALIVE_EVERY_S:
+            self._waiting = False
+            self.world.broadcast(KEEPALIVE)
+            self._waiting, self._last_message_s = True, time.monotonic()
 
     def end(self) -> None:
-        """Lets followers go that wait for the next step. Others notice that the leader has gone."""
+        """Ends workers that wait for the next step. Others notice that rank 0 is gone."""
         if self._waiting:
             self._waiting = False
             self.world.broadcast(END)
 
 
-class Worker:
-    """A rank other than 0: its prior and its part of each step. It decides and writes nothing."""
+def run_worker(config: Config, world: World) -> None:
+    """A rank other than 0: its part of each step, until rank 0 ends the run.
 
-    def __init__(self, config: Config, world: World) -> None:
-        """Raises ValueError for a device or a prior that is not available."""
-        self.config, self.world, self.device = config, world, device_of(config, world)
-        self.prior, self.prompts = load_prior_and_prompts(config, self.device)
-
-    def work(self) -> None:
-        """Until rank 0 ends the run. Raises PeerLost when it is gone."""
-        config, world = self.config, self.world
-        with StopSignals():  # rank 0 heeds them
-            order = world.broadcast()
-            if order == END:
-                return
-            state = TrainState.start(config, self.device, writes=False)  # from the points that rank 0 has written
-            state.begin_cograd(config, self.prior.alphas_cumprod)
-            while order != END:
-                if order != WAIT:
-                    if order != GO:
-                        state.load_state_dict(order)
-                    report = accumulate_gradients(state, self.prior, self.prompts, config, world)
-                    apply_update(state, report, config)
-                order = world.broadcast()
+    Raises ValueError for a device or a prior that is not available, PeerLost when rank 0 is gone.
+    """
+    device = device_of(config, world)
+    prior, prompts = load_prior_and_prompts(config, device)
+    with StopSignals():  # rank 0 handles them
+        message = world.broadcast()
+        if message == END:
+            return
+        state = TrainState.start(config, device, writes=False)  # from the points that rank 0 has written
+        state.begin_cograd(config, prior.alphas_cumprod)
+        while message != END:
+            if message != KEEPALIVE:
+                if message != STEP:
+                    state.load_state_dict(message)
+                training_step(state, prior, prompts, config, world)
+            message = world.broadcast()

@@ -33,7 +33,7 @@ class Watched:
     maps: Callable[[], Mapping[str, torch.Tensor]] | None  # CoGrad's maps of the regions; None: the baseline
     save: Callable[[], bool]  # writes a checkpoint now; whether it could
     is_asked_to_stop: Callable[[], bool]
-    hold: Callable[[], None]  # called again and again while the run waits for a viewer
+    keep_alive: Callable[[], None]  # called again and again while the run waits for a viewer
     tell: Callable[[str], None]  # a line for the terminal
 
 
@@ -71,7 +71,7 @@ class Viewers:
             if not waited and not finished:
                 run.tell(f"a viewer has paused the run after step {iteration}")
             waited = True
-            run.hold()
+            run.keep_alive()
             if not answered:
                 time.sleep(SIBR_POLL_S if self._sibr is not None and self._sibr.connected else POLL_S)
         if self._page is not None:

@@ -70,7 +70,7 @@ RUNS = [
         (["--tau", "0.2"], "CoGradParams.tau", "CoGradParams.enabled is false"),
         (["--opt", PAPER, "--use_regions", "false", "--tau", "0.2"], "CoGradParams.tau", "use_regions is false"),
         (["--perpneg", "false", "--negative_w", "-1"], "GuidanceParams.negative_w", "perpneg is false"),
-        (["--sds", "--delta_t", "50"], "GuidanceParams.delta_t", "sds is true"),
+        (["--sds", "--delta_t", "50"], "GuidanceParams.delta_t", "the distillation loss is not ism"),
         (["--init_prompt", "a"], "GenerateCamParams.init_prompt", "init_shape"),
         (["--controlnet_ratio", "1"], "GuidanceParams.controlnet_ratio", "controlnet_model_key"),
         (["--LoRA_scale", "0.5"], "GuidanceParams.LoRA_scale", "LoRA_path"),
@@ -181,7 +181,7 @@ def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys):
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "settings without effect in this run: GuidanceParams.vram_O (GuidanceParams.guidance is ideal); "
-        "GuidanceParams.delta_t, GuidanceParams.xs_eta (GuidanceParams.sds is true)"
+        "GuidanceParams.delta_t, GuidanceParams.xs_eta (the distillation loss is not ism (GuidanceParams.loss, sds))"
     ]
 
 

@@ -63,16 +63,20 @@ def test_upstream_like_asks_text_by_text_and_gets_the_same() -> None:
 
 def test_the_phases_are_put_back(monkeypatch) -> None:
     from guidance import score
+    from guidance.losses import ISM, ism, sds
     from trainer import step as training_step
 
-    before = training_step.PhaseTimer, score.invert, score.guided_noise, score.Distillation.backward
+    def patched():
+        return training_step.PhaseTimer, ISM.invert, ism.guided_noise, sds.guided_noise, score.Distillation.backward
+
+    before = patched()
     prior = Counting()
     prior.encode_imgs = lambda *args: args
     waits = []
     with phases_apart(prior, lambda: waits.append(1)):
         timer = training_step.PhaseTimer()
         assert prior.encode_imgs(1, 2) == (1, 2) and list(timer.ms) == ["encode"] and len(waits) == 2
-    assert (training_step.PhaseTimer, score.invert, score.guided_noise, score.Distillation.backward) == before
+    assert patched() == before
     assert set(INSIDE) == {"encode", "inversion", "cfg", "image_backward"}
 
 

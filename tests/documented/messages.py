@@ -188,7 +188,7 @@ def too_little_memory(at: Scene) -> None:
     config = load_config(["--opt", str(ROOT / "configs" / "prompt.yaml"), "--device", "cpu"])
     with pytest.raises(ValueError) as refused:
         check_memory(shapes_of_sd21(at.folder), config.guidance, RunSize.of(config), torch.device("cuda", 0), 8 * 10**9)
-    assert ALONE.ends(2, refused.value) == 2
+    assert ALONE.exit_with(2, refused.value) == 2
 
 
 def too_many_points(at: Scene) -> None:

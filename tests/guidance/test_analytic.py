@@ -14,8 +14,9 @@ import torch
 from arguments import GuidanceParams
 from guidance import sd_step
 from guidance.analytic import GaussianMixturePrior, mixture_eps
+from guidance.losses import ISM, make_loss
 from guidance.prompts import PromptBook
-from guidance.score import NoiseMemory, distill, invert, residual_of
+from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
@@ -63,7 +64,7 @@ def test_mixture_eps_survives_far_points_and_switched_off_components():
 def test_ddim_inversion_of_one_gaussian_is_linear(one_gaussian):
     prior, latents, noise = one_gaussian, randn(2, 3, 4, 4, seed=6), randn(2, 3, 4, 4, seed=7)
     ind_t = torch.tensor([700, 333])
-    x_t, target, _ = invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2), PARAMS)
+    x_t, target, _ = ISM(PARAMS).invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2))
     for view, last in enumerate(ind_t.tolist()):
         path = [k + 1 for k in sd_step.inversion_path(last, 80, PARAMS.xs_delta_t, PARAMS.xs_inv_steps)]
         abar = prior.alphas_cumprod[path]
@@ -79,12 +80,12 @@ def test_ddim_inversion_of_one_gaussian_is_linear(one_gaussian):
 def test_residual_of_one_gaussian_is_the_closed_form(one_gaussian, sds):
     prior, latents, noise = one_gaussian, randn(2, 3, 4, 4, seed=8), randn(2, 3, 4, 4, seed=9)
     params, ind_t = dataclasses.replace(PARAMS, sds=sds), torch.tensor([250, 600])
-    residual = residual_of(prior, latents, noise, ind_t, 80, conditioning(prior, 2), params)
+    residual = make_loss(params)(prior, latents, noise, ind_t, conditioning(prior, 2))
     abar = prior.alphas_cumprod[ind_t + 1].view(-1, 1, 1, 1)
     if sds:
         x_t, target = abar.sqrt() * latents + (1 - abar).sqrt() * noise, noise
     else:
-        x_t, target, _ = invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2), params)
+        x_t, target, _ = ISM(params).invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2))
     eps = (1 - abar).sqrt() * (x_t - abar.sqrt() * prior.means) / spread(abar)
     assert (residual.eps_hat - eps).abs().max() < 1e-6
     assert (residual.target - target).abs().max() < 1e-6
@@ -96,7 +97,7 @@ def test_expected_sds_gradient_pulls_to_the_mode_and_vanishes_there(one_gaussian
     abar, noise = prior.alphas_cumprod[401], randn(1, 3, 4, 4, seed=10)
     for offset in (torch.zeros_like(noise), randn(1, 3, 4, 4, seed=11)):
         latents = prior.means + offset
-        pair = [residual_of(prior, latents, n, ind_t, 80, conditioning(prior, 1), params) for n in (noise, -noise)]
+        pair = [make_loss(params)(prior, latents, n, ind_t, conditioning(prior, 1)) for n in (noise, -noise)]
         mean = sum(residual.eps_hat - residual.target for residual in pair) / 2
         expected = (abar * (1 - abar)).sqrt() * offset / spread(abar)
         assert (mean - expected).abs().max() < 1e-6
@@ -105,9 +106,8 @@ def test_expected_sds_gradient_pulls_to_the_mode_and_vanishes_there(one_gaussian
 def test_ism_gradient_vanishes_on_a_single_point():
     """With std 0 the inversion's noise prediction is the same at every level: nothing is left to score at the truth."""
     prior = GaussianMixturePrior(randn(1, 3, 4, 4, seed=12), 0.0)
-    residual = residual_of(
-        prior, prior.means, randn(1, 3, 4, 4, seed=13), torch.tensor([500]), 80, conditioning(prior, 1), PARAMS
-    )
+    noise, ind_t = randn(1, 3, 4, 4, seed=13), torch.tensor([500])
+    residual = make_loss(PARAMS)(prior, prior.means, noise, ind_t, conditioning(prior, 1))
     assert (residual.eps_hat - residual.target).abs().max() < 1e-6
 
 
@@ -121,8 +121,8 @@ def test_gradient_descent_with_the_guidance_reaches_the_text_component():
     image = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64, requires_grad=True)
     depth = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     for _ in range(300):
-        result = distill(
-            prior, image, depth, depth, cond, params, streams, warm_up_rate=0.0, as_latent=False, memory=memory
+        result = distill_views(
+            prior, image, depth, depth, cond, make_loss(params), streams, warm_up_rate=0.0, as_latent=False, memory=memory
         )
         (gradient,) = torch.autograd.grad(result.latents, image, result.grad)
         image = (image.detach() - 0.01 * gradient).requires_grad_()

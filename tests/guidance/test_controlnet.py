@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from arguments import Config, GuidanceParams, OptimizationParams
 from arguments.load import load_config
 from guidance.analytic import GaussianMixturePrior
+from guidance.losses import make_loss
 from guidance.prompts import PromptBook
-from guidance.score import NoiseMemory, distill
+from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
 from trainer.state import TrainState
-from trainer.step import _use_control, accumulate_gradients
+from trainer.draws import draw_use_control
+from trainer.step import compute_gradients
 from utils.random_streams import RandomStreams
 
 
@@ -97,15 +99,15 @@ def test_every_call_of_a_step_sees_each_views_disparity(change, seed):
     results = []
     for use_control in (False, True):
         prior.seen = []
-        result = distill(
-            prior, rgb, depth, alpha, cond, params, RandomStreams(seed), warm_up_rate=0.5, as_latent=False,
+        result = distill_views(
+            prior, rgb, depth, alpha, cond, make_loss(params), RandomStreams(seed), warm_up_rate=0.5, as_latent=False,
             memory=NoiseMemory(), use_control=use_control,
         )  # fmt: skip
         results.append((result, prior.seen))
     (off, seen_off), (on, seen_on) = results
     assert all(picture is None for _, picture in seen_off)
     disparity = depth.detach().expand(-1, 3, -1, -1)
-    shown = disparity.flip(-1) if on.flipped else disparity
+    shown = disparity.flip(-1) if bool(on.flip) else disparity
     assert len(seen_on) == len(seen_off) > 0
     for rows, picture in seen_on:
         assert torch.equal(picture, shown.repeat(rows // 2, 1, 1, 1))
@@ -126,11 +128,11 @@ def test_when_it_is_used():
     )
     state = SimpleNamespace(iteration=10, streams=RandomStreams(0))
     before = state.streams.python.getstate()
-    assert _use_control(state, config) is False and state.streams.python.getstate() == before
-    assert _use_control(SimpleNamespace(iteration=11, streams=state.streams), Config()) is None
+    assert draw_use_control(state, config) is False and state.streams.python.getstate() == before
+    assert draw_use_control(SimpleNamespace(iteration=11, streams=state.streams), Config()) is None
     assert state.streams.python.getstate() == before
     state.iteration = 11
-    used = [_use_control(state, config) for _ in range(2000)]
+    used = [draw_use_control(state, config) for _ in range(2000)]
     assert abs(sum(used) / 2000 - 0.3) < 0.04  # four standard deviations
     wanted = RandomStreams(0).python
     assert used == [wanted.random() < 0.3 for _ in range(2000)]
@@ -145,7 +147,7 @@ def step(tiny, tmp_path, folder, name, **changes):
         words |= {"controlnet_model_key": folder}
     config = load_config([piece for key, value in words.items() for piece in (f"--{key}", str(value))])
     prior, state = StableDiffusion(config.guidance, "cpu"), TrainState.start(config, "cpu")
-    report = accumulate_gradients(state, prior, PromptBook(prior, config.guidance), config)
+    report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
     assert report.fault is None
     return report
 

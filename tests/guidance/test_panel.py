@@ -5,9 +5,10 @@ import torch
 
 from arguments import GuidanceParams
 from guidance.analytic import GaussianMixturePrior
+from guidance.losses import make_loss
 from guidance.panel import COLUMNS, MARGIN_PX, guidance_panel, saturation
 from guidance.prompts import PromptBook
-from guidance.score import NoiseMemory, distill
+from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 
@@ -18,8 +19,8 @@ def step(seed):
     cond = PromptBook(prior, params).conditioning([0.0, 90.0])
     rgb = Draws(seed).uniform(2, 3, 6, 5).requires_grad_()
     depth, alpha = rgb.detach()[:, :1], rgb.detach()[:, 1:2]
-    result = distill(
-        prior, rgb, depth, alpha, cond, params, RandomStreams(seed),
+    result = distill_views(
+        prior, rgb, depth, alpha, cond, make_loss(params), RandomStreams(seed),
         warm_up_rate=0.0, as_latent=False, memory=NoiseMemory(),
     )  # fmt: skip
     return prior, result, rgb, depth, alpha
@@ -46,7 +47,7 @@ def test_panel_shows_every_piece_in_its_place_whether_flipped_or_not():
             low, high = rgb[view].min(), rgb[view].max()  # latents are 2x - 1 here: stretched, they are the image again
             torch.testing.assert_close(tile(panel, view, 4), (rgb[view] - low) / (high - low), atol=1e-5, rtol=0)
             assert tile(panel, view, 5).max() == 1
-        flips.add(result.flipped)
+        flips.add(bool(result.flip))
     assert flips == {True, False}
 
 
@@ -58,8 +59,8 @@ def test_previews_of_the_true_image_are_the_image():
     params = GuidanceParams(text="x", perpneg=False, sds=True)
     cond = PromptBook(prior, params).conditioning([0.0])
     blank = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
-    result = distill(
-        prior, image.requires_grad_(), blank, blank, cond, params, RandomStreams(0),
+    result = distill_views(
+        prior, image.requires_grad_(), blank, blank, cond, make_loss(params), RandomStreams(0),
         warm_up_rate=0.0, as_latent=False, memory=NoiseMemory(),
     )  # fmt: skip
     torch.testing.assert_close(result.x0_preview(prior)["guided"], image.detach(), atol=1e-6, rtol=0)

@@ -3,7 +3,7 @@
 
 import torch
 
-import trainer.workers
+import train
 from toy.ideal import IdealPrior
 
 
@@ -14,7 +14,7 @@ def at_step(monkeypatch, step: int, act) -> None:
 
 def with_state(monkeypatch, step: int, act) -> None:
     """The same with act(state)."""
-    sound, done = trainer.workers.accumulate_gradients, []
+    sound, done = train.compute_gradients, []
 
     def patched(state, *args):
         report = sound(state, *args)
@@ -23,7 +23,7 @@ def with_state(monkeypatch, step: int, act) -> None:
             act(state)
         return report
 
-    monkeypatch.setattr(trainer.workers, "accumulate_gradients", patched)
+    monkeypatch.setattr(train, "compute_gradients", patched)
 
 
 def faulty_calls(monkeypatch, is_faulty) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import toy.ideal
 import train
-import trainer.workers
+import trainer.priors
 from arguments import GROUPS, Config
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import FINISHED, REFUSED
@@ -125,8 +125,8 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 def _resumed(folder: Path, name: str, value: str, capsys, monkeypatch) -> tuple[int, str, bool]:
     """Exit status, what was printed, and whether a prior was loaded."""
-    loaded, sound = [], trainer.workers.load_prior
-    monkeypatch.setattr(trainer.workers, "load_prior", lambda *args: loaded.append(1) or sound(*args))
+    loaded, sound = [], trainer.priors.load_prior
+    monkeypatch.setattr(trainer.priors, "load_prior", lambda *args: loaded.append(1) or sound(*args))
     status = train.main(["--resume", str(folder), f"--{name}", *value.split(" ")])
     monkeypatch.undo()
     return status, "".join(capsys.readouterr()), bool(loaded)
@@ -190,7 +190,7 @@ def test_what_cannot_be_continued_is_refused_before_weights_and_writes(stopped, 
     """By --resume auto, and by --start_checkpoint, which leaves no folder behind either."""
     folder = shutil.copytree(stopped["baseline"], tmp_path / "run")
     before = _contents(folder)
-    monkeypatch.setattr(trainer.workers, "load_prior", lambda *args: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(trainer.priors, "load_prior", lambda *args: pytest.fail("the weights were loaded"))
     checkpoint = numbered(folder)[0][1]
     how = {"start_checkpoint": checkpoint} if start else {"resume": "auto"}
     run = tmp_path / "new" if start else folder

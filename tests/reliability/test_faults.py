@@ -71,7 +71,7 @@ def test_faults_that_come_again_stop_the_run_with_a_diagnosis(tmp_path, monkeypa
 
 
 def test_a_gradient_that_is_not_finite_is_named_with_view_and_timestep(tmp_path, monkeypatch) -> None:
-    sound, taken = training_step._take_gradient, []
+    sound, taken = training_step.pop_gradient, []
 
     def faulty(state):
         taken.append(1)
@@ -80,7 +80,7 @@ def test_a_gradient_that_is_not_finite_is_named_with_view_and_timestep(tmp_path,
             gradient["opacity"][0] = float("nan")
         return gradient
 
-    monkeypatch.setattr(training_step, "_take_gradient", faulty)
+    monkeypatch.setattr(training_step, "pop_gradient", faulty)
     assert train.main(words(tmp_path / "run", **SHORT | {"iterations": 5})) == FINISHED
     lines = log_lines(tmp_path / "run")
     assert [bool(line["fault"]) for line in lines] == [False, False, True, False, False]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-import trainer.workers
+import trainer.priors
 from arguments.exit_codes import FINISHED, REFUSED, STOPPED
 from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import words
@@ -141,13 +141,13 @@ def test_a_half_made_update_is_not_continued_from(tmp_path, monkeypatch) -> None
 def test_no_memory_during_start_up(tmp_path, monkeypatch, capsys, where) -> None:
     import trainer.state
 
-    monkeypatch.setattr(trainer.workers if where == "load_prior" else trainer.state, where, _raise(NO_MEMORY[0]))
+    monkeypatch.setattr(trainer.priors if where == "load_prior" else trainer.state, where, _raise(NO_MEMORY[0]))
     assert train.main(words(tmp_path / "run", **PLAIN)) == STOPPED
     assert "train.py: out of memory (CUDA out of memory." in capsys.readouterr().err
 
 
 def test_a_disk_that_fails_during_start_up(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(trainer.workers, "load_prior", _raise(OSError(28, "No space left on device")))
+    monkeypatch.setattr(trainer.priors, "load_prior", _raise(OSError(28, "No space left on device")))
     assert train.main(words(tmp_path / "run", **PLAIN)) == REFUSED
     assert "train.py: the run cannot be started ([Errno 28] No space left on device)" in capsys.readouterr().err
 

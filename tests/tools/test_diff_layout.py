@@ -95,7 +95,7 @@ def test_the_map_is_right_about_upstream_without_submodules(tree, capsys) -> Non
         "| utils/sh_utils.py | eval_sh | kept | utils/sh_utils.py |",
         "| scene/__init__.py | Scene.getTestCameras | kept | scene/__init__.py |",
         "| guidance/sd_utils.py | StableDiffusion.get_text_embeds | kept | guidance/sd_utils.py |",
-        "| guidance/sd_utils.py | StableDiffusion.train_step | mapped | `guidance/score.py`: `distill`, `residual_of` |",
+        "| guidance/sd_utils.py | StableDiffusion.train_step | mapped | `guidance/score.py`: `distill_views`; `guidance/losses/ism.py`: `ISM`; `guidance/losses/sds.py`: `SDS` |",
         "| scene/cameras.py | MiniCam | moved | gaussian_renderer/network_gui.py |",
         "| utils/image_utils.py | psnr | moved | toy/similarity.py |",
         "| gaussian_renderer/network_gui.py | read | mapped | ",
@@ -182,7 +182,7 @@ def test_what_the_map_is_silent_about_is_told(tmp_path) -> None:
         ("`arguments/cfg_args.py`", "`arguments/gone.py`", "arguments/gone.py is not in {ROOT}"),
         ("`CameraStack`", "`CameraHeap`", "scene/__init__.py of {ROOT} defines no CameraHeap"),
         ("`NetworkGui.poll`", "`NetworkGui.conditioning`", "network_gui.py of {ROOT} defines no NetworkGui.conditioning"),
-        ("`guidance/score.py`: `distill`", "`guidance/panel.py`: `distill`", "guidance/panel.py of {ROOT} defines no distill"),
+        ("`guidance/score.py`: `distill_views`", "`guidance/panel.py`: `distill_views`", "guidance/panel.py of {ROOT} defines no distill_views"),
         ("`offload_unet`", "`offload_nothing`", "offload_nothing is not in our sources"),
     ],
 )  # fmt: skip

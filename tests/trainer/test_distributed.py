@@ -39,9 +39,9 @@ def test_shares_of_a_draw_are_the_draw() -> None:
 
 def test_one_process_copies_nothing() -> None:
     x = torch.zeros(3)
-    assert World.start({}) == World.start({"WORLD_SIZE": "1"}) == ALONE and ALONE.leads
+    assert World.start({}) == World.start({"WORLD_SIZE": "1"}) == ALONE and ALONE.is_main
     with ALONE as world:
-        assert world.gather(x, Shard.whole(3)) is x and world.broadcast(x) is x and world.is_first_to_tell()
+        assert world.gather(x, Shard.whole(3)) is x and world.broadcast(x) is x and world.is_first_to_report()
 
 
 def test_half_of_torchruns_variables_are_told() -> None:

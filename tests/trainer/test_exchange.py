@@ -16,7 +16,7 @@ from tests.trees import equal
 from trainer.distributed import ALONE, World
 from trainer.exchange import gather_numbers
 from trainer.state import TrainState
-from trainer.step import accumulate_gradients, apply_update
+from trainer.step import apply_update, compute_gradients
 from utils.shard import Shard
 
 STEPS = 14
@@ -57,13 +57,13 @@ def _run(world: World, folder: Path, name: str) -> tuple[list[dict], dict]:
     state.begin_cograd(config, prior.alphas_cumprod)
     prompts = PromptBook(prior, config.guidance)
     for _ in range(STEPS):
-        report = accumulate_gradients(state, prior, prompts, config, world)
+        report = compute_gradients(state, prior, prompts, config, world)
         gradients = {n: p.grad.clone() for n, p in state.gaussians.parameters_in_order().items() if p.grad is not None}
-        apply_update(state, report, config)
-        drawn = {key: x for key, x in report.record(0).items() if key in ("t", "as_latent", "azimuth_deg", "fault")}
+        update = apply_update(state, report, config)
+        drawn = {key: x for key, x in report.record(update, 0).items() if key in ("t", "as_latent", "azimuth_deg", "fault")}
         statistics = state.gaussians.denom.sum(), state.gaussians.max_radii2D.max()
         steps.append({"drawn": drawn, "n": len(state.gaussians.get_xyz), "gradients": gradients, "statistics": statistics,
-                      "losses": report.losses, "loss_per_view": report.loss_per_view, "cograd": report.cograd})  # fmt: skip
+                      "losses": report.losses.terms, "loss_per_view": report.losses.per_view, "cograd": update.cograd})  # fmt: skip
     return steps, copy.deepcopy(state.state_dict())
 
 
@@ -147,6 +147,6 @@ def test_all_hear_what_the_first_says(runs) -> None:
 def test_processes_that_came_apart_are_told(runs) -> None:
     for rank in runs[1]:
         assert rank["wrong"] == (
-            "the processes of this run have come apart, they hold 60 and 61 Gaussians; use GPUs of one kind and the same "
+            "the processes of this run are out of step, they hold 60 and 61 Gaussians; use GPUs of one kind and the same "
             "versions everywhere, and start from the last checkpoint"
         )

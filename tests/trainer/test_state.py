@@ -10,7 +10,7 @@ from arguments.load import load_config
 from guidance.prompts import PromptBook
 from tests.trees import equal
 from trainer.state import TrainState
-from trainer.step import accumulate_gradients, apply_update
+from trainer.step import apply_update, compute_gradients
 from utils.tree_file import load_tree, save_tree
 
 
@@ -27,7 +27,7 @@ def _config(folder: Path):
 def _run(state: TrainState, prior, config, until: int) -> TrainState:
     prompts = PromptBook(prior, config.guidance)
     while state.iteration < until:
-        apply_update(state, accumulate_gradients(state, prior, prompts, config), config)
+        apply_update(state, compute_gradients(state, prior, prompts, config), config)
     return state
 
 

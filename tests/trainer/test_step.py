@@ -14,7 +14,7 @@ from guidance.prompts import PromptBook
 from tests.trees import equal
 from trainer import step as training_step
 from trainer.state import TrainState
-from trainer.step import StepReport, accumulate_gradients, apply_update
+from trainer.step import StepGradients, Update, apply_update, compute_gradients
 from utils.tree_file import load_tree, save_tree
 
 STEPS = 14
@@ -45,16 +45,16 @@ def _gradients(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in state.gaussians.parameters_in_order().items() if p.grad is not None}
 
 
-def _step(state: TrainState, prior, config: Config) -> tuple[StepReport, dict[str, torch.Tensor]]:
-    report = accumulate_gradients(state, prior, PromptBook(prior, config.guidance), config)
+def _step(state: TrainState, prior, config: Config) -> tuple[StepGradients, dict[str, torch.Tensor], Update]:
+    step = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
     gradients = _gradients(state)
-    apply_update(state, report, config)
-    assert report.fault is None
-    return report, gradients
+    update = apply_update(state, step, config)
+    assert step.fault is None and update.fault is None
+    return step, gradients, update
 
 
-def _run(state: TrainState, prior, config: Config, until: int) -> list[StepReport]:
-    return [_step(state, prior, config)[0] for _ in range(state.iteration, until)]
+def _run(state: TrainState, prior, config: Config, until: int) -> list[tuple[StepGradients, dict, Update]]:
+    return [_step(state, prior, config) for _ in range(state.iteration, until)]
 
 
 # --- CoGrad with nothing to fuse is the plain step --------------------------------------------------------------------
@@ -62,19 +62,23 @@ def _run(state: TrainState, prior, config: Config, until: int) -> list[StepRepor
 
 def _feed_plain_step(monkeypatch, twin: CoGrad, prior) -> None:
     """Makes the plain step look where `twin` would, at its timesteps; the random streams are used as CoGrad does."""
-    plans, distill = [], training_step.distill
+    plans, draw_views, distill_views = [], training_step.draw_views, training_step.distill_views
 
-    def cameras(state, plan, config):
-        assert state.cograd is None and plan is None
+    def draw(state, config, timer):
+        assert state.cograd is None
         plans.append(twin.plan(state.iteration, config.guidance.C_batch_size, state.streams.torch))
         poses = twin.grid.sample_poses(plans[-1].regions, state.streams.torch)
-        yield from state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams, poses.cells)
+        cameras = iter(state.scene.cameras_at(poses.theta_deg, poses.phi_deg, poses.radius, state.streams, poses.cells))
+        with monkeypatch.context() as patched:
+            patched.setattr(state.scene.camera_stack, "pop", lambda streams: next(cameras))
+            return draw_views(state, config, timer)
 
     def at_its_timesteps(prior, *args, ind_t, **options):
-        return distill(prior, *args, ind_t=training_step._indices_of(prior, plans[-1].t), **options)
+        assert ind_t is None
+        return distill_views(prior, *args, ind_t=training_step._indices_of(prior, plans[-1].t), **options)
 
-    monkeypatch.setattr(training_step, "_cameras", cameras)
-    monkeypatch.setattr(training_step, "distill", at_its_timesteps)
+    monkeypatch.setattr(training_step, "draw_views", draw)
+    monkeypatch.setattr(training_step, "distill_views", at_its_timesteps)
 
 
 def _plain_and_cograd(tmp_path, prior, monkeypatch, steps: int, **changes):
@@ -83,16 +87,16 @@ def _plain_and_cograd(tmp_path, prior, monkeypatch, steps: int, **changes):
     state = _start(config, prior)
     observed, with_cograd = [], []
     for _ in range(steps):
-        report, gradients = _step(state, prior, config)
-        observed.append((report.plan.regions, report.distillation.t, report.distillation.loss_per_view))
+        report, gradients, _ = _step(state, prior, config)
+        observed.append((report.draws.plan.regions, report.distillation.t, report.distillation.loss_per_view))
         with_cograd.append(gradients)
     plain_config = _config(tmp_path / "plain", **{**changes, "CoGradParams.enabled": False})
     plain_state, twin = TrainState.start(plain_config, "cpu"), CoGrad(config.cograd, prior.alphas_cumprod, STEPS)
     _feed_plain_step(monkeypatch, twin, prior)
     plain = []
     for step, (regions, t, losses) in enumerate(observed, 1):
-        report, gradients = _step(plain_state, prior, plain_config)
-        assert report.plan is None and torch.equal(report.distillation.t, t)
+        report, gradients, _ = _step(plain_state, prior, plain_config)
+        assert report.draws.plan is None and torch.equal(report.distillation.t, t)
         twin.observe(step, regions, t, losses, [None] * len(regions))  # its histories follow, its bank stays empty
         plain.append(gradients)
     return with_cograd, state, plain, plain_state
@@ -103,11 +107,11 @@ def test_the_weighted_loss_signal_has_the_guidances_weighting(tmp_path, prior, w
     """The settings of one w(t) in two places: what Eqs. (6) and (8) read, and what the gradient is weighted by."""
     config = _config(tmp_path, weighting=weighting, loss_signal="weighted")
     state = _start(config, prior)
-    report, _ = _step(state, prior, config)
+    report, _, _ = _step(state, prior, config)
     grad, residual = report.distillation.grad, report.distillation.residual
     w = (grad / (residual.eps_hat - residual.target)).flatten(1).median(dim=1).values / config.guidance.lambda_guidance
     signal = torch.tensor(state.cograd.record()["signal"])
-    torch.testing.assert_close(signal, (w * report.loss_per_view).to(signal), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(signal, (w * report.losses.per_view).to(signal), rtol=1e-4, atol=0.0)
 
 
 def test_the_optimizer_gets_the_sum_of_all_fused_gradients(tmp_path, prior, monkeypatch) -> None:
@@ -124,12 +128,12 @@ def test_the_optimizer_gets_the_sum_of_all_fused_gradients(tmp_path, prior, monk
     monkeypatch.setattr(state.cograd, "fuse", recorded)
     for _ in range(6):
         results.clear(), given.clear()
-        report, gradients = _step(state, prior, config)
+        report, gradients, _ = _step(state, prior, config)
         assert len(results) == 3
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, sum(result.g_fused[name] for result in results))
         fused += all(result.cosines for result in results)
-        for region, main in zip(report.plan.regions.tolist(), given):
+        for region, main in zip(report.draws.plan.regions.tolist(), given):
             stored = state.cograd.bank.entries[region].unpack(main)
             assert all(torch.equal(stored[name], g) for name, g in main.items())
     assert fused > 0  # in some step every view had something to fuse with
@@ -145,7 +149,7 @@ def test_the_scale_term_is_counted_once_however_many_views(tmp_path, prior, view
     )  # fmt: skip
     state = _start(config, prior)
     scales = state.gaussians.get_scaling.detach().clone()
-    _, gradients = _step(state, prior, config)
+    _, gradients, _ = _step(state, prior, config)
     torch.testing.assert_close(gradients["scaling"], 0.7 * scales / scales.numel())
 
 
@@ -156,11 +160,11 @@ def test_densification_statistics_are_those_of_every_view(tmp_path, prior, views
     state = _start(config, prior)
     accumulated, seen, radii = 0.0, 0.0, torch.zeros(60)
     for _ in range(2):
-        report, _ = _step(state, prior, config)
+        report, _, _ = _step(state, prior, config)
         for view in report.views:
-            norm = torch.linalg.vector_norm(view.screen_points.grad[:, :2], dim=-1, keepdim=True)
-            accumulated += torch.where(view.visible[:, None], norm, 0.0)
-            seen += view.visible[:, None].float()
+            norm, visible = torch.linalg.vector_norm(view.ndc, dim=-1, keepdim=True), view.radii_px[:, None] > 0
+            accumulated += torch.where(visible, norm, 0.0)
+            seen += visible.float()
             radii = torch.maximum(radii, view.radii_px.float())
     assert torch.equal(state.gaussians.xyz_gradient_accum, accumulated) and float(accumulated.sum()) > 0
     assert torch.equal(state.gaussians.denom, seen) and float(seen.max()) == 2 * views
@@ -194,10 +198,10 @@ def test_the_optimizer_leaves_the_stored_gradient_alone(tmp_path, prior) -> None
     config = _config(tmp_path, C_batch_size=1, densify_until_iter=0, max_t_difference=0, weight_decay=0.1)
     state = _start(config, prior)
     for _ in range(6):
-        report = accumulate_gradients(state, prior, PromptBook(prior, config.guidance), config)
-        g_main = {name: g.clone() for name, g in report.main_gradients[0].items()}
+        report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
+        g_main = {name: g.clone() for name, g in report.views[0].g_main.items()}
         apply_update(state, report, config)
-        region = int(report.plan.regions[0])
+        region = int(report.draws.plan.regions[0])
     stored = state.cograd.bank.entries[region].unpack(g_main)
     assert stored["xyz"].any() and equal(dict(stored), g_main)
 
@@ -208,7 +212,7 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) ->
     config = _config(tmp_path / "whole", **changes)
     whole = _start(config, prior)
     reports = _run(whole, prior, config, STEPS)
-    fused = [step.iteration for step in reports if any(view["cosines"] for view in step.cograd["fusion"])]
+    fused = [step.iteration for step, _, update in reports if any(view["cosines"] for view in update.cograd["fusion"])]
     assert min(fused) < 9 < max(fused)  # with stored gradients before and after the latest cut
     config = _config(tmp_path / "cut", **changes)
     broken = _start(config, prior)
@@ -234,7 +238,7 @@ def test_a_checkpoint_of_the_baseline_is_refused(tmp_path, prior) -> None:
 
 @pytest.fixture
 def after_five(tmp_path, prior):
-    """step(**switch): the sixth step, as (report, gradients, state), of one run whose first five had CoGrad in full."""
+    """step(**switch): the sixth step, as (report, gradients, update, state), of one run whose first five had CoGrad in full."""
     config = _config(tmp_path)
     state = _start(config, prior)
     _run(state, prior, config, 5)
@@ -249,48 +253,49 @@ def after_five(tmp_path, prior):
     return step
 
 
-def _plain_sum(report: StepReport) -> dict[str, torch.Tensor]:
-    return {name: sum(g[name] for g in report.main_gradients[1:]) + g0 for name, g0 in report.main_gradients[0].items()}
+def _plain_sum(step: StepGradients) -> dict[str, torch.Tensor]:
+    first, *others = (view.g_main for view in step.views)
+    return {name: sum(g[name] for g in others) + g0 for name, g0 in first.items()}
 
 
-def _same_pictures(a: StepReport, b: StepReport) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.image_stacks(), b.image_stacks(), strict=True))
+def _same_images(a: StepGradients, b: StepGradients) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True))
 
 
 def test_the_sixth_step_has_something_to_switch_off(after_five) -> None:
-    report, gradients, _ = after_five()
-    p = report.plan.probabilities
+    report, gradients, update, _ = after_five()
+    p = report.draws.plan.probabilities
     assert float(p.max() - p.min()) > 1e-3  # A
-    assert bool((report.plan.t_local != 0).any())  # B
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))  # C
-    again, same, _ = after_five()
-    assert equal(gradients, same) and _same_pictures(report, again)
+    assert bool((report.draws.plan.t_local != 0).any())  # B
+    assert any(view["cosines"] for view in update.cograd["fusion"]) and not equal(gradients, _plain_sum(report))  # C
+    again, same, _, _ = after_five()
+    assert equal(gradients, same) and _same_images(report, again)
 
 
 def test_wo_region_changes_the_law_of_the_regions_alone(after_five) -> None:
-    full, _, _ = after_five()
-    report, gradients, state = after_five(use_regions=False)
+    full, _, _, _ = after_five()
+    report, gradients, update, state = after_five(use_regions=False)
     n = len(state.cograd.grid)
-    torch.testing.assert_close(report.plan.probabilities, torch.full((n,), 1 / n, dtype=torch.float64))
-    assert report.plan.t_global == full.plan.t_global
-    assert bool((report.plan.t_local != 0).any()) and bool(((report.plan.t - report.plan.t_base).abs() <= 100.5).all())
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
+    torch.testing.assert_close(report.draws.plan.probabilities, torch.full((n,), 1 / n, dtype=torch.float64))
+    assert report.draws.plan.t_global == full.draws.plan.t_global
+    assert bool((report.draws.plan.t_local != 0).any()) and bool(((report.draws.plan.t - report.draws.plan.t_base).abs() <= 100.5).all())
+    assert any(view["cosines"] for view in update.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
 
 
 def test_wo_timestep_changes_the_timesteps_alone(after_five) -> None:
-    full, _, _ = after_five()
-    report, gradients, _ = after_five(timestep_mode="random")
-    assert torch.equal(report.plan.regions, full.plan.regions) and _same_pictures(report, full)
-    assert torch.equal(report.plan.probabilities, full.plan.probabilities)
-    assert not torch.equal(report.plan.t, full.plan.t) and bool(((report.plan.t >= 100) & (report.plan.t <= 900)).all())
-    assert any(view["cosines"] for view in report.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
+    full, _, _, _ = after_five()
+    report, gradients, update, _ = after_five(timestep_mode="random")
+    assert torch.equal(report.draws.plan.regions, full.draws.plan.regions) and _same_images(report, full)
+    assert torch.equal(report.draws.plan.probabilities, full.draws.plan.probabilities)
+    assert not torch.equal(report.draws.plan.t, full.draws.plan.t) and bool(((report.draws.plan.t >= 100) & (report.draws.plan.t <= 900)).all())
+    assert any(view["cosines"] for view in update.cograd["fusion"]) and not equal(gradients, _plain_sum(report))
 
 
 def test_wo_fusion_changes_the_sum_of_the_gradients_alone(after_five) -> None:
-    full, fused, _ = after_five()
-    report, gradients, state = after_five(use_fusion=False)
-    assert torch.equal(report.plan.regions, full.plan.regions) and torch.equal(report.plan.t, full.plan.t)
-    assert _same_pictures(report, full) and equal(report.main_gradients, full.main_gradients)
+    full, fused, _, _ = after_five()
+    report, gradients, _, state = after_five(use_fusion=False)
+    assert torch.equal(report.draws.plan.regions, full.draws.plan.regions) and torch.equal(report.draws.plan.t, full.draws.plan.t)
+    assert _same_images(report, full) and equal([view.g_main for view in report.views], [view.g_main for view in full.views])
     assert torch.equal(report.distillation.loss_per_view, full.distillation.loss_per_view)
     assert equal(gradients, _plain_sum(report)) and not equal(fused, gradients)
     assert not len(state.cograd.bank)  # what no step can fuse is not kept
@@ -299,9 +304,9 @@ def test_wo_fusion_changes_the_sum_of_the_gradients_alone(after_five) -> None:
 def test_schedule_only_leaves_the_global_schedule(tmp_path, prior) -> None:
     config = _config(tmp_path, use_regions=False, timestep_mode="schedule", use_fusion=False)
     state, full = _start(config, prior), _config(tmp_path / "full")
-    t_global = [report.plan.t_global for report in _run(_start(full, prior), prior, full, 6)]
+    t_global = [report.draws.plan.t_global for report, _, _ in _run(_start(full, prior), prior, full, 6)]
     for step in range(6):
-        report, gradients = _step(state, prior, config)
-        assert report.plan.t_global == t_global[step]
-        assert bool((report.plan.t_local == 0).all()) and bool((report.plan.t_base == report.plan.t_global).all())
+        report, gradients, _ = _step(state, prior, config)
+        assert report.draws.plan.t_global == t_global[step]
+        assert bool((report.draws.plan.t_local == 0).all()) and bool((report.draws.plan.t_base == report.draws.plan.t_global).all())
         assert equal(gradients, _plain_sum(report))

@@ -7,7 +7,7 @@ import torch
 from arguments.load import load_config
 from guidance.prompts import PromptBook
 from trainer.state import TrainState
-from trainer.step import accumulate_gradients, apply_update, prepare_schedules
+from trainer.step import apply_update, compute_gradients, prepare_schedules
 
 SMALL = {
     "iterations": 8, "densify_from_iter": 4, "densification_interval": 2, "opacity_reset_interval": 5, "densify_until_iter": 8,
@@ -26,7 +26,7 @@ def run(tmp_path, prior):
     state, prompts = TrainState.start(config, "cpu"), PromptBook(prior, config.guidance)
 
     def step():
-        report = accumulate_gradients(state, prior, prompts, config)
+        report = compute_gradients(state, prior, prompts, config)
         before = {name: p.detach().clone() for name, p in state.gaussians.parameters_in_order().items()}
         apply_update(state, report, config)
         return state, report, before
@@ -41,9 +41,9 @@ def _moved(state, before) -> bool:
 
 def test_statistics_are_those_of_the_last_view_only(run) -> None:
     state, report, _ = run()
-    first, last = (torch.linalg.vector_norm(view.screen_points.grad[:, :2], dim=-1, keepdim=True) for view in report.views)
+    first, last = (torch.linalg.vector_norm(view.ndc, dim=-1, keepdim=True) for view in report.views)
     assert not torch.allclose(first, last)
-    assert torch.equal(state.gaussians.xyz_gradient_accum, torch.where(report.views[-1].visible[:, None], last, 0.0))
+    assert torch.equal(state.gaussians.xyz_gradient_accum, torch.where(report.views[-1].radii_px[:, None] > 0, last, 0.0))
     assert torch.equal(state.gaussians.max_radii2D, report.views[-1].radii_px.float())
 
 
