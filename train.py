@@ -141,7 +141,7 @@ class Trainer:
         """As upstream: outputs show, and saves hold, the scene before this iteration's update."""
 
         def panel() -> torch.Tensor:
-            return guidance_panel(self.prior, step.distillation, *step.images)
+            return guidance_panel(self.prior, step.distillation, *step.rendered)
 
         with step.timer("outputs"):
             due = None if step.fault else panel

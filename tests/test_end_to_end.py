@@ -79,7 +79,7 @@ def test_every_random_choice_and_point_count(run) -> None:
 def test_images_and_scales_stay_close(run) -> None:
     trace, steps, *_ = run
     for want, report in zip(trace, steps, strict=True):
-        images, disparities, transmittances = report.images
+        images, disparities, transmittances = report.rendered
         assert float(images.mean()) == pytest.approx(want["rgb_mean"], abs=2e-4)
         assert float(transmittances.mean()) == pytest.approx(want["transmittance_mean"], abs=2e-4)
         assert float(disparities.mean()) == pytest.approx(want["depth_mean"], abs=2e-3)

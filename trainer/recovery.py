@@ -73,7 +73,7 @@ class Recovery:
             self._roll_back(step.iteration, str(update.fault))
             return
         self._last_scene = update.last_scene
-        self.faults.check_scene(points, step.images[2])
+        self.faults.check_scene(points, step.rendered[2])
         if self.checkpoints.rules.is_due(self.state.iteration) or self.folder.remade:
             self.folder.remade = False
             self.save()

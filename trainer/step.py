@@ -64,11 +64,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class StepGradients:
-    """A step up to the gradient that the optimizer gets. `images` and `distillation` are of this process's shard."""
+    """A step up to the gradient that the optimizer gets. `rendered` and `distillation` are of this process's shard."""
 
     iteration: int
     draws: Draws
-    images: tuple[Tensor, Tensor, Tensor]  # images, disparities, transmittances [., C, H, W]
+    rendered: tuple[Tensor, Tensor, Tensor]  # images, disparities, transmittances [., C, H, W]
     distillation: Distillation
     losses: Losses
     views: list[ViewGradient]  # of all B views, before fusion; empty after a fault

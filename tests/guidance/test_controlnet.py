@@ -18,9 +18,9 @@ from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
-from trainer.state import TrainState
 from trainer.draws import draw_use_control
-from trainer.step import compute_gradients
+from trainer.state import TrainState
+from trainer.step import Update, compute_gradients
 from utils.random_streams import RandomStreams
 
 
@@ -160,10 +160,10 @@ def test_a_training_step(tiny, folders, tmp_path, sds):
     later = step(tiny, tmp_path, folders / "random", "later", sds=sds, use_control_net_iter=1)
     on = step(tiny, tmp_path, folders / "random", "on", **options, controlnet_ratio=1)
     assert torch.equal(later.distillation.grad, off.distillation.grad)
-    assert "use_control" not in off.record(1) and later.record(1)["use_control"] is False
-    assert on.record(1)["use_control"] is True and json.dumps(on.record(1))
+    assert "use_control" not in off.record(Update(None), 1) and later.record(Update(None), 1)["use_control"] is False
+    assert on.record(Update(None), 1)["use_control"] is True and json.dumps(on.record(Update(None), 1))
     assert on.distillation.t.tolist() == off.distillation.t.tolist()
-    assert torch.equal(on.views[0].image, off.views[0].image)
+    assert torch.equal(on.rendered[0], off.rendered[0])
     difference = (on.distillation.residual.eps_hat - off.distillation.residual.eps_hat).abs().max()
     assert difference > 1e-3
 

@@ -259,7 +259,7 @@ def _plain_sum(step: StepGradients) -> dict[str, torch.Tensor]:
 
 
 def _same_images(a: StepGradients, b: StepGradients) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True))
+    return all(torch.equal(x, y) for x, y in zip(a.rendered, b.rendered, strict=True))
 
 
 def test_the_sixth_step_has_something_to_switch_off(after_five) -> None:
