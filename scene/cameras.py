@@ -20,8 +20,8 @@ ZNEAR = 0.01
 ZFAR = 100.0
 
 Range = tuple[float, float]
-SPHERICAL_ROUNDING = 1e-4, 1e-6  # degrees of an angle, share of a radius: beyond what float32 matrices lose
-POLE_DEG = 0.01  # nearer to a pole than this the azimuth of a float32 camera is lost
+SPHERICAL_ROUNDING = 1e-4, 1e-6  # degrees of an angle, fraction of a radius: more than float32 matrices lose
+POLE_DEG = 0.01  # closer to a pole the azimuth of a float32 camera is lost
 
 
 @dataclass
@@ -48,21 +48,15 @@ class RCamera:
 
 @dataclass(frozen=True)
 class Lens:
-    """Picture size and field of view shared by a batch of cameras.
-
-    `fov_rad` is vertical. Upstream applies it horizontally and derives the vertical one from the sides exchanged;
-    `swap_fov=True` keeps that fault, which square images do not show, for comparison with recorded runs.
-    """
+    """Image size and vertical field of view shared by a batch of cameras."""
 
     fov_rad: float
     width_px: int
     height_px: int
-    swap_fov: bool = False
 
     def fovs_rad(self) -> tuple[float, float]:
         """(FoVx, FoVy)."""
-        other = focal2fov(fov2focal(self.fov_rad, self.height_px), self.width_px)
-        return (self.fov_rad, other) if self.swap_fov else (other, self.fov_rad)
+        return focal2fov(fov2focal(self.fov_rad, self.height_px), self.width_px), self.fov_rad
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ The order in which randomness is consumed is upstream's, so that equal seeds giv
 drawn on the device of the streams and computed on the CPU; B poses, N points.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Sequence
@@ -122,25 +121,18 @@ def random_cameras(
     size: int,
     streams: RandomStreams,
     device: str | torch.device,
-    ssaa: bool = True,
-    swap_fov: bool = False,
 ) -> list[RCamera]:
-    """`size` random training cameras with one field of view; `ssaa` multiplies the picture's sides by SSAA."""
+    """`size` random training cameras with one field of view, for images of SSAA times the size."""
     radius, theta_deg, phi_deg, centre = _random_centres(cam_params, ranges, size, streams)
     jitter = PoseJitter.draw(cam_params, size, streams)
     fov_rad = ranges.fovy_rad[0] + (ranges.fovy_rad[1] - ranges.fovy_rad[0]) * streams.python.random()
-    factor = cam_params.SSAA if ssaa else 1
-    lens = Lens(fov_rad, cam_params.image_w * factor, cam_params.image_h * factor, swap_fov)
+    lens = Lens(fov_rad, cam_params.image_w * cam_params.SSAA, cam_params.image_h * cam_params.SSAA)
     poses = Poses(radius, theta_deg, phi_deg, centre + jitter.centre, jitter.target, jitter.up)
     return cameras_from_poses(poses, lens, _default_pose(cam_params), device, upstream_look_at)
 
 
 def circle_cameras(
-    cam_params: "GenerateCamParams",
-    size: int,
-    device: str | torch.device,
-    render_45: bool = False,
-    swap_fov: bool = False,
+    cam_params: "GenerateCamParams", size: int, device: str | torch.device, render_45: bool = False
 ) -> list[RCamera]:
     """`size` cameras around the object at the default radius and polar angle; `render_45` adds as many from above.
 
@@ -151,7 +143,7 @@ def circle_cameras(
     phi_deg = torch.tensor([ind / size * 360 for _ in rings for ind in range(size)])
     radius = torch.full_like(theta_deg, cam_params.default_radius)
     width_px, height_px = (cam_params.view_px or side for side in (cam_params.image_w, cam_params.image_h))
-    lens = Lens(cam_params.default_fovy, width_px, height_px, swap_fov)
+    lens = Lens(cam_params.default_fovy, width_px, height_px)
     jitter = PoseJitter.none(len(radius))
     centre = centre_on_sphere(radius, theta_deg / 180 * math.pi, phi_deg / 180 * math.pi)
     poses = Poses(radius, theta_deg, phi_deg, centre, jitter.target, jitter.up)
@@ -193,29 +185,21 @@ def camera_at(
     width_px: int,
     height_px: int,
     device: str | torch.device = "cpu",
-    *,
-    default_pose: tuple[float, float, float] = (90.0, 0.0, 3.5),
-    jitter: PoseJitter | None = None,
 ) -> RCamera:
-    """One camera at a chosen place. `default_pose`: polar deg, azimuth deg, radius.
-
-    `jitter` is a batch of one (PoseJitter.draw(cam_params, 1, streams)). `fov_rad` is vertical.
-    """
+    """One camera at a chosen place. `fov_rad` is vertical."""
     r, theta, phi = (torch.tensor([value], dtype=torch.float64) for value in (radius, theta_deg, phi_deg))
     lens = Lens(fov_rad, width_px, height_px)
-    return placed_cameras(r, theta, phi, lens, device, default_pose, jitter or PoseJitter.none(1))[0]
+    return placed_cameras(r, theta, phi, lens, device, (90.0, 0.0, 3.5), PoseJitter.none(1))[0]
 
 
 XYZ, NORMAL, RGB = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
-INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene")
 
 
 def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
     """`init_num_pts` points of `init_shape` with almost grey colours, drawn from the NumPy stream.
 
     For pointe and shap_e the cloud is that of init_prompt.
-    Raises ValueError for an unknown shape (with the list and the nearest), and CloudUnavailable (a ValueError) where
-    Point-E or Shap-E is not available, unless init_fallback allows a sphere instead.
+    Raises CloudUnavailable (a ValueError) if Point-E or Shap-E is not available and init_fallback is off.
     """
     shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
     if shape in ("pointe", "shap_e"):
@@ -232,11 +216,9 @@ def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> B
         points = _ball(n, rng, lambda u: u + 3 * cam_params.radius_range[-1])
     elif shape == "box":
         points = rng.random_sample((n, 3)) - 0.5
-    elif shape in ("rectangle_x", "rectangle_z"):
+    else:
         sides = np.array([0.6, 1.2, 0.5] if shape == "rectangle_x" else [0.8, 0.6, 1.2])
         points = rng.random_sample((n, 3)) * sides - sides / 2
-    else:
-        raise ValueError(_shape_message(shape))
     return BasicPointCloud(points, _almost_grey(n, rng), np.zeros((n, 3)))
 
 
@@ -370,9 +352,3 @@ def _ball(n: int, rng: np.random.RandomState, radius_of) -> np.ndarray:
     theta, phi, radius = rng.rand(n) * math.pi, rng.rand(n) * 2 * math.pi, radius_of(rng.rand(n))
     in_plane = radius * np.sin(theta)
     return np.stack([in_plane * np.sin(phi), in_plane * np.cos(phi), radius * np.cos(theta)], axis=1)
-
-
-def _shape_message(shape: str) -> str:
-    shapes = (*INIT_SHAPES, "pointe", "shap_e")
-    near = difflib.get_close_matches(str(shape), shapes, n=1, cutoff=0.0)[0]
-    return f"GenerateCamParams.init_shape is {shape!r}; known shapes are {', '.join(shapes)}; did you mean {near!r}?"

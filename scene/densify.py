@@ -9,44 +9,20 @@ LucidDreamer uses them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from utils.general_utils import build_rotation, inverse_sigmoid
 from utils.random_streams import RandomStreams
 
+if TYPE_CHECKING:
+    from scene.gaussian_model import GaussianModel
+
 SPLIT_CHILDREN = 2
 SPLIT_SHRINK = 0.8 * SPLIT_CHILDREN  # a child's scale is its parent's divided by this
 RESET_OPACITY = 0.01
 WORLD_SIZE_LIMIT = 0.1  # of the extent; larger Gaussians are pruned once a screen limit is set
-
-
-class Densifiable(Protocol):
-    """What densification needs of a Gaussian model (scene.gaussian_model.GaussianModel is one)."""
-
-    percent_dense: float
-    max_radii2D: torch.Tensor  # [N] px
-    xyz_gradient_accum: torch.Tensor  # [N, 1]
-    denom: torch.Tensor  # [N, 1]
-
-    @property
-    def get_xyz(self) -> torch.Tensor: ...
-
-    @property
-    def get_opacity(self) -> torch.Tensor: ...
-
-    @property
-    def get_scaling(self) -> torch.Tensor: ...
-
-    @property
-    def get_raw_rotation(self) -> torch.Tensor: ...
-
-    def apply_index_map(self, index_map: IndexMap, new_values: dict[str, torch.Tensor] | None = None) -> None: ...
-
-    def replace_parameter(self, name: str, values: torch.Tensor) -> None: ...
-
-    def reset_statistics(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +68,7 @@ class IndexMap:
         return IndexMap(self.source[other.source], self.is_new[other.source] | other.is_new)
 
 
-def densify_and_clone(model: Densifiable, grad_norm: torch.Tensor, max_grad: float, extent: float) -> IndexMap:
+def densify_and_clone(model: GaussianModel, grad_norm: torch.Tensor, max_grad: float, extent: float) -> IndexMap:
     """Append a copy of every small Gaussian whose mean screen-space gradient `grad_norm` [N] reaches `max_grad`."""
     small = model.get_scaling.amax(dim=1) <= model.percent_dense * extent
     parents = ((grad_norm >= max_grad) & small).nonzero().squeeze(1)
@@ -102,7 +78,7 @@ def densify_and_clone(model: Densifiable, grad_norm: torch.Tensor, max_grad: flo
 
 
 def densify_and_split(
-    model: Densifiable, grad_norm: torch.Tensor, max_grad: float, extent: float, streams: RandomStreams
+    model: GaussianModel, grad_norm: torch.Tensor, max_grad: float, extent: float, streams: RandomStreams
 ) -> IndexMap:
     """Replace every large Gaussian with a high gradient by two smaller ones sampled from it."""
     scales = model.get_scaling
@@ -120,7 +96,7 @@ def densify_and_split(
     return index_map
 
 
-def prune(model: Densifiable, mask: torch.Tensor) -> IndexMap:
+def prune(model: GaussianModel, mask: torch.Tensor) -> IndexMap:
     """Remove the Gaussians where `mask` [N] bool holds; all of them may go."""
     index_map = IndexMap.kept(~mask)
     model.apply_index_map(index_map)
@@ -128,7 +104,7 @@ def prune(model: Densifiable, mask: torch.Tensor) -> IndexMap:
 
 
 def densify_and_prune(
-    model: Densifiable,
+    model: GaussianModel,
     max_grad: float,
     min_opacity: float,
     extent: float,
@@ -152,7 +128,7 @@ def densify_and_prune(
     return cloned.then(split).then(prune(model, mask))
 
 
-def reset_opacity(model: Densifiable) -> IndexMap:
+def reset_opacity(model: GaussianModel) -> IndexMap:
     """Lower every opacity to at most 0.01 and zero its optimizer state. Nothing moves."""
     model.replace_parameter("opacity", inverse_sigmoid(model.get_opacity.clamp(max=RESET_OPACITY)))
     return IndexMap.identity(len(model.get_xyz), model.get_xyz.device)

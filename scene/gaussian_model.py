@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scene.densify import IndexMap, densify_and_prune, prune, reset_opacity
+from scene.densify import IndexMap, densify_and_prune, reset_opacity
 from scene.gaussian_ply import REST_FIELDS, read_gaussians
 from scene.ply import PlyError, write_vertices
 from simple_knn._C import distCUDA2
@@ -37,8 +37,11 @@ PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
 class GaussianModel:
-    """Remembers the seven parameters, the active SH degree, the optimizer with its schedules, and the statistics since
-    the last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1]."""
+    """State: the seven parameters, the active SH degree, the optimizer with its schedules, and the statistics since the
+    last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1].
+
+    `background` is a parameter as in upstream, so that the optimizer has its groups; it is never rendered.
+    """
 
     def __init__(self, sh_degree: int, device: str | torch.device = "cpu") -> None:
         self.active_sh_degree = 0
@@ -85,11 +88,6 @@ class GaussianModel:
     def get_raw_rotation(self) -> torch.Tensor:
         """Quaternions as they are optimised, of any length [N, 4]."""
         return self._parameters["rotation"]
-
-    @property
-    def get_background(self) -> torch.Tensor:
-        """[3, 1, 1] in (0, 1). Kept from upstream: a parameter that nothing renders, so it never moves."""
-        return torch.sigmoid(self._parameters["background"])
 
     def get_covariance(self, scaling_modifier: float = 1.0) -> torch.Tensor:
         """World covariances [N, 6]: xx, xy, xz, yy, yz, zz."""
@@ -198,11 +196,6 @@ class GaussianModel:
     def reset_opacity(self) -> IndexMap:
         """Lower every opacity to at most 0.01 and zero its optimizer state."""
         return reset_opacity(self)
-
-    @torch.no_grad()
-    def prune_points(self, mask: torch.Tensor) -> IndexMap:
-        """Remove the Gaussians where `mask` [N] bool holds."""
-        return prune(self, mask)
 
     @torch.no_grad()
     def apply_index_map(self, index_map: IndexMap, new_values: dict[str, torch.Tensor] | None = None) -> None:

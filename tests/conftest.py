@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from scene.cameras import Lens
 from tests.patience import PATIENCE_S
 from tests.web_page import serve
+from utils.graphics_utils import focal2fov, fov2focal
 from utils.stop_signals import SIGNALS
 
 # `make fuzz` is for new examples. A machine that is busy draws slowly, and that is no fault of the test.
@@ -47,3 +49,13 @@ def served(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     server.send_signal(signal.SIGINT)
     said = server.communicate(timeout=PATIENCE_S)[0]
     assert "Traceback" not in said and server.returncode == 0, said
+
+
+@pytest.fixture
+def upstream_fov(monkeypatch):
+    """Upstream's fault: the field of view is horizontal, the vertical one follows from the sides exchanged."""
+
+    def fovs_rad(lens: Lens) -> tuple[float, float]:
+        return lens.fov_rad, focal2fov(fov2focal(lens.fov_rad, lens.height_px), lens.width_px)
+
+    monkeypatch.setattr(Lens, "fovs_rad", fovs_rad)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import OptimizationParams
-from scene.densify import IndexMap
+from scene.densify import IndexMap, prune
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from tests.cograd.banks import PRECISIONS, bank_of, gradient_of, pack, same
 from tests.drawn import Draws
@@ -62,7 +62,7 @@ def test_bank_after_densification_is_the_bank_by_gaussian_identity(precision, se
     changes = (
         lambda: model.densify_and_prune(0.5, 0.3, 1.0, None, streams),
         model.reset_opacity,
-        lambda: model.prune_points(draws.uniform(len(model.get_xyz)) < 0.2),
+        lambda: prune(model, draws.uniform(len(model.get_xyz)) < 0.2),
         lambda: model.densify_and_prune(0.7, 0.005, 1.0, 20, streams),
     )
     sizes, maps = [n], []

@@ -45,7 +45,7 @@ TEXT = (
 
 NAMES = (
     Entry("picture|pictures", "image"),
-    Entry("told|tell|tells", "report, print, parse"),
+    Entry("told", "report, print, parse"),
     Entry("found", "result"),
     Entry("wish|wishes", "request"),
     Entry("desk", "server state"),

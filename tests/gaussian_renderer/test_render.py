@@ -42,8 +42,8 @@ def model(golden) -> GaussianModel:
 
 
 @pytest.fixture
-def camera():
-    return circle_cameras(GenerateCamParams(image_w=40, image_h=24), 3, "cpu", swap_fov=True)[1]
+def camera(upstream_fov):
+    return circle_cameras(GenerateCamParams(image_w=40, image_h=24), 3, "cpu")[1]
 
 
 @pytest.fixture

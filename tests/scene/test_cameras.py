@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scene.cameras import Lens
-from scene.dataset_readers import PoseJitter, camera_at
+from scene.dataset_readers import PoseJitter, camera_at, placed_cameras
 
 angles = {"theta_deg": st.floats(1, 179), "phi_deg": st.floats(-360, 360), "radius": st.floats(0.5, 8)}
 
@@ -61,22 +61,17 @@ def test_the_vertical_field_of_view_is_kept_for_wide_pictures() -> None:
     assert 49.5 - above[1] == pytest.approx(149.5 - beside[0], abs=1e-3)  # square pixels
 
 
-def test_swap_fov_is_upstreams_fault_and_invisible_in_squares() -> None:
-    assert Lens(0.5, 96, 64, swap_fov=True).fovs_rad() != Lens(0.5, 96, 64).fovs_rad()
-    assert Lens(0.5, 96, 64, swap_fov=True).fovs_rad()[0] == 0.5
-    assert Lens(0.5, 64, 64, swap_fov=True).fovs_rad() == pytest.approx(Lens(0.5, 64, 64).fovs_rad())
-
-
 @pytest.mark.parametrize(("phi_deg", "delta"), [(0, 0), (179, 179), (180, 180), (181, -179), (-90, -90), (359, -1)])
 def test_delta_azimuth_is_wrapped(phi_deg, delta) -> None:
-    camera = camera_at(4.0, 80.0, phi_deg, 0.5, 8, 8, default_pose=(90.0, 0.0, 3.5))
+    camera = camera_at(4.0, 80.0, phi_deg, 0.5, 8, 8)
     assert camera.delta_azimuth == pytest.approx(delta)
     assert (camera.delta_polar, camera.delta_radius) == pytest.approx((-10, 0.5))
 
 
 def test_jitter_moves_centre_and_target() -> None:
     jitter = PoseJitter(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.0, 0.0, 0.5]]), torch.zeros(1, 3))
-    camera = camera_at(4.0, 90.0, 0.0, 0.5, 65, 65, jitter=jitter)
+    place = (torch.tensor([value], dtype=torch.float64) for value in (4.0, 90.0, 0.0))
+    (camera,) = placed_cameras(*place, Lens(0.5, 65, 65), "cpu", (90.0, 0.0, 3.5), jitter)
     assert camera.camera_center.tolist() == pytest.approx([0.1, 4.2, 0.3], abs=1e-5)
     assert _project(camera, [0.0, 0.0, 0.5])[0] == pytest.approx([32, 32], abs=1e-3)
     assert camera.delta_radius == pytest.approx(math.hypot(0.1, 4.2, 0.3) - 3.5)  # deltas are those of this centre

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import OptimizationParams
-from scene.densify import IndexMap
+from scene.densify import IndexMap, prune
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from tests.drawn import Draws
 from utils.general_utils import build_rotation
@@ -201,16 +201,16 @@ def test_densification_before_the_first_step_and_without_an_optimizer() -> None:
     model.xyz_gradient_accum, model.denom = torch.ones(2, 1), torch.ones(2, 1)
     assert len(_densify(model)) == 4 and len(model.optimizer.state) == 0
     model.optimizer = None
-    assert len(model.prune_points(torch.tensor([True, False, False, False]))) == 3
+    assert len(prune(model, torch.tensor([True, False, False, False]))) == 3
 
 
 def test_screen_radius_prunes_nothing_in_densification() -> None:
-    """Kept from upstream: cloning clears the radii first. prune_points itself carries them."""
+    """Kept from upstream: cloning clears the radii first. prune itself carries them."""
     model = _model([SMALL, SMALL], [0.0, 0.0])
     model.max_radii2D = torch.tensor([100.0, 1.0])
     assert len(_densify(model, max_screen=20)) == 2
     model.max_radii2D = torch.tensor([100.0, 1.0])
-    model.prune_points(torch.tensor([True, False]))
+    prune(model, torch.tensor([True, False]))
     assert model.max_radii2D.tolist() == [1.0]
 
 
