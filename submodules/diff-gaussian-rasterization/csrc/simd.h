@@ -153,32 +153,6 @@ GM_FUNC unsigned bits_less(vr a, vr b) { return lane_bits(a < b); }
 GM_FUNC vr fma(vr a, vr b, vr c) { return (vr)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #elif defined(__AVX2__)
 GM_FUNC vr fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-#elif defined(__SSE2__)
-// Without the instruction, in double precision: the product is exact there. The sum, rounded once more to single, is
-// wrong only where the first rounding made it lie halfway between two floats; fma_to_odd then rounds it to odd first.
-static __attribute__((noinline, unused)) float fma_to_odd(double a, double b, double c) {
-    const double p = a * b, sum = p + c, c_of_sum = sum - p;
-    const double error = (p - (sum - c_of_sum)) + (c - c_of_sum);
-    int64_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    if (error != 0.0 && error - error == 0.0 && !(bits & 1)) bits += (error > 0.0) == (sum > 0.0) ? 1 : -1;
-    double odd;
-    memcpy(&odd, &bits, sizeof odd);
-    return (float)odd;
-}
-GM_FUNC vr fma(vr a, vr b, vr c) {
-    const __m128 va = (__m128)a, vb = (__m128)b, vc = (__m128)c;
-    const __m128d lo = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(va), _mm_cvtps_pd(vb)), _mm_cvtps_pd(vc));
-    const __m128d hi = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(va, va)), _mm_cvtps_pd(_mm_movehl_ps(vb, vb))),
-                                  _mm_cvtps_pd(_mm_movehl_ps(vc, vc)));
-    const vr sum = (vr)_mm_movelh_ps(_mm_cvtpd_ps(lo), _mm_cvtpd_ps(hi));
-    const vri low_bits = (vri)_mm_shuffle_ps(_mm_castpd_ps(lo), _mm_castpd_ps(hi), _MM_SHUFFLE(2, 0, 2, 0));
-    const vri size = (vri)sum & 0x7fffffff;  // below 2^23: not normal, and halfway is elsewhere
-    const vri unsure = ((low_bits & 0x1fffffff) == 0x10000000) | ((size < 0x00800000) & (size > 0));
-    if (__builtin_expect(!lane_bits(unsure), 1)) return sum;
-    return vr{fma_to_odd(a[0], b[0], c[0]), fma_to_odd(a[1], b[1], c[1]), fma_to_odd(a[2], b[2], c[2]),
-              fma_to_odd(a[3], b[3], c[3])};
-}
 #else
 GM_FUNC vr fma(vr a, vr b, vr c) {
     return vr{__builtin_fmaf(a[0], b[0], c[0]), __builtin_fmaf(a[1], b[1], c[1]), __builtin_fmaf(a[2], b[2], c[2]),
