@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What single keys cannot tell: contradictions between keys, and settings with which no run can start."""
+"""Contradictions between keys, and settings with which no run can start."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def contradictions(config: Config) -> Iterator[Problem]:
         )
     devices = named_devices(config)
     if len(set(devices.values())) > 1:
-        told = ", ".join(f"{name} is {value}" for name, value in devices.items())
-        yield "device", config.device, f"one device for everything, but {told}"
+        named = ", ".join(f"{name} is {value}" for name, value in devices.items())
+        yield "device", config.device, f"one device for everything, but {named}"
 
 
 def named_devices(config: Config) -> dict[str, str]:
@@ -73,15 +73,15 @@ def _regions(config: Config) -> Iterator[Problem]:
         yield "CoGradParams.elevation_range", show(list(p.elevation_range)), expected
     regions = p.elevation_levels * p.azimuth_levels * p.distance_levels
     if regions > MAX_REGIONS:
-        told = f"{p.elevation_levels} x {p.azimuth_levels} x {p.distance_levels} = {regions:,}"
+        given = f"{p.elevation_levels} x {p.azimuth_levels} x {p.distance_levels} = {regions:,}"
         expected = f"at most {MAX_REGIONS:,} regions (elevation_levels x azimuth_levels x distance_levels)"
-        yield "CoGradParams.azimuth_levels", told, expected
+        yield "CoGradParams.azimuth_levels", given, expected
     if views > regions:
         yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"
 
 
 def _add_ons(config: Config) -> Iterator[Problem]:
-    """What only a diffusion model can use, and a ControlNet whose turn never comes."""
+    """What only a diffusion model can use, and a ControlNet that is never used."""
     guidance, start = config.guidance, config.optimization.use_control_net_iter
     for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key"):
         value = getattr(guidance, name)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults, YAML (`base:` first), command line: one checked, frozen Config. Every config error is born here."""
+"""Defaults, YAML (`base:` first), command line: one checked, frozen Config. Raises every config error."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from arguments.declare import keys_of
 from arguments.yaml_file import CONFIGS, find_settings, read_layers
 
 COMMAND_LINE = "command line"
-IGNORED_KEYS = {("GuidanceParams", "accum")}
-"""Keys of upstream's YAML files that neither upstream nor this program reads."""
 MOST_GIVEN = 100
 """A file with so many keys is a resolved config.yaml."""
 OPENED_BY = {"gui": {"ip", "port"}, "viewer": {"viewer_host", "viewer_port"}}
@@ -37,15 +34,11 @@ class ConfigError(ValueError):
         super().__init__("\n  ".join([f"{len(problems)} problem{plural} in the settings:", *self.problems]))
 
 
-class ConfigWarning(UserWarning):
-    """A setting that is accepted but has no effect."""
-
-
 def load_config(argv: list[str], *checks: Callable[[Config], Iterator[Problem]]) -> Config:
     """The settings of a run from the words of a command line, `--opt FILE` included.
 
     checks: more contradictions than those of arguments.checks, by what this folder cannot import.
-    Raises ConfigError that lists every problem found; warns (ConfigWarning) of keys that are ignored.
+    Raises ConfigError that lists every problem.
     """
     collector = _Collector()
     usable = collector.read(argv)
@@ -91,14 +84,14 @@ def nearest_key(group: str, name: str) -> str | None:
 
 
 class _Collector:
-    """Remembers the typed values by (group, key), where each came from, and the problems met on the way."""
+    """State: the typed values by (group, key), the source of each, and the problems found."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, str], Any] = {}
         self.sources: dict[str, str] = {}
         self.rejected: set[str] = set()
         self.problems: list[str] = []
-        self.run_folder: Path | None = None  # of the run that is continued by its name
+        self.run_folder: Path | None = None  # of a run that is resumed by name
         self.own_file: str | None = None  # the YAML file of the command line, unless it is one of configs/
 
     def read(self, argv: list[str]) -> bool:
@@ -125,7 +118,7 @@ class _Collector:
             self._take_words(group, name, given)
         for assignment in words.assignments:
             self._take_assignment(assignment)
-        self._refuse_strangers(words.strangers)
+        self._refuse_unknown(words.strangers)
         if self.run_folder is not None:
             self.values["ModelParams", "model_path"] = str(self.run_folder)
         named = {name for group, name, _ in words.settings if not group}
@@ -135,7 +128,7 @@ class _Collector:
         return usable
 
     def _settings_of_run(self, run: Path, opt: str | None) -> str | None:
-        """The config.yaml of a run that is to go on in its folder: a path, or a name below output/."""
+        """The config.yaml of a run that is resumed: its folder is a path, or a name below output/."""
         folder = next((place for place in (run, Path("output") / run) if (place / "config.yaml").is_file()), None)
         if folder is None:
             expected = "expected auto, or the folder of a run, which holds config.yaml"
@@ -210,9 +203,6 @@ class _Collector:
 
     def _take(self, source: str, group: str, name: object, value: object) -> None:
         """One value of one key from one source."""
-        if (group, name) in IGNORED_KEYS:
-            warnings.warn(f"{source}: {group}.{name} is ignored: nothing reads it", ConfigWarning, stacklevel=5)
-            return
         bare = name.lstrip("_") if isinstance(name, str) and group else name
         known = keys_of(_declared(group))
         if bare not in known or (known[bare][1].transient and source != COMMAND_LINE):
@@ -234,18 +224,18 @@ class _Collector:
         kind = "group" if isinstance(value, dict) or (group and group not in GROUPS) else "key"
         self._problem(source, _label(group, str(shown)), show(value), f"expected a known {kind}{hint}")
 
-    def _refuse_strangers(self, words: list[str]) -> None:
-        """Flags nobody declared; words that follow such a flag belong to it and are not told separately."""
+    def _refuse_unknown(self, words: list[str]) -> None:
+        """Reports flags that are not declared; words that follow such a flag belong to it."""
         after_flag = False
         for word in words:
             if word.startswith("-") and len(word) > 1:
                 flag, _, value = word.partition("=")
-                self._stranger(flag, value)
+                self._unknown_flag(flag, value)
                 after_flag = True
             elif not after_flag:
                 self.problems.append(f"{COMMAND_LINE}: {show(word)}: expected a flag such as --opt FILE")
 
-    def _stranger(self, flag: str, value: str) -> None:
+    def _unknown_flag(self, flag: str, value: str) -> None:
         group, _, name = flag.lstrip("-").replace("-", "_").rpartition(".")
         sharing = owners().get(name, []) if not group else []
         if sharing:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a YAML file of settings without trusting it: safe loader, size limit, duplicate keys noticed.
+"""Reads an untrusted YAML file of settings: safe loader, size limit, duplicate keys reported.
 
-A file may begin from another one: `base: prompt.yaml` at its top level, a path relative to the file that says so.
+A file may begin from another one: `base: prompt.yaml` at its top level, a path relative to that file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Layer = tuple[str, dict[Any, Any]]
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """yaml.SafeLoader that remembers keys given twice in one mapping, as (key, line), lines counted from 1."""
+    """yaml.SafeLoader that records keys given twice in one mapping, as (key, line), lines counted from 1."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -97,8 +97,8 @@ def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | 
     if os.path.exists(path) and not os.path.isfile(path):  # a terminal or a pipe might never end
         return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, this is no file"
     if path.resolve() in [Path(earlier).resolve() for earlier in trail]:
-        told = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
-        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {told}"
+        chain = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
+        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {chain}"
     return str(path), None
 
 

@@ -44,11 +44,11 @@ def usable_rows(path: Path, count: int, unusable: Mapping[str, np.ndarray]) -> n
     """
     reasons = [f"{int(rows.sum()):,} {reason}" for reason, rows in unusable.items() if rows.any()]
     kept = ~np.logical_or.reduce([np.zeros(count, dtype=bool), *unusable.values()])
-    told = "; ".join(reasons)
+    listed = "; ".join(reasons)
     if not kept.any():
-        raise PlyError(f"{path} holds no usable row among {count:,}: {told}")
+        raise PlyError(f"{path} holds no usable row among {count:,}: {listed}")
     if reasons:
-        logger.warning("%s: %s of %s rows are left out: %s", path, f"{count - int(kept.sum()):,}", f"{count:,}", told)
+        logger.warning("%s: %s of %s rows are left out: %s", path, f"{count - int(kept.sum()):,}", f"{count:,}", listed)
     return kept
 
 

@@ -111,8 +111,7 @@ def _lines(path: Path, content: bytes) -> tuple[list[str], int]:
         if word and word[0] in (b"format", b"element", b"property"):
             declarations.append(line.decode("utf-8", errors="replace"))
         if len(declarations) > MAX_DECLARATIONS:
-            told = f"more than {MAX_DECLARATIONS} elements and properties"
-            raise PlyError(f"{path} declares {told}; expected a point cloud")
+            raise PlyError(f"{path} declares more than {MAX_DECLARATIONS} elements and properties; expected vertices")
     raise PlyError(f"{path} is no PLY file (no header from 'ply' to 'end_header'); expected a PLY point cloud")
 
 
@@ -145,13 +144,13 @@ def check_sizes(path: Path, header: Header) -> None:
 
 
 def _check_size(path: Path, header: Header, element: Element) -> None:
-    told = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
+    rows = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
     if element.count and not element.types:
-        raise PlyError(f"{path} promises {element.count} {told} without a field; expected some: damaged")
+        raise PlyError(f"{path} promises {element.count} {rows} without a field; expected some: damaged")
     least = element.least_row_bytes(header.is_ascii)
     if element.count * least > header.body_bytes + header.is_ascii:
         raise PlyError(
-            f"{path} is truncated: its header promises {element.count} {told} of at least {least} bytes, "
+            f"{path} is truncated: its header promises {element.count} {rows} of at least {least} bytes, "
             f"{header.body_bytes} bytes follow; copy or write it again"
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arguments.load import ConfigError, ConfigWarning, load_config
+from arguments.load import ConfigError, load_config
 from tests.arguments.refusals import TEXT, only_problem, problems
 
 # --- messages: values -------------------------------------------------------------------------------------------------
@@ -196,11 +196,6 @@ def test_all_problems_are_reported_together(write):
     found = problems(["--opt", path, "--sh_degree", "9", "--colour", "red", "--set", "ModelParams.bach=3"])
     sources = [problem.split(": ")[0] for problem in found]
     assert len(found) == 8 and sources == [path] * 4 + ["command line"] * 3 + ["defaults"]
-
-
-def test_accum_is_ignored_with_a_warning(write):
-    with pytest.warns(ConfigWarning, match=r"GuidanceParams\.accum is ignored: nothing reads it"):
-        load_config(["--opt", write("GuidanceParams:\n  accum: false\n"), *TEXT])
 
 
 @pytest.mark.parametrize(
