@@ -218,7 +218,7 @@ class GuidanceParams:
     fix_noise: bool = key(False, "keep the first noise")
     noise_seed: int = key(0, "seed of the noise generator", lo=0, hi=2**63 - 1)
     ddim_inv: bool = key(False, "accepted for upstream's files; ISM is chosen by sds", unread=True)
-    accum: bool = key(False, "gradient accumulation, which upstream does not implement", unread=True)
+    accum: bool = new(False, "in two of upstream's files; upstream ignores it too", unread=True)
     delta_t: int = key(80, "ISM: interval after the warm-up", unit="timesteps", lo=1, hi=1000)
     delta_t_start: int = key(100, "ISM: interval at the start of the warm-up", unit="timesteps", lo=1, hi=1000)
     annealing_intervals: bool = key(True, "ISM: anneal from delta_t_start to delta_t over the warm-up")
