@@ -8,6 +8,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import starmap
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -178,7 +179,8 @@ class StableDiffusion:
         inputs = [x_t.to(self.dtype), t, embeddings.to(self.dtype), *([] if control is None else [control])]
         at_a_time = self.execution.unet_batch or len(x_t)
         with self.execution.attention():
-            parts = [self._call_networks(*part) for part in zip(*(x.split(at_a_time) for x in inputs), strict=True)]
+            batches = zip(*(x.split(at_a_time) for x in inputs), strict=True)
+            parts = list(starmap(self._call_networks, batches))
         output = torch.cat(parts).to(x_t.dtype)
         return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])
 

@@ -30,7 +30,6 @@ LAYER = {
 }
 # Still to be turned: (folder, the folder that it must not import).
 STILL_UPWARD = {
-    ("trainer", "viewer"),
     ("evaluation", "tools"),
     ("evaluation", "train"),
     ("tools", "benchmarks"),
