@@ -19,7 +19,7 @@ from evaluation.run_folder import last_point_cloud
 from scene.ply import read_vertices
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
 from tests.patience import PATIENCE_S, until
-from tests.web_page import ROOT, open_page, serve
+from tests.web_page import ROOT, open_page, serve, show_run
 
 STALL_S = 15.0  # of a page, longer than its framework waits by default
 QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamParams.view_px": "32", "GenerateCamParams.image_w": "32", "GenerateCamParams.image_h": "32", "GenerateCamParams.init_num_pts": "1000"}  # fmt: skip
@@ -144,8 +144,7 @@ def test_the_picture_of_the_demo(tmp_path) -> None:
     try:
         with browser_page() as page:
             open_page(page, address)
-            page.get_by_label("Show").click()
-            page.get_by_role("option", name="quickstart", exact=True).click()
+            show_run(page, "quickstart")
             page.get_by_text("finished", exact=True).wait_for()
             page.wait_for_function("document.querySelector('.stage video')?.readyState >= 4")
             page.evaluate(SOON_AFTER_THE_FRONT)

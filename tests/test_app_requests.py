@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser import browser_page, needs_browser
 from tests.patience import PATIENCE_S
-from tests.web_page import open_page, serve, status, websocket
+from tests.web_page import open_page, serve, show_run, status, websocket
 
 
 def test_only_a_runs_own_outputs_are_served(served) -> None:
@@ -113,8 +113,7 @@ def test_a_bad_run_folder_takes_nothing_down(tmp_path) -> None:
         with browser_page() as page:
             open_page(page, address)
             for name in (*BAD_FOLDERS, "pipes"):
-                page.get_by_label("Show").click()
-                page.get_by_role("option", name=name, exact=True).click()
+                show_run(page, name)
                 unreadable = "config.yaml" in BAD_FOLDERS.get(name, {})
                 page.get_by_role("status").get_by_text(
                     "unreadable" if unreadable else "not finished", exact=True

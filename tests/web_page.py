@@ -55,3 +55,20 @@ def websocket(address: str, **headers: str) -> int:
 def open_page(page, address: str) -> None:
     page.goto(address)
     page.wait_for_function("window.did_handshake")
+
+
+def show_run(page, name: str) -> None:
+    """Chooses a run in the menu. A click that comes before the page answers to clicks opens nothing: it is repeated."""
+    option = page.get_by_role("option", name=name, exact=True)
+
+    def chosen() -> bool:
+        if not option.is_visible():
+            page.get_by_label("Show").click()
+        try:
+            option.click(timeout=5_000)
+        except Exception:  # playwright's TimeoutError, which is imported where a browser is
+            page.keyboard.press("Escape")
+            return False
+        return True
+
+    until(chosen, f"the menu never offered {name}")

@@ -61,6 +61,7 @@ RUNS = [
     ["--model_key", "a.safetensors", "--annealing_intervals", "false"],
     ["--model_key", "assets/toy-prior"],
     ["--iterations", "10"],
+    ["--loss", "ism"],
 ]
 
 
@@ -112,7 +113,7 @@ def test_the_users_own_file_is_looked_at_and_a_resolved_one_is_not(tmp_path, cap
     assert notice("--opt", str(own)) == (
         "settings without effect in this run: CoGradParams.tau (CoGradParams.enabled is false)"
     )
-    assert train.main([*TEXT, "--opt", IDEAL, "--dry-run"]) == 0
+    assert train.main([*TEXT, "--opt", IDEAL, "--dry-run", "--model_path", str(tmp_path / "run")]) == 0
     resolved = tmp_path / "config.yaml"
     resolved.write_text(capsys.readouterr().out)
     assert notice("--opt", str(resolved)) == ""
@@ -175,9 +176,9 @@ def test_what_is_told_to_have_no_effect_has_none(variant, tmp_path, monkeypatch)
     assert clouds[0] == clouds[1]
 
 
-def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys):
+def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys, tmp_path):
     with caplog.at_level(logging.WARNING):
-        assert train.main(["--opt", IDEAL, "--delta_t", "50", "--xs_eta", "0.1", "--vram_O", "--dry-run"]) == 0
+        assert train.main(["--opt", IDEAL, "--delta_t", "50", "--xs_eta", "0.1", "--vram_O", "--dry-run", "--model_path", str(tmp_path / "run")]) == 0
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "settings without effect in this run: GuidanceParams.vram_O (GuidanceParams.guidance is ideal); "

@@ -54,10 +54,11 @@ def test_a_second_interrupt_stops_at_once(tmp_path, monkeypatch, capsys) -> None
         os.kill(os.getpid(), signal.SIGINT)
 
     at_step(monkeypatch, 6, twice)
+    before = signal.getsignal(signal.SIGTERM)
     assert train.main(words(tmp_path / "run", **QUICK)) == KILLED
     assert "interrupted at once" in capsys.readouterr().err
     assert len(log_lines(tmp_path / "run")) == 5 and numbered(tmp_path / "run")[0][0] == 4  # in step 6
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_finished_run_is_gone_through_without_a_change(unbroken) -> None:

@@ -47,16 +47,18 @@ def test_known_prompts_pass_without_a_word(opt, text, caplog):
     assert prompt_notices(config) == []
 
 
-def test_a_prompt_is_taken_all_the_same_when_asked_for(caplog, capsys):
-    assert train.main(["--opt", TOY[0], "--text", "a dragon", "--allow_unknown_words", "--dry-run"]) == 0
+def test_a_prompt_is_taken_all_the_same_when_asked_for(caplog, capsys, tmp_path):
+    dry = ["--opt", TOY[0], "--model_path", str(tmp_path / "run"), "--dry-run"]
+    assert train.main([*dry, "--text", "a dragon", "--allow_unknown_words"]) == 0
     assert [record.getMessage() for record in caplog.records if "mixture" in record.getMessage()] == [
         "the prompt 'a dragon' names no object of the toy world; unknown words: 'dragon' (nearest known word: donut): "
         "the prior shows a mixture of all objects"
     ]
 
 
-def test_an_ignored_word_is_one_line(caplog, recwarn, capsys):
-    assert train.main(["--opt", TOY[0], "--text", "a house with a red door", "--dry-run"]) == 0
+def test_an_ignored_word_is_one_line(caplog, recwarn, capsys, tmp_path):
+    dry = ["--opt", TOY[0], "--model_path", str(tmp_path / "run"), "--dry-run"]
+    assert train.main([*dry, "--text", "a house with a red door"]) == 0
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "the toy world ignores 'door' in the prompt 'a house with a red door'; the part of a house is its roof"
