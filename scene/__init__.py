@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scene.cameras import Lens, PoseBounds, RCamera
+from cograd.regions import Cell
+from scene.cameras import Lens, RCamera
 from scene.dataset_readers import (
     CameraRanges,
     PoseJitter,
@@ -33,7 +34,7 @@ TEST_VIEWS = 8
 
 
 class CameraStack:
-    """Remembers the training cameras that were drawn and not used yet; draws the next batch when none is left."""
+    """State: the training cameras that were drawn and not used yet. Draws the next batch when none is left."""
 
     def __init__(self, draw_batch: Callable[[RandomStreams], list[RCamera]], device: str | torch.device) -> None:
         self._draw_batch = draw_batch
@@ -66,7 +67,7 @@ class CameraStack:
 
 
 class Scene:
-    """Remembers the camera ranges (replace `ranges` to widen them), the stack of training cameras, the Gaussians."""
+    """State: the camera ranges (replace `ranges` to widen them), the stack of training cameras, the Gaussians."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class Scene:
         phi_deg: torch.Tensor,
         radius: torch.Tensor,
         streams: RandomStreams,
-        bounds: Sequence[PoseBounds] | None = None,
+        bounds: Sequence[Cell] | None = None,
     ) -> list[RCamera]:
         """Training cameras at chosen places [B], with jitter and one field of view of the ranges for all of them.
 

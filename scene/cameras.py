@@ -9,11 +9,11 @@ at once. Matrices are stored transposed: a row vector [x y z 1] times world_view
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from cograd.regions import Cell
 from utils.graphics_utils import focal2fov, fov2focal, getProjectionMatrix, getWorld2View2
 
 ZNEAR = 0.01
@@ -83,17 +83,6 @@ def centre_on_sphere(radius: torch.Tensor, theta_rad: torch.Tensor, phi_rad: tor
     )
 
 
-class PoseBounds(Protocol):
-    """Bounds that a camera centre is kept in, e.g. cograd.regions.Cell; phi_deg spans at most 360."""
-
-    @property
-    def theta_deg(self) -> Range: ...
-    @property
-    def phi_deg(self) -> Range: ...
-    @property
-    def radius(self) -> Range: ...
-
-
 def spherical(centre: torch.Tensor) -> tuple[float, float, float]:
     """Radius, polar angle and azimuth (degrees, azimuth in [0, 360)) of a camera centre [3]."""
     x, y, z = centre.tolist()
@@ -101,7 +90,7 @@ def spherical(centre: torch.Tensor) -> tuple[float, float, float]:
     return math.hypot(across, z), math.degrees(math.atan2(across, z)), math.degrees(math.atan2(x, y)) % 360
 
 
-def kept_within(radius: float, theta_deg: float, phi_deg: float, bounds: PoseBounds) -> tuple[float, float, float]:
+def kept_within(radius: float, theta_deg: float, phi_deg: float, bounds: Cell) -> tuple[float, float, float]:
     """The place inside `bounds` that reflection at them gives: one inside stays where it is, a uniform one uniform.
 
     It keeps clear of the bounds, and of the poles, by what float32 matrices lose. The azimuth comes in [0, 360).

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cograd.regions import Cell
 from scene.cameras import (
     Lens,
-    PoseBounds,
     Poses,
     Range,
     RCamera,
@@ -158,7 +158,7 @@ def placed_cameras(
     device: str | torch.device,
     default_pose: tuple[float, float, float],
     jitter: PoseJitter,
-    bounds: Sequence[PoseBounds] | None = None,
+    bounds: Sequence[Cell] | None = None,
 ) -> list[RCamera]:
     """Cameras at chosen places [B] that look at their jittered targets; deltas are those of the jittered centres.
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from scene.densify import IndexMap, densify_and_prune, reset_opacity
-from scene.gaussian_ply import REST_FIELDS, read_gaussians
-from scene.ply import PlyError, write_vertices
+from scene.gaussian_ply import DC, ROTATION, SCALE, XYZ, read_gaussians
+from scene.ply import write_vertices
 from simple_knn._C import distCUDA2
 from utils.general_utils import atomic_path, build_covariance, get_expon_lr_func, inverse_sigmoid
 from utils.graphics_utils import BasicPointCloud
@@ -295,7 +295,7 @@ class GaussianModel:
 
     @classmethod
     def of_parameters(cls, values: dict[str, torch.Tensor], device: str | torch.device = "cpu") -> GaussianModel:
-        """A model of raw parameters by name (PER_GAUSSIAN), of the SH degree that f_rest [N, K - 1, 3] tells."""
+        """A model of raw parameters by name (PER_GAUSSIAN), with the SH degree of f_rest [N, K - 1, 3]."""
         gaussians = cls(math.isqrt(values["f_rest"].shape[1] + 1) - 1, device)
         gaussians._set_parameters({name: values[name] for name in PER_GAUSSIAN})
         gaussians.active_sh_degree = gaussians.max_sh_degree
@@ -303,28 +303,17 @@ class GaussianModel:
 
     @classmethod
     def from_ply(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GaussianModel:
-        """A cloud of whichever SH degree the file's fields tell. Raises PlyError (ValueError)."""
+        """A model of a PLY file, with the SH degree that its fields have. Raises PlyError (ValueError)."""
         return cls.of_parameters(read_gaussians(path), device)
 
     def load_ply(self, path: str | os.PathLike[str]) -> None:
-        """Read what save_ply wrote, with every SH degree active. PlyError (ValueError) where the file does not fit."""
+        """Read a PLY file of Gaussians, with the SH degree that its fields have. Raises PlyError (ValueError)."""
         parameters = read_gaussians(path)
-        stored, own = 3 * parameters["f_rest"].shape[1], REST_FIELDS[self.max_sh_degree]
-        needed = f"SH degree {self.max_sh_degree}"
-        if stored > own:
-            raise PlyError(f"{path} holds {stored} f_rest fields, too many for {needed}; raise sh_degree")
-        if stored < own:
-            missing = ", ".join(f"f_rest_{k}" for k in range(stored, own))
-            raise PlyError(f"{path} lacks the vertex fields {missing} of {needed}; lower sh_degree")
+        self.active_sh_degree = self.max_sh_degree = math.isqrt(parameters["f_rest"].shape[1] + 1) - 1
         self._set_parameters(parameters)
-        self.active_sh_degree = self.max_sh_degree
 
 
 def _ply_fields(sh_degree: int) -> list[str]:
     """Field names in the order in which upstream writes them."""
-    rest = 3 * ((sh_degree + 1) ** 2 - 1)
-    numbered = (("f_dc", 3), ("f_rest", rest), ("opacity", 0), ("scale", 3), ("rot", 4))
-    fields = ["x", "y", "z", "nx", "ny", "nz"]
-    for name, count in numbered:
-        fields += [f"{name}_{k}" for k in range(count)] if name != "opacity" else [name]
-    return fields
+    rest = [f"f_rest_{k}" for k in range(3 * ((sh_degree + 1) ** 2 - 1))]
+    return [*XYZ, "nx", "ny", "nz", *DC, *rest, "opacity", *SCALE, *ROTATION]

@@ -1,26 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cameras as the JSON that 3D Gaussian Splatting viewers read (cameras.json)."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from utils.graphics_utils import fov2focal
 
 
-class PinholeCamera(Protocol):
-    """What a JSON record needs of a camera."""
-
-    R: np.ndarray
-    T: np.ndarray
-    FoVx: float
-    FoVy: float
-    image_width: int
-    image_height: int
-
-
-def camera_to_JSON(ind: int, camera: PinholeCamera) -> dict[str, Any]:
-    """Record of one camera: position and camera-to-world rotation in world space, focal lengths and sides in pixels."""
+def camera_to_JSON(ind: int, camera: Any) -> dict[str, Any]:
+    """Record of an RCamera: position and camera-to-world rotation in world space, focal lengths and sides in pixels."""
     world_to_view = np.zeros((4, 4))
     world_to_view[:3, :3] = camera.R.T
     world_to_view[:3, 3] = camera.T

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save, save_file
+from safetensors.torch import save_file
 
 from utils.general_utils import atomic_path
 
@@ -37,7 +37,7 @@ def save_tree(path: Path, tree: dict[str, Any]) -> None:
 
 
 def load_tree(path: Path) -> dict[str, Any]:
-    """What save_tree wrote, on the CPU: who takes a tensor moves it to where it belongs.
+    """What save_tree wrote, with its tensors on the CPU.
 
     ValueError for a file that is missing, damaged, of another kind or version.
     """
@@ -58,19 +58,6 @@ def load_tree(path: Path) -> dict[str, Any]:
     except (SafetensorError, ValueError, KeyError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a whole checkpoint of this program ({reason}); use an earlier one") from error
-
-
-def tree_to_bytes(tree: Any) -> bytes:
-    """What save_tree writes, for another process."""
-    tensors: dict[str, torch.Tensor] = {}
-    text = json.dumps(_detach(tree, "", tensors))
-    return save(tensors, metadata={"schema": SCHEMA, "tree": text})
-
-
-def tree_from_bytes(data: bytes) -> Any:
-    """The tree of tree_to_bytes, on the CPU."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return _attach(json.loads(header["__metadata__"]["tree"]), load(data))
 
 
 def moved(tree: Any, device: str | torch.device) -> Any:

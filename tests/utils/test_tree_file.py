@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.trees import equal
-from utils.tree_file import load_tree, save_tree, tree_from_bytes, tree_to_bytes
+from utils.tree_file import load_tree, save_tree
 
 
 def test_tree_comes_back_exactly(tmp_path) -> None:
@@ -34,12 +34,6 @@ def test_a_bad_file_is_told(tmp_path, damage) -> None:
         save_file({"a": torch.zeros(1)}, str(path))
     with pytest.raises(ValueError, match=r"t\.safetensors is not"):
         load_tree(path)
-
-
-def test_a_tree_travels_as_bytes() -> None:
-    tree = {"a": torch.arange(6).view(2, 3), "b": [1, None, {"c": torch.zeros(0)}], "d": "x"}
-    assert equal(tree_from_bytes(tree_to_bytes(tree)), tree)
-    assert tree_from_bytes(tree_to_bytes("go")) == "go"
 
 
 def _saved(path, **metadata) -> None:
