@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The socket that the SIBR remote viewer of 3DGS connects to, only when asked for.
 
-Protocol (little endian): the viewer sends the length of a message in 4 bytes, then that much JSON: picture size,
+Protocol (little endian): the viewer sends the length of a message in 4 bytes, then that much JSON: image size,
 fields of view, depth limits, two 4x4 matrices, switches. The program answers with height x width x 3 bytes of RGB
-(nothing when the viewer asked for no picture), then the length of a text in 4 bytes, then that text (upstream: the
+(nothing when the viewer requested no image), then the length of a text in 4 bytes, then that text (upstream: the
 source path).
 
-A viewer is a stranger: message size, waiting time and values are limited, and whatever it sends or stops sending, the
-training goes on: the connection is dropped and the next one is waited for.
+A viewer is untrusted: message size, waiting time and values are limited, and whatever it sends or stops sending, the
+training continues: the connection is dropped and the next one is waited for.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class MiniCam:
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """One message of the viewer. `camera` is None when it wants no picture.
+    """One message of the viewer. `camera` is None when it requests no image.
 
-    train: training may go on; keep_alive: go on answering after the last iteration; shs_python, rot_scale_python:
+    train: training may continue; keep_alive: continue answering after the last iteration; shs_python, rot_scale_python:
     upstream's convert_SHs_python and compute_cov3D_python for this view.
     """
 
@@ -85,7 +85,7 @@ class NetworkGui:
         self._received = bytearray()
         self._last_heard_s = 0.0
         self._message_began_s = 0.0
-        self._asked: ViewRequest | None = None
+        self._pending: ViewRequest | None = None
 
     def listen(self) -> int:
         """Binds and listens; returns the port: where the one asked for is in use, or 0, a free one.
@@ -99,8 +99,8 @@ class NetworkGui:
         except OSError as error:
             listener.close()
             raise ValueError(
-                f"viewer port {self.port} on {self.ip} cannot be had ({error.strerror}): choose another with --port, "
-                "or --port 0 for any free one"
+                f"viewer port {self.port} on {self.ip} is not available ({error.strerror}): choose another with "
+                "--port, or --port 0 for any free one"
             ) from None
         listener.setblocking(False)
         self._listener, self.port = listener, listener.getsockname()[1]
@@ -115,8 +115,8 @@ class NetworkGui:
             if error.errno != errno.EADDRINUSE:
                 raise
             listener.bind((self.ip, 0))
-            told = self.port, self.ip, listener.getsockname()[1]
-            LOG.warning("viewer port %d on %s is in use: listening on port %d instead", *told)
+            instead = listener.getsockname()[1]
+            LOG.warning("viewer port %d on %s is in use: listening on port %d instead", self.port, self.ip, instead)
 
     def close(self) -> None:
         """Drops the viewer and stops listening. May be called twice."""
@@ -139,9 +139,9 @@ class NetworkGui:
 
     def wants_to_hold(self, finished: bool) -> bool:
         """Whether a viewer heard of within timeout_s wants the training to wait, or the finished program to stay."""
-        if self._viewer is None or self._asked is None or time.monotonic() - self._last_heard_s > self.timeout_s:
+        if self._viewer is None or self._pending is None or time.monotonic() - self._last_heard_s > self.timeout_s:
             return False
-        return self._asked.keep_alive if finished else not self._asked.train
+        return self._pending.keep_alive if finished else not self._pending.train
 
     def poll(self, device: torch.device | str = "cpu") -> ViewRequest | None:
         """The next complete request, its matrices on `device`; None while there is none. No viewer makes it raise."""
@@ -157,28 +157,28 @@ class NetworkGui:
             self.drop(f"sent what is no request ({error})")
             return None
         if request is not None:
-            self._asked = request
+            self._pending = request
         elif self._received and time.monotonic() - self._message_began_s > self.timeout_s:
             self.drop(f"took longer than {self.timeout_s:g} s for one message")
         return request
 
     def reply(self, image: torch.Tensor | None, verify: str) -> bool:
-        """Answers the last request with image [3, H, W] in [0, 1] (None: no picture) and the text.
+        """Answers the last request with image [3, H, W] in [0, 1] (None: no image) and the text.
 
         Returns False when the viewer is gone. Raises ValueError when the image does not have the size asked for, which
         the viewer could not notice.
         """
-        picture = b"" if image is None else rgb_bytes(image)
-        camera = self._asked.camera if self._asked is not None else None
-        asked = 0 if camera is None else 3 * camera.image_width * camera.image_height
-        if image is not None and len(picture) != asked:
-            raise ValueError(f"image of shape {tuple(image.shape)} given: expected the size asked for, {asked} values")
+        pixels = b"" if image is None else rgb_bytes(image)
+        camera = self._pending.camera if self._pending is not None else None
+        expected = 0 if camera is None else 3 * camera.image_width * camera.image_height
+        if image is not None and len(pixels) != expected:
+            raise ValueError(f"image of shape {tuple(image.shape)} given: expected {expected} values, as requested")
         if self._viewer is None:
             return False
         text = verify.encode("utf-8")
         try:
             self._viewer.settimeout(self.timeout_s)
-            self._viewer.sendall(picture + LENGTH.pack(len(text)) + text)
+            self._viewer.sendall(pixels + LENGTH.pack(len(text)) + text)
             self._viewer.setblocking(False)
         except OSError as error:
             self.drop(f"did not take the answer ({error})")
@@ -242,7 +242,7 @@ class NetworkGui:
                 LOG.warning("remote viewer dropped: it %s", reason)
             with contextlib.suppress(OSError):
                 self._viewer.close()
-        self._viewer, self._asked = None, None
+        self._viewer, self._pending = None, None
         self._received.clear()
 
 
@@ -254,16 +254,16 @@ def answer(
     if request is None:
         return False
     try:
-        image = _picture(request, gaussians, pipe, background)
+        image = _image(request, gaussians, pipe, background)
     except (RuntimeError, ValueError, MemoryError) as error:  # more than the rasterizer or the memory can take
-        gui.drop(f"asked for a view that cannot be rendered ({error})")
+        gui.drop(f"requested a view that cannot be rendered ({error})")
     else:
         gui.reply(image, verify)
     return True
 
 
 @torch.no_grad()
-def _picture(
+def _image(
     request: ViewRequest, gaussians: GaussianModel, pipe: PipelineParams, background: torch.Tensor
 ) -> torch.Tensor | None:
     if request.camera is None:
@@ -292,7 +292,7 @@ def parse_request(message: bytes, device: torch.device | str = "cpu") -> ViewReq
         raise ValueError("not a JSON object")
     width, height = _whole(fields, "resolution_x"), _whole(fields, "resolution_y")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"a picture of {width} x {height} is asked for, more than {MAX_PIXELS} pixels")
+        raise ValueError(f"{width} x {height} requested; expected at most {MAX_PIXELS} pixels")
     camera = _camera(fields, width, height, device) if width and height else None
     switches = {name: _switch(fields, name) for name in ("train", "keep_alive", "shs_python", "rot_scale_python")}
     return ViewRequest(camera, scaling_modifier=_number(fields, "scaling_modifier", 0.0, 100.0), **switches)

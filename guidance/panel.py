@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture that is saved to train_process/: what went into a step's guidance and what came out of it.
+"""The image that is saved to train_process/: inputs and results of a step's guidance.
 
 Rows are views; columns, left to right: colour, disparity, transmittance, saturation, latents, size of the gradient,
 clean image by the guided prediction, clean image by the target.

@@ -26,8 +26,8 @@ class CarefulWrites:
     guard: called before each write; raises FolderLost when the folder is another run's.
     """
 
-    def __init__(self, tell: Callable[[str], None], guard: Callable[[], None] = lambda: None) -> None:
-        self.tell, self.guard, self.failing, self.lost = tell, guard, dict[str, str](), dict[str, int]()
+    def __init__(self, report: Callable[[str], None], guard: Callable[[], None] = lambda: None) -> None:
+        self.report, self.guard, self.failing, self.lost = report, guard, dict[str, str](), dict[str, int]()
 
     def __call__(self, kind: str, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What write(...) returns; None when it raised an exception, of whatever class. Raises the guard's FolderLost.
@@ -42,13 +42,13 @@ class CarefulWrites:
             raise
         except Exception as error:
             if kind not in self.failing:
-                self.tell(f"{kind} could not be written ({_reason(error)}); training continues{_remedy(error)}")
+                self.report(f"{kind} could not be written ({_reason(error)}); training continues{_remedy(error)}")
                 logger.debug("%s", kind, exc_info=True)
             self.failing[kind] = str(error)
             self.lost[kind] = self.lost.get(kind, 0) + 1
             return None
         if self.failing.pop(kind, None) is not None:
-            self.tell(f"{kind} can be written again")
+            self.report(f"{kind} can be written again")
         return result
 
     def missing(self) -> str:

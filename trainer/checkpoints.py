@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from utils.tree_file import load_tree, save_tree
 
-Tell = Callable[[str], None]
-Found = tuple[Path, dict[str, Any]]
+Report = Callable[[str], None]
+LoadedCheckpoint = tuple[Path, dict[str, Any]]
 """A checkpoint's path and what is in it."""
 
 
@@ -75,7 +75,7 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
-def newest_good(folder: Path, tell: Tell, of_run: str | None = None) -> Found | None:
+def newest_good(folder: Path, report: Report, of_run: str | None = None) -> LoadedCheckpoint | None:
     """The newest whole checkpoint of a folder and what is in it, on the CPU; None without one.
 
     Tells of each damaged one, and with `of_run` passes over those of other runs.
@@ -84,11 +84,11 @@ def newest_good(folder: Path, tell: Tell, of_run: str | None = None) -> Found | 
         try:
             tree = load_tree(path)
         except ValueError as error:
-            tell(f"{error}: falling back to the checkpoint before it")
+            report(f"{error}: falling back to the checkpoint before it")
             continue
         if of_run is None or run_id_of(tree) in (None, of_run):
             return path, tree
-        tell(f"{path} is of another run: falling back to the checkpoint before it")
+        report(f"{path} is of another run: falling back to the checkpoint before it")
     return None
 
 

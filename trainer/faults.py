@@ -15,7 +15,7 @@ LARGE = 1e6  # world units; no scene is so far away or so big
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
+    """Training cannot continue; the message says why and what to try."""
 
 
 def cause_of(fault: str) -> str:
@@ -102,24 +102,24 @@ def extremes(parameters: Mapping[str, torch.Tensor]) -> str:
 
     `scaling` is a logarithm whose exponential is squared in the covariance; `rotation` is divided by its length.
     """
-    told = []
+    problems = []
     for name, x in parameters.items():
         if not x.numel():
             continue
         x = x.detach()
         largest = float(x.abs().max())
         if bad := _rows(~x.isfinite()):
-            told.append(f"{name} of {bad} of {counted(len(x), 'Gaussian')} is not finite")
+            problems.append(f"{name} of {bad} of {counted(len(x), 'Gaussian')} is not finite")
         elif name == "scaling" and (bad := _rows(~torch.exp(2 * x).isfinite())):
-            told.append(
+            problems.append(
                 f"scaling reaches {float(x.max()):.3g}: it is a logarithm, and the squared size exp(2 * scaling) of "
                 f"{bad} of {counted(len(x), 'Gaussian')} overflows"
             )
         elif name == "rotation" and (bad := _rows((x * x).sum(dim=1, keepdim=True) == 0)):
-            told.append(f"rotation of {bad} of {counted(len(x), 'Gaussian')} has length 0")
+            problems.append(f"rotation of {bad} of {counted(len(x), 'Gaussian')} has length 0")
         elif largest > LARGE:
-            told.append(f"{name} reaches {largest:.3g}")
-    return "; ".join(told) or "Parameters and their activations are finite"
+            problems.append(f"{name} reaches {largest:.3g}")
+    return "; ".join(problems) or "Parameters and their activations are finite"
 
 
 def _rows(bad: torch.Tensor) -> int:

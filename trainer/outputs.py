@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures and videos of a run, in upstream's folders and under upstream's names.
+"""The images and videos of a run, in upstream's folders and under upstream's names.
 
 Nothing here touches the random streams of the training: looking at a run does not change it. (Upstream's reports draw
 from the global streams; a run with other report intervals is another run there.)
@@ -47,7 +47,7 @@ def turntable(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rgb, disparity colours), uint8 [H, W, 3] each, of one camera after the other, without augmentation.
 
-    `background` [3] in the place of the config's white or black.
+    `background` [3] in place of the config's white or black.
     """
     background = plain_background(config, gaussians) if background is None else background
     for camera in cameras:
@@ -123,9 +123,9 @@ class RunOutputs:
         write_png(self.folder / "train_process" / f"iter_{iteration}.png", to_uint8(image()))
 
     def region_maps(self, iteration: int, maps: Callable[[], Mapping[str, torch.Tensor]]) -> Path:
-        """cograd/regions_K.png: `region_picture` of this iteration."""
+        """cograd/regions_K.png: `region_image` of this iteration."""
         path = self.folder / "cograd" / f"regions_{iteration}.png"
-        write_png(path, region_picture(maps(), iteration, self.config.cograd))
+        write_png(path, region_image(maps(), iteration, self.config.cograd))
         return path
 
     def _process_camera(self, iteration: int) -> RCamera | None:
@@ -142,7 +142,7 @@ class RunOutputs:
         return rgb
 
 
-def region_picture(maps: Mapping[str, torch.Tensor], iteration: int, params: CoGradParams) -> np.ndarray:
+def region_image(maps: Mapping[str, torch.Tensor], iteration: int, params: CoGradParams) -> np.ndarray:
     """uint8 [H, W, 3]: a row for each of REGION_MAPS, [E, A, D] each, and a column for each distance level.
 
     In a map the highest elevation is on top, azimuth 0 (the front) at the left. One colour scale a row.
@@ -163,5 +163,5 @@ def region_picture(maps: Mapping[str, torch.Tensor], iteration: int, params: CoG
 
 
 def _line(text: str, row: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Text above or below the first picture of a row."""
-    return [text_strip(text if column == 0 else "", picture.shape[1]) for column, picture in enumerate(row)]
+    """Text above or below the first image of a row."""
+    return [text_strip(text if column == 0 else "", image.shape[1]) for column, image in enumerate(row)]

@@ -11,7 +11,7 @@ import torch
 from arguments import Config
 from scene.gaussian_model import GaussianModel
 from trainer.careful_writes import CarefulWrites
-from trainer.checkpoints import CheckpointRules, Checkpoints, Found, Part, newest_good
+from trainer.checkpoints import CheckpointRules, Checkpoints, LoadedCheckpoint, Part, newest_good
 from trainer.faults import FaultWatch, TrainingStopped
 from trainer.resume_rules import adapted, flat_settings
 from trainer.run_folder import RunFolder
@@ -41,9 +41,9 @@ class Recovery:
         self._whole = self._saved = 0  # the last step that is done, the last one whose checkpoint is in the folder
         self._is_updating = False
 
-    def resume(self, found: Found) -> None:
+    def resume(self, checkpoint: LoadedCheckpoint) -> None:
         """Continues from a checkpoint that was read and adapted. ValueError when it is of another kind of run."""
-        path, tree = found
+        path, tree = checkpoint
         if "upstream" in tree:
             captured, iteration = tree["upstream"]
             self.state.load_upstream(captured, iteration, self.config)
@@ -79,7 +79,7 @@ class Recovery:
             self.save()
 
     def save(self) -> bool:
-        """Writes a checkpoint of the last step; False, and told, when that failed."""
+        """Writes a checkpoint of the last step; False, and reported, when that failed."""
         if self.writes("checkpoint", self.checkpoints.save, self.state.iteration) is None:
             return False
         self._saved = self.state.iteration
@@ -122,7 +122,7 @@ class Recovery:
     def _roll_back(self, from_step: int, reason: str) -> None:
         """To the newest checkpoint, once in a run, with noise that was not drawn before. Raises TrainingStopped.
 
-        log.jsonl, which is cut off there, and run.json tell of it.
+        log.jsonl, which is cut off there, and run.json record it.
         """
         gaussians, before = self.state.gaussians, self.state.rollbacks
         found = None if before else newest_good(self.folder.path, self.log.note, self.folder.run_id)

@@ -18,7 +18,7 @@ import torch
 from arguments import Config
 from arguments.load import to_tree
 from arguments.yaml_file import read_yaml
-from trainer.checkpoints import Found
+from trainer.checkpoints import LoadedCheckpoint, Report
 from utils.wording import counted
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -30,19 +30,19 @@ class Outcome(enum.Enum):
 
     REFUSED = "the checkpoint is refused"
     RENEWED = "the piece, or `keys` of it, starts again"
-    KEPT = "the piece stays as it is, and the user is told what that means"
+    KEPT = "the piece stays as it is, and a message says what that means"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of a piece of state when one of `settings` has changed; `told` says it after "Group.key changed:".
+    """The outcome for a piece of state when one of `settings` has changed; `message` follows "Group.key changed:".
 
     Nothing becomes of a piece that is empty.
     """
 
     outcome: Outcome
     settings: tuple[str, ...]
-    told: str
+    message: str
     keys: tuple[str, ...] = ()
 
 
@@ -229,12 +229,14 @@ def flat_settings(config: Config) -> dict[str, Any]:
     return _flat(to_tree(config))
 
 
-def adapted(found: Found, config: Config, device: torch.device, is_resumed: bool, tell: Callable[[str], None]) -> Found:
-    """The checkpoint without the state that must start again under these settings; tells what differs.
+def adapted(
+    checkpoint: LoadedCheckpoint, config: Config, device: torch.device, is_resumed: bool, report: Report
+) -> LoadedCheckpoint:
+    """The checkpoint without the state that must start again under these settings; reports what differs.
 
     Raises ValueError, one sentence, when it cannot be continued with them. Nothing is written.
     """
-    path, tree = found
+    path, tree = checkpoint
     changes = changed_settings(path, tree, config)
     if not is_resumed:
         changes = {name: values for name, values in changes.items() if name != "start_checkpoint"}
@@ -248,12 +250,12 @@ def adapted(found: Found, config: Config, device: torch.device, is_resumed: bool
         raise ValueError(f"{path} cannot be continued with these settings: {'; '.join(reasons)}")
     if is_resumed and changes:
         listed = ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changes.items())
-        tell(f"settings differ from those of {path.name}: {listed}")
+        report(f"settings differ from those of {path.name}: {listed}")
     for name, state in pieces.items():
         for rule in PIECES[name].rules:
             changed = [key for key in rule.settings if key in changes]
             if changed and state:
-                tell(f"{', '.join(changed)} changed: {rule.told}")
+                report(f"{', '.join(changed)} changed: {rule.message}")
                 if rule.outcome is Outcome.RENEWED:
                     tree = _without(tree, name, rule.keys)
     return path, tree
@@ -297,7 +299,7 @@ def _refusals(pieces: Mapping[str, Any], meeting: Meeting) -> list[str]:
             changed = [key for key in rule.settings if key in meeting.changes]
             if rule.outcome is Outcome.REFUSED and changed and state:
                 (before, now), key = meeting.changes[changed[0]], changed[0]
-                reasons.append(f"{key} was {before} and is {now}: {rule.told}")
+                reasons.append(f"{key} was {before} and is {now}: {rule.message}")
                 break
         else:
             if reason := PIECES[name].check(state, meeting):

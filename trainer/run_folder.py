@@ -22,7 +22,7 @@ import torch
 from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
-from trainer.checkpoints import Found, newest_good, run_id_of
+from trainer.checkpoints import LoadedCheckpoint, newest_good, run_id_of
 from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
 from trainer.run_records import read_object, read_regular
@@ -40,17 +40,17 @@ START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
 
 
 class RunFolder:
-    """The folder of one run, locked until `close`. `tell` gets what the user should know.
+    """The folder of one run, locked until `close`. `report` gets what the user should know.
 
     `find` looks and refuses, `begin` writes, `started` ends the start-up; from then on `keep` guards every write.
     """
 
-    def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
+    def __init__(self, config: Config, report: Callable[[str], None] = print) -> None:
         """Makes and locks the folder, unless --dry_run, which only calls `find`.
 
         ValueError when that cannot be done or another process has it.
         """
-        self.path, self.config, self.tell = config.output_dir, config, tell
+        self.path, self.config, self.report = config.output_dir, config, report
         self.run_id = uuid.uuid4().hex
         self.remade = False  # since it was last set to False
         self._record: dict[str, Any] = {}
@@ -69,16 +69,16 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_write(error) from error
         if not self._lock.held:
-            tell(f"the file system of {self.path} has no locks: nothing stops a second run in the same folder")
+            report(f"the file system of {self.path} has no locks: nothing stops a second run in the same folder")
 
-    def find(self) -> Found | None:
+    def find(self) -> LoadedCheckpoint | None:
         """The checkpoint to continue from, None for a new run. Nothing is changed yet.
 
         Raises ValueError when the folder holds an earlier run that may be neither continued nor overwritten, and when
         its newest checkpoint is another run's.
         """
         self._record = self._read_record()
-        found = newest_good(self.path, self.tell) if self.config.resume else None
+        found = newest_good(self.path, self.report) if self.config.resume else None
         if found is not None:
             self._resumed = found[0]
             self.run_id = self._identity(*found)
@@ -147,7 +147,7 @@ class RunFolder:
         self._record.setdefault("remade_utc", []).append(now())
         self._write_record()
         self.remade = True
-        self.tell(f"{self.path} was removed or moved; the run made it again and continues there")
+        self.report(f"{self.path} was removed or moved; the run made it again and continues there")
 
     def finished(self, peak_bytes: dict[str, int]) -> None:
         """Notes in run.json that the run came to its end, and the most memory that it had. Raises OSError."""
@@ -199,7 +199,7 @@ class RunFolder:
         own, stored = self._record.get("run_id"), run_id_of(tree)
         is_damaged = not self._record and (self.path / RECORD).exists()
         if stored is None:
-            self.tell(f"{path} tells no run that it is of, as those of earlier versions; it is taken for this folder's")
+            self.report(f"{path} has no run id, as in earlier versions; it is taken as this folder's")
         elif stored != own and not is_damaged:
             whose = f"of run {own}" if own else "without an id of its run" if self._record else "missing"
             raise ValueError(
@@ -233,7 +233,7 @@ class RunFolder:
                 f"{start} is in {self.path}, which --overwrite clears; write elsewhere with --workspace NAME"
             )
         if young:
-            self.tell(f"{self.path} holds a run that ended before its first checkpoint; it starts again")
+            self.report(f"{self.path} holds a run that ended before its first checkpoint; it starts again")
 
     def _refuse_other_run(self) -> None:
         """FolderLost when what is at the folder's path now is another run's: its record, or its files of the start.

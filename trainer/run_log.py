@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells while it works: progress bar, TensorBoard, one JSON line a step, and the time of each phase."""
+"""What a run reports: progress bar, TensorBoard, one JSON line a step, and the time of each phase."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class LineFile:
 class EventFile:
     """A TensorBoard file of one process, begun with its first event; begun again after a failure.
 
-    Without the package tensorboard nothing is written, and that is said once.
+    Without the package tensorboard nothing is written, and that is reported once.
     """
 
     def __init__(self, folder: Path) -> None:

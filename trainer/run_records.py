@@ -68,7 +68,7 @@ def parse_step(line: str | bytes) -> StepRecord | None:
 
 
 def parse_seconds(line: str | bytes) -> float | None:
-    """How long the step of a line took, the sum of its phases; None where the line does not tell."""
+    """How long the step of a line took, the sum of its phases; None where the line does not say."""
     phases = _line(line).get("phase_ms")
     if not isinstance(phases, dict) or not all(map(_is_duration, phases.values())):
         return None

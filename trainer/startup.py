@@ -19,7 +19,7 @@ from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_point_cloud
 from scene.text_to_cloud import point_e_modules
 from toy.prompt_words import prompt_notices, prompt_problems
-from trainer.checkpoints import Found
+from trainer.checkpoints import LoadedCheckpoint
 from trainer.distributed import World
 from trainer.resume_rules import adapted
 from trainer.run_folder import INITIAL_POINTS, RunFolder
@@ -71,14 +71,14 @@ def _check_folder(config: Config) -> None:
         point_e_modules()
 
 
-def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Found | None:
+def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> LoadedCheckpoint | None:
     """The checkpoint that a run begins with, adapted to its settings; None without one. Writes nothing.
 
     Raises ValueError for a folder, a checkpoint or settings with which it cannot begin.
     """
     resumed = folder.find()
     found = resumed or read_start(config.start_checkpoint)
-    return None if found is None else adapted(found, config, device, resumed is not None, folder.tell)
+    return None if found is None else adapted(found, config, device, resumed is not None, folder.report)
 
 
 def report_notices(config: Config) -> None:

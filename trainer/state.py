@@ -19,7 +19,7 @@ from scene import Scene
 from scene.dataset_readers import CameraRanges
 from scene.gaussian_model import GaussianModel
 from scene.upstream_checkpoint import is_upstream, read_upstream
-from trainer.checkpoints import Found
+from trainer.checkpoints import LoadedCheckpoint
 from trainer.faults import cause_of
 from utils.random_streams import RandomStreams
 from utils.tree_file import load_tree, moved
@@ -115,7 +115,7 @@ class TrainState:
     def load_upstream(self, captured: dict[str, Any], iteration: int, config: Config) -> None:
         """Continues from scene.upstream_checkpoint: Gaussians, optimizer, statistics, and ranges as wide as by then.
 
-        Random streams and CoGrad's histories start anew, for upstream's files do not hold them.
+        Random streams and CoGrad's histories start again, since upstream's files do not hold them.
         """
         self.gaussians.restore(captured)
         self.scene.ranges = CameraRanges.after_steps(iteration, config.optimization, config.cameras)
@@ -135,7 +135,7 @@ class TrainState:
         self.memory.load_state_dict({})
 
 
-def read_start(path: str | None) -> Found | None:
+def read_start(path: str | None) -> LoadedCheckpoint | None:
     """A checkpoint to begin with: ours, or {"upstream": (captured, iteration)} of upstream's; None without a path.
 
     Its tensors are on the CPU. Raises ValueError when it cannot be used.

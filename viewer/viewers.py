@@ -16,13 +16,13 @@ import torch
 from arguments import Config
 from gaussian_renderer.network_gui import NetworkGui, answer
 from scene.gaussian_model import GaussianModel
-from trainer.outputs import plain_background, region_picture
+from trainer.outputs import plain_background, region_image
 
 if TYPE_CHECKING:
     from viewer.web_viewer import WebViewer
 
 POLL_S = 0.1  # how soon a waiting run sees a button or a signal
-SIBR_POLL_S = 0.005  # it asks for a picture after the other
+SIBR_POLL_S = 0.005  # it requests one image after the other
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Viewers:
     """Remembers the viewers that are open. A context manager: they are closed in the end."""
 
     def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
-        """Opens them and tells where. Raises ValueError when one cannot be had."""
+        """Opens them and reports where. Raises ValueError when one is not available."""
         self.config = config
         self._sibr: NetworkGui | None = None
         self._page: WebViewer | None = None
@@ -105,7 +105,7 @@ class Viewers:
         if not page.is_due(iteration, finished):
             return
         try:
-            maps = None if run.maps is None else region_picture(run.maps(), iteration, self.config.cograd)
+            maps = None if run.maps is None else region_image(run.maps(), iteration, self.config.cograd)
             page.show(run.gaussians, iteration, maps, finished)
         except (RuntimeError, ValueError, MemoryError) as error:  # such as no memory for the copy
             run.tell(f"the viewer's page is closed, it could not be filled ({error}); training continues")

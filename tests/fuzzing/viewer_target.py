@@ -155,7 +155,7 @@ def law(script: list[tuple[str, Any]]) -> bool:
         heard = False
         for step, argument in script:
             stranger.play(step, argument)
-            heard = heard or gui._asked is not None
+            heard = heard or gui._pending is not None
         clock.now += 1.0
         try:
             _expect_an_answer(gui, door, stranger)

@@ -140,7 +140,7 @@ def test_it_is_loopback_unless_another_address_is_asked_for(gui):
 
 def test_an_address_that_cannot_be_bound_is_told():
     with pytest.raises(
-        ValueError, match=r"viewer port 7000 on 192\.0\.2\.1 cannot be had .*choose another with --port"
+        ValueError, match=r"viewer port 7000 on 192\.0\.2\.1 is not available .*choose another with --port"
     ):
         NetworkGui("192.0.2.1", 7000).listen()  # an address of the documentation: no machine has it
     with pytest.raises(ValueError, match=r"viewer address 'here' given: expected an IP address such as 127\.0\.0\.1"):
@@ -155,7 +155,7 @@ def test_an_address_beyond_loopback_is_warned_of(caplog):
 def test_an_image_of_another_size_is_refused(gui, viewer):
     viewer.sendall(packed(REQUEST))
     poll_until(gui, lambda r: r is not None)
-    with pytest.raises(ValueError, match=r"image of shape \(3, 4, 5\) given: expected the size asked for, 72 values"):
+    with pytest.raises(ValueError, match=r"image of shape \(3, 4, 5\) given: expected 72 values, as requested"):
         gui.reply(torch.zeros(3, 4, 5), "")
 
 
@@ -173,7 +173,7 @@ def test_an_image_of_another_size_is_refused(gui, viewer):
         (packed(REQUEST | {"resolution_x": 100_000}), "resolution_x is not a number from 0 to 4096"),
         (
             packed(REQUEST | {"resolution_x": 4096, "resolution_y": 4096}),
-            "4096 x 4096 is asked for, more than 8388608 pixels",
+            "4096 x 4096 requested; expected at most 8388608 pixels",
         ),
         (packed(REQUEST | {"resolution_x": 2.5}), "resolution_x is not a whole number"),
         (packed(REQUEST | {"view_matrix": EYE[:-1]}), "view_matrix is not a list of 16 numbers"),
@@ -282,7 +282,7 @@ def test_a_view_that_cannot_be_rendered_costs_the_viewer_not_the_training(gui, v
     monkeypatch.setattr(gaussian_renderer, "render", render)
     viewer.sendall(packed(REQUEST))
     until(lambda: answer(gui, None, PipelineParams(), torch.zeros(3), "v"))
-    assert f"asked for a view that cannot be rendered ({error})" in caplog.text and dropped(viewer)
+    assert f"requested a view that cannot be rendered ({error})" in caplog.text and dropped(viewer)
 
 
 def test_any_bytes_on_the_wire_leave_the_server_alive(gui):

@@ -234,7 +234,7 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_notice(tmp_path) -> 
     save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
     with opened(tmp_path, "--resume", "auto", tell=told.append) as run:
         assert begin(run)[0].name == "chkpnt5.safetensors"
-    assert len(told) == 1 and "chkpnt5.safetensors tells no run that it is of" in told[0]
+    assert len(told) == 1 and "chkpnt5.safetensors has no run id" in told[0]
     assert run_json(tmp_path)["run_id"] == run.run_id
 
 

@@ -20,7 +20,7 @@ from tests.gaussian_renderer.looker import Looker
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
 from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S, Clock, until
-from trainer.outputs import region_picture
+from trainer.outputs import region_image
 from utils.sh_utils import SH2RGB
 from viewer.viewers import Viewers
 
@@ -162,7 +162,7 @@ def test_the_region_map_is_on_the_page():
         assert ends(thread) and run.told == []
     shown = cv2.imdecode(np.frombuffer(looker.pictures[-1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert any(
-        np.array_equal(shown, region_picture(cograd.maps(), step, config.cograd))
+        np.array_equal(shown, region_image(cograd.maps(), step, config.cograd))
         for step in range(1, run.iteration + 1)
     )
 
