@@ -27,9 +27,9 @@ from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
 from guidance.panel import guidance_panel
-from guidance.savings import remedy_of
 from trainer.distributed import ALONE, PeerLost, World
 from trainer.faults import TrainingStopped, skipped_too_many
+from trainer.memory_estimate import remedy_of
 from trainer.outputs import RunOutputs
 from trainer.priors import load_prior_and_prompts
 from trainer.recovery import Recovery

@@ -202,8 +202,8 @@ class GuidanceParams:
     )
     offload_unet: bool = new(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
     memory_check: str = new(
-        "refuse",
-        "when the estimate made before loading exceeds the memory that is free",
+        "warn",
+        "when a run is estimated to need more memory than is free",
         choices=("refuse", "warn", "off"),
     )
     hf_key: str | None = key(None, "older spelling of model_key", unread=True)

@@ -23,7 +23,7 @@ def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
     params = config.guidance
     if params.guidance != "SD":
         return
-    model = cache(partial(_model_on_this_machine, params))
+    model = cache(partial(model_on_this_machine, params))
     if params.LoRA_path:
         yield partial(_check_lora, params.LoRA_path, model)
     if params.textual_inversion_path:
@@ -52,7 +52,7 @@ def _check_controlnet(key: str, model: Callable[[], Components | None]) -> None:
         check_controlnet(read_json(source / "config.json"), parts.unet.config, str(source))
 
 
-def _model_on_this_machine(params: GuidanceParams) -> Components | None:
+def model_on_this_machine(params: GuidanceParams) -> Components | None:
     """The model without its weights, if its configs are on this machine; `_check_model` reports their faults."""
     try:
         source = find_local(params)

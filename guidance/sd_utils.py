@@ -7,7 +7,6 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from itertools import starmap
 
 import torch
@@ -21,8 +20,6 @@ from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.lora import merge_lora, read_lora
-from guidance.preflight import check_memory
-from guidance.run_size import RunSize
 from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words
@@ -44,10 +41,9 @@ class StableDiffusion:
         self,
         guidance_params: GuidanceParams,
         device: torch.device | str,
-        run: RunSize | None = None,
         in_known_words: InKnownWords | None = None,
     ):
-        """Load `guidance_params.model_key` onto `device`, unless `run` will not fit there.
+        """Load `guidance_params.model_key` onto `device`.
 
         in_known_words: (texts, known words, learned words) -> texts, for a model that has a list of the words it knows.
         Raises ModelUnavailable (a ValueError), and ValueError for settings that the device cannot do.
@@ -61,8 +57,7 @@ class StableDiffusion:
         words = read_words(embeddings) if embeddings else {}
         control = guidance_params.controlnet_model_key
         control_source = find_controlnet(control) if control else None
-        check = None if run is None else partial(check_memory, params=guidance_params, run=run, device=self.device)
-        parts = load_components(guidance_params, self.dtype, check)
+        parts = load_components(guidance_params, self.dtype)
         if lora is not None:
             merge_lora(parts, lora, guidance_params.LoRA_scale)
         add_words(parts, words, f"textual inversion {embeddings}")

@@ -3,7 +3,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,13 @@ EXPECTED = "expected a whole Stable Diffusion 1.x or 2.x checkpoint"
 PREDICTION_OF = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
 
-def load_single_file(
-    path: Path, params: GuidanceParams, dtype: torch.dtype, before_loading: Callable[[Path], None] | None = None
-) -> Components:
-    """The model of a file, checked for shape; base_model_key (folder or hub id) completes it.  Raises ModelUnavailable.
-
-    before_loading is given the base model's folder before any weight is read.
-    """
+def load_single_file(path: Path, params: GuidanceParams, dtype: torch.dtype) -> Components:
+    """The model of a file, completed by base_model_key (folder or hub id) and checked.  Raises ModelUnavailable."""
     from diffusers import StableDiffusionPipeline
 
     tensors, metadata = read_header(path)
     refuse_other_names(path, tensors, metadata)
     base = _base_folder(path, params, tensors)
-    if before_loading is not None:
-        before_loading(base)
     try:
         with quiet(), _missing_weights() as missing:
             options: dict[str, Any] = {"config": str(base), "dtype": dtype, "safety_checker": None}

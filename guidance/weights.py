@@ -4,7 +4,6 @@
 Pickled files are read with torch's weights-only loader; nothing in a checkpoint is executed.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,15 @@ from guidance.sources import HOW_TO_GET, ModelUnavailable, download, find_source
 from guidance.weight_files import NETWORKS, lacks_weights, load_part
 
 
-def load_components(
-    params: GuidanceParams, dtype: torch.dtype, before_loading: Callable[[Path], None] | None = None
-) -> Components:
-    """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable.
-
-    before_loading is given the folder with the model's configs before any weight is read.
-    """
+def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
+    """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
     # transformers tells at import that torchvision is missing, which nothing here needs.
     transformers.logging.set_verbosity_error()
     source = find_source(params)
     if isinstance(source, Path) and source.is_file():
-        return load_single_file(source, params, dtype, before_loading)
+        return load_single_file(source, params, dtype)
     folder = source if isinstance(source, Path) else _downloaded(source, params.model_revision)
     check_layout(folder)
-    if before_loading is not None:
-        before_loading(folder)
     components = _from_folder(folder, dtype)
     check_fit(components, str(source))
     return components

@@ -79,7 +79,7 @@ def here(tmp_path, monkeypatch) -> Path:
     """An empty folder to start in; images of the ideal prior are few, free memory is 4 GB."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 12)
-    monkeypatch.setattr("guidance.run_size.free_bytes", lambda device: 4 * 10**9)
+    monkeypatch.setattr("trainer.memory_estimate.free_bytes", lambda device: 4 * 10**9)
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
     return tmp_path
 
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, caps
 
 def test_a_dry_run_reports_everything_at_once(here, finished, capsys):
     shutil.copytree(finished, "output")
-    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000"]
+    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000", "--memory_check", "refuse"]
     before = tree()
     assert train.main([*argv(), *words, "--dry-run"]) == 2
     told = capsys.readouterr()

@@ -9,14 +9,13 @@ from arguments import Config
 from guidance.image_size import prior_size_px
 from guidance.prior import Prior
 from guidance.prompts import PromptBook
-from guidance.run_size import RunSize
 from toy.prompt_words import in_known_words
 
 
 def _stable_diffusion(config: Config, device: torch.device | str) -> Prior:
     from guidance.sd_utils import StableDiffusion  # imported late: diffusers takes seconds to import
 
-    return StableDiffusion(config.guidance, device, RunSize.of(config), in_known_words)
+    return StableDiffusion(config.guidance, device, in_known_words)
 
 
 def _ideal(config: Config, device: torch.device | str) -> Prior:
@@ -32,7 +31,7 @@ PRIORS = {"SD": _stable_diffusion, "ideal": _ideal}
 def load_prior(config: Config, device: torch.device | str) -> Prior:
     """The prior named by `GuidanceParams.guidance`, on `device`, for the images and cameras of the run.
 
-    Raises ValueError for too little memory, ModelUnavailable (a ValueError) when weights are not available.
+    Raises ModelUnavailable (a ValueError) when weights are not available.
     """
     return PRIORS[config.guidance.guidance](config, device)
 

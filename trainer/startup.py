@@ -14,13 +14,13 @@ from arguments.load import load_config
 from arguments.no_effect import no_effect_notices
 from guidance.image_size import size_notices, size_problems
 from guidance.model_files import model_file_checks
-from guidance.run_size import check_run_memory
 from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_point_cloud
 from scene.text_to_cloud import point_e_modules
 from toy.prompt_words import prompt_notices, prompt_problems
 from trainer.checkpoints import LoadedCheckpoint
 from trainer.distributed import World
+from trainer.memory_estimate import check_memory
 from trainer.resume_rules import adapted
 from trainer.run_folder import INITIAL_POINTS, RunFolder
 from trainer.state import read_start
@@ -43,7 +43,7 @@ def check_start(config: Config, world: World, check_viewers: Callable[[Config], 
     device: torch.device | None = None
     try:
         device = device_of(config, world)
-        check_run_memory(config, device)
+        check_memory(config, device)
     except ValueError as error:
         found.append(str(error))
     checks = [*model_file_checks(config)]

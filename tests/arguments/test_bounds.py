@@ -8,18 +8,17 @@ import typing
 import pytest
 import torch
 
-import train
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config
-from guidance.run_size import check_run_memory, needed_without_model
 from guidance.sd_step import scaled_linear_alphas
+from trainer.memory_estimate import estimate
 from trainer.startup import read_settings
 from trainer.state import TrainState
 from trainer.step import prepare_schedules
 
 IDEAL = ["--opt", "configs/quickstart.yaml"]
-GB = 10**9
+GB, CPU = 10**9, torch.device("cpu")
 
 
 def numbers():
@@ -54,7 +53,7 @@ def test_a_number_at_its_bounds_is_read_or_contradicts_another(label, pair, spec
         except ConfigError as refused:
             assert len(refused.problems) <= 3 and all("expected" in problem for problem in refused.problems)
             continue
-        if sum(needed_without_model(config, on_cpu=True).values()) < GB // 2:
+        if sum(estimate(config, CPU, None).values()) < GB // 2:
             draw_a_step(config)
 
 
@@ -95,49 +94,3 @@ def draw_a_step(config):
 def test_what_no_run_can_be_is_refused_with_the_settings(words, message):
     with pytest.raises(ConfigError, match=message):
         read_settings([*IDEAL, *words.split()])
-
-
-TOO_LARGE = {
-    "--init_num_pts 50000000": "use fewer init_num_pts",
-    "--image_w 8192 --image_h 8192": "use a smaller image_w and image_h",
-    "--image_w 1024 --image_h 1024 --SSAA 8": "use a smaller image_w and image_h",
-    "--view_px 8192 --image_w 16 --image_h 16": "use a smaller view_px",
-    "--C_batch_size 90 --image_w 512 --image_h 512 --init_num_pts 1000000": "use fewer init_num_pts",
-}
-
-
-@pytest.mark.parametrize(("words", "way_out"), TOO_LARGE.items())
-def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(
-    words, way_out, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr("guidance.run_size.free_bytes", lambda device: 2 * GB)
-    monkeypatch.setattr("trainer.state.TrainState.start", lambda *_, **__: pytest.fail("points were sampled"))
-    argv = [*IDEAL, "--device", "cpu", *words.split(), "--model_path", str(tmp_path / "run")]
-    assert train.main(argv) == 2
-    told = capsys.readouterr().err
-    assert "estimated to need" in told and "of cpu, which has 2.0 GB free" in told and way_out in told
-    assert "GuidanceParams.memory_check: warn" in told and told.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_check_can_warn_or_be_off(caplog):
-    config, cpu = load_config([*IDEAL, "--init_num_pts", "50000000"]), torch.device("cpu")
-    for kind in ("off", "warn"):
-        params = dataclasses.replace(config.guidance, memory_check=kind)
-        check_run_memory(dataclasses.replace(config, guidance=params), cpu, GB)
-        assert bool(caplog.records) == (kind == "warn")
-    with pytest.raises(ValueError, match="estimated to need"):
-        check_run_memory(config, cpu, GB)
-
-
-@pytest.mark.parametrize("opt", ["quickstart", "quickstart_trained", "toy", "toy_trained"])
-def test_the_toy_worlds_runs_fit_into_two_gigabytes(opt):
-    check_run_memory(load_config(["--opt", opt]), torch.device("cpu"), 2 * GB)
-
-
-def test_growth_stops_at_max_points():
-    few, many = (
-        needed_without_model(load_config(["--text", "x", "--init_num_pts", "100000", "--max_points", n]), True)
-        for n in ("100000", "5000000")
-    )
-    assert many["Gaussians"] == pytest.approx(5 * few["Gaussians"], rel=1e-6)

@@ -22,15 +22,12 @@ import train
 from arguments import Config
 from arguments.load import load_config
 from gaussian_renderer.network_gui import NetworkGui
-from guidance.preflight import check_memory
-from guidance.run_size import RunSize
 from tests.documented.commands import ROOT
 from tests.documented.running import no_network
-from tests.guidance.test_preflight import shapes_of_sd21
 from tests.reliability.hooks import with_state
 from toy import ideal
 from toy.rendered_set import render_set
-from trainer.distributed import ALONE
+from trainer.memory_estimate import check_memory
 from trainer.run_folder import RunFolder
 from trainer.state import TrainState
 
@@ -186,14 +183,12 @@ def too_little_memory(at: Scene) -> None:
     """On a GPU with 8 GB, by the shapes of Stable Diffusion 2.1 alone: cuda:0 need not be there."""
     at.patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     config = load_config(["--opt", str(ROOT / "configs" / "prompt.yaml"), "--device", "cpu"])
-    with pytest.raises(ValueError) as refused:
-        check_memory(shapes_of_sd21(at.folder), config.guidance, RunSize.of(config), torch.device("cuda", 0), 8 * 10**9)
-    assert ALONE.exit_with(2, refused.value) == 2
+    check_memory(config, torch.device("cuda", 0), 8 * 10**9)
 
 
 def too_many_points(at: Scene) -> None:
-    at.patch.setattr("guidance.run_size.free_bytes", lambda device: 10**9)
-    assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
+    at.patch.setattr("trainer.memory_estimate.free_bytes", lambda device: 10**9)
+    assert at.train(TOY | {"init_num_pts": 50_000_000, "memory_check": "refuse"}, "--dry-run") == 2
 
 
 def out_of_memory(at: Scene) -> None:
@@ -264,8 +259,8 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "listening on port": port_in_use,
     "choose another with --viewer_port": page_port_in_use,
     "given, but": dry_run(True, TOY | {"device": "cuda:77"}),
-    "; set ... for about": too_little_memory,
-    "; use ..., or GuidanceParams.memory_check": too_many_points,
+    "free (...); set ... (saves": too_little_memory,
+    "or GuidanceParams.memory_check": too_many_points,
     "(CoGradParams.enabled is false)": dry_run(False, TOY | {"tau": 0.2}),
     "CoGrad places the cameras": dry_run(False, TOY | {"CoGradParams.enabled": True, "phi_range": "-80,80"}),
     "out of memory (": out_of_memory,

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a run needs, estimated before it starts: a warning, and the settings that would save most.
+
+No constant below was measured on a GPU. Those of the networks were counted on torch's meta device for Stable Diffusion
+2.1 at 256 and 512 px; the others are assumptions unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from arguments import Config
+from guidance.execution import Execution
+from guidance.image_size import prior_size_px
+from guidance.model_files import model_on_this_machine
+from utils.device import resolve_device
+from utils.failures import MachineFailure
+from utils.memory import free_bytes, in_gb
+
+logger = logging.getLogger(__name__)
+
+GROWTH = 5  # how far densification multiplies the points
+RASTER_BYTES = 400  # kept for the backward pass, a Gaussian and view
+IMAGE_BYTES = 4 * 5 * 4  # a pixel: colour, disparity, transmittance in float32, four copies
+SAMPLED_BYTES = 9 * 8 * 2  # a point while it is sampled and written: position, normal, colour in float64, and a copy
+IDEAL_COPIES = 5.6  # peak of making the ideal prior, over its images in float32; measured at 64, 128, 256 px on a CPU
+WASTE = 1.1  # what the allocator takes beyond that
+WORKSPACE_BYTES = 400 * 10**6  # of the CUDA libraries
+CONTROLNET_SHARE = 0.42  # weights of a ControlNet, over those of its U-Net
+
+# Values for each image pixel and channel of the first block: of the autoencoder while it encodes one view with gradient
+# (most at once, kept for the backward pass; the same with blocks recomputed) or decodes it; of the U-Net, for a sample.
+ENCODE_PEAK, ENCODE_KEPT, RECOMPUTED_PEAK, RECOMPUTED_KEPT, DECODE = 23.7, 23.6, 15.3, 1.7, 6.0
+UNET_SAMPLE = 33.2 / 64
+
+LEAST_SAVING_BYTES, MOST_SAVINGS = 10**6, 4
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Weights of a diffusion model's networks, and channels of the first block; Stable Diffusion 2.1's by default."""
+
+    unet: int = 866_000_000
+    vae: int = 84_000_000
+    text_encoder: int = 340_000_000
+    unet_channels: int = 320
+    vae_channels: int = 128
+
+    @classmethod
+    def of(cls, config: Config) -> ModelSize | None:
+        """Of the run's diffusion model; None without one, the default if its configs are not on this machine."""
+        if config.guidance.guidance != "SD":
+            return None
+        if (model := model_on_this_machine(config.guidance)) is None:
+            return cls()
+        networks = model.unet, model.vae, model.text_encoder
+        weights = [sum(weight.numel() for weight in network.parameters()) for network in networks]
+        return cls(*weights, model.unet.config.block_out_channels[0], model.vae.config.block_out_channels[0])
+
+
+def estimate(config: Config, device: torch.device, model: ModelSize | None) -> dict[str, int]:
+    """Bytes that a run needs of its device, by purpose."""
+    views = -(-config.guidance.C_batch_size // (dist.get_world_size() if dist.is_initialized() else 1))
+    gaussians, gradient_bytes = _gaussians(config)
+    cameras, cograd = config.cameras, config.cograd
+    width, height = prior_size_px(cameras)
+    view_px = cameras.view_px**2 or cameras.image_w * cameras.image_h
+    stores = cograd.enabled and cograd.use_fusion and not cograd.bank_on_cpu
+    regions = cograd.elevation_levels * cograd.azimuth_levels * cograd.distance_levels if stores else 0
+    parts: dict[str, float] = {
+        # Gaussians with gradient, two moments and each view's gradient; what rendering keeps of them.
+        "Gaussians": (4 + config.guidance.C_batch_size) * gradient_bytes + gaussians * views * RASTER_BYTES,
+        "initial points": cameras.init_num_pts * SAMPLED_BYTES if device.type == "cpu" else 0,
+        "rendered images": views * width * height * IMAGE_BYTES,
+        "test views": view_px * IMAGE_BYTES,
+        "CoGrad's bank": min(regions * gradient_bytes, cograd.bank_limit_mb * 10**6),
+    }
+    if model is not None:
+        parts |= _of_model(model, config, device, views)
+    elif config.guidance.guidance == "ideal":
+        from toy.ideal import PICTURES  # imported late: most runs have another prior
+
+        parts["images of the ideal prior"] = IDEAL_COPIES * PICTURES * 12 * width**2
+    overhead = {"workspace": WORKSPACE_BYTES} if device.type == "cuda" else {}
+    return {name: int(WASTE * count) for name, count in parts.items() if count} | overhead
+
+
+def _gaussians(config: Config) -> tuple[int, int]:
+    """(number once densified, bytes of one gradient of them all in float32)."""
+    opt, initial = config.optimization, config.cameras.init_num_pts
+    densifies = opt.densify_until_iter > opt.densify_from_iter
+    count = max(min(initial * GROWTH, opt.max_points), initial) if densifies else initial
+    return count, count * 4 * (3 + 3 * (config.model.sh_degree + 1) ** 2 + 1 + 3 + 4)
+
+
+def _of_model(model: ModelSize, config: Config, device: torch.device, views: int) -> dict[str, float]:
+    """A diffusion model's weights, and the most it takes beside them: while loading or for activations."""
+    params = config.guidance
+    execution = Execution.of(params, device)
+    samples = views * (4 if params.perpneg else 2)
+    samples = min(samples, execution.unet_batch or samples)
+    width, height = prior_size_px(config.cameras)
+    peak, kept = (RECOMPUTED_PEAK, RECOMPUTED_KEPT) if execution.vae_checkpointing else (ENCODE_PEAK, ENCODE_KEPT)
+    at_once, waiting = (1, 0) if execution.vae_slicing else (views, views)
+    of_unet = samples * UNET_SAMPLE * model.unet_channels + waiting * kept * model.vae_channels
+    of_vae = at_once * max(peak, DECODE) * model.vae_channels
+    activations = width * height * max(of_unet, of_vae)
+    unet = 0 if execution.offload_unet else model.unet
+    control = CONTROLNET_SHARE * model.unet if params.controlnet_model_key else 0
+    text_later = model.text_encoder if params.keep_text_encoder else 0
+    parts = {
+        "weights": unet + model.vae + control + text_later,
+        "activations": max(activations, model.text_encoder - text_later),
+    }
+    return {name: execution.dtype.itemsize * count for name, count in parts.items()}
+
+
+def check_memory(config: Config, device: torch.device, free: int | None = None) -> None:
+    """Report a run that is estimated not to fit, by GuidanceParams.memory_check: a warning, or ValueError.
+
+    free: bytes, by default what is free on the device.
+    """
+    free = free_bytes(device) if free is None else free
+    if config.guidance.memory_check == "off" or free is None:
+        return
+    parts = estimate(config, device, ModelSize.of(config))
+    total = sum(parts.values())
+    if total <= free:
+        return
+    largest = ", ".join(f"{name} {in_gb(count)}" for name, count in parts.items() if count * 100 > total)
+    message = (
+        f"this run is estimated to need {in_gb(total)} of {device}, which has {in_gb(free)} free ({largest}); "
+        f"set {', '.join(savings(config, device))}"
+    )
+    if config.guidance.memory_check == "refuse":
+        raise ValueError(f"{message}, or GuidanceParams.memory_check: warn to try it as it is")
+    logger.warning("%s", message)
+
+
+def savings(config: Config, device: torch.device) -> list[str]:
+    """Settings that each alone save memory, those that save most first, with the estimated saving."""
+    model = ModelSize.of(config)
+    total = sum(estimate(config, device, model).values())
+    found = []
+    for group, changes in _ways_to_save(config, device):
+        smaller = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **changes)})
+        saved = total - sum(estimate(smaller, device, model).values())
+        setting = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+        found.append((saved, f"{setting} (saves about {in_gb(saved)})"))
+    found.sort(key=lambda saving: -saving[0])
+    return [told for saved, told in found if saved >= LEAST_SAVING_BYTES][:MOST_SAVINGS]
+
+
+def _ways_to_save(config: Config, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(group of settings, changes of its keys)."""
+    params, cameras = config.guidance, config.cameras
+    yield "guidance", {"C_batch_size": 1}
+    yield "cograd", {"bank_on_cpu": True}
+    yield "cameras", {"init_num_pts": max(cameras.init_num_pts // 2, 1)}
+    yield "cameras", {"image_w": max(cameras.image_w // 2, 8), "image_h": max(cameras.image_h // 2, 8)}
+    if cameras.view_px:
+        yield "cameras", {"view_px": max(cameras.view_px // 2, 1)}
+    if params.guidance == "SD":
+        yield "guidance", {"vram_O": True}
+        yield "guidance", {"unet_batch": 1}
+        if device.type == "cuda" and not (params.compile_unet or params.cuda_graphs):
+            yield "guidance", {"offload_unet": True}
+
+
+def remedy_of(failure: MachineFailure, config: Config) -> str:
+    """What to do about a failure of the machine."""
+    if not failure.of_memory:
+        return "set CUDA_LAUNCH_BLOCKING=1 to see which operation fails, should it fail again"
+    try:
+        return f"set {', '.join(savings(config, resolve_device(config.device)))}"
+    except Exception:  # the savings cannot be estimated, for lack of memory or of the model's configs
+        return "set smaller image_w and image_h, or fewer init_num_pts"
