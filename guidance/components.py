@@ -1,25 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a text-to-image model, and the checks that they are those of one plain Stable Diffusion model."""
+"""The parts of a text-to-image model, from a folder in diffusers layout: with their weights, or their shapes alone."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from guidance.sd_step import PREDICTION_TYPES
-from guidance.sources import ModelUnavailable
-from guidance.weight_files import NETWORKS
-from utils.wording import counted
-
-# What a U-Net's config asks for beside latents, time and text; of a plain one each is unset.
-OTHER_INPUTS = {
-    "class_embed_type": "class labels",
-    "num_class_embeds": "class labels",
-    "addition_embed_type": "sizes or images",
-    "encoder_hid_dim_type": "the features of another encoder",
-    "time_cond_proj_dim": "the guidance scale, as a latent consistency model does",
-}
+from guidance.model_checks import read_json, read_words
+from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line, quiet
+from guidance.weight_files import load_part
 
 
 @dataclass
@@ -39,73 +29,74 @@ class Components:
     learned_words: dict[str, int] = field(default_factory=dict)
 
 
-def check_fit(components: Components, source: str) -> None:
-    """Raise ModelUnavailable unless the parts form one plain text-to-image model, with finite weights."""
-    check_configs(components, source)
-    for part in NETWORKS:
-        check_finite(getattr(components, part), f"{source}: {part}")
+def load_folder(folder: Path, dtype: torch.dtype) -> Components:
+    """The parts with their weights in `dtype`.  Raises ModelUnavailable."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.utils import is_accelerate_available
+    from transformers import CLIPTextModel
+
+    words = folder / "tokenizer" / "words.txt"
+    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
+    return Components(
+        unet=load_part(folder / "unet", UNet2DConditionModel.from_pretrained, **options),
+        vae=load_part(folder / "vae", _vae_class(folder).from_pretrained, **options),
+        text_encoder=load_part(folder / "text_encoder", CLIPTextModel.from_pretrained, dtype=dtype),
+        tokenizer=load_tokenizer(folder),
+        scheduler=load_scheduler(folder),
+        known_words=read_words(words) if words.is_file() else None,
+    )
 
 
-def check_configs(components: Components, source: str) -> None:
-    """`check_fit` without the weights."""
-    for problem in (*_misfits(components), *_schedule_problems(components.scheduler)):
-        raise ModelUnavailable(f"{source}: {problem}")
+def load_shapes(folder: Path) -> Components:
+    """The parts with networks on torch's meta device, from their configs alone.  Raises ModelUnavailable."""
+    return Components(*networks(folder), load_tokenizer(folder), load_scheduler(folder))
 
 
-def check_finite(module: Any, told: str) -> None:
-    """Raise ModelUnavailable for the first weight that is not finite in the dtype that it was loaded in."""
-    for name, weight in module.named_parameters():
-        if not bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all()):
-            kind = str(weight.dtype).removeprefix("torch.")
-            remedy = "" if weight.dtype == torch.float32 else ", or set GuidanceParams.precision to float32"
-            raise ModelUnavailable(f"{told} weight {name} is not finite in {kind}; fetch the model again{remedy}")
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a pipeline's folder.  Raises ModelUnavailable."""
+    from transformers import AutoTokenizer
+
+    return load_part(folder / "tokenizer", AutoTokenizer.from_pretrained, info=False)
 
 
-def _misfits(components: Components) -> Iterator[str]:
-    unet, vae, tokenizer = components.unet.config, components.vae.config, components.tokenizer
-    plain = "use a plain text-to-image model"
-    if unet.in_channels != vae.latent_channels:
-        yield (
-            f"the U-Net takes {unet.in_channels} channels but the autoencoder makes {vae.latent_channels}; "
-            f"inpainting, upscaling and depth models are no priors for this, {plain}"
-        )
-    if unet.out_channels != vae.latent_channels:
-        yield (
-            f"the U-Net makes {unet.out_channels} channels but the autoencoder takes {vae.latent_channels}; "
-            f"models that also predict a variance are not supported, {plain}"
-        )
-    for key, kind in OTHER_INPUTS.items():
-        if unet.get(key) is not None:
-            yield f"the U-Net's config has {key} {unet.get(key)!r}: it needs {kind}; {plain}"
-    for key in ("shift_factor", "latents_mean", "latents_std"):
-        if vae.get(key):
-            yield f"the autoencoder's config has {key}, which Stable Diffusion 1.x and 2.x do not have; {plain}"
-    width = components.text_encoder.config.hidden_size
-    if unet.cross_attention_dim != width:
-        yield (
-            f"the text encoder is {width} wide but the U-Net expects {unet.cross_attention_dim}; "
-            "the parts belong to different models, take all from one"
-        )
-    known = components.text_encoder.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
-        yield (
-            f"the tokenizer has {counted(len(tokenizer), 'word')} but the text encoder {known}; "
-            "the parts belong to different models, take all from one"
-        )
+def load_scheduler(folder: Path) -> Any:
+    """The noise schedule of a pipeline's folder.  Raises ModelUnavailable."""
+    from diffusers import DDIMScheduler
+
+    return load_part(folder / "scheduler", DDIMScheduler.from_pretrained, info=False)
 
 
-def _schedule_problems(scheduler: Any) -> Iterator[str]:
-    config = scheduler.config
-    if config.prediction_type not in PREDICTION_TYPES:
-        yield (
-            f"scheduler prediction_type is {config.prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}, "
-            "use such a model"
-        )
-    total, betas = config.num_train_timesteps, scheduler.betas
-    if len(betas) != total:
-        yield f"the scheduler has {len(betas)} trained_betas for {counted(total, 'timestep')}; correct its config"
-    if not bool(((betas > 0) & (betas <= 1)).all()):
-        yield "the scheduler's betas are not all above 0 and at most 1; correct its config"
-    if not isinstance(config.steps_offset, int) or not 0 <= config.steps_offset < total:
-        steps = counted(total, "timestep")
-        yield f"scheduler steps_offset is {config.steps_offset}; expected at least 0 and less than {steps}"
+def networks(folder: Path) -> list[Any]:
+    """U-Net, autoencoder and text encoder of a pipeline's folder on the meta device.  Raises ModelUnavailable."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    found = []
+    for part, kind in (("unet", UNet2DConditionModel), ("vae", _vae_class(folder)), ("text_encoder", CLIPTextModel)):
+        path = folder / part
+        try:
+            with quiet(), torch.device("meta"):
+                if kind is CLIPTextModel:
+                    found.append(CLIPTextModel(CLIPTextConfig.from_pretrained(str(path))))
+                else:
+                    found.append(kind.from_config(kind.load_config(str(path))))
+        except Exception as error:  # a config can be wrong in every way that either library's constructors notice
+            raise ModelUnavailable(
+                f"{path / 'config.json'} describes no network ({first_line(error)}); fetch the model again"
+            ) from error
+    return found
+
+
+def _vae_class(folder: Path) -> Any:
+    """The autoencoder class that vae/config.json names."""
+    config = folder / "vae" / "config.json"
+    name = read_json(config).get("_class_name")
+    if name == "AutoencoderKL":
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+    if name == "LinearAutoencoder":
+        from guidance.linear_autoencoder import LinearAutoencoder
+
+        return LinearAutoencoder
+    raise ModelUnavailable(f"{config} names class {name!r}; expected AutoencoderKL or LinearAutoencoder; {HOW_TO_GET}")

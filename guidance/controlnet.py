@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidance.components import check_finite
-from guidance.model_checks import read_json
+from guidance.model_checks import check_finite, read_json
 from guidance.sources import HUB_ID, ModelUnavailable, local_folder, quiet, reason_of
 from guidance.weight_files import lacks_weights, load_part
 from utils.model_ids import current_id

@@ -6,16 +6,15 @@ from functools import cache, partial
 from pathlib import Path
 
 from arguments import Config, GuidanceParams
-from guidance.components import Components, check_configs
+from guidance.components import Components, load_shapes
 from guidance.controlnet import check_controlnet, find_controlnet
 from guidance.lora import layers_of
 from guidance.lora_file import read_lora
-from guidance.model_checks import check_layout, read_json, refuse_other_names
-from guidance.single_file import BASE_MODEL, read_header
-from guidance.skeleton import skeleton
+from guidance.model_checks import check_configs, check_layout, read_json, refuse_other_names
 from guidance.sources import HOW_TO_GET, ModelUnavailable, find_local, local_folder
 from guidance.textual_inversion import check_widths, read_words
 from guidance.weight_files import NETWORKS, variant_of
+from guidance.weights import BASE_MODEL, check_file, read_header
 
 
 def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
@@ -58,7 +57,7 @@ def model_on_this_machine(params: GuidanceParams) -> Components | None:
         source = find_local(params)
         is_file = source is not None and source.is_file()
         folder = local_folder(params.base_model_key or "") if is_file else source
-        return None if folder is None else skeleton(folder)
+        return None if folder is None else load_shapes(folder)
     except ModelUnavailable:
         return None
 
@@ -74,12 +73,14 @@ def _check_model(params: GuidanceParams) -> None:
         check_layout(source)
         for part in NETWORKS:
             variant_of(source / part)
-        check_configs(skeleton(source), str(source))
+        check_configs(load_shapes(source), str(source))
     elif source is not None:
         _check_single_file(source, params.base_model_key)
 
 
 def _check_single_file(path: Path, base_model_key: str | None) -> None:
-    refuse_other_names(path, *read_header(path))
+    tensors, metadata = read_header(path)
+    refuse_other_names(path, tensors, metadata)
     if base_model_key and (base := local_folder(base_model_key)) is not None:
         check_layout(base, BASE_MODEL)
+        check_file(path, tensors, base)

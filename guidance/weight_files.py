@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from guidance.model_checks import check_complete
 from guidance.sources import ModelUnavailable, first_line, quiet
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -65,5 +65,17 @@ def load_part(path: Path, load: Callable[..., Any], info: bool = True, **options
         raise ModelUnavailable(
             f"{path} cannot be loaded ({first_line(error)}); the files are damaged or incomplete, fetch them again"
         ) from error
-    check_complete(str(path), report)
+    _check_complete(str(path), report)
     return model
+
+
+def _check_complete(source: str, report: dict[str, Any]) -> None:
+    """Raise ModelUnavailable if a library's loading report names weights that were not in the files."""
+    missing, mismatched = sorted(report["missing_keys"]), report["mismatched_keys"]
+    if missing or mismatched:
+        example = missing[0] if missing else sorted(str(key) for key in mismatched)[0]
+        count = len(missing) + len(mismatched)
+        raise ModelUnavailable(
+            f"{source} lacks {counted(count, 'weight')} that its config.json asks for, e.g. {example}; "
+            "fetch the model again"
+        )

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from arguments import Config
 from guidance.execution import Execution
-from guidance.image_size import prior_size_px
+from guidance.image_size import IDEAL_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
 from utils.device import resolve_device
 from utils.failures import MachineFailure
@@ -60,9 +60,13 @@ class ModelSize:
             return None
         if (model := model_on_this_machine(config.guidance)) is None:
             return cls()
-        networks = model.unet, model.vae, model.text_encoder
-        weights = [sum(weight.numel() for weight in network.parameters()) for network in networks]
-        return cls(*weights, model.unet.config.block_out_channels[0], model.vae.config.block_out_channels[0])
+        return cls(
+            unet=model.unet.num_parameters(),
+            vae=model.vae.num_parameters(),
+            text_encoder=model.text_encoder.num_parameters(),
+            unet_channels=model.unet.config.block_out_channels[0],
+            vae_channels=model.vae.config.block_out_channels[0],
+        )
 
 
 def estimate(config: Config, device: torch.device, model: ModelSize | None) -> dict[str, int]:
@@ -85,9 +89,7 @@ def estimate(config: Config, device: torch.device, model: ModelSize | None) -> d
     if model is not None:
         parts |= _of_model(model, config, device, views)
     elif config.guidance.guidance == "ideal":
-        from toy.ideal import PICTURES  # imported late: most runs have another prior
-
-        parts["images of the ideal prior"] = IDEAL_COPIES * PICTURES * 12 * width**2
+        parts["images of the ideal prior"] = IDEAL_COPIES * IDEAL_IMAGES * 12 * width**2
     overhead = {"workspace": WORKSPACE_BYTES} if device.type == "cuda" else {}
     return {name: int(WASTE * count) for name, count in parts.items() if count} | overhead
 

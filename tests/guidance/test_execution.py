@@ -12,12 +12,12 @@ from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance.cuda_graphs import MOST_GRAPHS, GraphedCall
 from guidance.execution import Execution, offload
-from guidance.footprint import LiveBytes
 from guidance.losses import make_loss
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
+from tests.live_bytes import LiveBytes
 from utils.random_streams import RandomStreams
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
