@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from guidance.model_checks import read_json, read_words
-from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line, quiet
+from guidance.sources import HOW_TO_GET, ModelUnavailable, quiet
 from guidance.weight_files import load_part
+from utils.failures import first_line
 
 
 @dataclass
@@ -49,7 +50,8 @@ def load_folder(folder: Path, dtype: torch.dtype) -> Components:
 
 def load_shapes(folder: Path) -> Components:
     """The parts with networks on torch's meta device, from their configs alone.  Raises ModelUnavailable."""
-    return Components(*networks(folder), load_tokenizer(folder), load_scheduler(folder))
+    unet, vae, text_encoder = networks(folder)
+    return Components(unet, vae, text_encoder, load_tokenizer(folder), load_scheduler(folder))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth ControlNet: a second network that tells the U-Net what shape the picture must have.
+"""Depth ControlNet: a second network that conditions the U-Net on the shape that the image must have.
 
-Its picture is the view's rendered disparity, normalised to [0, 1] with near = 1, as depth ControlNets expect.
-Upstream's branch never ran; here all of a step's noise predictions see the picture, those of the inversion included, so
+Its control image is the view's rendered disparity, normalised to [0, 1] with near = 1, as depth ControlNets expect.
+Upstream's branch never ran; here all of a step's noise predictions get it, those of the inversion included, so
 that the guided prediction and its target differ by text and interval alone.
 Letters of shapes: B views, C latent channels, h w latent size, H W image.
 """
@@ -85,7 +85,7 @@ def check_controlnet(config: Any, unet: Any, source: str) -> None:
                 f"ControlNet {source} has {name} {ours[name]} but the U-Net has {theirs[name]}; {HOW_TO_GET}"
             )
     if (channels := config.get("conditioning_channels", 3)) != 3:
-        raise ModelUnavailable(f"ControlNet {source} takes pictures of {channels} channels, expected 3; {HOW_TO_GET}")
+        raise ModelUnavailable(f"ControlNet {source} takes images of {channels} channels, expected 3; {HOW_TO_GET}")
 
 
 def _plain(value: Any) -> Any:
@@ -93,16 +93,16 @@ def _plain(value: Any) -> Any:
 
 
 def residuals(
-    controlnet: Any, x_t: Tensor, t: Tensor, embeddings: Tensor, picture: Tensor
+    controlnet: Any, x_t: Tensor, t: Tensor, embeddings: Tensor, image: Tensor
 ) -> dict[str, tuple[Tensor, ...] | Tensor]:
     """What the ControlNet adds inside the U-Net, as its keyword arguments.
 
-    x_t [B,C,h,w], t [B], embeddings [B,L,D], picture [B,3,H,W] in [0,1] (resized to what the latents stand for).
+    x_t [B,C,h,w], t [B], embeddings [B,L,D], image [B,3,H,W] in [0,1] (resized to what the latents stand for).
     """
     per_latent = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
     size = x_t.shape[2] * per_latent, x_t.shape[3] * per_latent
-    picture = picture.to(x_t.dtype)
-    if picture.shape[2:] != size:
-        picture = functional.interpolate(picture, size=size, mode="bilinear", align_corners=False)
-    down, mid = controlnet(x_t, t, encoder_hidden_states=embeddings, controlnet_cond=picture, return_dict=False)
+    image = image.to(x_t.dtype)
+    if image.shape[2:] != size:
+        image = functional.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    down, mid = controlnet(x_t, t, encoder_hidden_states=embeddings, controlnet_cond=image, return_dict=False)
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

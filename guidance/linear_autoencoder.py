@@ -23,7 +23,7 @@ LOG_VARIANCE = -30.0
 
 
 class LinearAutoencoder(ModelMixin, ConfigMixin):
-    """encode: C numbers per patch, linear in the picture minus white; decode: the least-squares way back."""
+    """encode: C numbers per patch, linear in the image minus white; decode: the least-squares way back."""
 
     @register_to_config
     def __init__(
@@ -83,10 +83,10 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         self.decoder.bias.fill_(1)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Pictures [B, 3, H, W] in [-1, 1] to the distribution of unscaled latents [B, C, h, w]."""
+        """Images [B, 3, H, W] in [-1, 1] to the distribution of unscaled latents [B, C, h, w]."""
         if x.shape[-1] % self.config.patch_px or x.shape[-2] % self.config.patch_px:
             raise ValueError(
-                f"The picture is {x.shape[-1]} x {x.shape[-2]} pixels; "
+                f"The image is {x.shape[-1]} x {x.shape[-2]} pixels; "
                 f"both sides must be multiples of {self.config.patch_px}."
             )
         mean = self.encoder(x)
@@ -96,7 +96,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """Unscaled latents [B, C, h, w] to pictures [B, 3, H, W], about [-1, 1], not clipped."""
+        """Unscaled latents [B, C, h, w] to images [B, 3, H, W], about [-1, 1], not clipped."""
         sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 

@@ -31,8 +31,8 @@ def merge_lora(components: Components, lora: LoRA, scale: float = 1.0) -> None:
     Raises ModelUnavailable naming the first layer that does not fit, or whose result the weights' dtype cannot hold.
     """
     targets = layers_of(components, lora)
-    changed = [_merge(layer, name, scale * change_of(factors), lora) for name, layer, factors in targets]
-    add_words(components, lora.words, lora.told)
+    changed = [_merge(layer, name, scale * factors.product(), lora) for name, layer, factors in targets]
+    add_words(components, lora.words, lora.name)
     if not any(changed):
         _report_no_effect(lora, targets, scale)
 
@@ -62,7 +62,7 @@ def _merge(layer: Any, name: str, delta: Tensor, lora: LoRA) -> bool:
     if not largest <= torch.finfo(weight.dtype).max:
         kind = str(weight.dtype).removeprefix("torch.")
         raise ModelUnavailable(
-            f"{lora.told} brings a weight of {name} to {largest:.3g}, beyond the range of {kind}; lower "
+            f"{lora.name} brings a weight of {name} to {largest:.3g}, beyond the range of {kind}; lower "
             f"GuidanceParams.LoRA_scale, or {WHICH_FILE}"
         )
     new = merged.to(weight.dtype)
@@ -74,43 +74,30 @@ def _merge(layer: Any, name: str, delta: Tensor, lora: LoRA) -> bool:
 def _report_no_effect(lora: LoRA, targets: list[tuple[str, nn.Module, Factors]], scale: float) -> None:
     if not targets:
         if scale != 1:
-            logger.warning("%s holds words only: GuidanceParams.LoRA_scale %g has no effect", lora.told, scale)
+            logger.warning("%s holds words only: GuidanceParams.LoRA_scale %g has no effect", lora.name, scale)
         return
     if scale == 0:
         reason = "GuidanceParams.LoRA_scale is 0"
     elif all(factors.alpha == 0 for _, _, factors in targets):
         reason = "its alpha is 0"
-    elif not any(change_of(factors).any() for _, _, factors in targets):
+    elif not any(factors.product().any() for _, _, factors in targets):
         reason = "its weights are 0"
     else:
         reason = "its changes are smaller than the weights' precision"
-    logger.warning("%s changes nothing: %s", lora.told, reason)
-
-
-def change_of(factors: Factors) -> Tensor:
-    """alpha / rank * up @ down, float32: [out,in] or [out,in,kh,kw]."""
-    assert factors.up is not None and factors.down is not None, "read_lora has checked both"
-    up, down = factors.up.float(), factors.down.float()
-    rank = down.shape[0]
-    product = up.flatten(1) @ down.flatten(1)
-    strength = 1.0 if factors.alpha is None else factors.alpha / rank
-    return strength * product.view(up.shape[0], *down.shape[1:])
-
-
-def _mergeable(module: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers and convolutions by name, without the level that only some transformers releases have."""
-    layers = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    return {name.removeprefix("text_model."): layer for name, layer in layers.items()}
+    logger.warning("%s changes nothing: %s", lora.name, reason)
 
 
 def _names(module: nn.Module) -> dict[str, nn.Module]:
     """A part's layers by each name that files have for them: today's, the original checkpoint's, kohya's of both."""
-    known = _mergeable(module)
+    known: dict[str, nn.Module] = {
+        _plain(name): m for name, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    }
     known |= {old: known[new] for new, old in original_names(known).items()}
     return known | {name.replace(".", "_"): layer for name, layer in known.items()}
 
 
 def _plain(name: str) -> str:
+    """A layer's name without the level that only some transformers releases have."""
     return name.removeprefix("text_model.").removeprefix("text_model_")
 
 
@@ -120,12 +107,10 @@ def _by_name(
     for name, factors in layers.items():
         layer = known.get(_plain(name))
         if layer is None:
-            raise ModelUnavailable(
-                f"{lora.told} changes {part} {name}, which this model does not have; it was made for {lora.made_for}, "
-                + WHICH_FILE
-            )
+            problem = f"changes {part} {name}, which this model does not have"
+            raise lora.error(problem, f"it was made for {lora.made_for}, {WHICH_FILE}")
         if not _fits(layer, factors):
-            raise ModelUnavailable(_misfit(f"{part} {name}", layer, factors, lora))
+            raise _misfit(f"{part} {name}", layer, factors, lora)
         yield f"{part} {name}", layer, factors
 
 
@@ -135,22 +120,21 @@ def _by_number(
     """cloneofsimo: the order, of the two that diffusers has had, in which every layer fits."""
     classes = {CLONEOFSIMO_CLASSES[part][name] for name in lora.numbered[part]}
     factors = [layers[number] for number in sorted(layers, key=int)]
-    problem = ""
+    misfit: ModelUnavailable | None = None
     for old_order in (True, False):
         known = _in_order(module, classes, old_order)
-        pairs = list(zip(known, factors, strict=False))
-        misfits = [(name, layer, change) for (name, layer), change in pairs if not _fits(layer, change)]
         if len(known) != len(factors):
-            problem = (
-                f"LoRA {lora.path} changes {counted(len(factors), 'layer')} of the {part}, "
-                f"this model has {len(known)} such; "
+            raise lora.error(
+                f"changes {counted(len(factors), 'layer')} of the {part}, this model has {len(known)} such",
+                f"it was made for {lora.made_for}, {WHICH_FILE}",
             )
-            problem += f"it was made for {lora.made_for}, {WHICH_FILE}"
-        elif misfits:
-            problem = problem or _misfit(f"{part} {misfits[0][0]}", misfits[0][1], misfits[0][2], lora)
-        else:
-            return [(f"{part} {name}", layer, change) for (name, layer), change in pairs]
-    raise ModelUnavailable(problem)
+        pairs = [(f"{part} {name}", layer, change) for (name, layer), change in zip(known, factors, strict=True)]
+        misfits = [_misfit(*pair, lora) for pair in pairs if not _fits(*pair[1:])]
+        if not misfits:
+            return pairs
+        misfit = misfit or misfits[0]
+    assert misfit is not None, "the loop has run"
+    raise misfit
 
 
 def _in_order(module: nn.Module, classes: set[str], old_order: bool) -> list[tuple[str, nn.Module]]:
@@ -174,17 +158,12 @@ def _rank_of(name: str, words: tuple[str, ...]) -> int:
 
 
 def _fits(layer: Any, factors: Factors) -> bool:
-    assert factors.up is not None and factors.down is not None, "read_lora has checked both"
-    shape = (factors.up.shape[0], *factors.down.shape[1:])
-    ours = tuple(layer.weight.shape)
-    squeezed = [tuple(size for k, size in enumerate(s) if k < 2 or size != 1) for s in (shape, ours)]
+    squeezed = [[size for k, size in enumerate(s) if k < 2 or size != 1] for s in (factors.shape, layer.weight.shape)]
     return squeezed[0] == squeezed[1] and all(size == 1 for size in factors.up.shape[2:])
 
 
-def _misfit(name: str, layer: Any, factors: Factors, lora: LoRA) -> str:
-    assert factors.up is not None and factors.down is not None, "read_lora has checked both"
-    theirs = [factors.up.shape[0], *factors.down.shape[1:]]
-    return (
-        f"LoRA {lora.path} changes {name} by {theirs}, but this model's weight is {list(layer.weight.shape)}; it was "
-        f"made for {lora.made_for}, {WHICH_FILE}"
+def _misfit(name: str, layer: Any, factors: Factors, lora: LoRA) -> ModelUnavailable:
+    return lora.error(
+        f"changes {name} by {list(factors.shape)}, but this model's weight is {list(layer.weight.shape)}",
+        f"it was made for {lora.made_for}, {WHICH_FILE}",
     )

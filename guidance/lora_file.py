@@ -26,7 +26,7 @@ from guidance.textual_inversion import MODEL_OF_WIDTH, checked_vectors
 
 FOLDER_FILE = "pytorch_lora_weights.safetensors"
 WHICH_FILE = "give GuidanceParams.LoRA_path a LoRA of Stable Diffusion 1.x or 2.x in diffusers, peft or kohya format"
-# What names tell of the model that a LoRA belongs to, where that is not Stable Diffusion 1.x or 2.x.
+# What names show of the model that a LoRA belongs to, where that is not Stable Diffusion 1.x or 2.x.
 FAMILIES = {
     r"lora_te2_|text_encoder_2\.|text_encoders\.clip_g\.": "Stable Diffusion XL",
     r".*(_|\.)transformer_blocks(_|\.)[1-9]\d*(_|\.)attn\d(_|\.)to_": "Stable Diffusion XL",
@@ -88,15 +88,27 @@ CLONEOFSIMO_CLASSES = {
     "text_encoder": {"CLIPAttention": "CLIPAttention"},
 }
 EMBEDDING_MARK = "<embed>"
+Collected = dict[tuple[str, str], dict[str, Any]]
+"""(part, layer) -> its `up`, `down` and `alpha`, as far as the file has them."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Factors:
     """One layer's change: the product up @ down, times alpha / rank (alpha None: times 1)."""
 
-    up: Tensor | None = None
-    down: Tensor | None = None
+    up: Tensor
+    down: Tensor
     alpha: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the change: [out,in] or [out,in,kh,kw]."""
+        return self.up.shape[0], *self.down.shape[1:]
+
+    def product(self) -> Tensor:
+        """alpha / rank * up @ down, float32, of that shape."""
+        strength = 1.0 if self.alpha is None else self.alpha / self.down.shape[0]
+        return strength * (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(self.shape)
 
 
 @dataclass
@@ -114,9 +126,13 @@ class LoRA:
     made_for: str = "another model"
 
     @property
-    def told(self) -> str:
+    def name(self) -> str:
         """How messages name it."""
         return f"LoRA {self.path}"
+
+    def error(self, problem: str, remedy: str = WHICH_FILE) -> ModelUnavailable:
+        """What to raise for a file that has this problem."""
+        return ModelUnavailable(f"{self.name} {problem}; {remedy}")
 
 
 def read_lora(lora_path: str) -> LoRA:
@@ -127,16 +143,14 @@ def read_lora(lora_path: str) -> LoRA:
     if not path.is_file():
         raise ModelUnavailable(f"LoRA_path {str(path)!r} does not exist; {WHICH_FILE}")
     lora = LoRA(path)
-    contents, metadata = read_file(path, lora.told, WHICH_FILE)
+    contents, metadata = read_file(path, lora.name, WHICH_FILE)
     tensors = _tensors_of(lora, contents)
     _refuse_others(lora, tensors)
     lora.made_for = _model_of(tensors, metadata)
-    if EMBEDDING_MARK in metadata.values() or any(NUMBERED.fullmatch(key) for key in tensors):
-        _take_numbered(lora, tensors, metadata)
-    else:
-        _take_named(lora, tensors, metadata)
-    for (part, layer), factors in lora.changes.items():
-        _check_pair(lora, f"{part} {layer}", factors)
+    is_numbered = EMBEDDING_MARK in metadata.values() or any(NUMBERED.fullmatch(key) for key in tensors)
+    collected = (_read_numbered if is_numbered else _read_named)(lora, tensors, metadata)
+    for (part, layer), values in collected.items():
+        lora.changes[part, layer] = _factors(lora, f"{part} {layer}", **values)
     return lora
 
 
@@ -144,7 +158,7 @@ def _tensors_of(lora: LoRA, contents: Any) -> dict[str, Tensor]:
     contents = contents.get("state_dict", contents) if isinstance(contents, dict) else contents
     if not isinstance(contents, dict) or not all(hasattr(value, "ndim") for value in contents.values()):
         kind = "a bare list, as cloneofsimo's .pt files are" if isinstance(contents, list) else type(contents).__name__
-        raise ModelUnavailable(f"{lora.told} holds {kind}; expected tensors by name; {WHICH_FILE}")
+        raise lora.error(f"holds {kind}; expected tensors by name")
     return {str(key): value for key, value in contents.items()}
 
 
@@ -153,10 +167,10 @@ def _refuse_others(lora: LoRA, tensors: dict[str, Tensor]) -> None:
     for key in tensors:
         for pattern, kind in OTHER_METHODS.items():
             if re.search(pattern, key):
-                raise ModelUnavailable(f"{lora.told} is {kind} ({key}), which cannot be merged here; {WHICH_FILE}")
+                raise lora.error(f"is {kind} ({key}), which cannot be merged here")
         for pattern, family in FAMILIES.items():
             if re.match(pattern, key):
-                raise ModelUnavailable(f"{lora.told} is a LoRA of {family} ({key}); {WHICH_FILE}")
+                raise lora.error(f"is a LoRA of {family} ({key})")
 
 
 def _model_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -170,31 +184,29 @@ def _model_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     return f"another model ({named[:60]})" if named else "another model"
 
 
-def _take_named(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """diffusers, peft and kohya: every tensor's name says part, layer and factor."""
+def _read_named(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Collected:
+    """diffusers, peft and kohya: every tensor's name holds part, layer and factor."""
+    collected: Collected = {}
     for key, value in tensors.items():
         if word := BUNDLED_WORD.fullmatch(key):
-            lora.words[word["word"]] = checked_vectors(value, word["word"], lora.told)
+            lora.words[word["word"]] = checked_vectors(value, word["word"], lora.name)
             continue
         found = FACTOR.fullmatch(key) or ALPHA.fullmatch(key)
         if found is None:
-            raise ModelUnavailable(f"{lora.told} {_what_is(key, tensors)}; {WHICH_FILE}")
+            raise lora.error(_what_is(key, tensors))
         if key.startswith("base_model.model."):
-            raise ModelUnavailable(
-                f"LoRA {lora.path} is a bare peft adapter ({key}) that does not say its alpha or its model; save it "
-                f"with the pipeline's save_lora_weights, or in kohya format"
+            raise lora.error(
+                f"is a bare peft adapter ({key}) that does not say its alpha or its model",
+                "save it with the pipeline's save_lora_weights, or in kohya format",
             )
         groups = found.groupdict()
-        factors = lora.changes.setdefault(_part_and_layer(found["layer"]), Factors())
-        if "side" not in groups:
-            factors.alpha = _alpha(lora, key, value)
-        elif groups["side"] == "up" or groups["ab"] == "B":
-            factors.up = check_values(value, key, lora.told)
-        else:
-            factors.down = check_values(value, key, lora.told)
-    if not lora.changes and not lora.words:
-        raise ModelUnavailable(f"LoRA {lora.path} holds no weights; {WHICH_FILE}")
-    _take_peft_alphas(lora, metadata)
+        side = "alpha" if "side" not in groups else "up" if groups["side"] == "up" or groups["ab"] == "B" else "down"
+        collected.setdefault(_part_and_layer(found["layer"]), {})[side] = _value(lora, side, key, value)
+    if not collected and not lora.words:
+        raise lora.error("holds no weights")
+    for (part, layer), values in collected.items():
+        values.setdefault("alpha", _peft_alpha(lora, metadata, part, layer, values.get("down")))
+    return collected
 
 
 def _what_is(key: str, tensors: dict[str, Tensor]) -> str:
@@ -218,73 +230,70 @@ def _part_and_layer(name: str) -> tuple[str, str]:
     return part, f"{stem}.{OLD_NAMES[part].get(last, last)}" if is_old else name
 
 
-def _take_peft_alphas(lora: LoRA, metadata: dict[str, str]) -> None:
+def _peft_alpha(lora: LoRA, metadata: dict[str, str], part: str, layer: str, down: Tensor | None) -> float | None:
     """alpha of files that peft wrote: in the metadata, one for all layers or by layer; rank-stabilised ones as well."""
     config = _described(lora, metadata, "lora_adapter_metadata", {})
-    for (part, layer), factors in lora.changes.items():
-        alpha = config.get(f"{part}.lora_alpha")
-        patterns = config.get(f"{part}.alpha_pattern") or {}
-        numbers = [alpha or 0, *patterns.values()] if isinstance(patterns, dict) else [None]
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise ModelUnavailable(f"LoRA {lora.path} has an alpha of the {part} that is no number; {WHICH_FILE}")
-        for pattern, value in patterns.items():
-            alpha = value if layer.endswith(pattern) else alpha
-        if factors.alpha is None and alpha is not None and factors.down is not None:
-            stabilised = config.get(f"{part}.use_rslora", False)
-            factors.alpha = float(alpha) * (math.sqrt(factors.down.shape[0]) if stabilised else 1.0)
+    alpha = config.get(f"{part}.lora_alpha")
+    patterns = config.get(f"{part}.alpha_pattern") or {}
+    numbers = [alpha or 0, *patterns.values()] if isinstance(patterns, dict) else [None]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise lora.error(f"has an alpha of the {part} that is no number")
+    for pattern, value in patterns.items():
+        alpha = value if layer.endswith(pattern) else alpha
+    if alpha is None or down is None:
+        return None
+    return float(alpha) * (math.sqrt(down.shape[0]) if config.get(f"{part}.use_rslora", False) else 1.0)
 
 
-def _alpha(lora: LoRA, key: str, value: Tensor) -> float:
+def _value(lora: LoRA, side: str, key: str, value: Tensor) -> Tensor | float:
+    """A factor in float32, or alpha."""
+    if side != "alpha":
+        return check_values(value, key, lora.name)
     if value.numel() != 1 or not math.isfinite(float(value)):
-        raise ModelUnavailable(f"LoRA {lora.path} has {list(value.shape)} as {key}, expected one number; {WHICH_FILE}")
+        raise lora.error(f"has {list(value.shape)} as {key}, expected one number")
     return float(value)
 
 
 def _described(lora: LoRA, metadata: dict[str, str], key: str, default: Any) -> Any:
-    """What the metadata says of `key`, in JSON; of the default's type."""
+    """The JSON value of `key` in the metadata, of the default's type."""
     try:
-        said = json.loads(metadata[key]) if key in metadata else default
+        value = json.loads(metadata[key]) if key in metadata else default
     except (ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"LoRA {lora.path} has metadata {key!r} that is no JSON; {WHICH_FILE}") from error
-    if not isinstance(said, type(default)):
-        raise ModelUnavailable(f"LoRA {lora.path} has metadata {key!r} of another form; {WHICH_FILE}")
-    return said
+        raise lora.error(f"has metadata {key!r} that is no JSON") from error
+    if not isinstance(value, type(default)):
+        raise lora.error(f"has metadata {key!r} of another form")
+    return value
 
 
-def _take_numbered(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _read_numbered(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Collected:
     """cloneofsimo: layers by number; the metadata lists the classes they are in and marks learned words."""
+    collected: Collected = {}
     for key, value in tensors.items():
         found = NUMBERED.fullmatch(key)
         if found is None and metadata.get(key) == EMBEDDING_MARK:
-            lora.words[key] = checked_vectors(value, key, lora.told)
+            lora.words[key] = checked_vectors(value, key, lora.name)
             continue
         if found is None or found["part"] not in CLONEOFSIMO_CLASSES:
-            raise ModelUnavailable(f"LoRA {lora.path} holds {key!r}, which is no LoRA weight; {WHICH_FILE}")
-        part = found["part"]
+            raise lora.error(f"holds {key!r}, which is no LoRA weight")
+        part, side = found["part"], found["side"]
         lora.numbered[part] = sorted(map(str, _described(lora, metadata, part, [])))
-        unknown = [name for name in lora.numbered[part] if name not in CLONEOFSIMO_CLASSES[part]]
-        if unknown or not lora.numbered[part]:
-            told = (
-                f"layers of {', '.join(unknown)}"
-                if unknown
-                else f"numbered layers without the list of their {part} classes"
-            )
-            raise ModelUnavailable(f"LoRA {lora.path} changes {told}, which cannot be converted; {WHICH_FILE}")
-        factors = lora.changes.setdefault((part, found["number"]), Factors())
-        if found["side"] == "alpha":
-            factors.alpha = _alpha(lora, key, value)
-        else:
-            setattr(factors, found["side"], check_values(value, key, lora.told))
+        if not lora.numbered[part]:
+            problem = f"changes numbered layers without the list of their {part} classes"
+            raise lora.error(f"{problem}, which cannot be converted")
+        if unknown := [name for name in lora.numbered[part] if name not in CLONEOFSIMO_CLASSES[part]]:
+            raise lora.error(f"changes layers of {', '.join(unknown)}, which cannot be converted")
+        collected.setdefault((part, found["number"]), {})[side] = _value(lora, side, key, value)
+    return collected
 
 
-def _check_pair(lora: LoRA, layer: str, factors: Factors) -> None:
-    if factors.up is None or factors.down is None:
-        missing = "up" if factors.up is None else "down"
-        raise ModelUnavailable(
-            f"LoRA {lora.path} has no {missing} weight for {layer}; the file is incomplete, fetch it again"
-        )
-    if min(factors.up.ndim, factors.down.ndim) < 2 or not factors.up.shape[1] == factors.down.shape[0] > 0:
-        up, down = list(factors.up.shape), list(factors.down.shape)
-        raise ModelUnavailable(
-            f"LoRA {lora.path}: {layer} has up {up} and down {down}, whose ranks differ or are 0; fetch it again"
-        )
+def _factors(
+    lora: LoRA, layer: str, up: Tensor | None = None, down: Tensor | None = None, alpha: float | None = None
+) -> Factors:
+    """Both factors of a layer, once their shapes agree."""
+    if up is None or down is None:
+        missing = "up" if up is None else "down"
+        raise lora.error(f"has no {missing} weight for {layer}", "the file is incomplete, fetch it again")
+    if min(up.ndim, down.ndim) < 2 or not up.shape[1] == down.shape[0] > 0:
+        shapes = f"up {list(up.shape)} and down {list(down.shape)}"
+        raise lora.error(f"cannot be merged: {layer} has {shapes}, whose ranks differ or are 0", "fetch it again")
+    return Factors(up, down, alpha)

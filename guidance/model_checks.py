@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from guidance.sd_step import PREDICTION_TYPES
-from guidance.sources import HOW_TO_GET, ModelUnavailable, first_line
+from guidance.sources import HOW_TO_GET, ModelUnavailable
 from utils.bounded_file import read_text
+from utils.failures import first_line
 from utils.wording import counted
 
 MAX_CONFIG_BYTES = 1 << 24  # of a JSON file or a list of words beside the weights
@@ -107,10 +108,10 @@ def refuse_other_names(path: Path, names: Iterable[str], metadata: Mapping[str, 
             raise ModelUnavailable(f"model file {path} is {kind}; {HOW_TO_GET}")
     architecture, _, add_on = metadata.get("modelspec.architecture", "").partition("/")
     if add_on or (architecture and not re.match(r"stable-diffusion-v[12]\b", architecture)):
-        told = f"{architecture}/{add_on}"[:60].rstrip("/")
+        stated = f"{architecture}/{add_on}"[:60].rstrip("/")
         raise ModelUnavailable(
-            f"model file {path} says that it is of architecture {told!r}; only Stable Diffusion 1.x and 2.x work here; "
-            f"{HOW_TO_GET}"
+            f"model file {path} says that it is of architecture {stated!r}; "
+            f"only Stable Diffusion 1.x and 2.x work here; {HOW_TO_GET}"
         )
 
 
@@ -127,13 +128,13 @@ def check_configs(components: Any, source: str) -> None:
         raise ModelUnavailable(f"{source}: {problem}")
 
 
-def check_finite(module: Any, told: str) -> None:
+def check_finite(module: Any, source: str) -> None:
     """Raise ModelUnavailable for the first weight that is not finite in the dtype that it was loaded in."""
     for name, weight in module.named_parameters():
         if not bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all()):
             kind = str(weight.dtype).removeprefix("torch.")
             remedy = "" if weight.dtype == torch.float32 else ", or set GuidanceParams.precision to float32"
-            raise ModelUnavailable(f"{told} weight {name} is not finite in {kind}; fetch the model again{remedy}")
+            raise ModelUnavailable(f"{source} weight {name} is not finite in {kind}; fetch the model again{remedy}")
 
 
 def _misfits(components: Any) -> Iterator[str]:

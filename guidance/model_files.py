@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be told of a run's model files before any weight is read or fetched: asked with the settings."""
+"""Checks of a run's model files that need no weights, made with the settings: nothing is fetched."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -41,7 +41,7 @@ def _check_words(path: str, model: Callable[[], Components | None]) -> None:
 def _check_lora(path: str, model: Callable[[], Components | None]) -> None:
     lora = read_lora(path)
     if (parts := model()) is not None:
-        check_widths(lora.words, parts.text_encoder.config.hidden_size, lora.told)
+        check_widths(lora.words, parts.text_encoder.config.hidden_size, lora.name)
         layers_of(parts, lora)
 
 

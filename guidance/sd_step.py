@@ -88,11 +88,6 @@ def _step_variance(abar_from: Tensor, abar_to: Tensor, eta: float) -> Tensor:
     return torch.minimum((1 - abar_to) / 2, eta * variance.abs())
 
 
-def interval_weight(alpha_bar: Tensor) -> Tensor:
-    """LucidDreamer's w(t) = sqrt((1 - abar) / abar); alpha_bar [B] -> [B]."""
-    return ((1 - alpha_bar) / alpha_bar).sqrt()
-
-
 def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
     """w(t) of Eqs. (5), (9), the weight on the residual; alpha_bar [B] -> [B].
 
@@ -105,7 +100,7 @@ def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
         return 1 - alpha_bar
     if weighting == "uniform":
         return torch.ones_like(alpha_bar)
-    return interval_weight(alpha_bar)
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def annealed_delta(delta_t: int, delta_t_start: int, warm_up_rate: float, round_up: bool) -> int:

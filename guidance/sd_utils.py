@@ -139,20 +139,20 @@ class StableDiffusion:
         if min(images.shape[2:]) < self.pixels_per_latent:
             size = f"{images.shape[3]}x{images.shape[2]} px"
             raise ValueError(f"image is {size}; this model needs at least {self.pixels_per_latent} px a side")
-        pictures = (2 * images - 1).to(self.dtype)
+        scaled = (2 * images - 1).to(self.dtype)
         with self.execution.attention():
             if self.execution.vae_slicing:
-                moments = [self.execution.recompute(self._moments, one) for one in pictures.split(1)]
+                moments = [self.execution.recompute(self._moments, one) for one in scaled.split(1)]
             else:
-                moments = [self._moments(pictures)]
+                moments = [self._moments(scaled)]
         posterior = DiagonalGaussianDistribution(torch.cat(moments))
         noise = (shard or Shard.whole(len(images))).randn(posterior.mean, generator)
         latents = posterior.mean + posterior.std * noise
         return (latents * self.vae.config.scaling_factor).to(images.dtype)
 
-    def _moments(self, pictures: Tensor) -> Tensor:
-        """Mean and log variance [B,2C,h,w] of the latents of pictures [B,3,H,W] in [-1,1]."""
-        return self.vae.encode(pictures).latent_dist.parameters
+    def _moments(self, images: Tensor) -> Tensor:
+        """Mean and log variance [B,2C,h,w] of the latents of images [B,3,H,W] in [-1,1]."""
+        return self.vae.encode(images).latent_dist.parameters
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -167,10 +167,10 @@ class StableDiffusion:
     def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Tensor:
         """Noise prediction [B,C,h,w] for x_t at timesteps t [B] under embeddings [B,L,D], in x_t's dtype.
 
-        control [B,3,H,W] in [0,1]: the picture that the ControlNet shows to the U-Net; None leaves it out.
+        control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
         if control is not None and self.controlnet is None:
-            raise ValueError("a ControlNet picture was given but GuidanceParams.controlnet_model_key is not set")
+            raise ValueError("a ControlNet image was given but GuidanceParams.controlnet_model_key is not set")
         inputs = [x_t.to(self.dtype), t, embeddings.to(self.dtype), *([] if control is None else [control])]
         at_a_time = self.execution.unet_batch or len(x_t)
         with self.execution.attention():
@@ -180,6 +180,6 @@ class StableDiffusion:
         return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])
 
     def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Tensor:
-        """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's picture [B,3,H,W]."""
+        """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's image [B,3,H,W]."""
         added = {} if control is None else residuals(self.controlnet, x, t, embeddings, control)
         return self.unet(x, t, encoder_hidden_states=embeddings, **added).sample

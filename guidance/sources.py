@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arguments import GuidanceParams
+from utils.failures import first_line
 from utils.model_ids import current_id
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ HOW_TO_GET = f"give {MODEL_KEY} a folder in diffusers layout, a hub id that exis
 
 
 class ModelUnavailable(ValueError):
-    """The diffusion model's weights cannot be had; the message says why and what to do."""
+    """The diffusion model's weights are not available; the message says why and what to do."""
 
 
 def find_source(params: GuidanceParams) -> Path | str:
@@ -99,7 +100,7 @@ def download_configs(key: str, setting: str) -> Path:
 
 def _hub_sentence(key: str, revision: str | None, error: BaseException, setting: str = MODEL_KEY) -> str:
     """One sentence for a failed download: what happened, what to do."""
-    names = {type(cause).__name__ for cause in _causes(error)}
+    names = {type(cause).__name__ for cause in causes(error)}
     advice = HOW_TO_GET.replace(MODEL_KEY, setting)
     if "RevisionNotFoundError" in names:
         return f"hub model {key!r} has no revision {revision!r}; correct GuidanceParams.model_revision"
@@ -110,14 +111,15 @@ def _hub_sentence(key: str, revision: str | None, error: BaseException, setting:
     if "EntryNotFoundError" in names or "RemoteEntryNotFoundError" in names:
         return f"hub model {key!r} is not in diffusers layout (no model_index.json); {advice}"
     detail = reason_of(error)
-    asked = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
+    named = f"{key!r}, revision {revision!r}," if revision else f"{key!r}"
     return (
-        f"hub model {asked} is not in the local cache and could not be downloaded ({detail}); "
+        f"hub model {named} is not in the local cache and could not be downloaded ({detail}); "
         f"connect to the network once, or give {setting} a local folder"
     )
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those behind it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -125,16 +127,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def reason_of(error: BaseException) -> str:
     """The first line of the error that caused the others."""
-    return first_line(list(_causes(error))[-1])
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return first_line(list(causes(error))[-1])
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence both model libraries for the length of a with block: errors are told in one sentence here."""
+    """Silence both model libraries for the length of a with block: errors are reported in one sentence here."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidance.sources import ModelUnavailable, reason_of
+from guidance.sources import ModelUnavailable, causes, reason_of
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
 PYTHON_OBJECT = re.compile(r"unsupported global:?\s+(?:GLOBAL\s+)?([\w.]+)", re.IGNORECASE)
 
 
-def read_file(path: Path, told: str, advice: str) -> tuple[Any, dict[str, str]]:
-    """Contents and metadata of a file; `told` names it in ModelUnavailable's sentence, which ends with `advice`."""
+def read_file(path: Path, source: str, advice: str) -> tuple[Any, dict[str, str]]:
+    """Contents and metadata of a file; `source` names it in ModelUnavailable's sentence, which ends with `advice`."""
     from safetensors import safe_open
 
     if path.suffix not in SUFFIXES:
-        raise ModelUnavailable(f"{told} has suffix {path.suffix!r}; expected .safetensors; {advice}")
+        raise ModelUnavailable(f"{source} has suffix {path.suffix!r}; expected .safetensors; {advice}")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         return load_pickled(path), {}
     except Exception as error:  # safetensors, pickle and torch raise their own classes
-        raise ModelUnavailable(f"{told} {problem_of(error)}; {advice}") from error
+        raise ModelUnavailable(f"{source} {problem_of(error)}; {advice}") from error
 
 
 def load_pickled(path: Path, map_location: str = "cpu") -> Any:
@@ -39,12 +39,7 @@ def load_pickled(path: Path, map_location: str = "cpu") -> Any:
 
 def python_object_of(error: BaseException) -> str | None:
     """The class that torch refused to unpickle, where that is why a file could not be read."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if found := PYTHON_OBJECT.search(str(cause)):
-            return found[1]
-        cause = cause.__cause__ or cause.__context__
-    return None
+    return next((found[1] for cause in causes(error) if (found := PYTHON_OBJECT.search(str(cause)))), None)
 
 
 def problem_of(error: BaseException) -> str:
@@ -54,19 +49,20 @@ def problem_of(error: BaseException) -> str:
     return f"cannot be read ({reason_of(error)}); fetch it again"
 
 
-def check_values(tensor: Tensor, name: str, told: str, dtype: torch.dtype = torch.float32) -> Tensor:
+def check_values(tensor: Tensor, name: str, source: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """`tensor` in float32, once every value is a finite number that `dtype` can hold.  Raises ModelUnavailable.
 
-    told names the file.  The range is checked before anything is converted.
+    source names the file.  The range is checked before anything is converted.
     """
     if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
         kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
-        raise ModelUnavailable(f"{told}: tensor {name!r} is of type {kind}; expected floating-point values")
+        raise ModelUnavailable(f"{source}: tensor {name!r} is of type {kind}; expected floating-point values")
     values = tensor if tensor.itemsize >= 4 else tensor.float()  # eight-bit types have no tests of their own
     if not bool(values.isfinite().all()):
         count = int((~values.isfinite()).sum())
         raise ModelUnavailable(
-            f"{told}: tensor {name!r} is not finite in {count} of its {values.numel()} values; fetch or train it again"
+            f"{source}: tensor {name!r} is not finite in {count} of its {values.numel()} values; "
+            "fetch or train it again"
         )
     largest = float(values.abs().max()) if values.numel() else 0.0
     for target in dict.fromkeys((torch.float32, dtype)):
@@ -74,6 +70,6 @@ def check_values(tensor: Tensor, name: str, told: str, dtype: torch.dtype = torc
             kind = str(target).removeprefix("torch.")
             remedy = "set GuidanceParams.precision to float32" if target != torch.float32 else "fetch or train it again"
             raise ModelUnavailable(
-                f"{told}: tensor {name!r} has a value of {largest:.3g}, beyond the range of {kind}; {remedy}"
+                f"{source}: tensor {name!r} has a value of {largest:.3g}, beyond the range of {kind}; {remedy}"
             )
     return values.float()

@@ -81,8 +81,8 @@ class TextEncoder:
         self._report_unused(rows)
         self._report_untaught(texts)
         if cut := [text for text, row in zip(texts, rows) if len(row) > self.limit]:
-            told = "; ".join(map(_short, dict.fromkeys(cut)))
-            logger.warning("the text encoder takes %d tokens; cut at the end: %s", self.limit, told)
+            shown = "; ".join(map(_short, dict.fromkeys(cut)))
+            logger.warning("the text encoder takes %d tokens; cut at the end: %s", self.limit, shown)
         begin = [row if len(row) <= self.limit else [*row[: self.limit - 1], row[-1]] for row in rows]
         mask = torch.tensor([[k < len(row) for k in range(self.limit)] for row in begin])
         padded = [row + [self.tokenizer.pad_token_id] * (self.limit - len(row)) for row in begin]
@@ -108,8 +108,8 @@ class TextEncoder:
         known = {word.lower() for word in self.tokenizer.get_added_vocab()}
         words = dict.fromkeys(word for text in texts for word in BRACKETED.findall(text) if word.lower() not in known)
         if words:
-            told = ", ".join(map(repr, words))
-            logger.warning("%s: no file of LoRA_path or textual_inversion_path has the word; it is read as text", told)
+            named = ", ".join(map(repr, words))
+            logger.warning("%s: no file of LoRA_path or textual_inversion_path has the word; it is read as text", named)
 
 
 def _tidy(text: str) -> str:

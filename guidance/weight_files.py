@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from guidance.sources import ModelUnavailable, first_line, quiet
+from guidance.sources import ModelUnavailable, quiet
+from utils.failures import first_line
 from utils.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from arguments.load import load_config
-from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
-from tests.drawn import Draws
+from toy.ideal import IdealPrior
 from trainer.state import TrainState
 from trainer.step import apply_update, compute_gradients
 
@@ -53,11 +52,11 @@ def test_each_equation_has_one_function_and_its_number_in_the_docstring() -> Non
 @pytest.fixture(scope="module")
 def called(tmp_path_factory) -> set[tuple[str, str]]:
     """(file, qualified name) of every function of ours that six real steps of CoGrad call, a start with SDS and ISM."""
-    words = "--iterations 6 --image_w 16 --image_h 16 --init_num_pts 60 --C_batch_size 2 --text thing --perpneg False "
+    words = "--iterations 6 --image_w 16 --image_h 16 --init_num_pts 60 --C_batch_size 2 --text robot --perpneg False "
     words += "--device cpu --CoGradParams.enabled True --azimuth_levels 2 --elevation_levels 1 --max_step_share 0.9 "
     words += f"--max_t_difference 900 --fusion_range 0 1 --model_path {tmp_path_factory.mktemp('run')}"
     config = load_config(words.split())
-    prior = GaussianMixturePrior(Draws(3).normal(2, 3, 16, 16), std=0.3)
+    prior = IdealPrior(config.guidance, "cpu", 16, pictures=8)
     seen = set()
 
     def profile(frame, event, _) -> None:

@@ -116,7 +116,10 @@ class IdealPrior:
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-        """E[noise | x_t] for x_t [B,3,h,w], timesteps t [B], embeddings [B,1,S]."""
+        """Eq. (3): E[noise | x_t] = -sqrt(1 - abar) grad log p_t(x_t), exactly.
+
+        x_t [B,3,h,w], timesteps t [B], embeddings [B,1,S].
+        """
         abar = self.alphas_cumprod[t.to(self.device)]
         a, sigma = abar.sqrt(), (1 - abar).sqrt()
         level = NoiseLevel(a, sigma / self.scale, self.kernel_std, OFFSET_STD)

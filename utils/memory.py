@@ -18,7 +18,7 @@ MAX_BYTES = 1 << 16
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had: of a GPU, or of main memory within the container's limit; None: it does not say."""
+    """Bytes that are still available: of a GPU, or of main memory within the container's limit; None: unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = []

@@ -13,11 +13,11 @@ import torch
 
 from arguments import GuidanceParams
 from guidance import sd_step
-from guidance.analytic import GaussianMixturePrior, mixture_eps
 from guidance.losses import ISM, make_loss
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior, mixture_eps
 from utils.random_streams import RandomStreams
 
 STD = 0.4

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from arguments import Config, GuidanceParams, OptimizationParams
 from arguments.load import load_config
-from guidance.analytic import GaussianMixturePrior
 from guidance.losses import make_loss
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
@@ -19,6 +18,7 @@ from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
 from trainer.draws import draw_use_control
+from tests.mixture_prior import GaussianMixturePrior
 from trainer.state import TrainState
 from trainer.step import Update, compute_gradients
 from utils.random_streams import RandomStreams
@@ -203,7 +203,7 @@ def test_neither_folder_nor_hub_id_is_told_before_the_model_is_looked_for(key):
     [
         ({"cross_attention_dim": 768}, r"has cross_attention_dim 768 but the U-Net has 32; give"),
         ({"block_out_channels": [32, 64, 64]}, r"has block_out_channels \[32, 64, 64\] but the U-Net has \[32, 64\]"),
-        ({"conditioning_channels": 1}, r"takes pictures of 1 channels, expected 3"),
+        ({"conditioning_channels": 1}, r"takes images of 1 channels, expected 3"),
     ],
 )
 def test_a_controlnet_for_another_model(tiny, folders, tmp_path, change, sentence):

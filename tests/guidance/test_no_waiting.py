@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance import score
-from guidance.analytic import GaussianMixturePrior
 from guidance.losses import make_loss
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
+from tests.mixture_prior import GaussianMixturePrior
 from trainer import step as training_step
 from trainer.exchange import ViewGradient
 from trainer.state import TrainState

@@ -4,12 +4,12 @@
 import torch
 
 from arguments import GuidanceParams
-from guidance.analytic import GaussianMixturePrior
 from guidance.losses import make_loss
 from guidance.panel import COLUMNS, MARGIN_PX, guidance_panel, saturation
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior
 from utils.random_streams import RandomStreams
 
 

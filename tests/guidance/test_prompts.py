@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook, PromptTexts
+from tests.mixture_prior import GaussianMixturePrior
 
 TEXTS = {"a cat, front view": [1.0, 0, 0], "a cat, side view": [0, 1.0, 0], "a cat, back view": [0, 0, 1.0]}
 

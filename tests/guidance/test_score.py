@@ -9,12 +9,12 @@ import torch
 
 from arguments import GuidanceParams
 from guidance import sd_step
-from guidance.analytic import GaussianMixturePrior
 from guidance.losses import make_loss
 from guidance.prior import Conditioning
 from guidance.prompts import PromptBook
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior
 from utils.random_streams import RandomStreams
 
 PARAMS = GuidanceParams(text="x", perpneg=False)

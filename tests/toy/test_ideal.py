@@ -61,6 +61,20 @@ def test_posterior_mean_is_brute_force_bayes(prior, t):
     np.testing.assert_allclose(got[0].numpy(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("t", [400, 980])
+def test_predicted_noise_is_brute_force_bayes(prior, t):
+    """Eq. (3) by the posterior mean of the clean image; float32 against float64."""
+    x = np.random.default_rng(t).normal(size=(3, SIZE_PX, SIZE_PX))
+    embeddings = prior.get_text_embeds([TEXT])
+    abar, scale = float(prior.alphas_cumprod[t]), 32 / SIZE_PX
+    a, sigma = abar**0.5, (1 - abar) ** 0.5
+    with np.errstate(divide="ignore"):
+        log_prior = np.log((embeddings[0] @ prior._members)[0].double().numpy())
+    clean = scale * brute_force_mean(x / scale, a, sigma / scale, 0.15, OFFSET_STD, pictures_of(prior), log_prior)
+    got = prior.predict_noise(torch.tensor(x[None]).float(), torch.tensor([t]), embeddings)
+    np.testing.assert_allclose(got[0].numpy(), (x - a * clean) / sigma, atol=1e-4)
+
+
 def test_a_blend_of_embeddings_is_the_mixture_of_the_sets(prior):
     """Upstream blends embeddings linearly: here that must be Bayes' rule for the mixture of the two sets' pictures."""
     front, back = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, back view"])

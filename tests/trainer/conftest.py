@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from guidance.analytic import GaussianMixturePrior
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from guidance.analytic import GaussianMixturePrior
 from guidance.prompts import PromptBook
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior
 from tests.ranks import in_ranks
 from tests.trees import equal
 from trainer.distributed import ALONE, World

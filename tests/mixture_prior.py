@@ -16,7 +16,7 @@ from utils.shard import Shard
 
 
 def mixture_eps(x_t: Tensor, alpha_bar: Tensor, means: Tensor, log_weights: Tensor, std: float) -> Tensor:
-    """Eq. (3) for a Gaussian mixture: its noise prediction E[eps | x_t] = -sqrt(1 - abar) grad log p_t(x_t).
+    """The noise prediction of a Gaussian mixture, E[eps | x_t] = -sqrt(1 - abar) grad log p_t(x_t).
 
     x_t [B,D], alpha_bar [B], means [M,D], log_weights [M] or [B,M] (need not be normalised; -inf switches a
     component off), std of every component.  Returns eps [B,D] in x_t's dtype.
