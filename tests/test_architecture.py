@@ -18,12 +18,12 @@ from arguments import GROUPS
 from arguments.declare import keys_of
 from arguments.load import load_config
 from guidance import losses
-from guidance.analytic import GaussianMixturePrior
 from guidance.losses.base import Loss, Residual
 from guidance.prior import guided_noise
 from guidance.prompts import PromptBook
 from scene.gaussian_model import GaussianModel
 from tests.drawn import Draws
+from tests.mixture_prior import GaussianMixturePrior
 from tests.trees import equal
 from trainer.priors import PRIORS
 from trainer.state import TrainState

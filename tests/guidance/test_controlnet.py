@@ -17,8 +17,8 @@ from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
-from trainer.draws import draw_use_control
 from tests.mixture_prior import GaussianMixturePrior
+from trainer.draws import draw_use_control
 from trainer.state import TrainState
 from trainer.step import Update, compute_gradients
 from utils.random_streams import RandomStreams
