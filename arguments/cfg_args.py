@@ -38,7 +38,7 @@ def read_cfg_args(path: Path) -> dict[str, Any]:
     try:
         return _parse(raw.decode("utf-8"))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        message = f"cfg_args {path} is not of the form Namespace(key=value, ...) with plain values; delete or mend it"
+        message = f"cfg_args {path} is not of the form Namespace(key=value, ...) with plain values; delete or correct it"
         raise ValueError(message) from None
 
 

@@ -27,7 +27,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
         yield from _regions(config)
     guidance = config.guidance
     if guidance.t_range[0] == guidance.t_range[1]:
-        yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi, there is no timestep between them"
+        yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi"
     if guidance.t_range[1] > guidance.max_t_range:
         yield (
             "GuidanceParams.max_t_range",
@@ -86,7 +86,7 @@ def _add_ons(config: Config) -> Iterator[Problem]:
     for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key"):
         value = getattr(guidance, name)
         if value and guidance.guidance != "SD":
-            yield f"GuidanceParams.{name}", show(value), f"none, GuidanceParams.guidance {guidance.guidance} has no use"
+            yield f"GuidanceParams.{name}", show(value), f"none: GuidanceParams.guidance {guidance.guidance} does not use it"
     if guidance.controlnet_model_key and start >= config.optimization.iterations:
         hint = f"less than OptimizationParams.iterations, {config.optimization.iterations}, or no controlnet_model_key"
         yield "OptimizationParams.use_control_net_iter", str(start), hint
@@ -107,7 +107,7 @@ def _unfit_name(name: str) -> str:
     """What the name of a run would have to be that it is not; empty when it may be one."""
     parts = PurePath(name).parts
     if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not parts:
-        return "that is not empty and leads nowhere else"
+        return "that is not empty and stays below it"
     if unfit := [char for char in name if not char.isprintable()]:
         return f"without {show(unfit[0])}"
     for part in parts:

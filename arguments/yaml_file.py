@@ -95,7 +95,7 @@ def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | 
         return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, or no such key"
     path = Path(trail[-1]).parent / base
     if os.path.exists(path) and not os.path.isfile(path):  # a terminal or a pipe might never end
-        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, this is no file"
+        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, this is not a file"
     if path.resolve() in [Path(earlier).resolve() for earlier in trail]:
         chain = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
         return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {chain}"

@@ -124,7 +124,7 @@ class Scene:
     ) -> list[RCamera]:
         """Training cameras at chosen places [B], with jitter and one field of view of the ranges for all of them.
 
-        bounds: for each of them, what the jitter of its centre may not leave.
+        bounds: cells that the jittered centres stay in.
         """
         params, (low, high) = self.config.cameras, self.ranges.fovy_rad
         fov_rad = low + (high - low) * streams.python.random()

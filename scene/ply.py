@@ -95,7 +95,7 @@ def _read_fixed(path: Path, header: Header, vertex: Element) -> np.ndarray:
         vertices = np.fromfile(file, dtype, vertex.count)
     if len(vertices) < vertex.count:
         raise PlyError(
-            f"{path} is truncated: its header promises {vertex.count} vertices of {dtype.itemsize} bytes after "
+            f"{path} is truncated: its header declares {vertex.count} vertices of {dtype.itemsize} bytes after "
             f"{before} others, {header.body_bytes} bytes follow; copy or write it again"
         )
     return vertices.astype(vertex.dtype("="), copy=False)

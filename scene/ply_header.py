@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The header of a PLY file, as programs of all kinds write it.
 
-Comments may hold any bytes, lines may end in any way and in blanks, unknown lines are skipped. A file that promises
+Comments may hold any bytes, lines may end in any way and in blanks, unknown lines are skipped. A file that declares
 more than it holds is refused here, before its data cost memory or time.
 """
 
@@ -82,7 +82,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises PlyError, in one sentence, for what is no PLY header."""
+    """Raises PlyError, in one sentence, for anything but a PLY header."""
     with open(path, "rb") as file:
         lines, start = _lines(path, file.read(MAX_HEADER_BYTES))
     words = [line.split() for line in lines]
@@ -112,7 +112,7 @@ def _lines(path: Path, content: bytes) -> tuple[list[str], int]:
             declarations.append(line.decode("utf-8", errors="replace"))
         if len(declarations) > MAX_DECLARATIONS:
             raise PlyError(f"{path} declares more than {MAX_DECLARATIONS} elements and properties; expected vertices")
-    raise PlyError(f"{path} is no PLY file (no header from 'ply' to 'end_header'); expected a PLY point cloud")
+    raise PlyError(f"{path} is not a PLY file (no header from 'ply' to 'end_header'); expected a PLY point cloud")
 
 
 def _elements(path: Path, lines: list[list[str]]) -> list[Element]:
@@ -122,11 +122,11 @@ def _elements(path: Path, lines: list[list[str]]) -> list[Element]:
             count = words[2] if len(words) == 3 else ""
             if not (count.isascii() and count.isdecimal() and len(count) <= 15):
                 name = show(" ".join(words[1:-1]))
-                raise PlyError(f"{path} promises {show(words[-1])} of {name}; expected a count: damaged")
+                raise PlyError(f"{path} declares {show(words[-1])} of {name}; expected a count: damaged")
             elements.append(Element(words[1], int(count)))
         elif words[0] == "property":
             if not elements or len(words) != (5 if words[1:2] == ["list"] else 3):
-                raise PlyError(f"{path} has the header line {show(' '.join(words))}, which is no property: damaged")
+                raise PlyError(f"{path} has the header line {show(' '.join(words))}, which is not a valid property: damaged")
             if words[-1] in elements[-1].types:
                 raise PlyError(f"{path} declares the property {show(words[-1])} twice: damaged")
             elements[-1].types[words[-1]] = words[1:-1]
@@ -138,7 +138,7 @@ def _elements(path: Path, lines: list[list[str]]) -> list[Element]:
 
 
 def check_sizes(path: Path, header: Header) -> None:
-    """Raise PlyError where the file cannot hold what its header promises of an element."""
+    """Raise PlyError if the file is too short for the rows that its header declares."""
     for element in header.elements:
         _check_size(path, header, element)
 
@@ -146,11 +146,11 @@ def check_sizes(path: Path, header: Header) -> None:
 def _check_size(path: Path, header: Header, element: Element) -> None:
     rows = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
     if element.count and not element.types:
-        raise PlyError(f"{path} promises {element.count} {rows} without a field; expected some: damaged")
+        raise PlyError(f"{path} declares {element.count} {rows} without a field; expected at least one: damaged")
     least = element.least_row_bytes(header.is_ascii)
     if element.count * least > header.body_bytes + header.is_ascii:
         raise PlyError(
-            f"{path} is truncated: its header promises {element.count} {rows} of at least {least} bytes, "
+            f"{path} is truncated: its header declares {element.count} {rows} of at least {least} bytes, "
             f"{header.body_bytes} bytes follow; copy or write it again"
         )
 

@@ -90,7 +90,7 @@ def test_a_base_that_is_no_path(files, value):
 def test_a_base_that_is_no_file_is_not_opened(files, tmp_path, value):
     """Whoever opens the pipe waits for ever."""
     os.mkfifo(tmp_path / "pipe")
-    assert f"base = '{value}': expected the path of another YAML file, this is no file" in only_problem(
+    assert f"base = '{value}': expected the path of another YAML file, this is not a file" in only_problem(
         files(top=f"base: {value}\n")
     )
 

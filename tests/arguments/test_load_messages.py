@@ -50,7 +50,7 @@ def test_wrong_type_names_file_key_value_and_expectation(write):
         ("GenerateCamParams", "init_shape: spere", "expected one of sphere, box, rectangle_x, rectangle_z, scene, pointe, shap_e "),
         ("GenerateCamParams", "init_shape: spere", "(did you mean sphere?)"),
         ("GuidanceParams", "guidance: IF", "guidance = 'IF': expected one of SD, ideal"),
-        ("GuidanceParams", "t_range: [0.3, 0.3]", "expected lo < hi, there is no timestep between them"),
+        ("GuidanceParams", "t_range: [0.3, 0.3]", "expected lo < hi"),
         ("GuidanceParams", "max_t_range: 0.4", "expected at least the upper end of GuidanceParams.t_range, which is 0.5"),
         ("GuidanceParams", "xs_delta_t: 0", "xs_delta_t = 0: expected a whole number >= 1 and <= 1000 (timesteps)"),
     ],
@@ -138,7 +138,7 @@ def test_a_cloud_from_a_text_needs_a_prompt_of_its_own(shape, model):
 def test_add_ons_need_a_diffusion_model(name):
     words = [*TEXT, "--guidance", "ideal", f"--{name}", "x", "--use_control_net_iter", "0"]
     assert only_problem(words) == (
-        f"command line: GuidanceParams.{name} = 'x': expected none, GuidanceParams.guidance ideal has no use"
+        f"command line: GuidanceParams.{name} = 'x': expected none: GuidanceParams.guidance ideal does not use it"
     )
 
 

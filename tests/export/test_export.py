@@ -86,7 +86,7 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
         capsys, run, "--format", "html", "--background", "blau"
     )
     (tmp_path / "text.ply").write_text("no cloud")
-    assert "text.ply is no PLY file" in refused(capsys, tmp_path / "text.ply", "--format", "spz")
+    assert "text.ply is not a PLY file" in refused(capsys, tmp_path / "text.ply", "--format", "spz")
     run_folder(tmp_path / "two", 2)
     assert "has SH degree 2 and cannot be padded to 1" in refused(
         capsys, tmp_path / "two", "--format", "ply", "--pad_sh", 1

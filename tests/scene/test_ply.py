@@ -58,13 +58,13 @@ def test_a_missing_file(tmp_path) -> None:
 
 
 def test_no_ply(good) -> None:
-    assert "is no PLY file" in _message(_damaged(good, lambda data: b"PK\x03\x04" + data))
-    assert "is no PLY file" in _message(_damaged(good, lambda data: b""))
+    assert "is not a PLY file" in _message(_damaged(good, lambda data: b"PK\x03\x04" + data))
+    assert "is not a PLY file" in _message(_damaged(good, lambda data: b""))
 
 
 def test_a_truncated_file_names_what_is_missing(good) -> None:
     message = _message(_damaged(good, lambda data: data[:-1]))
-    assert "is truncated: its header promises 3 vertices of at least 9 bytes, 26 bytes follow" in message
+    assert "is truncated: its header declares 3 vertices of at least 9 bytes, 26 bytes follow" in message
 
 
 def test_a_huge_promise_costs_nothing(good) -> None:
