@@ -38,8 +38,9 @@ def read_cfg_args(path: Path) -> dict[str, Any]:
     try:
         return _parse(raw.decode("utf-8"))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        message = f"cfg_args {path} is not of the form Namespace(key=value, ...) with plain values; delete or correct it"
-        raise ValueError(message) from None
+        raise ValueError(
+            f"cfg_args {path} is not of the form Namespace(key=value, ...) with plain values; delete or correct it"
+        ) from None
 
 
 def _parse(text: str) -> dict[str, Any]:

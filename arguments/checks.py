@@ -86,7 +86,8 @@ def _add_ons(config: Config) -> Iterator[Problem]:
     for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key"):
         value = getattr(guidance, name)
         if value and guidance.guidance != "SD":
-            yield f"GuidanceParams.{name}", show(value), f"none: GuidanceParams.guidance {guidance.guidance} does not use it"
+            expected = f"none: GuidanceParams.guidance {guidance.guidance} does not use it"
+            yield f"GuidanceParams.{name}", show(value), expected
     if guidance.controlnet_model_key and start >= config.optimization.iterations:
         hint = f"less than OptimizationParams.iterations, {config.optimization.iterations}, or no controlnet_model_key"
         yield "OptimizationParams.use_control_net_iter", str(start), hint

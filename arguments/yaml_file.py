@@ -91,14 +91,15 @@ def _base_of(tree: dict[Any, Any], trail: list[str]) -> tuple[str | None, str | 
     base = tree.get(BASE_KEY)
     if base is None:
         return None, None
+    given = f"{trail[-1]}: {BASE_KEY} = {show(base)}"
     if not isinstance(base, str) or not base.strip() or "\0" in base:
-        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, or no such key"
+        return None, f"{given}: expected the path of another YAML file, or no such key"
     path = Path(trail[-1]).parent / base
     if os.path.exists(path) and not os.path.isfile(path):  # a terminal or a pipe might never end
-        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected the path of another YAML file, this is not a file"
+        return None, f"{given}: expected the path of another YAML file, this is not a file"
     if path.resolve() in [Path(earlier).resolve() for earlier in trail]:
         chain = " -> ".join([*(Path(earlier).name for earlier in trail), path.name])
-        return None, f"{trail[-1]}: {BASE_KEY} = {show(base)}: expected a file that is not based on this one: {chain}"
+        return None, f"{given}: expected a file that is not based on this one: {chain}"
     return str(path), None
 
 

@@ -126,7 +126,7 @@ def _elements(path: Path, lines: list[list[str]]) -> list[Element]:
             elements.append(Element(words[1], int(count)))
         elif words[0] == "property":
             if not elements or len(words) != (5 if words[1:2] == ["list"] else 3):
-                raise PlyError(f"{path} has the header line {show(' '.join(words))}, which is not a valid property: damaged")
+                raise PlyError(f"{path} has the invalid property line {show(' '.join(words))}: damaged")
             if words[-1] in elements[-1].types:
                 raise PlyError(f"{path} declares the property {show(words[-1])} twice: damaged")
             elements[-1].types[words[-1]] = words[1:-1]
