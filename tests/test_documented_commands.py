@@ -162,9 +162,12 @@ def fetches_a_pin(command: Command, checkout: Checkout) -> None:
     assert any(pin.startswith(f"{asked}==") or pin == asked for pin in pins)
 
 
-def is_a_project(command: Command, checkout: Checkout) -> None:
-    """pip finds what it builds from; tests/test_install.py installs it."""
-    assert (ROOT / "pyproject.toml").is_file()
+def is_installed(command: Command, checkout: Checkout) -> None:
+    """Projects that pip can build, or a console command; tests/test_install.py installs and runs them."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for word in command.words:
+        assert not word.startswith(".") or (ROOT / word / "pyproject.toml").is_file()
+        assert not word.startswith("cograd3d-") or word in scripts
 
 
 def ray_takes_it(command: Command, checkout: Checkout) -> None:
@@ -189,6 +192,7 @@ class Rule:
 
 NEEDS_WEIGHTS = r"(?!.*quickstart|.*toy).*configs/\w+\.yaml"
 RULES = [
+    Rule(r"pip install (--\S+ )*\.|cograd3d-|torchrun \S+ -m cograd3d ", is_installed),
     Rule(r"python train\.py (.* )?(--help|--dry-run)\b", prints_and_stops),
     Rule(r"python train\.py .*--iteratoins", is_refused),
     Rule(rf"python train\.py {NEEDS_WEIGHTS}", stops_without_weights),
@@ -206,7 +210,6 @@ RULES = [
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
     Rule(r"conda |pip install (--no-deps --require-hashes )?-r ", makes_the_environment),
-    Rule(r"pip install (--no-deps )?\.$", is_a_project),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),
     Rule(r"ssh -L ", leads_to_the_page),

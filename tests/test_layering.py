@@ -27,6 +27,7 @@ LAYER = {
     "benchmarks": 11,
     "examples": 11,
     "app": 12,
+    "cograd3d": 13,
 }
 # Still to be turned: (folder, the folder that it must not import).
 STILL_UPWARD = {

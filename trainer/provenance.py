@@ -45,8 +45,13 @@ def provenance(config: Config, device: torch.device) -> dict[str, object]:
 
 
 def code_revision() -> str:
-    """The git revision of this checkout, with "+changes" when the tree differs from it; "unknown" without git."""
+    """The git revision of this checkout, with "+changes" when the tree differs from it; "unknown" without git.
+
+    An installed program is no checkout, even inside another project's.
+    """
     root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
     describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -14,7 +14,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "benchmarks/results/*.md", "assets/*/README.md", "tests/data/README.md")
     for path in ROOT.glob(pattern)
 )
-PROGRAMS = ("python", "pytest", "torchrun", "make", "conda", "pip", "ray", "git")
+PROGRAMS = ("python", "pytest", "torchrun", "make", "conda", "pip", "ray", "git", "cograd3d-train", "cograd3d-export")
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\n))+)`(?!`)")
 

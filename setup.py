@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `pip install .` installs: `cograd`, the library, and `cograd3d`, which has the whole program in `program/`.
+
+So no other name than these two is taken in an environment. All else is in pyproject.toml.
+"""
+
+from setuptools import find_namespace_packages, setup
+
+FOLDERS = ("apps", "arguments", "evaluation", "export", "gaussian_renderer", "guidance", "scene", "tools", "toy")
+FOLDERS += ("trainer", "utils", "viewer")
+names = find_namespace_packages(include=[pattern for name in FOLDERS for pattern in (name, f"{name}.*")])
+folders = [name for name in names if "__pycache__" not in name]
+
+setup(
+    packages=["cograd", "cograd3d", "cograd3d.program", *(f"cograd3d.program.{name}" for name in folders)],
+    package_dir={"cograd3d.program": "."},
+    package_data={"": ["*.css", "*.html"], "cograd3d.program": ["configs/*.yaml", "assets/**/*"]},
+)
