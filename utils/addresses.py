@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that a page or a viewer is served at: what can be bound, who reaches it, what a browser is given."""
+"""Addresses that a page or a viewer is served at: what can be bound, who reaches it, and its URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 def tcp_socket(ip: str) -> tuple[socket.socket, bool]:
     """A socket that may be bound to the address, and whether that is loopback.
 
-    Raises ValueError for what is no IP address (host names are none), or of a kind that this machine does not have.
+    Raises ValueError for anything but an IP address (host names too), or a family that this machine does not have.
     """
     try:
         address = ipaddress.ip_address(ip)
@@ -38,7 +38,7 @@ def free_port(host: str, port: int) -> int:
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ValueError(
-            f"cannot listen at {host}, port {port} ({reason}): is another program there? --port 0 takes any free port"
+            f"cannot listen at {host}, port {port} ({reason}): another program may use it; --port 0 takes any free port"
         ) from None
 
 
@@ -53,9 +53,9 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class OwnHosts:
-    """The names under which a server answers, so that no site can use it by pointing a name of its own at it.
+    """Host names under which a server answers, against DNS rebinding.
 
-    names: in lower case, without ports. any_ip: whether every IP address will do, for a server of a whole network.
+    names: in lower case, without ports. any_ip: accept every IP address, for a server of a whole network.
     """
 
     names: frozenset[str]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where a device name becomes a device; how many threads a piece of work is worth."""
+"""Device names to devices; threads for small work."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from utils.wording import counted
 DEVICE_NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
-WORTH_WAKING = 1 << 20  # numbers; below that a core is done before another one is awake
+MIN_PARALLEL_NUMEL = 1 << 20  # below that a second thread costs more than it saves
 
 
 @contextmanager
 def threads_for(numbers: int) -> Iterator[None]:
-    """Elementwise work on so many numbers: on one thread of the CPU if it is little, a third of the time of two."""
+    """One thread of the CPU for elementwise work on few numbers: it takes a third of the time of two threads."""
     threads = torch.get_num_threads()
-    if numbers >= WORTH_WAKING or threads == 1:
+    if numbers >= MIN_PARALLEL_NUMEL or threads == 1:
         yield
         return
     torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def threads_for(numbers: int) -> Iterator[None]:
 
 
 def send(numbers: Sequence[float] | Sequence[int], device: torch.device) -> torch.Tensor:
-    """A few numbers as a tensor on `device`; the host does not wait for what the device has still to do."""
+    """A few numbers as a tensor on `device`, without a synchronization."""
     return torch.tensor(numbers).to(device, non_blocking=True)
 
 

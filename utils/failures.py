@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions that tell of the machine, not of the program: too little memory, a device that failed."""
+"""Exceptions caused by the machine: too little memory, a device that failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DETAIL = 200
 
 @dataclass(frozen=True)
 class MachineFailure:
-    """`of_memory`: more memory was asked for than there is; else the device can no longer be used by this process."""
+    """`of_memory`: out of memory; else the device can no longer be used by this process."""
 
     of_memory: bool
     detail: str
@@ -25,9 +25,9 @@ class MachineFailure:
 
 
 def machine_failure(error: BaseException) -> MachineFailure | None:
-    """What an exception says of the machine; None for an exception of another kind.
+    """The failure that an exception reports; None for an exception of another kind.
 
-    torch has no class of its own for main memory and for many errors of CUDA's libraries: their text tells.
+    torch has no class of its own for main memory and for many errors of CUDA's libraries: their text is searched.
     """
     text = str(error).casefold()
     of_torch = isinstance(error, RuntimeError) and type(error).__module__ in ("builtins", "torch")

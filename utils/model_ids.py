@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of hub models that moved or vanished: the one table, for every key and every look-up that names a model."""
+"""Hub ids of models that were moved or removed, and where their files are now."""
 
 import logging
 

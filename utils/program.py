@@ -20,11 +20,11 @@ from utils.stop_signals import SIGNALS, exit_on_signals, ignore_signals, restore
 
 FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
 """Exit statuses; arguments/exit_codes.py says what they mean."""
-NOBODY_READS = (errno.EPIPE, errno.EIO)  # a reader or a terminal that has gone
+CLOSED_BY_READER = (errno.EPIPE, errno.EIO)  # a closed pipe or terminal
 
 
 class GuardedFile(io.FileIO):
-    """A file descriptor that is written. A write that fails is kept in `error`, and /dev/null takes its place."""
+    """A file descriptor that is written. After a failed write, kept in `error`, it writes to /dev/null."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -90,7 +90,7 @@ def _guarded(stream: Any, descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         raw if write_through else io.BufferedWriter(raw),
         encoding="utf-8" if stream is None else stream.encoding,
-        errors="backslashreplace",  # a name that the terminal's encoding lacks is no reason to end
+        errors="backslashreplace",  # characters outside the terminal's encoding are escaped
         line_buffering=descriptor == 2 or raw.isatty(),
         write_through=write_through,
     )
@@ -105,11 +105,11 @@ def _guard_of(stream: Any) -> GuardedFile | None:
 def is_printed(stream: Any) -> bool:
     """Flushes a stream; False when something that it was given could not be written, reported once on stderr.
 
-    A reader that has gone wanted no more: that is no failure.
+    A pipe that its reader closed is not a failure.
     """
     stream.flush()
     guard = _guard_of(stream)
-    if guard is None or guard.error is None or guard.error.errno in NOBODY_READS:
+    if guard is None or guard.error is None or guard.error.errno in CLOSED_BY_READER:
         return True
     print(f"{_name()}: the output could not be printed ({guard.error.strerror})", file=sys.stderr)
     guard.error = None

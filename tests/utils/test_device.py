@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from utils.device import WORTH_WAKING, resolve_device, threads_for
+from utils.device import MIN_PARALLEL_NUMEL, resolve_device, threads_for
 
 
 def pretend(monkeypatch, gpus, built_with="12.6"):
@@ -55,7 +55,7 @@ def test_little_work_takes_one_thread_and_gives_the_others_back() -> None:
             assert torch.get_num_threads() == 1
             raise RuntimeError("broken off")
         assert torch.get_num_threads() == 2
-        with threads_for(WORTH_WAKING):
+        with threads_for(MIN_PARALLEL_NUMEL):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
