@@ -30,7 +30,6 @@ import numpy as np
 import torch
 
 from arguments import PipelineParams
-from benchmarks.machine import machine
 from evaluation.orbits import Lens, framing, full_turn
 from evaluation.run_folder import cloud_of
 from export import FORMATS, export
@@ -43,6 +42,7 @@ from scene.gaussian_model import GaussianModel
 from tests.export.glb_reader import draw, read_glb
 from tests.export.readers import read_sog, read_splat, read_spz
 from utils.image_utils import write_png
+from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0

@@ -29,11 +29,11 @@ from functools import partial
 import torch
 
 from arguments import CoGradParams
-from benchmarks.machine import machine
 from cograd.fusion import Flat, flat, fuse
 from cograd.gradient_bank import GradientBank
 from cograd.regions import RegionGrid
 from scene.densify import IndexMap
+from utils.machine import machine
 
 STEPS = 6000
 COLUMNS = {"xyz": 3, "f_dc": 3, "opacity": 1, "scaling": 3, "rotation": 4}

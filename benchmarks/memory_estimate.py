@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.machine import machine
 from trainer.memory_estimate import ENCODE_PEAK, RECOMPUTED_PEAK
+from utils.machine import machine
 from utils.memory import peak_bytes
 
 CASES = (("plain", 1), ("plain", 2), ("recomputed", 2), ("sliced", 2))

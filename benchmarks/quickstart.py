@@ -24,8 +24,8 @@ import tempfile
 import time
 from datetime import UTC, datetime
 
-from benchmarks.machine import machine
 from trainer.run_log import read_steps
+from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"

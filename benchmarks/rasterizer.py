@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 
 import diff_gaussian_rasterization
-from benchmarks.machine import machine
 from simple_knn._C import distCUDA2
+from utils.machine import machine
 
 RADIUS, DISTANCE, FOV_RAD = 0.5, 3.5, 0.55
 Render = Callable[[dict[str, Tensor]], Sequence[Tensor]]

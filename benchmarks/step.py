@@ -42,13 +42,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arguments import Config
 from arguments.load import load_config
-from benchmarks.machine import machine
 from benchmarks.phases import INSIDE, phases_apart
 from guidance.prior import Prior
 from guidance.prompts import PromptBook
 from trainer import step as training_step
 from trainer.priors import load_prior
 from trainer.state import TrainState
+from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTED_TFLOP = {(4, False): 34.8, (4, True): 41.2}  # counted by hand for Stable Diffusion 2.1 at 512 px

@@ -37,12 +37,12 @@ from websockets.typing import Subprotocol
 
 from arguments import Config, OptimizationParams
 from arguments.load import load_config
-from benchmarks.machine import machine
 from guidance.prompts import PromptBook
 from trainer.priors import load_prior
 from trainer.state import TrainState
 from trainer.step import training_step
 from utils.device import resolve_device
+from utils.machine import machine
 from viewer.viewers import Viewers, Watched
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Janus rate, counted by people who do not know which method made what (A.2), and how sure such a rate is.
+"""The Janus rate, counted by people who do not know which variant made what (A.2), and how sure such a rate is.
 
 No automatic measure of it is trusted here; what the toy world offers is called a proxy.
 """
@@ -17,7 +17,7 @@ Z_95 = 1.959963984540054  # normal quantile of a 95 % interval
 
 @dataclass(frozen=True)
 class Rate:
-    """`janus` of `counted` scenes, with Wilson's 95 % interval; `unsure` ones are left out, and told."""
+    """`janus` of `counted` scenes, with Wilson's 95 % interval; `unsure` ones are left out and counted apart."""
 
     janus: int
     counted: int
@@ -44,27 +44,27 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def blinded(names: Sequence[str], seed: int) -> dict[str, str]:
-    """Number on the sheet -> name, in the sheet's order: a seeded shuffle. The numbers tell nothing of the names."""
+    """Number on the sheet -> name, in the sheet's order: a seeded shuffle. The numbers say nothing of the names."""
     shuffled = list(names)
     random.Random(seed).shuffle(shuffled)
     return {f"{number:03d}": name for number, name in enumerate(shuffled, 1)}
 
 
-def rates(labels: Mapping[str, str], key: Mapping[str, str], method_of: Mapping[str, str]) -> dict[str, Rate]:
-    """Method -> rate. `labels`: number -> label; `key`: number -> name; `method_of`: name -> method.
+def rates(labels: Mapping[str, str], key: Mapping[str, str], variant_of: Mapping[str, str]) -> dict[str, Rate]:
+    """Variant -> rate. `labels`: number -> label; `key`: number -> name; `variant_of`: name -> variant.
 
     Raises ValueError for a number that the key lacks, or an unknown label: the files do not belong together.
     """
-    strange = sorted(labels.keys() - key.keys())
-    if strange:
-        raise ValueError(f"the labels name {strange[0]!r}, which the key lacks; expected labels of this very sheet")
+    extra = sorted(labels.keys() - key.keys())
+    if extra:
+        raise ValueError(f"the labels name {extra[0]!r}, which the key lacks; expected the labels of this sheet")
     wrong = sorted(set(labels.values()) - set(LABELS))
     if wrong:
-        raise ValueError(f"the labels say {wrong[0]!r}; expected {', '.join(LABELS)}")
+        raise ValueError(f"the labels hold {wrong[0]!r}; expected {', '.join(LABELS)}")
     given: dict[str, list[str]] = {}
     for number, label in labels.items():
-        given.setdefault(method_of[key[number]], []).append(label)
-    return {method: _rate(said) for method, said in given.items()}
+        given.setdefault(variant_of[key[number]], []).append(label)
+    return {variant: _rate(own) for variant, own in given.items()}
 
 
 def _rate(labels: Sequence[str]) -> Rate:

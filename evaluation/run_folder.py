@@ -16,6 +16,7 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
+from evaluation import METRICS, Metric, over_views
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
@@ -92,3 +93,10 @@ def orbit(gaussians: GaussianModel, config: Config, count: int, size_px: int = 0
     params = replace(config.cameras, view_px=size_px or config.cameras.view_px)
     cameras = circle_cameras(params, count, gaussians.get_xyz.device)
     return np.stack([rgb for rgb, _ in turntable(gaussians, cameras, config)])
+
+
+def score_scene(run: Path, name: str, metric: Metric, device: torch.device) -> dict[str, float]:
+    """Mean and standard deviation of one metric over its views of one run. Raises ValueError."""
+    config = config_of_run(run)
+    images = orbit(gaussians_of_run(run, config, device), config, METRICS[name].views)
+    return over_views(metric(images, config.guidance.text))

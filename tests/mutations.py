@@ -157,7 +157,7 @@ ERRORS = [
         ("100 * images @ text.T", "images @ text.T"),
         ("return normalize(output.pooler_output, dim=-1)", "return output.pooler_output"),
     ),
-    *_in("evaluation/reproduction/tables.py", "tests/tools/test_reproduce.py -k spread",
+    *_in("evaluation/reproduction/summary.py", "tests/tools/test_reproduce.py -k spread",
         ("np.std(means, ddof=1)", "np.std(means)"),
     ),
     *_in("export/cloud.py", "tests/export/test_splats.py",

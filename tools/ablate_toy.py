@@ -26,29 +26,29 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
+import functools
 import os
 from collections.abc import Sequence
 
 import torch
 
-from evaluation.ablation.film import figure, film_csv
-from evaluation.ablation.grid import (
+import train
+from evaluation.ablation.report import write_report
+from evaluation.ablation.scores import measure, rescore, run_grid
+from evaluation.ablation.staircase import calibrate, read_biases
+from evaluation.experiments.grid import (
+    ABLATION_VARIANTS,
+    CONFIGS,
     FRONT_OBJECTS,
     OBJECTS,
     OTHER_OBJECTS,
-    PAPER_VARIANTS,
-    PRIORS,
     VARIANTS,
-    Run,
-    check_runs,
+    ablation_run,
+    check_regions,
+    configs_of,
     runs_of,
 )
-from evaluation.ablation.pictures import first_seeds, results_in, sheet
-from evaluation.ablation.runs import rescore, run_grid
-from evaluation.ablation.staircase import calibrate, read_biases
-from evaluation.ablation.summary import runs_csv, summary
-from evaluation.sweep.runs import Result, read_results
-from utils.image_utils import write_png
+from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,24 +57,23 @@ def parser() -> argparse.ArgumentParser:
     where = made.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="folder of the results; resumes there")
     where.add_argument("--rescore", type=Path, metavar="FOLDER", help="score the clouds in FOLDER again; run nothing")
-    made.add_argument("--priors", nargs="+", choices=list(PRIORS), default=list(PRIORS))
-    made.add_argument("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
-    made.add_argument("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
-    made.add_argument("--front_bias", type=Path, metavar="FILE.json", help="of weak words, an object each")
-    made.add_argument("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
+    add = made.add_argument
+    add("--priors", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    add("--words", nargs="+", choices=["full", "weak"], default=["full", "weak"], help="view words")
+    add("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
+    add("--front_bias", type=Path, metavar="FILE.json", help="of weak words, an object each")
+    add("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
     for flag, prompts in (("--other_objects", OTHER_OBJECTS), ("--front_objects", FRONT_OBJECTS)):
-        made.add_argument(flag, action="store_const", dest="objects", const=list(prompts))
-    made.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=PAPER_VARIANTS)
-    made.add_argument("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    made.add_argument("--score_px", type=int, default=64, help="side of the scored images in pixels")
-    made.add_argument(
-        "--calibrate", type=int, default=0, metavar="TRIALS", help="find front biases in this many trials"
-    )
-    made.add_argument("--film", type=int, default=1, metavar="SNAPSHOTS", help="snapshots kept of each run")
-    made.add_argument("--keep_all", action="store_true", help="keep the runs' logs and clouds in FOLDER/runs too")
-    made.add_argument("--sheet_seeds", type=int, default=2, help="seeds that the sheets show")
-    made.add_argument("--summary_only", action="store_true", help="run nothing; of the results that are there")
+        add(flag, action="store_const", dest="objects", const=list(prompts))
+    add("--variants", nargs="+", choices=list(VARIANTS), default=ABLATION_VARIANTS)
+    add("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    add("--score_px", type=int, default=64, help="side of the scored images in pixels")
+    add("--calibrate", type=int, default=0, metavar="TRIALS", help="find front biases in this many trials")
+    add("--film", type=int, default=1, metavar="SNAPSHOTS", help="snapshots kept of each run")
+    add("--keep_all", action="store_true", help="keep the runs' logs and clouds in FOLDER/runs too")
+    add("--sheet_seeds", type=int, default=2, help="seeds that the sheets show")
+    add("--summary_only", action="store_true", help="run nothing; of the results that are there")
     return made
 
 
@@ -83,71 +82,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     made = parser()
-    args, extra = made.parse_args(words[:split]), words[split + 1 :]
+    args = made.parse_args(words[:split])
     if min(args.seeds, args.jobs, args.film, args.sheet_seeds) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
         made.error("--seeds, --jobs, --film and --sheet_seeds: expected 1 or more; --weak: above 0, at most 1")
     torch.set_num_threads(1)  # scoring runs beside the other runs
+    make = functools.partial(ablation_run, extra=[*words[split + 1 :], "--save_ratio", str(args.film)])
     try:
-        if args.rescore:
-            return _rescored(args)
-        return _calibrated(args, extra) if args.calibrate else _compared(args, extra)
+        return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)
     except ValueError as problem:
         print(f"ablate_toy: {problem}", file=sys.stderr)
         return 2
 
 
-def _compared(args: argparse.Namespace, extra: Sequence[str]) -> int:
+def _compare(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     given = args.front_bias is not None and "weak" in args.words
     weak = read_biases(args.front_bias, args.objects) if given else dict.fromkeys(args.objects, args.weak)
-    runs = runs_of(args.priors, args.words, args.objects, args.variants, args.seeds, weak)
-    failures = [] if args.summary_only else _run(args, extra, runs)
-    _report(args.out, read_results(args.out, [run.name for run in runs]), args.sheet_seeds)
-    print("\n".join(f"ablate_toy: failed: {failure}" for failure in failures), file=sys.stderr)
+
+    def cell(words: str, prompt: str, **rest: str) -> Run:
+        return make(front_bias=weak[prompt] if words == "weak" else 0.0, prompt=prompt, **rest)
+
+    axes = {"prior": args.priors, "words": args.words, "prompt": args.objects, "variant": args.variants}
+    runs = runs_of(cell, args.seeds, **axes)
+    failures = [] if args.summary_only else _run(args, runs)
+    print(write_report(args.out, read_results(args.out, [run.name for run in runs]), args.sheet_seeds))
+    for failure in failures:
+        print(f"ablate_toy: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _calibrated(args: argparse.Namespace, extra: Sequence[str]) -> int:
+def _calibrate(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     for prior in args.priors[1:]:
         raise ValueError(f"--calibrate: expected one prior, got {prior} too; give --priors ideal")
-    biases = calibrate(args.priors[0], args.objects, args.calibrate, args.out, lambda runs: _run(args, extra, runs))
-    print("\n".join(f"{bias:.2f}  {prompt}" for prompt, bias in biases.items()))
+    make = functools.partial(make, args.priors[0])
+    for prompt, bias in calibrate(make, args.objects, args.calibrate, args.out, functools.partial(_run, args)).items():
+        print(f"{bias:.2f}  {prompt}")
     return 0
 
 
-def _run(args: argparse.Namespace, extra: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    extra = [*extra, "--save_ratio", str(args.film)]
-    check_runs(runs, extra)
+def _run(args: argparse.Namespace, runs: Sequence[Run]) -> list[str]:
+    for source, config in configs_of(runs).items():
+        check_regions(config, source)
     args.out.mkdir(parents=True, exist_ok=True)
-    return run_grid(runs, args.out, extra, args.jobs, args.score_px, args.keep_all)
+    measured = functools.partial(measure, score_px=args.score_px, keep_all=args.keep_all)
+    return run_grid(runs, Sweep(args.out, train.main, measured, jobs=args.jobs, keep_all=args.keep_all))
 
 
-def _rescored(args: argparse.Namespace) -> int:
+def _rescore(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     if not args.rescore.is_dir():
         raise ValueError(f"--rescore {args.rescore}: no such folder")
     lost = rescore(args.rescore, args.jobs, args.score_px)
-    _report(args.rescore, results_in(args.rescore), args.sheet_seeds)
+    print(write_report(args.rescore, read_folder(args.rescore), args.sheet_seeds))
     for name in lost:
         print(f"ablate_toy: {name} keeps its old scores: its cloud is not in {args.rescore}/clouds", file=sys.stderr)
     return 1 if lost else 0
-
-
-def _report(out: Path, results: Sequence[Result], sheet_seeds: int) -> None:
-    """summary.md (printed too), runs.csv, film.csv, and the sheets, one for each prior and strength of the words."""
-    text = summary(results)
-    if out.is_dir() and results:
-        (out / "summary.md").write_text(text + "\n", encoding="utf-8")
-        (out / "runs.csv").write_text(runs_csv(results), encoding="utf-8")
-        films = any("film" in result for result in results)
-        if films:
-            (out / "film.csv").write_text(film_csv(results), encoding="utf-8")
-        for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
-            block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
-            shown = first_seeds(block, sheet_seeds)
-            write_png(out / f"sheet_{prior}_{words}.png", sheet(out, shown, side_px=96))
-            strips = figure(shown)
-            if strips is not None:
-                write_png(out / f"film_{prior}_{words}.png", strips)
-    print(text)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import torch
 
-from evaluation.ablation.pictures import first_seeds, results_in, sheet
+from evaluation.ablation.report import first_seeds, sheet
+from evaluation.experiments.runs import read_folder
 from evaluation.orbits import Lens, framing, full_turn, pictures
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
 def _drawn(args: argparse.Namespace) -> np.ndarray:
     ablation = args.sources[0]
     if len(args.sources) == 1 and (ablation / "clouds").is_dir():
-        return sheet(ablation, first_seeds(results_in(ablation), args.seeds), args.side_px, args.frames)
+        return sheet(ablation, first_seeds(read_folder(ablation), args.seeds), args.side_px, args.frames)
     rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
     return contact_sheet(rows, args.frames, args.side_px)
 

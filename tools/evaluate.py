@@ -22,19 +22,12 @@ from collections.abc import Sequence
 
 import torch
 
-from evaluation import METRICS, Metric, MetricUnavailable, load_metric, over_views
-from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
+from evaluation import METRICS, MetricUnavailable, load_metric
+from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from utils.device import resolve_device
 
 Scores = dict[str, dict[str, float] | str]
 """Metric -> its mean and standard deviation over the views, or why it is missing."""
-
-
-def score_scene(run: Path, name: str, metric: Metric, device: torch.device) -> dict[str, float]:
-    """Mean and standard deviation of one metric over its views of one run. Raises ValueError."""
-    config = config_of_run(run)
-    pictures = orbit(gaussians_of_run(run, config, device), config, METRICS[name].views)
-    return over_views(metric(pictures, config.guidance.text))
 
 
 def evaluate(

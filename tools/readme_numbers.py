@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from benchmarks.machine import machine
 from evaluation.known_truth import score_run
 from tools.contact_sheet import contact_sheet
 from trainer.run_log import read_steps
 from utils.image_utils import write_png
+from utils.machine import machine
 from utils.video import read_video
 
 ROOT = Path(__file__).resolve().parents[1]

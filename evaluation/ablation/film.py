@@ -7,18 +7,15 @@ each snapshot. S snapshots, A azimuths of the object.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 
-from evaluation.ablation.markdown import markdown
+from evaluation.experiments.runs import Result
+from evaluation.experiments.tables import by_variant, csv_text, markdown
 from toy.fronts import Fronts, fronts_of
 
-Result = dict[str, Any]
 COLOURS = np.array([[200, 30, 30], [235, 160, 60], [170, 170, 170], [60, 100, 200]], np.uint8)
 """Of true views within 22.5, 45, 135 and 180 degrees of the front: RGB."""
 BOUNDS_DEG = (22.5, 45.0, 135.0)
@@ -43,18 +40,14 @@ def table(results: Sequence[Result]) -> list[str]:
     if not films:
         return []
     rows = []
-    for variant in dict.fromkeys(result["variant"] for result in films):
+    for variant, own in by_variant(films).items():
         for clean in (True, False):
-            mine = [r for r in films if r["variant"] == variant and verdicts(r)[-1].clean == clean]
-            if mine:
-                rows.append([variant, "clean" if clean else "not clean", str(len(mine)), *_quartiles(mine)])
+            some = [result for result in own if verdicts(result)[-1].clean == clean]
+            if some:
+                rows.append([variant, "clean" if clean else "not clean", str(len(some)), *_quartiles(some)])
     header = ["variant", "outcome", "runs", "decided at step: quartiles", "mean t of the draws before it: quartiles"]
-    return [
-        "When a run was decided (the first snapshot from which on it is as it ends):",
-        "",
-        markdown(header, rows),
-        "",
-    ]
+    title = "When a run was decided (the first snapshot from which on it is as it ends):"
+    return [title, "", markdown(header, rows), ""]
 
 
 def _quartiles(results: Sequence[Result]) -> list[str]:
@@ -66,18 +59,16 @@ def _quartiles(results: Sequence[Result]) -> list[str]:
 
 def film_csv(results: Sequence[Result]) -> str:
     """A line a snapshot: its run, its fronts, and what was drawn since the one before."""
-    written = io.StringIO()
-    lines = csv.writer(written, lineterminator="\n")
-    views = [f"views_{45 * k}" for k in range(8)]
     cell = ("prompt", "variant", "seed", "front_bias")
-    lines.writerow([*cell, "iteration", "front_share", "fronts", "clean", "t_mean", *views])
+    views = [f"views_{45 * k}" for k in range(8)]
+    lines = [[*cell, "iteration", "front_share", "fronts", "clean", "t_mean", *views]]
     for result in [result for result in results if "film" in result]:
         film = result["film"]
         for k, found in enumerate(verdicts(result)):
             seen = [film["iteration"][k], f"{found.share:.3f}", found.count, int(found.clean)]
             drawn = [f"{film['t_mean'][k]:.0f}", *film["views_by_azimuth"][k]]
-            lines.writerow([*(result[name] for name in cell), *seen, *drawn])
-    return written.getvalue()
+            lines.append([*(result[name] for name in cell), *seen, *drawn])
+    return csv_text(lines)
 
 
 def figure(results: Sequence[Result], width_px: int = 420) -> np.ndarray | None:

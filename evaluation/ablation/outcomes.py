@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from evaluation.ablation.markdown import markdown
+from evaluation.experiments.runs import Result
+from evaluation.experiments.tables import by_variant, markdown
 from evaluation.janus import wilson
 
-Result = dict[str, Any]
 Contrast = tuple[str, str, str]
 """(name, variant, the variant that it is compared with)"""
 
@@ -77,12 +76,10 @@ def tables(results: Sequence[Result], contrasts: Sequence[Contrast]) -> list[str
     if not fronted:
         return []
     prompts = list(dict.fromkeys(result["prompt"] for result in fronted))
-    variants = list(dict.fromkeys(result["variant"] for result in fronted))
     rows = []
-    for variant in variants:
-        mine = [result for result in fronted if result["variant"] == variant]
-        by_prompt = [[result for result in mine if result["prompt"] == prompt] for prompt in prompts]
-        rows.append([variant, _share(mine, interval=True), *(_share(some) for some in by_prompt)])
+    for variant, own in by_variant(fronted).items():
+        by_prompt = [[result for result in own if result["prompt"] == prompt] for prompt in prompts]
+        rows.append([variant, _share(own, interval=True), *(_share(some) for some in by_prompt)])
     biases = [_biases(fronted, prompt) for prompt in prompts]
     header = ["variant", "clean", *(f"{prompt} (bias {bias})" for prompt, bias in zip(prompts, biases))]
     return [
@@ -100,8 +97,8 @@ def _tests(results: Sequence[Result], contrasts: Sequence[Contrast]) -> list[str
     rows = []
     for ((name, variant, other), pairs), p_holm in zip(found, adjusted):
         counts = [str(count) for count in (pairs.total, pairs.both, pairs.first, pairs.other, pairs.neither)]
-        told = f"{p_holm:.3f}"
-        rows.append([name, variant, other, *counts, f"{pairs.p:.3f}", f"**{told}**" if p_holm <= ALPHA else told])
+        holm_text = f"**{p_holm:.3f}**" if p_holm <= ALPHA else f"{p_holm:.3f}"
+        rows.append([name, variant, other, *counts, f"{pairs.p:.3f}", holm_text])
     header = ["contrast", "variant", "other", "pairs", "both clean", "variant only", "other only", "neither", "p"]
     return [
         f"Clean or not, in pairs of equal object and seed; McNemar's exact p, and Holm's for {len(found)} comparisons "

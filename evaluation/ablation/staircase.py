@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.ablation.grid import Run
-from evaluation.sweep.runs import read_results
+from evaluation.experiments.runs import Run, read_results
 
 FIRST_BIAS, FIRST_STEP, SMALLEST_STEP, LARGEST_STEP = 0.8, 0.08, 0.02, 0.24
 FIRST_SEED = 1000
@@ -53,39 +52,35 @@ def climbed(clean: Sequence[bool]) -> Staircase:
     return Staircase(tuple(tried), tuple(clean), bias)
 
 
-def trial(prior: str, prompt: str, number: int, bias: float) -> Run:
-    """The run of one trial."""
-    return Run(prior, bias, prompt, VARIANT, FIRST_SEED + number)
-
-
 def calibrate(
-    prior: str,
+    make: Callable[..., Run],
     prompts: Sequence[str],
     trials: int,
     out: Path,
-    run: Callable[[Sequence[Run]], list[str]],
+    run_grid: Callable[[Sequence[Run]], list[str]],
 ) -> dict[str, float]:
-    """Prompt -> bias, also written to `out`/front_bias.json. `run` does runs (run_grid) and returns the failures.
+    """Prompt -> bias, also written to `out`/front_bias.json. `run_grid` makes runs and returns the failures.
 
-    Each round does the next trial of every object; those that are there are not done again. Raises ValueError for a
-    run that failed.
+    Each round makes the next trial of every object that is not there yet, by make(front_bias=, prompt=, variant=,
+    seed=). Raises ValueError for a run that failed.
     """
     stairs = {prompt: climbed([]) for prompt in prompts}
     for number in range(trials):
-        runs = {prompt: trial(prior, prompt, number, stairs[prompt].bias) for prompt in prompts}
-        if failures := run(list(runs.values())):
+        cell = {"variant": VARIANT, "seed": FIRST_SEED + number}
+        runs = {prompt: make(front_bias=stairs[prompt].bias, prompt=prompt, **cell) for prompt in prompts}
+        if failures := run_grid(list(runs.values())):
             raise ValueError(f"a run of the calibration failed: {failures[0]}")
-        for prompt, made in runs.items():
-            (result,) = read_results(out, [made.name])
+        for prompt, run in runs.items():
+            [result] = read_results(out, [run.name])
             stairs[prompt] = climbed([*stairs[prompt].clean, bool(result["scores"]["clean"])])
     biases = {prompt: stair.estimate for prompt, stair in stairs.items()}
-    told = {prompt: {"bias": biases[prompt], "tried": s.tried, "clean": s.clean} for prompt, s in stairs.items()}
-    (out / "front_bias.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    stored = {prompt: {"bias": biases[prompt], "tried": s.tried, "clean": s.clean} for prompt, s in stairs.items()}
+    (out / "front_bias.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     return biases
 
 
 def read_biases(path: Path, prompts: Sequence[str]) -> dict[str, float]:
-    """Prompt -> bias from front_bias.json. ValueError where the file lacks a prompt or is none."""
+    """Prompt -> bias from front_bias.json. ValueError where it lacks a prompt or is not valid."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {prompt: float(stored[prompt]["bias"]) for prompt in prompts}

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from evaluation.ablation import film, outcomes
-from evaluation.ablation.markdown import markdown
+from evaluation.experiments.runs import Result
+from evaluation.experiments.tables import MECHANISMS, by_variant, csv_text, markdown, mean_and_error, mechanism_cells
 
-Result = dict[str, Any]
 SCORES = {
     "psnr": 2,
     "ssim": 3,
@@ -28,15 +25,6 @@ SCORES = {
 }
 """Score -> decimals; toy/scoring.py says what they are. All but the last two are aligned in yaw."""
 
-MECHANISMS = {
-    "loss_explained_by_t": 2,
-    "starved_share": 3,
-    "largest_probability": 2,
-    "clipped_share": 2,
-    "auxiliaries": 2,
-    "cosine": 2,
-    "norm_gain": 3,
-}
 CONTRASTS = (
     ("schedule", "schedule_only", "plain"),
     ("CoGrad off - plain", "luciddreamer", "plain"),
@@ -61,12 +49,6 @@ def score_of(result: Result, name: str) -> float | None:
     """One score of a result; None where the object has no front. clean: 1 or 0."""
     value = result["scores"][name]
     return None if value is None else float(value)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and its standard error sd / sqrt(n); nan for fewer than two values."""
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return (float(np.mean(values)) if len(values) else math.nan), error
 
 
 def paired_differences(results: Sequence[Result], variant: str, other: str, score: str) -> list[float]:
@@ -104,27 +86,21 @@ def summary(results: Sequence[Result]) -> str:
 def runs_csv(results: Sequence[Result]) -> str:
     """A line a run: its cell, its scores and what the parts did, from which every table here can be made again."""
     cell = ("prior", "words", "front_bias", "prompt", "variant", "seed", "denoiser_calls", "cpu_s")
-    told = io.StringIO()
-    lines = csv.writer(told, lineterminator="\n")
-    lines.writerow([*cell, *SCORES, "yaw_deg", *MECHANISMS])
+    lines: list[list[object]] = [[*cell, *SCORES, "yaw_deg", *MECHANISMS]]
     for result in results:
         numbers = [score_of(result, name) for name in (*SCORES, "yaw_deg")]
         numbers += [result["mechanism"].get(name) for name in MECHANISMS]
-        lines.writerow([*(result.get(name, "") for name in cell), *("" if x is None else f"{x:.4g}" for x in numbers)])
-    return told.getvalue()
-
-
-def _variants(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result["variant"] for result in results))
+        texts = [None if x is None else f"{x:.4g}" for x in numbers]
+        lines.append([*(result.get(name) for name in cell), *texts])
+    return csv_text(lines)
 
 
 def _score_table(results: Sequence[Result]) -> str:
     rows = []
-    for variant in _variants(results):
-        mine = [result for result in results if result["variant"] == variant]
-        calls = sorted({result["denoiser_calls"] for result in mine})
-        told = f"{calls[0]}" if len(calls) == 1 else f"{calls[0]}..{calls[-1]}"
-        rows.append([variant, str(len(mine)), told, *(_spread(mine, *score) for score in SCORES.items())])
+    for variant, own in by_variant(results).items():
+        calls = sorted({result["denoiser_calls"] for result in own})
+        calls_text = f"{calls[0]}" if len(calls) == 1 else f"{calls[0]}..{calls[-1]}"
+        rows.append([variant, str(len(own)), calls_text, *(_spread(own, *score) for score in SCORES.items())])
     return markdown(["variant", "runs", "denoiser calls", *SCORES], rows)
 
 
@@ -151,15 +127,10 @@ def _difference(results: Sequence[Result], variant: str, other: str, score: str,
     mean, error = mean_and_error(differences)
     if not differences:
         return "-"
-    told = f"{mean:+.{decimals}f}" + ("" if math.isnan(error) else f" +- {error:.{decimals}f}")
-    return f"**{told}**" if error > 0 and abs(mean) >= SIGNIFICANT * error else told
+    text = f"{mean:+.{decimals}f}" + ("" if math.isnan(error) else f" +- {error:.{decimals}f}")
+    return f"**{text}**" if error > 0 and abs(mean) >= SIGNIFICANT * error else text
 
 
 def _mechanism_table(results: Sequence[Result]) -> str:
-    rows = []
-    for variant in _variants(results):
-        mine = [result["mechanism"] for result in results if result["variant"] == variant]
-        found = {name: [m[name] for m in mine if name in m] for name in MECHANISMS}
-        cells = [f"{np.mean(found[n]):.{decimals}f}" if found[n] else "-" for n, decimals in MECHANISMS.items()]
-        rows.append([variant, *cells])
+    rows = [[variant, *mechanism_cells(own)] for variant, own in by_variant(results).items()]
     return markdown(["variant", *MECHANISMS], rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of each asset: its facts, pictures for the report, and the scores of the metrics."""
+"""What is kept of each asset: its facts, images for the report, and the scores of the metrics."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ import numpy as np
 import torch
 
 from evaluation import METRICS, MetricUnavailable, load_metric
+from evaluation.experiments.facts import denoiser_calls, mechanism
+from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, write_result
 from evaluation.known_truth import score_run
-from evaluation.pages import jpeg
-from evaluation.reproduction.plan import Asset
-from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
-from evaluation.sweep.facts import denoiser_calls, mechanism
-from evaluation.sweep.runs import Log, Result, Sweep, read_results, write_result
-from tools.evaluate import score_scene
-from utils.device import resolve_device
-from utils.video import VideoWriter
-
-FRAMES, FPS, STRIP = 48, 12, 8
-PICTURES = "report"  # of a run folder
-TURNTABLE, VIEWS = "turntable.mp4", "views.jpg"
+from evaluation.run_folder import score_scene
+from evaluation.run_images import draw
 
 
 def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
@@ -43,17 +35,6 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
     }
 
 
-def draw(folder: Path, view_px: int) -> None:
-    """report/turntable.mp4, and report/views.jpg: eight sides in a row, the front first."""
-    config = config_of_run(folder)
-    pictures = orbit(gaussians_of_run(folder, config, resolve_device(config.device)), config, FRAMES, view_px)
-    (folder / PICTURES).mkdir(exist_ok=True)
-    (folder / PICTURES / VIEWS).write_bytes(jpeg(np.hstack(list(pictures[:: FRAMES // STRIP]))))
-    with VideoWriter(folder / PICTURES / TURNTABLE, FPS) as video:
-        for picture in pictures:
-            video.add(picture)
-
-
 def _peak_gb() -> float:
     """Of the GPU's memory where one was used, else of this process."""
     if torch.cuda.is_available():
@@ -63,33 +44,27 @@ def _peak_gb() -> float:
 
 def add_metrics(
     sweep: Sweep,
-    assets: Sequence[Asset],
+    runs: Sequence[Run],
     names: Sequence[str],
     device: torch.device,
     weights: Path | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Scores every finished asset that has no score yet, a metric at a time; metric -> why it is missing."""
     missing = {}
     for name in names:
-        left = [asset for asset in assets if _lacks(sweep, asset, name)]
+        left = [r for r in read_results(sweep.out, [run.name for run in runs]) if name not in r["metrics"]]
         if not left:
             continue
-        tell(f"{METRICS[name].title}: {len(left)} assets")
+        report(f"{METRICS[name].title}: {len(left)} assets")
         try:
             metric = load_metric(name, device, weights)
         except MetricUnavailable as reason:
             missing[name] = str(reason)
-            tell(f"{METRICS[name].title} is missing: {reason}")
+            report(f"{METRICS[name].title} is missing: {reason}")
             continue
-        for asset in left:
-            result = read_results(sweep.out, [asset.name])[0]
-            result["metrics"][name] = score_scene(sweep.folder(asset.name), name, metric, device)
-            write_result(sweep.path(asset.name), result)
+        for result in left:
+            result["metrics"][name] = score_scene(sweep.folder(result["name"]), name, metric, device)
+            write_result(sweep.path(result["name"]), result)
         del metric
     return missing
-
-
-def _lacks(sweep: Sweep, asset: Asset, name: str) -> bool:
-    found = read_results(sweep.out, [asset.name])
-    return bool(found) and name not in found[0]["metrics"]

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from evaluation import run_folder
 from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
 from tests.red_ball import write_run
 from tools import evaluate
@@ -34,7 +35,7 @@ def test_a_run_is_measured(run, weights, monkeypatch, capsys) -> None:
         asked.append(count)
         return orbit(gaussians, config, 3, 32)
 
-    monkeypatch.setattr(evaluate, "orbit", small)
+    monkeypatch.setattr(run_folder, "orbit", small)
     out = run / "scores.json"
     names = ["clip_b32", "vqascore", "image_reward"]
     assert (

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from evaluation.experiments import runs
 from evaluation.reproduction import measure
-from evaluation.sweep import runs
 from tests.red_ball import write_run
 from trainer.provenance import code_revision, versions
 
@@ -41,22 +41,22 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def pretended(monkeypatch, finished):
-    """run_one that trains nothing: the names that were asked for; a method in `failing` fails."""
+    """run_one that trains nothing: the names that were asked for; a variant in `failing` fails."""
     asked = SimpleNamespace(names=[], failing=set())
 
-    def run_one(job, sweep, slot):
-        asked.names.append(job.name)
-        if job.facts["method"] in asked.failing:
+    def run_one(run, sweep, slot):
+        asked.names.append(run.name)
+        if run.facts["variant"] in asked.failing:
             raise runs.RunFailed("train.py ended with status 1: <no> memory")
-        shutil.copytree(finished[0], sweep.folder(job.name), dirs_exist_ok=True)
-        truth = {**TRUTH, "psnr": 20.0 + job.facts["seed"] + (job.facts["method"] == "cograd")}
+        shutil.copytree(finished[0], sweep.folder(run.name), dirs_exist_ok=True)
+        truth = {**TRUTH, "psnr": 20.0 + run.facts["seed"] + (run.facts["variant"] == "full")}
         result = {
-            **job.facts,
-            "flags": list(job.flags),
+            **run.facts,
+            "flags": list(run.flags),
             **finished[1],
-            "known_truth": truth if job.facts["prior"] == "toy" else None,
+            "known_truth": truth if run.facts["prior"] == "toy" else None,
         }
-        runs.write_result(sweep.path(job.name), result)
+        runs.write_result(sweep.path(run.name), result)
         return result
 
     monkeypatch.setattr(runs, "run_one", run_one)

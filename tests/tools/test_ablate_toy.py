@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from arguments.load import ConfigError, load_config
+from arguments.load import ConfigError
 from evaluation import known_truth
-from evaluation.ablation import clouds, film, grid, runs, summary
-from evaluation.ablation.pictures import LABEL_PX
-from evaluation.sweep import facts
-from evaluation.sweep import runs as sweep_runs
+from evaluation.ablation import clouds, film, report, scores, summary
+from evaluation.ablation.report import LABEL_PX
+from evaluation.experiments import facts, grid, tables
+from evaluation.experiments import runs as experiment_runs
 from tests.red_ball import write_run
 from tools import ablate_toy, contact_sheet
 
@@ -25,8 +25,7 @@ ROBOT = "a cyan robot with orange arms"
 
 
 def _config(variant: str, words: str = "full", extra=()):
-    flags = grid.Run("ideal", 0.25 if words == "weak" else 0.0, ROBOT, variant, 3).flags(extra)
-    return load_config(["--opt", str(grid.ROOT / flags[1]), *flags[2:]])
+    return grid.config_of(grid.ablation_run("ideal", 0.25 if words == "weak" else 0.0, ROBOT, variant, 3, extra))
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
@@ -57,13 +56,19 @@ def test_a_run_says_its_prompt_seed_and_words_whatever_the_extra_flags_say() -> 
 
 
 def test_a_grid_has_every_cell_once_and_whole_pairs_first() -> None:
-    weak = {ROBOT: 0.6, "a red cube": 0.9}
-    made = grid.runs_of(["ideal"], ["full", "weak"], [ROBOT, "a red cube"], ["full", "plain"], 3, weak)
+    axes = {"prior": ["ideal"], "front_bias": [0.0, 0.6], "prompt": [ROBOT, "a red cube"], "variant": ["full", "plain"]}
+    made = grid.runs_of(grid.ablation_run, 3, **axes)
     assert len(made) == 24 == len({run.name for run in made})
-    assert {run.seed for run in made[:8]} == {0}
-    biases = {(run.prompt, run.words): run.front_bias for run in made}
-    assert biases == {(ROBOT, "full"): 0, ("a red cube", "full"): 0, (ROBOT, "weak"): 0.6, ("a red cube", "weak"): 0.9}
-    assert all(run.facts()["words"] == run.words for run in made)
+    assert [run.facts["seed"] for run in made] == [0] * 8 + [1] * 8 + [2] * 8
+    assert [run.facts["variant"] for run in made[:4]] == ["full", "plain"] * 2
+    assert {(run.facts["front_bias"], run.facts["words"]) for run in made} == {(0.0, "full"), (0.6, "weak")}
+
+
+def test_the_words_of_the_command_line_choose_the_bias_of_each_object(tmp_path, pretended) -> None:
+    (tmp_path / "bias.json").write_text(json.dumps({ROBOT: {"bias": 0.6}}))
+    words = [*SELECTED, "--words", "full", "weak", "--front_bias", str(tmp_path / "bias.json"), "--seeds", "1"]
+    _told(tmp_path / "out", *words)
+    assert [name.split("-")[1] for name in pretended.names] == ["bias0", "bias0", "bias0.6", "bias0.6"]
 
 
 def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
@@ -71,7 +76,7 @@ def test_objects_are_of_the_toy_world_and_two_have_a_front() -> None:
     from toy.reading import parse_prompt
 
     classes = [parse_prompt(prompt).class_name for prompt in grid.OBJECTS]
-    assert len(grid.PAPER_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)
+    assert len(grid.ABLATION_VARIANTS) == 7 and not set(grid.OBJECTS) & set(grid.OTHER_OBJECTS)
     assert len(set(classes)) >= 4 and sum(name in ONE_SIDED for name in classes) >= 2
     fronts = [parse_prompt(prompt).class_name for prompt in grid.FRONT_OBJECTS]
     assert len(set(fronts)) == 6 and set(fronts) <= set(ONE_SIDED) and len(set(fronts) - set(classes)) >= 3
@@ -110,14 +115,14 @@ RESULTS = [
 def test_differences_are_paired_by_prompt_and_seed() -> None:
     differences = summary.paired_differences(RESULTS, "full", "plain", "psnr")
     assert differences == [1.0, 2.0, 3.0]
-    mean, error = summary.mean_and_error(differences)
+    mean, error = tables.mean_and_error(differences)
     assert mean == 2 and error == pytest.approx(1 / math.sqrt(3))
     other = [_result("plain", 3, 50.0, prompt="a red cube")]
     assert summary.paired_differences([*RESULTS, *other], "full", "plain", "psnr") == [1.0, 2.0, 3.0]
 
 
 def test_one_pair_has_no_standard_error() -> None:
-    assert math.isnan(summary.mean_and_error([1.0])[1])
+    assert math.isnan(tables.mean_and_error([1.0])[1])
     assert "+1.00 |" in summary.summary([RESULTS[0], RESULTS[3]])
 
 
@@ -197,18 +202,18 @@ def pretended(monkeypatch):
     """run_one without training: the list of what it was asked for; names in `pretended.failing` fail."""
     asked = SimpleNamespace(names=[], failing=set(), clean=lambda facts: False)
 
-    def run_one(job, sweep, slot):
-        asked.names.append(job.name)
-        if job.facts["variant"] in asked.failing:
-            raise sweep_runs.RunFailed("train.py ended with status 1: no memory")
-        clean = asked.clean(job.facts)
-        made = _result(job.facts["variant"], job.facts["seed"], 20.0, clean)
-        result = {**made, **job.facts, "flags": list(job.flags), "train_s": 1.0}
-        sweep.path(job.name).write_text(json.dumps(result))
+    def run_one(run, sweep, slot):
+        asked.names.append(run.name)
+        if run.facts["variant"] in asked.failing:
+            raise experiment_runs.RunFailed("train.py ended with status 1: no memory")
+        clean = asked.clean(run.facts)
+        made = _result(run.facts["variant"], run.facts["seed"], 20.0, clean)
+        result = {**made, **run.facts, "flags": list(run.flags), "train_s": 1.0}
+        sweep.path(run.name).write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr(sweep_runs, "run_one", run_one)
-    monkeypatch.setattr(ablate_toy, "sheet", lambda out, results, side_px: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(experiment_runs, "run_one", run_one)
+    monkeypatch.setattr(report, "sheet", lambda out, results, side_px: np.zeros((8, 8, 3), np.uint8))
     return asked
 
 
@@ -331,7 +336,7 @@ def test_a_kept_cloud_scores_as_the_run_it_is_of(tmp_path) -> None:
     run = write_run(tmp_path / "run", (5, 10))
     clouds.keep(run, tmp_path / "kept")
     assert [path.name for path in clouds.snapshots(tmp_path / "kept")] == ["000005.npz", "000010.npz"]
-    kept = runs.scored(tmp_path / "kept", "a red sphere with red stripe", 32)
+    kept = scores.scored(tmp_path / "kept", "a red sphere with red stripe", 32)
     direct = known_truth.score_run(run, 32)
     assert kept["scores"]["psnr"] == pytest.approx(direct["psnr"], abs=0.01)
     assert kept["scores"]["iou"] == pytest.approx(direct["iou"], abs=0.01)

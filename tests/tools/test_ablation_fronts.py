@@ -2,13 +2,14 @@
 """Statistics of clean objects, the calibration of the front bias, and films: on rows that nobody ran."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from evaluation.ablation import film, outcomes, staircase, summary
-from evaluation.ablation.pictures import first_seeds
+from evaluation.ablation.report import first_seeds
 from evaluation.ablation.staircase import climbed
 from tools import ablate_toy
 
@@ -99,13 +100,13 @@ def test_the_staircase_finds_where_half_are_clean(half):
 def test_calibrating_writes_a_bias_for_each_object_and_resumes(tmp_path, monkeypatch, capsys):
     done = []
 
-    def run_grid(runs, out, *_):
+    def run_grid(runs, sweep):
         for run in runs:
-            path = out / f"{run.name}.json"
+            path, facts = sweep.path(run.name), run.facts
             if not path.is_file():
-                done.append(run)
-                clean = run.front_bias < (0.9 if run.prompt == OWL else 0.7)
-                path.write_text(json.dumps({**row(run.variant, run.prompt, run.seed, clean), **run.facts()}))
+                done.append(SimpleNamespace(**facts))
+                clean = facts["front_bias"] < (0.9 if facts["prompt"] == OWL else 0.7)
+                path.write_text(json.dumps({**row(facts["variant"], facts["prompt"], facts["seed"], clean), **facts}))
         return []
 
     monkeypatch.setattr(ablate_toy, "run_grid", run_grid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""evaluation/sweep/cluster.py: two Ray nodes on this machine, one of them killed; what is told where it cannot work."""
+"""evaluation/experiments/cluster.py: two Ray nodes on this machine, one of them killed; what is told where it cannot work."""
 
 import ast
 import contextlib
@@ -15,19 +15,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluation.sweep import cluster, runs
-from evaluation.sweep.cluster import Cluster, Node
-from evaluation.sweep.runs import ROOT, RunFailed, Sweep
+import train
+from evaluation.experiments import cluster, runs
+from evaluation.experiments.cluster import Cluster, Node
+from evaluation.experiments.runs import ROOT, RunFailed, Sweep
+from evaluation.reproduction.order import Order, order_of
 from tests.patience import PATIENCE_S
 from tools import reproduce
 
-WORDS = ["--prior", "toy", "--methods", "luciddreamer", "cograd", "--count", "1", "--seeds", "2", "--view_px", "16"]
+WORDS = ["--prior", "toy", "--methods", "luciddreamer", "full", "--count", "1", "--seeds", "2", "--view_px", "16"]
 TINY = ["--iterations", "20", "--warmup_iter", "20", "--image_w", "16", "--image_h", "16", "--init_num_pts", "60"]
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
 
 
-def _order(out) -> reproduce.Order:
-    return reproduce.order_of(reproduce.parser().parse_args(["--out", str(out), *WORDS]), TINY)
+def _order(out) -> Order:
+    return order_of(reproduce.parser().parse_args(["--out", str(out), *WORDS]), TINY, train.main)
 
 
 # --- two real nodes ---------------------------------------------------------------------------------------------------
@@ -51,19 +53,19 @@ def nodes():
 def test_after_ctrl_c_the_rest_is_done(tmp_path, nodes) -> None:
     """In a folder that both nodes see."""
     order, told = _order(tmp_path), []
-    names = {job.name for job in order.jobs[:3]}
+    names = {run.name for run in order.runs[:3]}
 
-    def interrupt(job, result) -> None:
-        told.append(job.name)
+    def interrupt(run, result) -> None:
+        told.append(run.name)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.run_all(order.jobs[:3], order.sweep, interrupt, nodes[0].run_pass)
+        runs.run_all(order.runs[:3], order.sweep, interrupt, nodes[0].run_pass)
     assert not _running_under(nodes[1])
     done = {path.stem for path in tmp_path.glob("*.json")}
     assert set(told) <= done < names  # one more may have ended at the same moment
     again = []
-    assert runs.run_all(order.jobs[:3], order.sweep, lambda job, _: again.append(job.name), nodes[0].run_pass) == []
+    assert runs.run_all(order.runs[:3], order.sweep, lambda run, _: again.append(run.name), nodes[0].run_pass) == []
     assert sorted(again) == sorted(names - done)
 
 
@@ -74,9 +76,9 @@ def test_a_node_is_killed_in_the_middle_and_nothing_is_lost(tmp_path, nodes, mon
     order, told, seen = _order(tmp_path), [], {}
     watch = threading.Thread(target=_kill_in_the_middle, args=(nodes[1], tmp_path, seen), daemon=True)
     watch.start()
-    failed = runs.run_all(order.jobs, order.sweep, lambda job, result: told.append(job.name), nodes[0].run_pass)
+    failed = runs.run_all(order.runs, order.sweep, lambda run, result: told.append(run.name), nodes[0].run_pass)
     results = runs.read_results(tmp_path, told)
-    assert failed == [] and sorted(told) == sorted(job.name for job in order.jobs)
+    assert failed == [] and sorted(told) == sorted(run.name for run in order.runs)
     assert [result["steps"] for result in results] == [20] * 4 and seen["victim"] in told
     stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert seen["done"] and {name: stamps[name] for name in seen["done"]} == seen["done"]  # none was made again
@@ -200,7 +202,7 @@ def test_an_address_where_nobody_listens_is_told_at_once(tmp_path, ray, capsys, 
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # and does not listen
         told = _refused(capsys, tmp_path, f"{scheme}127.0.0.1:{held.getsockname()[1]}")
-    assert "nobody answers there" in told and "ray start --head --disable-usage-stats" in told
+    assert "no cluster answers there" in told and "ray start --head --disable-usage-stats" in told
 
 
 def test_what_ray_says_is_told_in_a_line(tmp_path, ray, capsys) -> None:
@@ -246,28 +248,28 @@ def test_a_lost_node_is_told_once(ray) -> None:
     told = []
     nodes = [Node("left", 4, 0, "1"), Node("right", 4, 0, "2")]
     found = Cluster(ray, nodes, False, told.append)
-    assert found._tell_lost(found._tell_lost({"1", "2"})) == {"1"}
-    assert told == ["node right is lost; what it ran begins again elsewhere, nodes left: 1"]
+    assert found._report_lost(found._report_lost({"1", "2"})) == {"1"}
+    assert told == ["node right is lost; its runs restart on other nodes, nodes left: 1"]
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_task_gets_its_gpu_and_returns_failures_and_files(tmp_path, ray, monkeypatch, shared) -> None:
     wrote, heard = [], []
 
-    def run_one(job, sweep):
+    def run_one(run, sweep):
         wrote.append((sweep.out == tmp_path, sweep.gpus))
-        if job.name == "bad":
+        if run.name == "bad":
             raise RunFailed("no memory")
-        (sweep.folder(job.name) / "report").mkdir(parents=True)
-        (sweep.folder(job.name) / "report" / "views.jpg").write_bytes(b"picture")
-        return job.facts
+        (sweep.folder(run.name) / "report").mkdir(parents=True)
+        (sweep.folder(run.name) / "report" / "views.jpg").write_bytes(b"picture")
+        return run.facts
 
     monkeypatch.setattr(cluster, "run_one", run_one)
     if not shared:
         monkeypatch.setattr(cluster, "_marker", lambda folder: contextlib.nullcontext(Path("nowhere")))
-    jobs = [runs.Job(name, (), {"name": name}) for name in ("good", "bad")]
+    wanted = [runs.Run(name, (), {"name": name}) for name in ("good", "bad")]
     found = Cluster(ray, [Node("left", 4, 1, "1")], True, print)
-    failures = found.run_pass(jobs, Sweep(tmp_path, print, threads=3), lambda job, result: heard.append(job.name))
+    failures = found.run_pass(wanted, Sweep(tmp_path, train.main, print, threads=3), lambda run, result: heard.append(run.name))
     assert heard == ["good", "bad"] and re.fullmatch(r".+: no memory", str(failures["bad"]))
     assert wrote == [(shared, ("5",))] * 2
     assert ray.wanted == [{"num_cpus": 3, "num_gpus": 1, "max_retries": cluster.LOST}]
@@ -279,5 +281,5 @@ def test_a_task_gets_its_gpu_and_returns_failures_and_files(tmp_path, ray, monke
 def test_what_ray_gives_up_is_a_failed_run(tmp_path, ray) -> None:
     ray.answer = RayError("Traceback\nThe worker died.")
     found = Cluster(ray, [Node("left", 4, 0, "1")], False, print)
-    failures = found.run_pass([runs.Job("lost", (), {})], Sweep(tmp_path, print), lambda job, result: None)
+    failures = found.run_pass([runs.Run("lost", (), {})], Sweep(tmp_path, train.main, print), lambda run, result: None)
     assert str(failures["lost"]) == "Ray: The worker died"

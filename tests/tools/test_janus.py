@@ -5,7 +5,8 @@ import json
 import re
 
 from evaluation.janus import Rate
-from evaluation.reproduction.measure import draw
+from evaluation.janus_sheet import read_rates, write_sheet
+from evaluation.run_images import draw
 from tests.browser import browser_page, needs_browser
 from tests.one_file_page import Tags
 from tests.red_ball import write_run
@@ -18,9 +19,9 @@ def test_the_sheet_hides_the_methods_and_gives_rates(tmp_path, pretended, capsys
     text = (tmp_path / "janus" / "sheet.html").read_text()
     tags = Tags(text)
     assert tags.open == [] and tags.names.count("video") == 4
-    assert not re.search("luciddreamer|cograd|seed", re.sub(r"base64,[\w+/=]+", "", text), re.IGNORECASE)
+    assert not re.search("luciddreamer|full|seed", re.sub(r"base64,[\w+/=]+", "", text), re.IGNORECASE)
     key = json.loads((tmp_path / "janus" / "key.json").read_text())
-    given = {number: "janus" if name.startswith("cograd") else "consistent" for number, name in key["key"].items()}
+    given = {number: "janus" if name.startswith("full") else "consistent" for number, name in key["key"].items()}
     (tmp_path / "janus" / "labels.json").write_text(json.dumps({"sheet": key["sheet"], "labels": given}))
     reproduced(tmp_path, *SMALL, "--report_only")
     row = json.loads((tmp_path / "results.json").read_text())["rows"][1]
@@ -28,7 +29,7 @@ def test_the_sheet_hides_the_methods_and_gives_rates(tmp_path, pretended, capsys
     assert "1.0000 (2 of 2)" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
     assert janus.main(["rate", str(tmp_path / "janus")]) == 0
-    assert "cograd: 1.0000 (2 of 2, 0 unsure), 95 % interval 0.342 .. 1.000" in capsys.readouterr().out
+    assert "full: 1.0000 (2 of 2, 0 unsure), 95 % interval 0.342 .. 1.000" in capsys.readouterr().out
 
 
 def test_labels_of_another_sheet_aretold(tmp_path, pretended, capsys) -> None:
@@ -55,7 +56,7 @@ def test_the_sheet_takes_keys_and_clicks_and_keeps_them(tmp_path) -> None:
     runs = {name: write_run(tmp_path / name, (5,)) for name in ("a-x", "b-x", "b-y")}
     for run in runs.values():
         draw(run, 16)
-    janus.write_sheet(tmp_path / "sheet", runs, 0)
+    write_sheet(tmp_path / "sheet", runs, 0)
     with browser_page(390, accept_downloads=True) as page:
         page.goto((tmp_path / "sheet" / "sheet.html").as_uri())
         page.keyboard.press("j")
@@ -70,5 +71,5 @@ def test_the_sheet_takes_keys_and_clicks_and_keeps_them(tmp_path) -> None:
             page.locator("#save").click()
         saved.value.save_as(tmp_path / "sheet" / "labels.json")
     key = json.loads((tmp_path / "sheet" / "key.json").read_text())["key"]
-    rates = janus.read_rates(tmp_path / "sheet", tmp_path / "sheet" / "labels.json")
+    rates = read_rates(tmp_path / "sheet", tmp_path / "sheet" / "labels.json")
     assert sum(rate.janus for rate in rates.values()) == 1 and rates[key["001"][0]].janus == 1

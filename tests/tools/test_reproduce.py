@@ -2,16 +2,16 @@
 """tools/reproduce.py: what is run, what it costs, going on, failures, what is missing, tables, report, Janus sheet."""
 
 import csv
+import functools
 import json
 import math
 import re
 
 import pytest
 
-from arguments.load import load_config
-from evaluation.reproduction import measure, plan, tables
-from evaluation.sweep import runs
-from evaluation.sweep.runs import ROOT
+import train
+from evaluation.experiments import grid, runs
+from evaluation.reproduction import cost, measure, order, summary
 from tests.reproduced import SMALL, reproduced
 from tools import reproduce
 
@@ -24,31 +24,31 @@ ROBOT = "a cyan robot with orange arms"
 def test_the_papers_rows_and_numbers() -> None:
     """Of the paper's tables 1 and 2."""
     told = {
-        name: [method.paper.get(key) for key in ("clip_b32", "clip_l14", "vqascore", "image_reward", "janus")]
-        for name, method in plan.METHODS.items()
+        name: [variant.paper.get(key) for key in ("clip_b32", "clip_l14", "vqascore", "image_reward", "janus")]
+        for name, variant in grid.VARIANTS.items()
+        if variant.title
     }
     assert told == {
         "luciddreamer": [30.02, 27.74, 0.5702, 0.5022, 0.2],
         "ism": [30.02, 27.74, 0.5702, 0.5022, 0.2],
-        "cograd": [31.42, 28.91, 0.6286, 0.7449, 0.225],
+        "full": [31.42, 28.91, 0.6286, 0.7449, 0.225],
         "wo_region": [28.28, 24.75, 0.4988, -0.0447, None],
         "wo_timestep": [29.03, 24.91, 0.5310, -0.4829, None],
         "wo_fusion": [27.97, 25.21, 0.5541, 0.2448, None],
         "schedule_only": [None] * 5,
     }
-    assert "schedule_only" not in plan.PAPER_METHODS and len(plan.PAPER_METHODS) == 5
-    assert set(plan.TOY_METHODS) - set(plan.PAPER_METHODS) == {"ism"}
+    assert "schedule_only" not in grid.PAPER_VARIANTS and len(grid.PAPER_VARIANTS) == 5
+    assert set(grid.TOY_TABLE_VARIANTS) - set(grid.PAPER_VARIANTS) == {"ism"}
 
 
-@pytest.mark.parametrize(("method", "prior", "title"), [
+@pytest.mark.parametrize(("variant", "prior", "title"), [
     ("luciddreamer", "sd", "LucidDreamer"), ("luciddreamer", "toy", "SDS, CoGrad off"),
-    ("ism", "sd", "LucidDreamer (ISM)"), ("ism", "toy", "LucidDreamer (ISM)"), ("cograd", "toy", "CoGrad3D"),
+    ("ism", "sd", "LucidDreamer (ISM)"), ("ism", "toy", "LucidDreamer (ISM)"), ("full", "toy", "CoGrad3D"),
 ])  # fmt: skip
-def test_a_title_says_what_the_runs_distil_by(method, prior, title) -> None:
+def test_a_title_says_what_the_runs_distil_by(variant, prior, title) -> None:
     """No row is called LucidDreamer, or stands beside its numbers, whose runs are not CoGrad off and ISM."""
-    entry = plan.METHODS[method]
-    flags = plan.Asset(prior, method, ROBOT, 0).job().flags
-    config = load_config(["--opt", str(ROOT / flags[1]), *flags[2:]])
+    entry = grid.VARIANTS[variant]
+    config = grid.config_of(grid.table_run(prior, variant, ROBOT, 0))
     assert entry.title_on(prior) == title
     assert title.startswith("LucidDreamer") == (not config.cograd.enabled and not config.guidance.sds)
     assert ("SDS" in title) == (not config.cograd.enabled and config.guidance.sds)
@@ -56,20 +56,20 @@ def test_a_title_says_what_the_runs_distil_by(method, prior, title) -> None:
 
 
 @pytest.mark.parametrize("prior", ["sd", "toy"])
-@pytest.mark.parametrize("method", plan.METHODS)
-def test_an_asset_is_the_method_it_is_called_after(prior, method) -> None:
-    flags = plan.Asset(prior, method, ROBOT, 3).job(["--seed", "9", "--iterations", "7", "--warmup_iter", "7"]).flags
-    config = load_config(["--opt", str(ROOT / flags[1]), *flags[2:]])
+@pytest.mark.parametrize("variant", grid.TABLE_VARIANTS)
+def test_an_asset_is_the_variant_it_is_called_after(prior, variant) -> None:
+    extra = ["--seed", "9", "--iterations", "7", "--warmup_iter", "7"]
+    config = grid.config_of(grid.table_run(prior, variant, ROBOT, 3, extra))
     p = config.cograd
     assert (p.enabled, p.use_regions, p.timestep_mode, p.use_fusion) == {
         "luciddreamer": (False, True, "full", True),
         "ism": (False, True, "full", True),
-        "cograd": (True, True, "full", True),
+        "full": (True, True, "full", True),
         "wo_region": (True, False, "full", True),
         "wo_timestep": (True, True, "random", True),
         "wo_fusion": (True, True, "full", False),
         "schedule_only": (True, False, "schedule", False),
-    }[method]
+    }[variant]
     assert (config.guidance.text, config.seed, config.guidance.noise_seed, config.optimization.iterations) == (
         ROBOT,
         3,
@@ -81,27 +81,28 @@ def test_an_asset_is_the_method_it_is_called_after(prior, method) -> None:
 
 def test_assets_have_different_names_and_whole_comparisons_come_first() -> None:
     prompts = ["a cat!", "a cat?", "x" * 90, "x" * 91]
-    assets = plan.assets_of("sd", ["luciddreamer", "cograd"], prompts, 2)
+    make = functools.partial(grid.table_run, "sd")
+    assets = grid.runs_of(make, 2, prompt=prompts, variant=["luciddreamer", "full"])
     assert len({asset.name for asset in assets}) == 16 and all(
         re.fullmatch(r"[a-z0-9_-]{1,100}", asset.name) for asset in assets
     )
-    assert [(asset.prompt, asset.method) for asset in assets[:3]] == [
+    assert [(asset.facts["prompt"], asset.facts["variant"]) for asset in assets[:3]] == [
         ("a cat!", "luciddreamer"),
-        ("a cat!", "cograd"),
+        ("a cat!", "full"),
         ("a cat?", "luciddreamer"),
     ]
-    assert {asset.seed for asset in assets[:8]} == {0}
+    assert {asset.facts["seed"] for asset in assets[:8]} == {0}
 
 
 def test_the_default_is_the_papers_80_prompts(tmp_path) -> None:
     args = reproduce.parser().parse_args(["--out", str(tmp_path)])
-    order = reproduce.order_of(args, [])
-    assert len(order.assets) == 5 * 80 and order.metrics == ["clip_b32", "clip_l14", "vqascore", "image_reward"]
-    assert order.sweep.resume and not list(tmp_path.iterdir())
+    made = order.order_of(args, [], train.main)
+    assert len(made.runs) == 5 * 80 and made.metrics == ["clip_b32", "clip_l14", "vqascore", "image_reward"]
+    assert made.sweep.resume and not list(tmp_path.iterdir())
 
 
 def test_a_cost_is_told_before_anything_runs(tmp_path, pretended, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(reproduce, "gpus_here", lambda: ())
+    monkeypatch.setattr(order, "gpus_here", lambda: ())
     reproduced(tmp_path / "none", "--dry_run")
     told = capsys.readouterr().out
     assert (
@@ -122,13 +123,13 @@ def test_without_a_folder_it_is_under_output(tmp_path, monkeypatch, capsys, word
 
 
 def test_a_cost_is_of_what_is_left_and_learns() -> None:
-    assert str(plan.cost("sd", 0, 1, [], 58.0)) == "Nothing is left to make"
-    assert plan.cost("sd", 36, 1, [], 58.0).hours == pytest.approx(36)  # 208.8 PFLOP at 58 TFLOP/s: an hour
-    assert plan.cost("sd", 36, 4, [100.0, 300.0], 58.0).hours == pytest.approx(0.5)
-    assert "as the 2 made before" in str(plan.cost("sd", 36, 4, [100.0, 300.0], 58.0))
-    assert "about 1 minute (" in str(plan.cost("toy", 2, 2, [60.0], 1))
-    assert str(plan.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 224 MB")
-    assert str(plan.cost("sd", 80, 2, [], 1)).endswith(" and 9.6 GB")
+    assert str(cost.cost("sd", 0, 1, [], 58.0)) == "Nothing is left to make"
+    assert cost.cost("sd", 36, 1, [], 58.0).hours == pytest.approx(36)  # 208.8 PFLOP at 58 TFLOP/s: an hour
+    assert cost.cost("sd", 36, 4, [100.0, 300.0], 58.0).hours == pytest.approx(0.5)
+    assert "as the 2 made before" in str(cost.cost("sd", 36, 4, [100.0, 300.0], 58.0))
+    assert "about 1 minute (" in str(cost.cost("toy", 2, 2, [60.0], 1))
+    assert str(cost.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 224 MB")
+    assert str(cost.cost("sd", 80, 2, [], 1)).endswith(" and 9.6 GB")
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,9 @@ def test_what_cannot_be_run_is_told_first(tmp_path, pretended, capsys, words, to
 
 @pytest.mark.parametrize(("named", "here"), [(None, ("0", "1")), ("3,5", ("3", "5")), ("3,5,-1", ("3", "5"))])
 def test_runs_get_the_gpus_that_the_environment_leaves(monkeypatch, named, here) -> None:
-    monkeypatch.setattr(reproduce.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(order.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named) if named else monkeypatch.delenv("CUDA_VISIBLE_DEVICES", False)
-    assert reproduce.gpus_here() == here
+    assert order.gpus_here() == here
 
 
 def test_a_prompt_that_the_toy_world_does_not_know_istold(tmp_path, pretended, capsys) -> None:
@@ -179,9 +180,9 @@ def test_finished_assets_are_not_made_again(tmp_path, pretended, capsys) -> None
 
 
 def test_failures_are_tried_twice_and_reported(tmp_path, pretended, capsys) -> None:
-    pretended.failing.add("cograd")
+    pretended.failing.add("full")
     reproduced(tmp_path, *SMALL, status=1)
-    assert len(pretended.names) == 6 and capsys.readouterr().out.count("reproduce: failed: cograd-") == 2
+    assert len(pretended.names) == 6 and capsys.readouterr().out.count("reproduce: failed: full-") == 2
     report = (tmp_path / "report.html").read_text()
     assert "Failed twice" in report and "&lt;no&gt; memory" in report and "<no>" not in report
     pretended.failing.clear()
@@ -202,12 +203,12 @@ def test_parts_are_the_whole_and_share_nothing(tmp_path, pretended, capsys) -> N
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys) -> None:
-    def run_one(job, sweep, slot):
+    def run_one(run, sweep, slot):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_one", run_one)
     reproduced(tmp_path, *SMALL, status=130)
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -215,11 +216,11 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys) -> None:
 
 def test_the_table_has_means_spread_over_seeds_and_the_papers_numbers(tmp_path, pretended) -> None:
     reproduced(tmp_path, *SMALL)
-    rows = {row["method"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    assert rows["luciddreamer"]["psnr"] == 20.5 and rows["cograd"]["psnr"] == 21.5
-    assert rows["cograd"]["psnr_seed_sd"] == pytest.approx(math.sqrt(0.5))
-    assert rows["cograd"]["clip_b32"] is None and rows["cograd"]["clip_b32_paper"] == 31.42
-    assert rows["cograd"]["clean"] is None  # an object without a front
+    rows = {row["variant"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
+    assert rows["luciddreamer"]["psnr"] == 20.5 and rows["full"]["psnr"] == 21.5
+    assert rows["full"]["psnr_seed_sd"] == pytest.approx(math.sqrt(0.5))
+    assert rows["full"]["clip_b32"] is None and rows["full"]["clip_b32_paper"] == 31.42
+    assert rows["full"]["clean"] is None  # an object without a front
     table = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert (
         [row["title"] for row in table] == ["SDS, CoGrad off", "CoGrad3D"]
@@ -236,10 +237,10 @@ def test_the_spread_is_between_seeds_not_prompts() -> None:
         for s in (0, 1)
         for p in (1, 2)
     ]
-    cell = tables.cell(made, tables.Column("clip_b32", "", 2))
-    assert (cell.mean, cell.count) == (15.5, 4) and cell.seed_sd == pytest.approx(math.sqrt(0.5))
-    assert tables.cell(made, tables.Column("clip_b32_std", "", 2)).mean == 3.0
-    assert tables.cell(made, tables.Column("vqascore", "", 2)) is None
+    assert summary.mean_and_spread(made, summary.Column("clip_b32", "", 2)) == (15.5, pytest.approx(math.sqrt(0.5)))
+    assert summary.mean_and_spread(made, summary.Column("clip_b32_std", "", 2))[0] == 3.0
+    assert summary.mean_and_spread(made[:2], summary.Column("clip_b32", "", 2))[1] is None  # one seed
+    assert summary.mean_and_spread(made, summary.Column("vqascore", "", 2)) == (None, None)
 
 
 def test_a_missing_metric_is_told_and_is_no_number(tmp_path, pretended) -> None:
@@ -261,8 +262,8 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     assert sorted(asked) == sorted(pretended.names)
-    sds, cograd = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert (cograd["clip_b32"], cograd["clip_b32_std"], cograd["clip_b32_std_paper"]) == (30.0, 1.5, 1.02)
+    sds, full = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (full["clip_b32"], full["clip_b32_std"], full["clip_b32_std_paper"]) == (30.0, 1.5, 1.02)
     assert (sds["clip_b32"], sds["clip_b32_paper"]) == (30.0, None)  # no row of the paper
 
 
@@ -272,7 +273,7 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
 @pytest.mark.slow
 def test_one_for_real(tmp_path) -> None:
     """Five steps, as a user calls it; then again, when nothing is left to do. `make reproduce` makes twelve assets."""
-    words = ["--prior", "toy", "--miniature", "--methods", "cograd", "--seeds", "1", "--view_px", "16", "--"]
+    words = ["--prior", "toy", "--miniature", "--variants", "full", "--seeds", "1", "--view_px", "16", "--"]
     tiny = {"--iterations": "5", "--warmup_iter": "5", "--image_w": "16", "--image_h": "16", "--init_num_pts": "60"}
     words += [word for pair in tiny.items() for word in pair]
     reproduced(tmp_path, *words)

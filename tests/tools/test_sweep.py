@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/sweep: what is left to do, failures tried again, slots, and a train.py that fails."""
+"""evaluation/experiments/runs.py: what is left to do, failures tried again, slots, and a train.py that fails."""
 
 import json
 import multiprocessing
@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluation.sweep import runs
-from evaluation.sweep.runs import Job, RunFailed, Sweep
+import train
+from evaluation.experiments import runs
+from evaluation.experiments.runs import Run, RunFailed, Sweep
 
-JOBS = [Job(f"job{k}", ("--iterations", str(k)), {"k": k}) for k in range(6)]
+RUNS = [Run(f"run{k}", ("--iterations", str(k)), {"k": k}) for k in range(6)]
 
 
 def measure(folder, log):
@@ -28,18 +29,18 @@ def pretended(monkeypatch):
 
     asked, busy = SimpleNamespace(names=[], failing={}, slots=[]), set()
 
-    def run_one(job, sweep, slot):
+    def run_one(run, sweep, slot):
         assert slot not in busy
         busy.add(slot)
-        asked.names.append(job.name)
+        asked.names.append(run.name)
         asked.slots.append(slot)
         threading.Event().wait(0.01)
         busy.discard(slot)
-        if asked.failing.get(job.name, 0):
-            asked.failing[job.name] -= 1
+        if asked.failing.get(run.name, 0):
+            asked.failing[run.name] -= 1
             raise RunFailed("no memory")
-        result = {**job.facts, "flags": list(job.flags)}
-        runs.write_result(sweep.path(job.name), result)
+        result = {**run.facts, "flags": list(run.flags)}
+        runs.write_result(sweep.path(run.name), result)
         return result
 
     monkeypatch.setattr(runs, "run_one", run_one)
@@ -48,44 +49,44 @@ def pretended(monkeypatch):
 
 def test_only_what_is_missing_is_run(tmp_path, pretended) -> None:
     heard = []
-    sweep = Sweep(tmp_path, measure, jobs=2)
-    assert runs.run_all(JOBS, sweep, lambda job, result: heard.append((job.name, result["k"]))) == []
-    assert sorted(heard) == [(f"job{k}", k) for k in range(6)] and set(pretended.slots) == {0, 1}
-    sweep.path("job3").unlink()
-    assert [job.name for job in runs.waiting(JOBS, sweep)] == ["job3"]
-    runs.run_all(JOBS, sweep, lambda job, result: None)
-    assert len(pretended.names) == 7 and len(runs.read_results(tmp_path, ["job1", "none"])) == 1
+    sweep = Sweep(tmp_path, train.main, measure, jobs=2)
+    assert runs.run_all(RUNS, sweep, lambda run, result: heard.append((run.name, result["k"]))) == []
+    assert sorted(heard) == [(f"run{k}", k) for k in range(6)] and set(pretended.slots) == {0, 1}
+    sweep.path("run3").unlink()
+    assert [run.name for run in runs.waiting(RUNS, sweep)] == ["run3"]
+    runs.run_all(RUNS, sweep, lambda run, result: None)
+    assert len(pretended.names) == 7 and len(runs.read_results(tmp_path, ["run1", "none"])) == 1
 
 
 def test_failures_are_collected_and_tried_again(tmp_path, pretended) -> None:
-    pretended.failing.update(job1=1, job4=5)
+    pretended.failing.update(run1=1, run4=5)
     heard = []
     failures = runs.run_all(
-        JOBS,
-        Sweep(tmp_path, measure, retries=1),
-        lambda job, result: heard.append((job.name, isinstance(result, RunFailed))),
+        RUNS,
+        Sweep(tmp_path, train.main, measure, retries=1),
+        lambda run, result: heard.append((run.name, isinstance(result, RunFailed))),
     )
-    assert failures == ["job4: no memory"]
-    assert [name for name, failed in heard if failed] == ["job1", "job4", "job4"] and heard[6] == ("job1", False)
+    assert failures == ["run4: no memory"]
+    assert [name for name, failed in heard if failed] == ["run1", "run4", "run4"] and heard[6] == ("run1", False)
 
 
 def test_results_of_other_flags_are_not_mixed(tmp_path, pretended) -> None:
-    sweep = Sweep(tmp_path, measure)
-    runs.run_all(JOBS[:1], sweep, lambda job, result: None)
+    sweep = Sweep(tmp_path, train.main, measure)
+    runs.run_all(RUNS[:1], sweep, lambda run, result: None)
     with pytest.raises(
-        ValueError, match=r"job0\.json was made with other flags \(--iterations 0, --iterations 9\); give another --out"
+        ValueError, match=r"run0\.json was made with other flags \(--iterations 0, --iterations 9\); give another --out"
     ):
-        runs.waiting([Job("job0", ("--iterations", "9"), {})], sweep)
+        runs.waiting([Run("run0", ("--iterations", "9"), {})], sweep)
 
 
 def test_after_an_interrupt_nothing_new_is_started(tmp_path, pretended) -> None:
-    def interrupt(job, result):
+    def interrupt(run, result):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.run_all(JOBS, Sweep(tmp_path, measure), interrupt)
+        runs.run_all(RUNS, Sweep(tmp_path, train.main, measure), interrupt)
     assert len(pretended.names) <= 2
-    assert len(runs.read_results(tmp_path, [job.name for job in JOBS])) == len(pretended.names)
+    assert len(runs.read_results(tmp_path, [run.name for run in RUNS])) == len(pretended.names)
 
 
 def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
@@ -93,7 +94,7 @@ def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
     left.parent.mkdir(parents=True)
     left.write_text("half a cloud")
     with pytest.raises(RunFailed, match=r"status 2: +no_such_file\.yaml: cannot be read"):
-        runs.run_one(Job("bad", ("--opt", "no_such_file.yaml"), {}), Sweep(tmp_path, json.dumps))
+        runs.run_one(Run("bad", ("--opt", "no_such_file.yaml"), {}), Sweep(tmp_path, train.main, json.dumps))
     assert not left.exists() and not list(tmp_path.glob("*.json"))
 
 
@@ -116,8 +117,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
         "--init_num_pts",
         "60",
     ]
-    job = Job("long", (*flags, "--save_video", "false", "--save_process", "false", "--quiet", "true"), {})
-    sweep = Sweep(tmp_path, measure, resume=True)
+    run = Run("long", (*flags, "--save_video", "false", "--save_process", "false", "--quiet", "true"), {})
+    sweep = Sweep(tmp_path, train.main, measure, resume=True)
     folder = sweep.folder("long")
 
     def kill() -> None:
@@ -129,9 +130,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     watch = threading.Thread(target=kill, daemon=True)
     watch.start()
     with pytest.raises(RunFailed, match="status -9"):
-        runs.run_one(job, sweep)
+        runs.run_one(run, sweep)
     watch.join()
-    assert runs.run_one(job, sweep)["steps"] == 60
+    assert runs.run_one(run, sweep)["steps"] == 60
     record = json.loads((folder / "run.json").read_text())
     assert len(record["resumed"]) == 1 and record["resumed"][0]["from"].startswith("chkpnt")
     assert not list(folder.glob("chkpnt*"))  # bulky, and of no use any more
@@ -139,7 +140,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
 
 ASKING = """
 import multiprocessing, os, time
-from evaluation.sweep import runs
+from evaluation.experiments import runs
 def work():
     runs._end_with_parent()
     print(os.getpid(), flush=True)

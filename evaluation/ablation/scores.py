@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -18,9 +19,19 @@ import torch
 import toy
 from evaluation import known_truth
 from evaluation.ablation import clouds
-from evaluation.ablation.grid import Run
-from evaluation.sweep.facts import denoiser_calls, mechanism
-from evaluation.sweep.runs import Job, Log, Result, RunFailed, Sweep, read_results, run_all, waiting, write_result
+from evaluation.experiments.facts import denoiser_calls, mechanism
+from evaluation.experiments.runs import (
+    Log,
+    Result,
+    Run,
+    RunFailed,
+    Sweep,
+    read_folder,
+    read_results,
+    run_all,
+    waiting,
+    write_result,
+)
 from toy import fronts
 from toy.reading import parse_prompt
 from toy.scoring import score_object
@@ -29,34 +40,23 @@ FILM_STEP_DEG = 15
 """Between the azimuths that are looked at in each snapshot of a film."""
 
 
-def run_grid(
-    runs: Sequence[Run],
-    out: Path,
-    extra: Sequence[str],
-    jobs: int,
-    score_px: int,
-    keep_all: bool,
-    tell: Callable[[str], None] = print,
-) -> list[str]:
-    """Does every run whose JSON is not there yet, `jobs` at a time on a core each; a sentence for each that failed.
+def run_grid(runs: Sequence[Run], sweep: Sweep, report: Callable[[str], None] = print) -> list[str]:
+    """Makes every run whose JSON is not there yet; a sentence for each that failed, and `report` gets a line for each.
 
     Raises ValueError when a JSON is there that was made with other flags.
     """
-    sweep = Sweep(out, functools.partial(measure, score_px=score_px, keep_all=keep_all), jobs=jobs, keep_all=keep_all)
-    wanted = [Job(run.name, tuple(run.flags(extra)), run.facts()) for run in runs]
-    left = len(waiting(wanted, sweep))
-    tell(f"{len(runs)} runs, {len(runs) - left} of them done before")
-    ended = 0
+    left = len(waiting(runs, sweep))
+    report(f"{len(runs)} runs, {len(runs) - left} of them done before")
+    numbers = itertools.count(1)
 
-    def told(job: Job, result: Result | RunFailed) -> None:
-        nonlocal ended
-        ended += 1
+    def on_end(run: Run, result: Result | RunFailed) -> None:
         if isinstance(result, RunFailed):
-            tell(f"{ended}/{left} {job.name}: {result}")
+            outcome = str(result)
         else:
-            tell(f"{ended}/{left} {job.name}: {_headline(result['scores'])}, {result['train_s']:.0f} s")
+            outcome = f"{_headline(result['scores'])}, {result['train_s']:.0f} s"
+        report(f"{next(numbers)}/{left} {run.name}: {outcome}")
 
-    return run_all(wanted, sweep, told)
+    return run_all(runs, sweep, on_end)
 
 
 def _headline(scores: dict[str, Any]) -> str:
@@ -122,26 +122,22 @@ def yardstick_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
-def rescore(out: Path, jobs: int, score_px: int, tell: Callable[[str], None] = print) -> list[str]:
+def rescore(out: Path, jobs: int, score_px: int, report: Callable[[str], None] = print) -> list[str]:
     """Scores the kept clouds of every finished run in `out` again, unless today's yardstick did.
 
     `jobs` at a time, at the lowest priority; can be stopped and called again. Returns the names of runs without clouds.
     """
-    results = {path.stem: read_results(out, [path.stem])[0] for path in sorted(out.glob("*-seed*.json"))}
-    today = (yardstick_digest(), score_px)
-    left = [
-        (result["prompt"], name)
-        for name, result in results.items()
-        if (result["scores"].get("yardstick"), result["scores"].get("size_px")) != today
-    ]
-    lost = [name for _, name in left if not clouds.snapshots(clouds.folder_of(out, name))]
-    todo = [name for _, name in sorted(left) if name not in lost]  # an object's truth is rendered once a process
-    tell(f"{len(results)} runs, {len(results) - len(left)} of them scored by this yardstick before")
+    results, today = read_folder(out), (yardstick_digest(), score_px)
+    left = [r for r in results if (r["scores"].get("yardstick"), r["scores"].get("size_px")) != today]
+    left.sort(key=lambda result: result["prompt"])  # an object's truth is rendered once a process
+    lost = [result["name"] for result in left if not clouds.snapshots(clouds.folder_of(out, result["name"]))]
+    names = [result["name"] for result in left if result["name"] not in lost]
+    report(f"{len(results)} runs, {len(results) - len(left)} of them scored by this yardstick before")
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(jobs, max(len(todo), 1)), _lowest_priority) as pool:
+    with context.Pool(min(jobs, max(len(names), 1)), _lowest_priority) as pool:
         work = functools.partial(_rescore_one, out, score_px)
-        for number, (name, headline) in enumerate(pool.imap_unordered(work, todo, chunksize=4), 1):
-            tell(f"{number}/{len(todo)} {name}: {headline}")
+        for number, (name, headline) in enumerate(pool.imap_unordered(work, names, chunksize=4), 1):
+            report(f"{number}/{len(names)} {name}: {headline}")
     return lost
 
 
@@ -151,7 +147,7 @@ def _lowest_priority() -> None:
 
 
 def _rescore_one(out: Path, score_px: int, name: str) -> tuple[str, str]:
-    result = read_results(out, [name])[0]
+    [result] = read_results(out, [name])
     found = scored(clouds.folder_of(out, name), result["prompt"], score_px)
     if "film" in found:
         found["film"] = {**result.get("film", {}), **found["film"]}

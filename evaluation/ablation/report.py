@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scenes of an ablation, a row each, from all sides: what the scores are about, for a person to look at."""
+"""What an ablation's folder says of its runs: summary.md, runs.csv, film.csv, and sheets of the scenes to look at."""
 
 from __future__ import annotations
 
@@ -10,13 +10,34 @@ import cv2
 import numpy as np
 
 from evaluation.ablation import clouds
-from evaluation.ablation.grid import Run
+from evaluation.ablation.film import figure, film_csv
+from evaluation.ablation.summary import runs_csv, summary
+from evaluation.experiments.runs import Result
 from evaluation.known_truth import renderer_of_gaussians
-from evaluation.sweep.runs import Result, read_results
 from toy.raycast import View
+from utils.image_utils import write_png
 
 ELEVATION_DEG = 10.0
-LABEL_PX = 190
+LABEL_PX, SIDE_PX = 190, 96
+
+
+def write_report(out: Path, results: Sequence[Result], sheet_seeds: int) -> str:
+    """Writes all files, a sheet for each prior and strength of the view words; returns the text of summary.md."""
+    text = summary(results)
+    if not out.is_dir() or not results:
+        return text
+    (out / "summary.md").write_text(text + "\n", encoding="utf-8")
+    (out / "runs.csv").write_text(runs_csv(results), encoding="utf-8")
+    if any("film" in result for result in results):
+        (out / "film.csv").write_text(film_csv(results), encoding="utf-8")
+    for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
+        block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
+        shown = first_seeds(block, sheet_seeds)
+        write_png(out / f"sheet_{prior}_{words}.png", sheet(out, shown, SIDE_PX))
+        strips = figure(shown)
+        if strips is not None:
+            write_png(out / f"film_{prior}_{words}.png", strips)
+    return text
 
 
 def first_seeds(results: Sequence[Result], count: int) -> list[Result]:
@@ -30,23 +51,12 @@ def sheet(out: Path, results: Sequence[Result], side_px: int, columns: int = 8) 
     """RGB uint8 [runs side_px, LABEL_PX + columns side_px, 3] of the runs with a cloud in `out` (ValueError: none)."""
     rows = []
     for result in results:
-        kept = clouds.snapshots(clouds.folder_of(out, name_of(result)))
+        kept = clouds.snapshots(clouds.folder_of(out, result["name"]))
         if kept:
             rows.append(np.hstack([_label(result, side_px), _views(kept[-1], side_px, columns)]))
     if not rows:
         raise ValueError(f"{out} holds no cloud of these runs; run them first")
     return np.vstack(rows)
-
-
-def results_in(out: Path) -> list[Result]:
-    """Every finished run of a folder, by seed and name."""
-    paths = sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
-    return read_results(out, [path.stem for path in paths])
-
-
-def name_of(result: Result) -> str:
-    """The name of a result's run."""
-    return Run(*(result[field] for field in ("prior", "front_bias", "prompt", "variant", "seed"))).name
 
 
 def _views(path: Path, side_px: int, columns: int) -> np.ndarray:

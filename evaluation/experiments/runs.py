@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs of train.py: each in a process of its own, each leaving one JSON file by which a sweep goes on."""
+"""Many runs of train.py: each in a process of its own, each leaving one JSON file by which a sweep resumes."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they 
 Result = dict[str, Any]
 Log = list[dict[str, Any]]
 Measure = Callable[[Path, Log], Result]
-"""(run folder, records of log.jsonl) -> what the run's JSON says of it. Must be a function that pickle can name."""
+"""(run folder, records of log.jsonl) -> what the run's JSON says of it."""
 
 
 class RunFailed(RuntimeError):
     """A run that did not finish; the message ends with the last line that it printed."""
 
 
-Told = Callable[["Job", Result | RunFailed], None]
-Pass = Callable[[Sequence["Job"], "Sweep", Told], dict[str, RunFailed]]
-"""Runs every job once, tells each end, and returns the failures by name."""
+OnEnd = Callable[["Run", Result | RunFailed], None]
+Pass = Callable[[Sequence["Run"], "Sweep", OnEnd], dict[str, RunFailed]]
+"""Makes every run once, reports each end, and returns the failures by name."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Run:
     """One run: its name, the words of train.py's command line, and what its JSON repeats."""
 
     name: str
@@ -69,14 +69,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """How jobs are run: where to, how many at a time, on how many threads each, on which of `gpus` in turn.
+    """How runs are made: where to, how many at a time, on how many threads each, on which of `gpus` in turn.
 
-    `gpus`: names for CUDA_VISIBLE_DEVICES; none: whatever train.py finds.
-
-    `resume`: a run that was stopped goes on from its last checkpoint; else it begins anew and writes none.
+    train: train.py's main; measure: what a run's JSON says of it. Functions that pickle can name.
+    gpus: names for CUDA_VISIBLE_DEVICES; none: whatever train.py finds.
+    resume: a stopped run resumes from its last checkpoint; else it starts again and writes none.
     """
 
     out: Path
+    train: Callable[[list[str]], int]
     measure: Measure
     jobs: int = 1
     threads: int = 1
@@ -92,67 +93,66 @@ class Sweep:
         return self.out / f"{name}.json"
 
 
-def run_all(jobs: Sequence[Job], sweep: Sweep, told: Told, one_pass: Pass | None = None) -> list[str]:
-    """Does every job whose JSON is not there yet; returns one sentence for each that failed `retries` + 1 times.
+def run_all(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd, one_pass: Pass | None = None) -> list[str]:
+    """Makes every run whose JSON is not there yet; returns one sentence for each that failed `retries` + 1 times.
 
-    `told` hears of each end, of a failure that will be tried again too. `one_pass`: where it is done; default: on this
-    machine. Raises ValueError when a JSON is there that was made with other flags. After Ctrl-C nothing new is started.
+    `on_end` is called at each end, of a failure that will be tried again too. `one_pass`: where it is done; default: on
+    this machine. Raises ValueError when a JSON was made with other flags. After Ctrl-C nothing new is started.
     """
-    left = waiting(jobs, sweep)
+    left = waiting(runs, sweep)
     failures: dict[str, RunFailed] = {}
     for _ in range(sweep.retries + 1):
-        failures = (one_pass or local_pass)(left, sweep, told)
-        left = [job for job in left if job.name in failures]
+        failures = (one_pass or local_pass)(left, sweep, on_end)
+        left = [run for run in left if run.name in failures]
     return [f"{name}: {failure}" for name, failure in failures.items()]
 
 
-def waiting(jobs: Sequence[Job], sweep: Sweep) -> list[Job]:
-    """The jobs that have no JSON yet. ValueError for one that was made with other flags."""
-    return [job for job in jobs if not _is_done(job, sweep)]
+def waiting(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
+    """The runs that have no JSON yet. ValueError for one that was made with other flags."""
+    return [run for run in runs if not _is_done(run, sweep)]
 
 
-def local_pass(jobs: Sequence[Job], sweep: Sweep, told: Told) -> dict[str, RunFailed]:
+def local_pass(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd) -> dict[str, RunFailed]:
     """Runs them all once on this machine; the failures by name."""
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(sweep.jobs):
         slots.put(slot)
 
-    def one(job: Job) -> Result:
+    def one(run: Run) -> Result | RunFailed:
         slot = slots.get()
         try:
-            return run_one(job, sweep, slot)
+            return run_one(run, sweep, slot)
+        except RunFailed as failure:
+            return failure
         finally:
             slots.put(slot)
 
     failures = {}
     with ThreadPoolExecutor(sweep.jobs) as pool:
-        running = {pool.submit(one, job): job for job in jobs}
+        running = {pool.submit(one, run): run for run in runs}
         try:
             for future in as_completed(running):
-                failure = future.exception()
-                if failure is not None and not isinstance(failure, RunFailed):
-                    raise failure
-                job = running[future]
-                if isinstance(failure, RunFailed):
-                    failures[job.name] = failure
-                told(job, failure if isinstance(failure, RunFailed) else future.result())
+                run, outcome = running[future], future.result()
+                if isinstance(outcome, RunFailed):
+                    failures[run.name] = outcome
+                on_end(run, outcome)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
 
 
-def run_one(job: Job, sweep: Sweep, slot: int = 0) -> Result:
-    """Trains, measures, writes the job's JSON and returns what is in it. Raises RunFailed.
+def run_one(run: Run, sweep: Sweep, slot: int = 0) -> Result:
+    """Trains, measures, writes the run's JSON and returns what is in it. Raises RunFailed.
 
     The process is forked from a server that has done the imports, half of a short run's time. KeyboardInterrupt here
     ends it after its step.
     """
-    folder, path = sweep.folder(job.name), sweep.path(job.name)
+    folder, path = sweep.folder(run.name), sweep.path(run.name)
     if folder.exists() and not sweep.resume:
         shutil.rmtree(folder)  # of a run that was stopped
     folder.mkdir(parents=True, exist_ok=True)
-    process = _forkserver().Process(target=_train_and_measure, args=(job, sweep, slot), daemon=True)
+    process = _forkserver().Process(target=_train_and_measure, args=(run, sweep, slot), daemon=True)
     process.start()
     try:
         while process.exitcode is None:
@@ -170,34 +170,31 @@ def run_one(job: Job, sweep: Sweep, slot: int = 0) -> Result:
 
 @functools.cache
 def _forkserver() -> ForkServerContext:
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the server; its children are told their number
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server; its children are given their number
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LATE_IMPORTS, __name__])
     return context
 
 
-def _train_and_measure(job: Job, sweep: Sweep, slot: int) -> None:
+def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     """The body of a run's process; what it prints goes to a file."""
     _end_with_parent()
-    folder, path = sweep.folder(job.name).resolve(), sweep.path(job.name).resolve()
+    folder, path = sweep.folder(run.name).resolve(), sweep.path(run.name).resolve()
     with (folder / PRINTED).open("w", encoding="utf-8") as printed:
         os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
     if sweep.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
     torch.set_num_threads(sweep.threads)
     os.chdir(ROOT)
-    import train
-
     start, cpu_start = time.perf_counter(), time.process_time()
-    going_on = ["--resume", "auto"] if sweep.resume else ["--checkpoint_every", "0"]
-    status = train.main([*job.flags, "--model_path", str(folder), *going_on])
+    resume = ["--resume", "auto"] if sweep.resume else ["--checkpoint_every", "0"]
+    status = sweep.train([*run.flags, "--model_path", str(folder), *resume])
     if status != 0:
         sys.exit(status)
-    took = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
-    log = read_steps(folder / "log.jsonl")
-    took = {name: round(seconds, 1) for name, seconds in took.items()}
-    result = {**job.facts, "flags": list(job.flags), **took, **sweep.measure(folder, log)}
+    seconds = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
+    result = {**run.facts, "flags": list(run.flags), **{name: round(value, 1) for name, value in seconds.items()}}
+    result |= sweep.measure(folder, read_steps(folder / "log.jsonl"))
     if not sweep.keep_all:
         for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
             bulky.unlink()
@@ -223,20 +220,26 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_results(out: Path, names: Iterable[str]) -> list[Result]:
-    """The JSON files of those runs that have one. Raises ValueError for one that cannot be read."""
-    paths = [out / f"{name}.json" for name in names]
-    return [read_object(path, MAX_RESULT_BYTES) for path in paths if path.is_file()]
+    """The JSON files of those runs that have one, each with its `name`. Raises ValueError for one that is not valid."""
+    paths = {name: out / f"{name}.json" for name in names}
+    return [{"name": name, **read_object(path, MAX_RESULT_BYTES)} for name, path in paths.items() if path.is_file()]
 
 
-def _is_done(job: Job, sweep: Sweep) -> bool:
-    path = sweep.path(job.name)
+def read_folder(out: Path) -> list[Result]:
+    """Every finished run of a folder, by seed and name."""
+    paths = sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
+    return read_results(out, [path.stem for path in paths])
+
+
+def _is_done(run: Run, sweep: Sweep) -> bool:
+    path = sweep.path(run.name)
     if not path.is_file():
         return False
     before = read_object(path, MAX_RESULT_BYTES).get("flags")
     if not isinstance(before, list):
         raise ValueError(f"{path} is not the result of a run: it names no flags; delete it to make the run again")
-    if before != list(job.flags):
-        pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, job.flags)]
+    if before != list(run.flags):
+        pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, run.flags)]
         changed = [f"{name} {value}" for name, value in (pairs[0] - pairs[1]) + (pairs[1] - pairs[0])]
         raise ValueError(f"{path} was made with other flags ({', '.join(changed)}); give another --out or delete it")
     return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep on a Ray cluster that is already running: a job is a task, on one GPU where it needs one.
+"""A sweep on a Ray cluster that is already running: a run is a task, on one GPU where it needs one.
 
 Every node has this checkout at the same path, with its environment. A node that sees the sweep's folder writes there;
 from any other the run's folder comes back through Ray's object store. Ray is imported only here, and only when asked.
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evaluation.sweep.runs import ROOT, Job, Result, RunFailed, Sweep, Told, run_one, write_result
+from evaluation.experiments.runs import ROOT, OnEnd, Result, Run, RunFailed, Sweep, run_one, write_result
 from trainer.provenance import code_revision
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
 LOST = 3
-"""So often a task is begun again whose node or worker process was lost; then the run counts as failed."""
+"""A task whose node or worker process was lost is retried so often; then the run counts as failed."""
 Files = dict[str, bytes]
 """Path in a run's folder -> content."""
 
@@ -41,54 +41,54 @@ class Node:
     key: str  # Ray's
 
     def slots(self, threads: int, gpu: bool) -> int:
-        """Jobs that run here at a time."""
+        """Runs that fit here at a time."""
         return min(self.cpus // threads, self.gpus) if gpu else self.cpus // threads
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is connected to. `gpu`: a job needs one; `tell` hears of lost nodes."""
+    """A cluster that is connected to. `gpu`: a run needs one; `report` takes a line about a lost node."""
 
     ray: ModuleType
     nodes: list[Node]
     gpu: bool
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
 
     def __str__(self) -> str:
         cores, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
         return f"a Ray cluster of {len(self.nodes)} nodes, {cores} cores and {gpus} GPUs"
 
     def threads(self) -> int:
-        """Of a job: the cores that each GPU has on the node where they are fewest; 1 without a GPU."""
+        """Of a run: the cores that each GPU has on the node where they are fewest; 1 without a GPU."""
         return max(min(node.cpus // node.gpus for node in self.nodes if node.gpus), 1) if self.gpu else 1
 
     def slots(self, threads: int) -> int:
-        """Jobs that run at a time."""
+        """Runs at a time."""
         return sum(node.slots(threads, self.gpu) for node in self.nodes)
 
-    def run_pass(self, jobs: Sequence[Job], sweep: Sweep, told: Told) -> dict[str, RunFailed]:
-        """Runs them all once, `sweep.jobs` at a time at most; the failures by name.
+    def run_pass(self, runs: Sequence[Run], sweep: Sweep, on_end: OnEnd) -> dict[str, RunFailed]:
+        """Makes them all once, `sweep.jobs` at a time at most; the failures by name.
 
         After Ctrl-C nothing new is started, and what runs ends after its step; a checkpoint stays in a shared folder.
         """
         sweep = replace(sweep, out=sweep.out.resolve())
         task = self.ray.remote(work).options(num_cpus=sweep.threads, num_gpus=int(self.gpu), max_retries=LOST)
-        waiting, alive = list(jobs), {node.key for node in self.nodes}
-        running: dict[Any, Job] = {}
+        waiting, alive = list(runs), {node.key for node in self.nodes}
+        running: dict[Any, Run] = {}
         failures: dict[str, RunFailed] = {}
         with _marker(sweep.out) as marker:
             try:
                 while waiting or running:
                     while waiting and len(running) < sweep.jobs:
-                        job = waiting.pop(0)
-                        running[task.remote(job, sweep, marker)] = job
+                        run = waiting.pop(0)
+                        running[task.remote(run, sweep, marker)] = run
                     for ref in self.ray.wait(list(running), timeout=TICK_S)[0]:
-                        job = running.pop(ref)
-                        outcome = self._outcome(ref, job, sweep)
+                        run = running.pop(ref)
+                        outcome = self._outcome(ref, run, sweep)
                         if isinstance(outcome, RunFailed):
-                            failures[job.name] = outcome
-                        told(job, outcome)
-                    alive = self._tell_lost(alive)
+                            failures[run.name] = outcome
+                        on_end(run, outcome)
+                    alive = self._report_lost(alive)
             except BaseException:
                 for ref in running:
                     self.ray.cancel(ref)
@@ -97,8 +97,8 @@ class Cluster:
                 raise
         return failures
 
-    def _outcome(self, ref: Any, job: Job, sweep: Sweep) -> Result | RunFailed:
-        """What a task returned, its files laid where a local run leaves them, and at last the job's JSON."""
+    def _outcome(self, ref: Any, run: Run, sweep: Sweep) -> Result | RunFailed:
+        """What a task returned, its files written where a local run leaves them, and then the run's JSON."""
         try:
             result, files = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
@@ -106,28 +106,28 @@ class Cluster:
         if isinstance(result, str):
             return RunFailed(result)
         if files is not None:
-            lay(sweep.folder(job.name), files)
-        write_result(sweep.path(job.name), result)
+            write_files(sweep.folder(run.name), files)
+        write_result(sweep.path(run.name), result)
         return result
 
-    def _tell_lost(self, before: set[str]) -> set[str]:
+    def _report_lost(self, before: set[str]) -> set[str]:
         """The nodes that are alive."""
         now = {node.key for node in _nodes(self.ray)}
         for node in self.nodes:
             if node.key in before - now:
-                self.tell(f"node {node.name} is lost; what it ran begins again elsewhere, nodes left: {len(now)}")
+                self.report(f"node {node.name} is lost; its runs restart on other nodes, nodes left: {len(now)}")
         return now
 
 
 @contextlib.contextmanager
-def connected(address: str, gpu: bool, tell: Callable[[str], None]) -> Iterator[Cluster]:
+def connected(address: str, gpu: bool, report: Callable[[str], None]) -> Iterator[Cluster]:
     """Connects to `address`: auto (the cluster that this machine is part of), HOST:PORT, or ray://HOST:PORT.
 
-    ValueError where Ray is missing, no cluster answers, no node has the GPU that jobs need (`gpu`), or a node has
+    ValueError where Ray is missing, no cluster answers, no node has the GPU that runs need (`gpu`), or a node has
     another revision of the code. No cluster is ever started.
     """
     ray = _imported()
-    _knock(address)
+    _check_address(address)
     try:
         here = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(address, runtime_env=here, logging_level="ERROR", log_to_driver=False)
@@ -138,16 +138,16 @@ def connected(address: str, gpu: bool, tell: Callable[[str], None]) -> Iterator[
         nodes = _nodes(ray)
         if not any(node.slots(1, gpu) for node in nodes):
             wants = "core and a GPU" if gpu else "core"
-            told = ", ".join(f"{node.name}: {node.cpus} cores, {node.gpus} GPUs" for node in nodes)
-            raise ValueError(f"--ray {address}: a run needs a {wants} and no node has that ({told}); add one that has")
+            have = ", ".join(f"{node.name}: {node.cpus} cores, {node.gpus} GPUs" for node in nodes)
+            raise ValueError(f"--ray {address}: a run needs a {wants} and no node has that ({have}); add one that has")
         _check_revisions(ray, nodes)
-        yield Cluster(ray, nodes, gpu, tell)
+        yield Cluster(ray, nodes, gpu, report)
     finally:
         ray.shutdown()
 
 
 JOIN = (
-    "start this machine's node with `ray start --address=HEAD:6379`; a cluster that has a token wants the same "
+    "start this machine's node with `ray start --address=HEAD:6379`; a cluster with a token needs the same "
     "RAY_AUTH_MODE and token here"
 )
 HEAD = "start one with `ray start --head --disable-usage-stats`, or give its HOST:PORT"
@@ -155,7 +155,7 @@ HEAD = "start one with `ray start --head --disable-usage-stats`, or give its HOS
 
 def _imported() -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray says what a later release will change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of a change in a later release
     try:
         import ray
     except ImportError as error:
@@ -163,8 +163,8 @@ def _imported() -> ModuleType:
     return ray
 
 
-def _knock(address: str) -> None:
-    """ValueError at once where nobody listens; Ray itself tries for two minutes."""
+def _check_address(address: str) -> None:
+    """ValueError at once where no server listens; Ray itself tries for two minutes."""
     if address == "auto":
         return
     found = re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d{1,5})", address, re.ASCII)
@@ -173,7 +173,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"--ray {address}: nobody answers there ({error}); {HEAD}") from error
+        raise ValueError(f"--ray {address}: no cluster answers there ({error}); {HEAD}") from error
 
 
 def _nodes(ray: ModuleType) -> list[Node]:
@@ -189,8 +189,8 @@ def _check_revisions(ray: ModuleType, nodes: Sequence[Node]) -> None:
     """ValueError for a node that lacks this checkout or has another revision of it."""
     probe, ours = ray.remote(code_revision), code_revision()
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    asked = [probe.options(num_cpus=0, scheduling_strategy=place(node.key, soft=False)).remote() for node in nodes]
-    for node, ref in zip(nodes, asked):
+    revisions = [probe.options(num_cpus=0, scheduling_strategy=place(node.key, soft=False)).remote() for node in nodes]
+    for node, ref in zip(nodes, revisions):
         try:
             theirs = ray.get(ref, timeout=PROBE_S)
         except ray.exceptions.RayError as error:
@@ -214,7 +214,7 @@ def _marker(folder: Path) -> Iterator[Path]:
         marker.unlink(missing_ok=True)
 
 
-def work(job: Job, sweep: Sweep, marker: Path) -> tuple[Result | str, Files | None]:
+def work(run: Run, sweep: Sweep, marker: Path) -> tuple[Result | str, Files | None]:
     """The body of a task: a run's result, or why it failed; its files if this node does not see the sweep's folder."""
     import ray
 
@@ -222,10 +222,10 @@ def work(job: Job, sweep: Sweep, marker: Path) -> tuple[Result | str, Files | No
     sweep = replace(sweep, gpus=tuple(ids))
     try:
         if marker.is_file():
-            return run_one(job, sweep), None
+            return run_one(run, sweep), None
         with tempfile.TemporaryDirectory(prefix="cograd3d-") as folder:
             away = replace(sweep, out=Path(folder))
-            return run_one(job, away), files_of(away.folder(job.name))
+            return run_one(run, away), files_of(away.folder(run.name))
     except RunFailed as failure:
         return f"{platform.node()}: {failure}", None
 
@@ -235,7 +235,7 @@ def files_of(folder: Path) -> Files:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def lay(folder: Path, files: Files) -> None:
+def write_files(folder: Path, files: Files) -> None:
     """Writes them in place of what is in the folder."""
     if folder.exists():
         shutil.rmtree(folder)  # of a run that was stopped

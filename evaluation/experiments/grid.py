@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grid of every experiment: variants, priors, prompts and seeds, each a few flags of train.py."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from arguments import Config
+from arguments.load import load_config
+from evaluation.experiments.runs import ROOT, Run
+
+OBJECTS = (  # the variant "tried" was chosen on these
+    "a cyan robot with orange arms",
+    "a white snowman with red scarf",
+    "a yellow house with red roof",
+    "a brown donut with pink icing",
+)
+OTHER_OBJECTS = (  # and on none of these
+    "a purple owl with green belly",
+    "an orange cat with blue collar",
+    "a red mushroom with white stem",
+    "a yellow mug with blue handle",
+)
+FRONT_OBJECTS = (  # the experiment on wrong fronts: all have one, and nothing was chosen on the last four
+    "a cyan robot with orange arms",
+    "a white snowman with red hat",
+    "a purple owl with green belly",
+    "a yellow mug with blue handle",
+    "a red car with blue roof",
+    "a white rocket with red fins",
+)
+
+
+def _switches(regions: bool, timesteps: str, fusion: bool, enabled: bool = True) -> dict[str, str]:
+    values = {"enabled": enabled, "use_regions": regions, "timestep_mode": timesteps, "use_fusion": fusion}
+    return {f"CoGradParams.{name}": str(value).lower() for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table. `switches`: flags in the toy world; `config`: file for Stable Diffusion, if it has one.
+
+    paper: the paper's numbers; toy_title: what the row is in the toy world, where that is not the paper's method.
+    """
+
+    switches: dict[str, str]
+    title: str = ""
+    config: str = ""
+    table: str = ""
+    paper: dict[str, float] = field(default_factory=dict)
+    toy_title: str = ""
+
+    def title_on(self, prior: str) -> str:
+        """What a row of this prior is called."""
+        return self.toy_title if self.toy_title and prior == "toy" else self.title
+
+    def paper_on(self, prior: str) -> dict[str, float]:
+        """The paper's numbers for a row of this prior; none where it is another method."""
+        return self.paper if self.title_on(prior) == self.title else {}
+
+
+COGRAD_OFF = _switches(True, "full", True, enabled=False)
+LUCIDDREAMER = {"clip_b32": 30.02, "clip_b32_std": 1.19, "clip_l14": 27.74, "clip_l14_std": 1.24}
+LUCIDDREAMER |= {"vqascore": 0.5702, "image_reward": 0.5022, "janus": 0.2000}
+COGRAD3D = {"clip_b32": 31.42, "clip_b32_std": 1.02, "clip_l14": 28.91, "clip_l14_std": 1.21}
+COGRAD3D |= {"vqascore": 0.6286, "image_reward": 0.7449, "janus": 0.2250}
+VARIANTS: dict[str, Variant] = {
+    "plain": Variant(_switches(False, "random", False)),
+    "luciddreamer": Variant(
+        COGRAD_OFF,
+        "LucidDreamer",
+        "configs/luciddreamer.yaml",
+        "Table 1",
+        LUCIDDREAMER,
+        toy_title="SDS, CoGrad off",
+    ),
+    "ism": Variant(
+        {**COGRAD_OFF, "GuidanceParams.sds": "false"},
+        "LucidDreamer (ISM)",
+        "configs/luciddreamer.yaml",
+        "Table 1",
+        LUCIDDREAMER,
+    ),
+    "full": Variant(_switches(True, "full", True), "CoGrad3D", "configs/prompt.yaml", "Tables 1 and 2", COGRAD3D),
+    "wo_region": Variant(
+        _switches(False, "full", True),
+        "w/o A (regions)",
+        "configs/wo_region.yaml",
+        "Table 2",
+        {"clip_b32": 28.28, "clip_l14": 24.75, "vqascore": 0.4988, "image_reward": -0.0447},
+    ),
+    "wo_timestep": Variant(
+        _switches(True, "random", True),
+        "w/o B (timesteps)",
+        "configs/wo_timestep.yaml",
+        "Table 2",
+        {"clip_b32": 29.03, "clip_l14": 24.91, "vqascore": 0.5310, "image_reward": -0.4829},
+    ),
+    "wo_fusion": Variant(
+        _switches(True, "full", False),
+        "w/o C (fusion)",
+        "configs/wo_fusion.yaml",
+        "Table 2",
+        {"clip_b32": 27.97, "clip_l14": 25.21, "vqascore": 0.5541, "image_reward": 0.2448},
+    ),
+    "schedule_only": Variant(
+        _switches(False, "schedule", False),
+        "schedule only",
+        "configs/schedule_only.yaml",
+        "a control, not the paper's",
+    ),
+    "fusion_alone": Variant(_switches(False, "schedule", True)),
+    "tried": Variant(
+        {
+            **_switches(True, "full", True),
+            "CoGradParams.loss_signal": "t_normalised",
+            "CoGradParams.min_visit_share": "0.5",
+            "CoGradParams.prog_range": "[0.2, 0.5]",
+            "CoGradParams.t_jitter": "200",
+        }
+    ),
+}
+"""plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the config's own camera law
+and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SDS in the toy world. wo_region: uniform
+regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion. tried: a change of
+the paper's, benchmarks/results/variants.md has more; all others are the paper's."""
+ABLATION_VARIANTS = ["plain", "schedule_only", "luciddreamer", "full", "wo_region", "wo_timestep", "wo_fusion"]
+FRONT_VARIANTS = ["schedule_only", "full", "wo_region", "wo_timestep", "wo_fusion", "fusion_alone"]
+TABLE_VARIANTS = [name for name, variant in VARIANTS.items() if variant.config]
+TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper]
+PAPER_VARIANTS = [name for name in TOY_TABLE_VARIANTS if name != "ism"]
+
+CONFIGS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
+"""Prior of the toy world -> its settings."""
+ABLATION_OUTPUTS = ("--save_video", "false", "--save_process", "false", "--quiet", "true", "--test_ratio", "1",
+                    "--save_ratio", "1", "--vis_interval", "1000000")  # fmt: skip
+TABLE_OUTPUTS = ("--test_ratio", "1", "--save_ratio", "1", "--save_process", "false", "--quiet", "true")
+
+
+def _size(steps: int) -> tuple[str, ...]:
+    small = ("--image_w", "64", "--image_h", "64", "--init_num_pts", "1500")
+    return ("--iterations", str(steps), "--warmup_iter", str(steps), *small)
+
+
+SIZES = {"ideal": _size(300), "trained": _size(100)}
+"""Prior of the toy world -> flags small enough for a run of some ten seconds on one core."""
+
+
+def toy_flags(
+    prior: str, variant: str, prompt: str, seed: int, front_bias: float = 0.0, extra: Sequence[str] = ()
+) -> list[str]:
+    """train.py's words for one cell of the toy world. `extra` holds for every run and cannot change the cell."""
+    cell = {"GuidanceParams.front_bias": f"{front_bias:g}", "text": prompt, "seed": str(seed), "noise_seed": str(seed)}
+    own = [word for name, value in {**cell, **VARIANTS[variant].switches}.items() for word in (f"--{name}", value)]
+    return ["--opt", CONFIGS[prior], *ABLATION_OUTPUTS, *SIZES[prior], *extra, *own]
+
+
+def ablation_run(prior: str, front_bias: float, prompt: str, variant: str, seed: int, extra: Sequence[str] = ()) -> Run:
+    """One cell and seed of an ablation. front_bias: GuidanceParams.front_bias; 0: full view words."""
+    words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")
+    name = f"{prior}-bias{front_bias:g}-{words}-{variant}-seed{seed}"
+    facts = {"name": name, "prior": prior, "front_bias": front_bias, "prompt": prompt, "variant": variant, "seed": seed}
+    flags = toy_flags(prior, variant, prompt, seed, front_bias, extra)
+    return Run(name, tuple(flags), {**facts, "words": "weak" if front_bias else "full"})
+
+
+def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[str] = ()) -> Run:
+    """One asset of the paper's tables. prior: sd or toy."""
+    words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60]
+    name = f"{variant}-{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}-seed{seed}"
+    if prior == "toy":
+        flags = toy_flags("ideal", variant, prompt, seed, extra=extra)
+    else:
+        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed)]
+        flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *own]
+    facts = {"name": name, "prior": prior, "variant": variant, "prompt": prompt, "seed": seed}
+    return Run(name, tuple(flags), facts)
+
+
+def runs_of(make: Callable[..., Run], seeds: int, **axes: Iterable[Any]) -> list[Run]:
+    """make(seed=..., **cell) for every cell of the axes, seed by seed: what is stopped early has whole comparisons."""
+    cells = product(range(seeds), *axes.values())
+    return [make(seed=seed, **dict(zip(axes, values))) for seed, *values in cells]
+
+
+def config_of(run: Run) -> Config:
+    """The settings that train.py would resolve. Raises ConfigError for flags that it would refuse."""
+    return load_config(["--opt", str(ROOT / run.flags[1]), *run.flags[2:]])
+
+
+def configs_of(runs: Sequence[Run]) -> Mapping[str, Config]:
+    """One config of each variant and settings file; raises ConfigError before anything runs."""
+    first = {(run.facts["variant"], run.flags[1]): run for run in reversed(runs)}
+    return {f"{variant}, {path}": config_of(run) for (variant, path), run in first.items()}
+
+
+def check_regions(config: Config, source: str) -> None:
+    """ValueError unless the regions are around the config's own cameras: the variants must see the same view space."""
+    cameras, p = config.cameras, config.cograd
+    elevation = (90 - cameras.theta_range[1], 90 - cameras.theta_range[0])
+    for name, own, regions in (
+        ("elevation", elevation, p.elevation_range),
+        ("distance", cameras.radius_range, p.distance_range),
+    ):
+        if not regions[0] <= sum(own) / 2 <= regions[1]:
+            raise ValueError(
+                f"{source}: its cameras have {name}s {own[0]:g}..{own[1]:g}, its regions {regions[0]:g}.."
+                f"{regions[1]:g}; set CoGradParams.{name}_range so that they look at the same views"
+            )
