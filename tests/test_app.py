@@ -55,13 +55,13 @@ def _stopped(process: int) -> Iterator[None]:
 
 
 def _wait_and_leave(tab, address: str) -> None:
-    """Another tab shows the same run; what it starts waits in line, and leaves it."""
+    """Another tab shows the same run; what it starts is queued, and cancelled."""
     open_page(tab, address)
     tab.get_by_label("The run").get_by_text("a yellow mug with blue handle", exact=True).wait_for()
     tab.get_by_role("button", name="Start").click()
-    tab.get_by_text("Waiting in line: a cyan robot with orange arms").wait_for()
-    tab.get_by_role("button", name="Leave the line").click()
-    tab.get_by_text("Waiting in line").wait_for(state="hidden")
+    tab.get_by_text("Queued: a cyan robot with orange arms").wait_for()
+    tab.get_by_role("button", name="Cancel").click()
+    tab.get_by_text("Queued: ").wait_for(state="hidden")
     tab.close()
 
 
@@ -102,22 +102,22 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         until(lambda: any(log.stat().st_size for log in folder.glob("*-handle/log.jsonl")))
         with _stopped(run):
             page.get_by_text("running", exact=True).wait_for()
-        page.locator(".stage img").wait_for()
-        assert page.evaluate("document.querySelector('.stage img').decode().then(() => true)")
+        page.locator(".outputs img").wait_for()
+        assert page.evaluate("document.querySelector('.outputs img').decode().then(() => true)")
 
         page.reload()  # the run is the server's, not the tab's
         page.get_by_text("finished", exact=True).wait_for()
         assert "step 80 of 80" in page.inner_text("main")
-        page.wait_for_function("document.querySelector('.stage video')?.readyState >= 2")
+        page.wait_for_function("document.querySelector('.outputs video')?.readyState >= 2")
         cloud = read_vertices(file_of(tmp_path, "taken.ply", _take(page, "PLY")))
         _, saved = last_point_cloud(folder / "a-yellow-mug-with-blue-handle")
         assert np.array_equal(np.abs(cloud["x"]), np.abs(read_vertices(saved)["x"]))  # another axis is up there
         _check_glb(_take(page, "GLB"))
         assert _take(page, "MP4")[4:8] == b"ftyp" and b"blue handle" in _take(page, "config.yaml")
         page.get_by_role("tab", name="Region map").click()
-        page.wait_for_function("document.querySelector('.stage img')?.naturalWidth > 400")
+        page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 400")
         page.get_by_role("tab", name="3D view").click()
-        page.frame_locator(".stage iframe").locator("canvas").wait_for()
+        page.frame_locator(".outputs iframe").locator("canvas").wait_for()
         assert not page.evaluate("document.body.classList.contains('body--dark')")
         page.set_viewport_size({"width": 390, "height": 844})
         assert _overflow_px(page) <= 0
@@ -132,7 +132,7 @@ def file_of(folder: Path, name: str, content: bytes) -> Path:
 
 
 SOON_AFTER_THE_FRONT = """() => new Promise(done => {
-  const video = document.querySelector('.stage video');
+  const video = document.querySelector('.outputs video');
   video.pause(); video.onseeked = () => setTimeout(done, 500); video.currentTime = 0.3;
 })"""
 
@@ -146,7 +146,7 @@ def test_the_picture_of_the_demo(tmp_path) -> None:
             open_page(page, address)
             show_run(page, "quickstart")
             page.get_by_text("finished", exact=True).wait_for()
-            page.wait_for_function("document.querySelector('.stage video')?.readyState >= 4")
+            page.wait_for_function("document.querySelector('.outputs video')?.readyState >= 4")
             page.evaluate(SOON_AFTER_THE_FRONT)
             page.get_by_label("Show").blur()
             assert screenshot(page, "app", tmp_path, full_page=True).stat().st_size < 400_000

@@ -30,7 +30,7 @@ OWNED = {
     PROMPT, NEGATIVE, SEED, "ModelParams.workspace", "ModelParams.model_path", "quiet", "start_checkpoint",
     "gui", "ip", "port", "viewer", "viewer_host", "viewer_port", "viewer_interval",
 }  # fmt: skip
-"""Labels that have a place of their own on the page, or that it decides itself."""
+"""Labels with a place of their own on the page, or that it sets itself."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def title_of(group: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a visitor asks for. `changed`: label -> text, of the advanced fields that differ from the preset."""
+    """A run that a visitor requests. `changed`: label -> text, of the advanced fields that differ from the preset."""
 
     preset: Preset
     prompt: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form: prompt, preset, seed, and every setting of the typed config. What is typed belongs to the tab."""
+"""The form: prompt, preset, seed, and every setting of the typed config. Inputs belong to the tab."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from nicegui import ui
 
-from apps.web.desk import Busy, Desk
 from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PROMPT, SEED, Field, Request, faults, fields, title_of
 from apps.web.presets import Preset, presets
+from apps.web.server_state import CannotStart, ServerState
 from arguments.load import ConfigError
 from toy.captions import known_words
 from toy.reading import Reading
@@ -22,10 +22,10 @@ MOST_FOUND = 24
 
 
 class Form:
-    """Remembers what this tab has typed."""
+    """The inputs of one tab."""
 
-    def __init__(self, desk: Desk, started: Callable[[], None]) -> None:
-        self.desk, self.started = desk, started
+    def __init__(self, server: ServerState, started: Callable[[], None]) -> None:
+        self.server, self.started = server, started
         self.preset: Preset = next(iter(presets().values()))
         self.advanced = Advanced(self.preset)
         self._draw()
@@ -60,7 +60,7 @@ class Form:
         self._show_preset(before)
 
     def _show_preset(self, before: Preset) -> None:
-        """The preset's own words replace those of the one before, and nothing that was typed."""
+        """The preset's texts replace those of the one before, and nothing that was typed."""
         own, earlier = self.preset.config, before.config
         for element, mine, theirs in (
             (self.prompt, own.guidance.text, earlier.guidance.text),
@@ -83,12 +83,12 @@ class Form:
         _show(self.hint, self.preset.hint((self.prompt.value or "")[:MAX_CHARACTERS]))
 
     def request(self) -> Request:
-        """What the tab asks for now."""
+        """The run that the form describes."""
         words = (self.prompt.value or "", self.negative.value or "", self.seed.value or "")
         return Request(self.preset, *words, dict(self.advanced.changed))
 
     def _start(self) -> None:
-        """Submits the run; first asks about a prompt that an embedded prior does not know."""
+        """Submits the run; asks first about a prompt with words that an embedded prior does not know."""
         request = self.request()
         reading = self.preset.reading(request.prompt[:MAX_CHARACTERS])
         if reading is not None and reading.problem and UNKNOWN_WORDS not in request.changed:
@@ -124,20 +124,20 @@ class Form:
 
     def _submit(self, request: Request) -> None:
         try:
-            self.desk.submit(request.resolve())
+            self.server.submit(request.resolve())
         except ConfigError as error:
-            self._tell(faults(error))
-        except (Busy, OSError) as error:
-            self._tell([("", str(error))])
+            self._show_problems(faults(error))
+        except (CannotStart, OSError) as error:
+            self._show_problems([("", str(error))])
         else:
-            self._tell([])
+            self._show_problems([])
             self.started()
 
-    def _tell(self, found: list[tuple[str, str]]) -> None:
+    def _show_problems(self, found: list[tuple[str, str]]) -> None:
         by_label = dict(found)
         for label, element in ((PROMPT, self.prompt), (NEGATIVE, self.negative), (SEED, self.seed)):
             element.error = by_label.get(label)
-        self.advanced.tell(by_label)
+        self.advanced.show_problems(by_label)
         self.problems.clear()
         with self.problems:
             for label, sentence in found:
@@ -158,7 +158,7 @@ class Advanced:
         with ui.expansion("Advanced settings", icon="tune").classes("wide advanced") as self.drawer:
             self.search = ui.input(placeholder="Search all settings", on_change=self._list)
             self.search.props('dense outlined clearable debounce=200 aria-label="Search all settings"').classes("wide")
-            self.reset = ui.button("Back to the preset", icon="undo", on_click=self._back)
+            self.reset = ui.button("Reset to the preset", icon="undo", on_click=self._back)
             self.reset.props("flat dense no-caps")
             self.body = ui.element("div").classes("wide")
         self._count()
@@ -168,8 +168,8 @@ class Advanced:
         self.preset = preset
         self._list()
 
-    def tell(self, faults: dict[str, str]) -> None:
-        """Shows what is wrong beside its field."""
+    def show_problems(self, faults: dict[str, str]) -> None:
+        """Shows each problem beside its field."""
         if faults or self.faults:
             self.faults = faults
             self._list()
@@ -182,7 +182,7 @@ class Advanced:
                 found = [one for one in fields().values() if one.found_by(words)]
                 self._rows(found[:MOST_FOUND])
                 if len(found) != len(found[:MOST_FOUND]) or not found:
-                    ui.label(f"{len(found)} settings fit; a longer word finds fewer." if found else "No setting fits.")
+                    ui.label(f"{len(found)} settings match: type more." if found else "No setting matches.")
                 return
             for group in dict.fromkeys(one.group for one in fields().values()):
                 self._group(group, [one for one in fields().values() if one.group == group])
@@ -234,8 +234,8 @@ class Advanced:
         self._count()
 
     def _count(self) -> None:
-        told = f"{len(self.changed)} changed: {', '.join(self.changed)}" if self.changed else "as in the preset"
-        self.drawer.props["caption"] = told
+        names = f"{len(self.changed)} changed: {', '.join(self.changed)}" if self.changed else "as in the preset"
+        self.drawer.props["caption"] = names
         self.drawer.update()
         self.reset.set_visibility(bool(self.changed))
 
@@ -250,6 +250,6 @@ def _area(label: str) -> ui.textarea:
 
 
 def _show(element: ui.label, text: str) -> None:
-    """A text that is gone when it is empty."""
+    """A text that is hidden when it is empty."""
     element.set_text(text)
     element.set_visibility(bool(text))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of train.py in a process, and a session, of its own: begun, followed, stopped, gone on with."""
+"""One run of train.py in a process, and a session, of its own: started, watched, stopped, resumed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ MAX_PROMPT = 2000
 class State(enum.Enum):
     """Where a run stands; the value is what people read."""
 
-    WAITING = "waiting in line"
-    STARTING = "getting ready"
+    QUEUED = "queued"
+    STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping after this step"
     STOPPED = "stopped"
     UNFINISHED = "not finished"
-    ELSEWHERE = "running, begun elsewhere"
+    ELSEWHERE = "running, started by another program"
     FINISHED = "finished"
     FAILED = "failed"
     UNREADABLE = "unreadable"
@@ -57,11 +57,11 @@ MOVING = (*ALIVE, State.ELSEWHERE)
 class Job:
     """A run folder and, while this program runs it, its process.
 
-    Remembers: the process, whether it was asked to stop, whether the run waits in line, and what was read of its log.
+    Remembers: the process, whether it was asked to stop, whether the run is queued, and what was read of its log.
     """
 
     def __init__(self, folder: Path) -> None:
-        """A folder with a config.yaml; one that cannot be read makes an UNREADABLE run, which can only be looked at."""
+        """A folder with a config.yaml; one that cannot be read makes an UNREADABLE run, which can only be shown."""
         self.folder, self.name = folder, folder.name
         tree, problems = read_yaml(str(folder / "config.yaml"))
         prompt, steps = (
@@ -73,7 +73,7 @@ class Job:
             missing = f"{folder}/config.yaml does not say how many steps the run has"
             self.unreadable = f"{problems[0] if problems else missing}; delete the folder or repair the file."
         self.log = LogReader(folder / "log.jsonl", steps if is_count(steps, 1) else 1)
-        self.waits, self._asked_to_stop, self._broken = False, False, ""
+        self.is_queued, self._asked_to_stop, self._broken = False, False, ""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_step = 0
         self._written = _written(folder)
@@ -93,8 +93,8 @@ class Job:
         """Where the run stands now."""
         if self.unreadable:
             return State.UNREADABLE
-        if self.waits:
-            return State.WAITING
+        if self.is_queued:
+            return State.QUEUED
         if self._broken:
             return State.FAILED
         if self._process is None:
@@ -115,27 +115,27 @@ class Job:
         return self.state in ALIVE
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether there is something left to do, and nobody who does it."""
+    def can_resume(self) -> bool:
+        """Whether steps are left and no process makes them."""
         return self.state in (State.STOPPED, State.UNFINISHED, State.FAILED)
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another program has begun a run in the folder since."""
-        return self._process is None and not self.waits and _written(self.folder) != self._written
+        """Whether another program has started a run in the folder since."""
+        return self._process is None and not self.is_queued and _written(self.folder) != self._written
 
     def start(self) -> None:
-        """Begins the run, or goes on from its newest whole checkpoint; where that cannot be, it has failed."""
-        self.log.begin_anew()
+        """Starts the run, or resumes it from its newest whole checkpoint; where that is not possible, it has failed."""
+        self.log.reset()
         self.log.read()
-        self.waits, self._asked_to_stop, self._first_step = False, False, self.log.step
+        self.is_queued, self._asked_to_stop, self._first_step = False, False, self.log.step
         self._broken = ""
         try:
-            self._process = self._begun()
+            self._process = self._spawn()
         except OSError as error:
-            self._broken = f"The run could not be begun ({error})."
+            self._broken = f"The run could not be started ({error})."
 
-    def _begun(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with (self.folder / CONSOLE).open("ab") as console:
             return subprocess.Popen(
                 [sys.executable, str(TRAIN), "--resume", str(self.folder.resolve())],
@@ -152,7 +152,7 @@ class Job:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends the run at once; it can go on from the last checkpoint."""
+        """Ends the run at once; it can resume from the last checkpoint."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -172,12 +172,12 @@ class Job:
         """How far the run is."""
         return self.log.read()
 
-    def told(self) -> str:
-        """How the run ended, in a sentence; empty while it runs and where there is nothing to tell."""
+    def outcome(self) -> str:
+        """How the run ended, in a sentence; empty while it runs and after a finished one."""
         if self.unreadable:
             return self.unreadable
         if self.state in (State.STOPPED, State.UNFINISHED):
-            return self._how_to_go_on()
+            return self._how_to_resume()
         if self.state is not State.FAILED or self._process is None:
             return self._broken
         status = self._process.returncode
@@ -185,16 +185,16 @@ class Job:
             name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
             memory = "; perhaps there was too little memory" if -status == signal.SIGKILL else ""
             return f"The run was ended by {name}{memory}."
-        return last_sentence(self.folder / CONSOLE) or f"train.py ended with status {status} and said nothing."
+        return last_sentence(self.folder / CONSOLE) or f"train.py ended with status {status} and printed nothing."
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_resume(self) -> str:
         saved = numbered(self.folder)
         if not saved:
-            return "It ended before its first checkpoint; going on begins anew."
-        return f"The checkpoint of step {saved[0][0]} is kept; the run can be gone on with."
+            return "It ended before its first checkpoint; Resume starts it again."
+        return f"The checkpoint of step {saved[0][0]} is kept; Resume continues from it."
 
     def _state_of_the_folder(self) -> State:
-        """Where a run stands that is not this program's."""
+        """The state of a run that is not this program's."""
         if _is_locked(self.folder / NAME):
             return State.ELSEWHERE
         try:
@@ -205,7 +205,7 @@ class Job:
 
 
 def new_folder(output: Path, prompt: str) -> Path:
-    """Makes a folder directly below `output` that nobody has, named after a prompt of any kind. Raises OSError."""
+    """Makes a new folder directly below `output`, named after a prompt of any kind. Raises OSError."""
     output.mkdir(parents=True, exist_ok=True)
     name = slug(prompt)
     for number in range(1, 10_000):
@@ -225,21 +225,21 @@ def slug(prompt: str) -> str:
 
 
 def last_sentence(console: Path) -> str:
-    """What train.py said last of its own, else the last line that was printed; "" where nothing was."""
+    """The last message of train.py itself, else the last line that was printed; "" where nothing was."""
     try:
         tail = read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES))
         text = tail.decode("utf-8", "replace").replace("\r", "\n")
     except OSError:
         return ""
-    said = text.rpartition("\ntrain.py: ")
-    if said[1]:
-        return said[2].strip()
+    _, found, message = text.rpartition("\ntrain.py: ")
+    if found:
+        return message.strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("train.py: ") if lines else ""
 
 
 def _is_locked(lock: Path) -> bool:
-    """Whether a process has a run.lock, by the kernel's list: to try it might take it from a run that begins."""
+    """Whether a process has a run.lock, by the kernel's list: trying it might take it from a run that starts."""
     try:
         inode = lock.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to the page's server: this page, opened by one of this machine's names; and what the page may load."""
+"""Which requests the server accepts: those of this page, opened by a name of this machine; and what it may load."""
 
 from __future__ import annotations
 

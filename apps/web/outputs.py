@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run folder holds that a visitor may see or take: a closed list, found by name and number."""
+"""The files of a run folder that a visitor may see or download: a closed list, found by name and number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.run_records import is_count, read_regular
 from utils.file_formats import FILE_FORMATS, SCENES
 
 SHOWN = ("rgb", "x0_guided")
-"""Columns of a guidance panel that the page shows: what was rendered, and what the prior would have there."""
+"""Columns of a guidance panel that the page shows: the rendered views, and the prior's prediction."""
 MAX_PANEL_BYTES, MAX_PANEL_PIXELS = 1 << 26, 1 << 26
 _EXPORTING = threading.Lock()
 
@@ -42,7 +42,7 @@ def newest(folder: Path, pattern: str) -> Found | None:
 
 
 def panel(folder: Path) -> Found | None:
-    """The newest picture of what the guidance saw and asked for."""
+    """The newest guidance panel."""
     return newest(folder, "train_process/iter_K.png")
 
 
@@ -131,7 +131,7 @@ def exported(folder: Path, format: str) -> Path:
     out = _export_path(folder, format)
     if out is None:
         raise ValueError(f"{folder.name} has saved no scene yet; wait until half of its steps are done")
-    with _EXPORTING:  # one at a time: each takes all cores, and two visitors may ask for the same
+    with _EXPORTING:  # one at a time: each takes all cores, and two visitors may request the same
         if ready_export(folder, format) is None:
             if out.parent.is_symlink():
                 raise ValueError(f"{out.parent} is a link to another folder; remove it")

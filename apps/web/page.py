@@ -7,16 +7,16 @@ from pathlib import Path
 
 from nicegui import ui
 
-from apps.web.desk import Desk
 from apps.web.form import Form
 from apps.web.run_panel import RunPanel
+from apps.web.server_state import ServerState
 
 STYLE = Path(__file__).with_name("page.css")
 CURRENT = ""
 
 
-def draw_page(desk: Desk) -> None:
-    """Draws everything for a tab that has just been opened."""
+def draw_page(server: ServerState) -> None:
+    """Draws everything for a newly opened tab."""
     ui.colors(primary="#4f46e5")
     ui.add_css(STYLE)
     with ui.element("main").classes("shell"):
@@ -27,17 +27,17 @@ def draw_page(desk: Desk) -> None:
             history.props("outlined dense options-dense").style("min-width: 220px; max-width: 100%")
         with ui.element("div").classes("columns"):
             with ui.element("div"):
-                Form(desk, lambda: started())
+                Form(server, lambda: started())
             with ui.element("div").props("id=run").classes("stack"):
-                panel = RunPanel(desk)
+                panel = RunPanel(server)
 
     def offer() -> None:
-        names = {CURRENT: "Latest run"} | {name: name for name in desk.names()}
+        names = {CURRENT: "Latest run"} | {name: name for name in server.names()}
         if names != history.options:
             history.set_options(names, value=history.value if history.value in names else CURRENT)
 
     def started() -> None:
-        """The run that has begun, or the one it waits for, comes into view."""
+        """Shows the run that has started, or the one that runs before it."""
         offer()
         history.set_value(CURRENT)
         panel.look_at(None)

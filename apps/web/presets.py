@@ -77,7 +77,7 @@ class Preset:
 
     @property
     def warning(self) -> str:
-        """Why it is no good choice on this machine; empty where it is."""
+        """Why it does not fit this machine; empty where it does."""
         if self.is_toy or torch.cuda.is_available():
             return ""
         return "This machine has no GPU that torch can use: a step would take minutes. Choose a toy world preset here."
@@ -88,7 +88,7 @@ class Preset:
         return TOY_EXAMPLES if self.is_toy else ANY_EXAMPLES
 
     def reading(self, prompt: str) -> Reading | None:
-        """How an embedded prior reads a prompt; None for a prior that takes any text, and for an empty prompt."""
+        """What an embedded prior understands of a prompt; None for an empty prompt and other priors."""
         return read_words_of(dataclasses.replace(self.config.guidance, text=prompt))
 
     def hint(self, prompt: str) -> str:

@@ -28,10 +28,10 @@ class LogReader:
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path, self.steps = path, steps
-        self.begin_anew()
+        self.reset()
 
-    def begin_anew(self) -> None:
-        """Forgets everything: a process that goes on with a run cuts off the lines after its checkpoint."""
+    def reset(self) -> None:
+        """Forgets everything: a process that resumes a run cuts off the lines after its checkpoint."""
         self.losses: dict[int, float] = {}
         self.step = 0
         self.points: int | None = None
@@ -42,7 +42,7 @@ class LogReader:
         """Takes what is new. A log that got shorter is read from its beginning."""
         try:
             if self.path.stat().st_size < self._offset:
-                self.begin_anew()
+                self.reset()
             content = read_regular(self.path, READ_BYTES, self._offset)
         except OSError:
             content = b""

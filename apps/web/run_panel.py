@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run on the page: where it stands, how to stop it, its pictures and files. Every tab shows the server's state."""
+"""The run on the page: its state, how to stop it, its images and files. Every tab shows the server's state."""
 
 from __future__ import annotations
 
 from nicegui import ui
 
-from apps.web.desk import Busy, Desk
 from apps.web.job import MOVING, Job, State
+from apps.web.output_tabs import Downloads, OutputTabs
 from apps.web.progress import clock, curve
-from apps.web.stage import Downloads, Stage
+from apps.web.server_state import CannotStart, ServerState
 
 REFRESH_SECONDS = 1.0
 
 
 class RunPanel:
-    """Remembers which run this tab looks at; None: the server's current one."""
+    """The run that this tab shows; None: the server's current one."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, server: ServerState) -> None:
+        self.server = server
         self.chosen: str | None = None
         with ui.element("section").classes("card").props('aria-label="The run"'):
             self._draw_head()
             self._draw_buttons()
-            self.stage = Stage()
+            self.outputs = OutputTabs()
         self.downloads = Downloads()
         self.refresh()
         ui.timer(REFRESH_SECONDS, self.refresh)
@@ -30,7 +30,7 @@ class RunPanel:
     @property
     def job(self) -> Job | None:
         """The run that is shown."""
-        return self.desk.find(self.chosen) if self.chosen else self.desk.current
+        return self.server.find(self.chosen) if self.chosen else self.server.current
 
     def look_at(self, name: str | None) -> None:
         """Shows a run by name; None: the current one."""
@@ -38,17 +38,17 @@ class RunPanel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Brings the page to where the run is."""
+        """Updates the page."""
         job = self.job
         for element in (self.bar, self.state, self.facts, self.curve):
             element.set_visibility(job is not None)
         self.title.set_text("No run yet" if job is None else job.prompt)
         is_bad = job is not None and job.state in (State.FAILED, State.UNREADABLE)
-        self._show_told("" if job is None else job.told(), is_bad)
+        self._show_outcome("" if job is None else job.outcome(), is_bad)
         self._show_buttons(job)
         if job is not None:
             self._show_progress(job)
-        self.stage.show(job)
+        self.outputs.show(job)
         self.downloads.show(job)
 
     def _draw_head(self) -> None:
@@ -58,23 +58,23 @@ class RunPanel:
         self.bar = ui.linear_progress(0, show_value=False).props('rounded aria-label="Progress"')
         self.facts = ui.label().classes("facts")
         self.curve = ui.html("", sanitize=False).classes("curve wide")
-        self.told = ui.label()
+        self.outcome = ui.label()
 
     def _draw_buttons(self) -> None:
         with ui.element("div").classes("row") as self.buttons:
             self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline no-caps")
-            self.go_on = ui.button("Go on", icon="play_arrow", on_click=self._go_on).props("outline no-caps")
-        with ui.element("div").classes("row") as self.line:
-            self.line_told = ui.label().classes("quiet").style("flex: 1")
-            ui.button("Leave the line", on_click=self._leave).props("flat dense no-caps")
+            self.resume = ui.button("Resume", icon="play_arrow", on_click=self._resume).props("outline no-caps")
+        with ui.element("div").classes("row") as self.queue:
+            self.queue_text = ui.label().classes("quiet").style("flex: 1")
+            ui.button("Cancel", on_click=self._cancel_queued).props("flat dense no-caps")
 
     def _show_progress(self, job: Job) -> None:
         state, progress = job.state, job.progress()
         self.state.set_text(state.value)
         self.state.classes(replace=f"state {'running' if state in MOVING else state.name.lower()}")
-        waits = state is State.STARTING
+        starting = state is State.STARTING
         self.bar.set_value(progress.step / progress.steps)
-        self.bar.props("indeterminate" if waits else "", remove="" if waits else "indeterminate")
+        self.bar.props("indeterminate" if starting else "", remove="" if starting else "indeterminate")
         facts = [f"step {progress.step} of {progress.steps}"]
         if state in MOVING and progress.seconds_left is not None:
             facts.append(f"{clock(progress.seconds_left)} left")
@@ -83,36 +83,36 @@ class RunPanel:
         self.facts.set_text(" · ".join([*facts, job.name]))
         self.curve.set_content(_svg(curve(job.log.losses)))
 
-    def _show_told(self, text: str, is_bad: bool) -> None:
-        self.told.set_text(text)
-        self.told.set_visibility(bool(text))
-        self.told.classes(replace="bad" if is_bad else "quiet")
+    def _show_outcome(self, text: str, is_bad: bool) -> None:
+        self.outcome.set_text(text)
+        self.outcome.set_visibility(bool(text))
+        self.outcome.classes(replace="bad" if is_bad else "quiet")
 
     def _show_buttons(self, job: Job | None) -> None:
         self.stop.set_visibility(job is not None and job.is_alive)
         self.stop.set_text("Stop at once" if job is not None and job.state is State.STOPPING else "Stop")
-        self.go_on.set_visibility(job is not None and job.can_go_on)
-        self.buttons.set_visibility(self.stop.visible or self.go_on.visible)
-        waiting = self.desk.waiting
-        self.line.set_visibility(waiting is not None)
-        if waiting is not None:
-            self.line_told.set_text(f"Waiting in line: {waiting.prompt}. It begins when the run before it has ended.")
+        self.resume.set_visibility(job is not None and job.can_resume)
+        self.buttons.set_visibility(self.stop.visible or self.resume.visible)
+        queued = self.server.queued
+        self.queue.set_visibility(queued is not None)
+        if queued is not None:
+            self.queue_text.set_text(f"Queued: {queued.prompt}. It starts when the current run has ended.")
 
     def _stop(self) -> None:
         if self.job is not None:
             self.job.kill() if self.job.state is State.STOPPING else self.job.stop()
             self.refresh()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         try:
             if self.job is not None:
-                self.desk.go_on(self.job)
-        except Busy as error:
+                self.server.resume(self.job)
+        except CannotStart as error:
             ui.notify(str(error), type="warning")
         self.refresh()
 
-    def _leave(self) -> None:
-        self.desk.leave()
+    def _cancel_queued(self) -> None:
+        self.server.cancel_queued()
         self.refresh()
 
 

@@ -12,11 +12,11 @@ from fastapi.responses import FileResponse
 from nicegui import app, ui
 
 from apps.web import outputs
-from apps.web.desk import Desk
 from apps.web.job import Job
 from apps.web.origin import VIEW_POLICY, OriginGuard
 from apps.web.page import draw_page
 from apps.web.presets import presets
+from apps.web.server_state import ServerState
 from utils.addresses import OwnHosts, url_of
 
 TITLE = "CoGrad3D"
@@ -25,30 +25,30 @@ ICON = (
     '<path d="M16 6l9 5v10l-9 5-9-5V11z M7 11l9 5 9-5 M16 16v10" fill="none" stroke="#fff" stroke-width="2" '
     'stroke-linejoin="round"/></svg>'
 )
-# NiceGUI forgets a page that does not answer for this long, and waits 0.4 of it for an answer to a ping: by default 3 s
-# and 2 s, which a browser on a busy machine exceeds. A page that was forgotten is loaded again and loses its downloads.
+# NiceGUI drops a page that does not answer for this long, and waits 0.4 of it for an answer to a ping: by default 3 s
+# and 2 s, which a browser on a busy machine exceeds. A dropped page is loaded again and loses its downloads.
 RECONNECT_SECONDS = 120.0
 TICK_SECONDS = 0.5
 FRESH = {"Cache-Control": "no-store"}
 
 
 def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
-    """Serves the page until the process is asked to end; then the run that goes on is stopped with a checkpoint.
+    """Serves the page until the process is asked to end; then a run in progress is stopped with a checkpoint.
 
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """
-    desk = Desk(output)
-    presets()  # what takes time, or can be wrong, comes before the address is told
+    server = ServerState(output)
+    presets()  # what takes time, or can be wrong, comes before the address is printed
     outputs.formats()
     app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
-    _add_files(desk)
-    app.timer(TICK_SECONDS, desk.tick)
+    _add_files(server)
+    app.timer(TICK_SECONDS, server.tick)
     app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
-    app.on_shutdown(desk.close)
+    app.on_shutdown(server.close)
 
     @ui.page("/", title=TITLE, favicon=ICON, dark=None)
     def index() -> None:
-        draw_page(desk)
+        draw_page(server)
 
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
         ui.run(
@@ -57,11 +57,11 @@ def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ())
         )  # fmt: skip
 
 
-def _add_files(desk: Desk) -> None:
+def _add_files(server: ServerState) -> None:
     """One address for each kind of file; the run is found by its name among the folders directly below the output."""
 
     def found(name: str) -> Job:
-        job = desk.find(name)
+        job = server.find(name)
         if job is None:
             raise HTTPException(404, "no such run")
         return job
@@ -82,10 +82,10 @@ def _add_files(desk: Desk) -> None:
 
     @app.get("/runs/{name}/preview.png")
     def preview(name: str) -> Response:
-        picture = outputs.preview_png(found(name).folder)
-        if picture is None:
+        image = outputs.preview_png(found(name).folder)
+        if image is None:
             raise HTTPException(404, "not yet")
-        return Response(picture, media_type="image/png", headers=FRESH)
+        return Response(image, media_type="image/png", headers=FRESH)
 
     @app.get("/runs/{name}/config.yaml")
     def config(name: str) -> Response:

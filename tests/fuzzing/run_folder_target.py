@@ -64,8 +64,8 @@ def law(given: tuple[str, bytes]) -> bool:
         if number is not None and not math.isfinite(number):
             raise LawBroken(f"{number} would be shown")
     f"{progress.points or 0:,}{clock(progress.seconds_left or 0)}{_svg(curve(job.log.losses))}"
-    if (job.state is State.UNREADABLE) != bool(job.unreadable) or len(job.told()) > 20_000 or len(job.prompt) > 5000:
-        raise LawBroken(f"{job.state} with {job.told()[:100]!r}")
+    if (job.state is State.UNREADABLE) != bool(job.unreadable) or len(job.outcome()) > 20_000 or len(job.prompt) > 5000:
+        raise LawBroken(f"{job.state} with {job.outcome()[:100]!r}")
     outputs.preview_png(FOLDER)
     for read, file in ((record_of_run, FOLDER), (read_cameras, FOLDER / "cameras.json")):
         try:

@@ -12,9 +12,9 @@ import pytest
 
 from apps.web import job as jobs
 from apps.web import outputs
-from apps.web.desk import Desk
 from apps.web.job import slug
 from apps.web.progress import LogReader, clock, curve
+from apps.web.server_state import ServerState
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
     _run(tmp_path / "out")
     _run(tmp_path / "out" / "deep", "run")
     (tmp_path / "out" / "link").symlink_to(tmp_path / "outside")
-    desk = Desk(tmp_path / "out")
-    assert desk.find("mug").prompt == "a red mug" and desk.names() == ["mug"]
-    assert desk.find(name) is None
+    server = ServerState(tmp_path / "out")
+    assert server.find("mug").prompt == "a red mug" and server.names() == ["mug"]
+    assert server.find(name) is None
 
 
 def test_the_newest_of_each_output_is_found_by_number(tmp_path) -> None:

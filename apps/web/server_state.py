@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs and who waits: the server's state, the same for every tab and visitor."""
+"""The server's state, the same for every tab and visitor: the current run, the queued one, and those found on disk."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from arguments import Config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 STOP_SECONDS = 20.0
-"""What a run gets to write its checkpoint when the page's server ends."""
+"""For a run to write its checkpoint when the page's server ends."""
 
 
-class Busy(ValueError):
-    """A run that cannot be begun now; the message is one sentence."""
+class CannotStart(ValueError):
+    """A run that cannot be started now; the message is one sentence."""
 
 
-class Desk:
-    """One run at a time, for it takes the whole machine, and a line of one. Remembers both, and those looked at."""
+class ServerState:
+    """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all runs that were found."""
 
     def __init__(self, output: Path) -> None:
-        """The current run is the newest of the folder, until one is begun here."""
+        """The current run is the newest of the folder, until one is started here."""
         self.output = output
-        self.waiting: Job | None = None
+        self.queued: Job | None = None
         self._known: dict[str, Job] = {}
         found = filter(None, map(self.find, self.names()))
         self.current: Job | None = next((job for job in found if not job.unreadable), None)
 
     def submit(self, config: Config) -> Job:
-        """A new run: it begins, or waits where another runs. Raises Busy where one waits already, and OSError."""
-        self._refuse_a_third()
-        return self._begin_or_wait(Job.create(config, self.output))
+        """Starts a new run, or queues it where another runs. Raises CannotStart where that is full, and OSError."""
+        self._check_queue()
+        return self._start_or_queue(Job.create(config, self.output))
 
-    def go_on(self, job: Job) -> Job:
-        """A run that ended before its last step goes on, or waits. Raises Busy."""
-        if job is self.waiting or not job.can_go_on:
-            raise Busy(f"{job.name} is {job.state.value}; only a run that has ended before its last step can go on.")
-        self._refuse_a_third()
-        return self._begin_or_wait(job)
+    def resume(self, job: Job) -> Job:
+        """Resumes a run that ended before its last step, or queues it. Raises CannotStart."""
+        if job is self.queued or not job.can_resume:
+            raise CannotStart(f"{job.name} is {job.state.value}; only a run with steps left can resume.")
+        self._check_queue()
+        return self._start_or_queue(job)
 
-    def leave(self) -> None:
-        """The run in line gives its place up; the folder of one that never began is removed."""
-        job, self.waiting = self.waiting, None
+    def cancel_queued(self) -> None:
+        """Empties the queue; the folder of a run that never started is removed."""
+        job, self.queued = self.queued, None
         if job is None:
             return
-        job.waits = False
+        job.is_queued = False
         with contextlib.suppress(OSError):
             if {path.name for path in job.folder.iterdir()} <= {"config.yaml"}:
                 (job.folder / "config.yaml").unlink(missing_ok=True)
@@ -55,10 +55,10 @@ class Desk:
                 self._known.pop(job.name, None)
 
     def tick(self) -> None:
-        """Begins the run in line once the other has ended; called every now and then."""
-        if self.waiting is not None and not self._is_taken():
-            job, self.waiting = self.waiting, None
-            self._begin_or_wait(job)
+        """Starts the queued run once the other has ended; called every TICK_SECONDS."""
+        if self.queued is not None and not self._is_taken():
+            job, self.queued = self.queued, None
+            self._start_or_queue(job)
 
     def find(self, name: str) -> Job | None:
         """The run of that name directly below the output folder; None for any other name or path."""
@@ -80,8 +80,8 @@ class Desk:
         return [name for _, name in sorted(found, reverse=True)]
 
     def close(self) -> None:
-        """The server ends: so does the run, with a checkpoint where there is time for one."""
-        self.leave()
+        """Stops the run when the server ends, with a checkpoint where there is time for one."""
+        self.cancel_queued()
         if self.current is not None and self.current.is_alive:
             self.current.stop()
             self.current.wait(STOP_SECONDS)
@@ -89,17 +89,16 @@ class Desk:
     def _is_taken(self) -> bool:
         return self.current is not None and self.current.is_alive
 
-    def _refuse_a_third(self) -> None:
-        if self.waiting is not None:
-            raise Busy(
-                f"One run is going on and {self.waiting.name} waits in line, which has one place: try again when that "
-                "one has begun."
+    def _check_queue(self) -> None:
+        if self.queued is not None:
+            raise CannotStart(
+                f"A run is in progress and {self.queued.name} is queued; the queue is full. Try again when it has started."
             )
 
-    def _begin_or_wait(self, job: Job) -> Job:
+    def _start_or_queue(self, job: Job) -> Job:
         self._known[job.name] = job
         if self._is_taken():
-            job.waits, self.waiting = True, job
+            job.is_queued, self.queued = True, job
         else:
             self.current = job
             job.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows, a tab for each: live views, turntable, 3D view, region map. And what can be taken away."""
+"""The images of a run, a tab for each: live views, turntable, 3D view, region map. And its downloads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class View:
-    """A tab: title, what finds its file, the end of the file's address, words below it, words where there is none."""
+class OutputTab:
+    """Title, what finds the tab's file, the end of the file's address, text below it, text where there is none."""
 
     title: str
     find: Callable[[Path], outputs.Found | None]
@@ -27,34 +27,34 @@ class View:
     empty: str
 
 
-VIEWS = {
-    "live": View(
+TABS = {
+    "live": OutputTab(
         "Live",
         outputs.panel,
-        "preview.png",
-        "Above: what the training renders. Below: what the prior would have there.",
-        "What the run sees comes here: above its own pictures, below what the prior would have in their place.",
+        "pretab.png",
+        "Above: rendered training views. Below: the prior's prediction for them.",
+        "Training views appear here: above the rendered images, below the prior's prediction for them.",
     ),
-    "turntable": View(
+    "turntable": OutputTab(
         "Turntable",
         outputs.turntable,
         "turntable.mp4",
-        "Once round the object.",
-        "A turntable comes with the first step, and anew a few times over the run.",
+        "One turn around the object.",
+        "A turntable appears after the first step and is renewed a few times over the run.",
     ),
-    "3d": View(
+    "3d": OutputTab(
         "3D view",
         outputs.scene,
         "view",
-        "The newest scene that was saved.",
-        "The scene to turn by hand comes once the run has saved one.",
+        "The newest saved scene.",
+        "The scene appears once the run has saved one.",
     ),
-    "regions": View(
+    "regions": OutputTab(
         "Region map",
         outputs.region_map,
         "regions.png",
         "Visits, convergence and timestep offsets of CoGrad's regions.",
-        "Where CoGrad has looked comes here; a run without CoGrad has no regions.",
+        "CoGrad's regions appear here; a run without CoGrad has none.",
     ),
 }
 FILES = (
@@ -64,7 +64,7 @@ FILES = (
 """Title, what it is, and the end of its address."""
 
 
-class Stage:
+class OutputTabs:
     """Remembers the run that is shown, whether it moved, and what is drawn."""
 
     def __init__(self) -> None:
@@ -72,13 +72,13 @@ class Stage:
         self._last: tuple[str, bool] | None = None
         self._drawn: object = None
         with ui.tabs(on_change=self._fill).props("dense align=left inline-label") as self.tabs:
-            for name, view in VIEWS.items():
-                ui.tab(name, label=view.title)
-        self.frame = ui.element("div").classes("stage")
+            for name, tab in TABS.items():
+                ui.tab(name, label=tab.title)
+        self.frame = ui.element("div").classes("outputs")
         self.caption = ui.label().classes("quiet")
 
     def show(self, job: Job | None) -> None:
-        """Brings the pictures to where the run is. A run that begins is watched live; one that has ended is turned."""
+        """Updates the tabs. A run that starts is shown live, one that has ended as its turntable."""
         self.job = job
         self.tabs.set_visibility(job is not None)
         self.caption.set_visibility(job is not None)
@@ -92,45 +92,45 @@ class Stage:
         self._fill()
 
     def _fill(self) -> None:
-        job, view = self.job, VIEWS.get(str(self.tabs.value))
-        if job is None or view is None:
+        job, tab = self.job, TABS.get(str(self.tabs.value))
+        if job is None or tab is None:
             return
-        found = view.find(job.folder)
+        found = tab.find(job.folder)
         if found is None:
             self.caption.set_text("")
-            self._put((job.name, view), lambda: _words(view.empty))
+            self._put((job.name, tab), lambda: _words(tab.empty))
             return
-        self.caption.set_text(f"{view.caption} Step {found.step}.")
-        source = f"/runs/{job.name}/{view.file}?v={found.step}"
-        self._put(source, lambda: self._picture(job, view, source))
+        self.caption.set_text(f"{tab.caption} Step {found.step}.")
+        source = f"/runs/{job.name}/{tab.file}?v={found.step}"
+        self._put(source, lambda: self._draw_output(job, tab, source))
 
     def _put(self, what: object, draw: Callable[[], object]) -> None:
-        """Draws anew where what is shown has changed; a text is the address of a picture."""
+        """Redraws where what is shown has changed; a text is the address of an image."""
         if self._drawn != what or not self.frame.default_slot.children:
             self._drawn = what
-            self.frame.classes(replace="stage full" if isinstance(what, str) else "stage").clear()
+            self.frame.classes(replace="outputs full" if isinstance(what, str) else "outputs").clear()
             with self.frame:
                 draw()
 
-    def _picture(self, job: Job, view: View, source: str) -> None:
-        if view.file.endswith(".mp4"):
+    def _draw_output(self, job: Job, tab: OutputTab, source: str) -> None:
+        if tab.file.endswith(".mp4"):
             ui.video(source, autoplay=True, muted=True, loop=True).props("playsinline")
-        elif view.file.endswith(".png"):
-            ui.element("img").props(f'src="{source}" alt="{view.title}"').classes("crisp")
+        elif tab.file.endswith(".png"):
+            ui.element("img").props(f'src="{source}" alt="{tab.title}"').classes("crisp")
         else:
             ui.spinner(size="lg")
             ui.timer(0, lambda: self._turn(job, source), once=True)
 
     async def _turn(self, job: Job, source: str) -> None:
         """The 3D view, once its page is made; it is that of the html export, and may do nothing but draw."""
-        told = await _made(job, "html")
+        problem = await _made(job, "html")
         if self._drawn != source:
             return
         with self.frame.clear():
-            if told:
-                _words(told)
+            if problem:
+                _words(problem)
             else:
-                ui.element("iframe").props(f'src="{source}" sandbox="allow-scripts" title="The scene, to turn by hand"')
+                ui.element("iframe").props(f'src="{source}" sandbox="allow-scripts" title="The scene, interactive"')
 
 
 class Downloads:
@@ -139,14 +139,14 @@ class Downloads:
     def __init__(self) -> None:
         self.job: Job | None = None
         with ui.element("section").classes("card").props('aria-label="Downloads"') as self.card:
-            ui.label("Take it away").classes("heading")
+            ui.label("Downloads").classes("heading")
             with ui.element("div").classes("downloads"):
                 for name, about in outputs.formats().items():
                     button = _button(name.upper(), about)
                     button.on_click(lambda name=name, button=button: self._export(name, button))
                 for title, about, file in FILES:
                     _button(title, about).on_click(lambda file=file: self._fetch(file))
-            self.told = ui.label().classes("bad")
+            self.problem = ui.label().classes("bad")
 
     def show(self, job: Job | None) -> None:
         """Offers the files of a run that has saved a scene."""
@@ -158,15 +158,15 @@ class Downloads:
             ui.download.from_url(f"/runs/{self.job.name}/{file}", f"{self.job.name}-{file}")
 
     async def _export(self, format: str, button: ui.button) -> None:
-        """Hands an export over, once it is made."""
+        """Downloads an export, once it is made."""
         job = self.job
         if job is None:
             return
         button.props("loading")
-        told = await _made(job, format)
+        problem = await _made(job, format)
         button.props(remove="loading")
-        self.told.set_text(told)
-        if not told:
+        self.problem.set_text(problem)
+        if not problem:
             ui.download.from_url(f"/runs/{job.name}/scene.{format}", f"{job.name}.{format}")
 
 
@@ -176,14 +176,14 @@ async def _made(job: Job, format: str) -> str:
         await run.io_bound(outputs.exported, job.folder, format)
     except (ValueError, OSError, ImportError) as error:
         return str(error)
-    except Exception as error:  # whatever a folder from elsewhere brings about, the page stays usable
+    except Exception as error:  # untrusted input: the page must stay usable
         logger.exception("the export of %s as %s failed", job.name, format)
         return f"The {format} export failed ({type(error).__name__}); the server's console has the details."
     return ""
 
 
 def _words(text: str) -> None:
-    """A sentence where a picture would be."""
+    """A sentence where an image would be."""
     ui.label(text).classes("empty")
 
 

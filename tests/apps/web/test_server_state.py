@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's process and the queue of one, by a stand-in for train.py that heeds SIGTERM as it does."""
+
+from pathlib import Path
+
+import pytest
+
+from apps.web import job as jobs
+from apps.web.fields import Request
+from apps.web.job import State, last_sentence
+from apps.web.presets import presets
+from apps.web.server_state import CannotStart, ServerState
+from tests.patience import PATIENCE_S, until
+from trainer.run_lock import RunLock
+
+QUICK = presets()["quickstart"]
+
+STAND_IN = """
+import json, pathlib, signal, sys, time
+folder, asked = pathlib.Path(sys.argv[2]), []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+(folder / "heeds").touch()
+what = (folder / "what").read_text() if (folder / "what").exists() else (folder.parent / "what").read_text()
+if what == "fail":
+    print("noise\\ntrain.py: the weights are gone;\\n  bring them", file=sys.stderr)
+    sys.exit(2)
+if what == "die":
+    signal.raise_signal(signal.SIGKILL)
+done = int((folder / "done").read_text()) if (folder / "done").exists() else 0
+while done < 9 and not asked:
+    done += what == "run"
+    if what == "run":
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"iteration": done, "loss": 1.0, "points": 5, "phase_ms": {"a": 20.0}}) + "\\n")
+    time.sleep(0.02)
+(folder / "done").write_text(str(done))
+if asked:
+    (folder / f"chkpnt{done}.safetensors").write_text("x")
+    print(f"train.py: Received SIGTERM; stopped after step {done}", file=sys.stderr)
+    sys.exit(75)
+"""
+
+
+def _run(output: Path, name: str = "mug") -> Path:
+    folder = output / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> ServerState:
+    """A server's state whose runs do what the file `what` says: run, hold (no step), fail or die."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(jobs, "TRAIN", script)
+    (tmp_path / "out").mkdir()
+    _do(server := ServerState(tmp_path / "out"), "run")
+    yield server
+    for job in filter(None, (server.current, server.queued)):
+        job.kill(), job.wait(PATIENCE_S)
+
+
+def _do(server: ServerState, what: str) -> None:
+    (server.output / "what").write_text(what)
+
+
+CONFIG = Request(QUICK, "a red mug", changed={"OptimizationParams.iterations": "9"}).resolve()
+
+
+def test_a_run_begins_and_finishes(server) -> None:
+    job = server.submit(CONFIG)
+    assert (job.state, job.name, server.current) == (State.STARTING, "a-red-mug", job)
+    assert job.wait(PATIENCE_S) and job.state is State.FINISHED and job.progress().step == 9 and job.outcome() == ""
+    with pytest.raises(CannotStart, match="a-red-mug is finished; only a run with steps left can resume"):
+        server.resume(job)
+
+
+def test_a_run_that_is_stopped_can_be_gone_on_with(server) -> None:
+    _do(server, "hold")
+    job = server.submit(CONFIG)
+    until((job.folder / "heeds").exists)
+    job.stop()
+    assert job.state is State.STOPPING and job.wait(PATIENCE_S)
+    assert job.state is State.STOPPED and job.outcome() == "The checkpoint of step 0 is kept; Resume continues from it."
+    _do(server, "run")
+    server.resume(job)
+    assert job.wait(PATIENCE_S) and job.state is State.FINISHED
+
+
+def test_a_run_in_a_long_step_can_be_ended_at_once(server, monkeypatch) -> None:
+    monkeypatch.setattr(jobs.signal, "SIGTERM", 0)  # as deaf as a step that takes an hour
+    _do(server, "hold")
+    job = server.submit(CONFIG)
+    job.stop()
+    assert not job.wait(0.3) and job.state is State.STOPPING
+    job.kill()
+    assert job.wait(PATIENCE_S) and job.state is State.STOPPED
+    assert job.outcome() == "It ended before its first checkpoint; Resume starts it again."
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("fail", "the weights are gone;\n  bring them"),
+        ("die", "The run was ended by SIGKILL; perhaps there was too little memory."),
+    ],
+)
+def test_a_run_that_fails_says_why(server, what, sentence) -> None:
+    _do(server, what)
+    job = server.submit(CONFIG)
+    assert job.wait(PATIENCE_S) and job.state is State.FAILED and job.outcome() == sentence
+    _do(server, "run")
+    assert server.resume(job).wait(PATIENCE_S) and job.state is State.FINISHED
+
+
+def test_a_run_whose_folder_is_gone_fails_with_a_sentence(server) -> None:
+    _do(server, "hold")
+    first, second = server.submit(CONFIG), server.submit(CONFIG)
+    (second.folder / "config.yaml").unlink()
+    second.folder.rmdir()
+    first.kill(), first.wait(PATIENCE_S)
+    server.tick()
+    assert second.state is State.FAILED and second.outcome().startswith("The run could not be started (")
+
+
+def test_one_runs_one_waits_and_a_third_is_told_so(server) -> None:
+    _do(server, "hold")
+    first, second = server.submit(CONFIG), server.submit(CONFIG)
+    server.tick()
+    assert (first.is_alive, second.state, server.queued) == (True, State.QUEUED, second)
+    with pytest.raises(CannotStart, match="a-red-mug-2 is queued; the queue is full"):
+        server.submit(CONFIG)
+    assert not (server.output / "a-red-mug-3").exists()
+    first.kill(), first.wait(PATIENCE_S)
+    _do(server, "run")
+    server.tick()
+    assert server.current is second and server.queued is None and second.wait(PATIENCE_S) and second.state is State.FINISHED
+
+
+def test_who_leaves_the_line_leaves_no_folder(server) -> None:
+    _do(server, "hold")
+    server.submit(CONFIG)
+    second = server.submit(CONFIG)
+    server.cancel_queued()
+    assert server.queued is None and not second.folder.exists() and server.find(second.name) is None
+    server.cancel_queued()
+
+
+def test_the_end_of_the_server_is_the_end_of_the_run(server) -> None:
+    _do(server, "hold")
+    job = server.submit(CONFIG)
+    until((job.folder / "heeds").exists)
+    server.close()
+    assert job.state is State.STOPPED
+
+
+def test_another_server_finds_the_runs_again(server) -> None:
+    job = server.submit(CONFIG)
+    job.wait(PATIENCE_S)
+    again = ServerState(server.output).find(job.name)
+    assert (
+        again.state is State.UNFINISHED and again.can_resume and again.progress().step == 9
+    )  # no run.json, so: not known
+    (job.folder / "run.json").write_text('{"finished_utc": "2026"}')
+    assert again.state is State.FINISHED
+
+
+def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
+    server = ServerState(tmp_path / "out")
+    assert server.current is None
+    folder = _run(tmp_path / "out")
+    job = ServerState(tmp_path / "out").current
+    lock = RunLock(folder)
+    assert job.state is State.ELSEWHERE and not job.can_resume and not job.is_alive
+    lock.release()
+    assert job.state is State.UNFINISHED and job.can_resume
+
+
+def test_the_last_line_stands_in_for_a_sentence(tmp_path) -> None:
+    console = tmp_path / "console.txt"
+    assert last_sentence(console) == ""
+    console.write_bytes(b"Traceback\n  File\nMemoryError: no\xff\r\n\n")
+    assert last_sentence(console) == "MemoryError: no\ufffd"
