@@ -20,7 +20,7 @@ class CannotStart(ValueError):
 
 
 class ServerState:
-    """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all runs that were found."""
+    """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all found runs."""
 
     def __init__(self, output: Path) -> None:
         """The current run is the newest of the folder, until one is started here."""
@@ -92,7 +92,7 @@ class ServerState:
     def _check_queue(self) -> None:
         if self.queued is not None:
             raise CannotStart(
-                f"A run is in progress and {self.queued.name} is queued; the queue is full. Try again when it has started."
+                f"A run is in progress and {self.queued.name} is queued: the queue is full. Try again after its start."
             )
 
     def _start_or_queue(self, job: Job) -> Job:

@@ -129,7 +129,7 @@ def test_one_runs_one_waits_and_a_third_is_told_so(server) -> None:
     first, second = server.submit(CONFIG), server.submit(CONFIG)
     server.tick()
     assert (first.is_alive, second.state, server.queued) == (True, State.QUEUED, second)
-    with pytest.raises(CannotStart, match="a-red-mug-2 is queued; the queue is full"):
+    with pytest.raises(CannotStart, match="a-red-mug-2 is queued: the queue is full"):
         server.submit(CONFIG)
     assert not (server.output / "a-red-mug-3").exists()
     first.kill(), first.wait(PATIENCE_S)
