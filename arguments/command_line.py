@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: upstream's flags, one flag for every key of every group, and --set Group.key=value.
 
-Values stay words here; `arguments.load` turns them into typed values with the same code as YAML's.
+--help lists COMMON, --help-all every flag. Values stay words here; `arguments.load` turns them into typed values with the same code as YAML's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from arguments.exit_codes import MEANING
 
 DESCRIPTION = "Text to 3D Gaussians. Settings: defaults < YAML file (--opt) < command line."
 EPILOG = (
-    "Every key is also --Group.key VALUE or --set Group.key=VALUE. "
+    "--help-all lists every setting; each is also --Group.key VALUE or --set Group.key=VALUE. "
     'Example: python train.py --opt configs/quickstart.yaml --text "a red mug" --iterations 600. '
     f"Exit status: {'. '.join(f'{code}: {meaning}' for code, meaning in MEANING.items())}."
 )
+COMMON = {
+    "what to make": ("text", "opt", "workspace", "negative", "seed"),
+    "size and length": ("iterations", "C_batch_size", "image_w", "image_h", "init_num_pts", "sh_degree"),
+    "diffusion model": ("guidance", "model_key", "LoRA_path", "guidance_scale", "sds", "perpneg", "vram_O", "device"),
+    "CoGrad": ("CoGradParams.enabled",),
+    "run and outputs": ("resume", "overwrite", "dry_run", "checkpoint_every", "save_ratio", "viewer", "quiet"),
+}
+"""Title -> keys that --help lists; Group.key where the name alone says little."""
 
 
 class CommandLineError(ValueError):
@@ -32,7 +40,7 @@ class CommandLineError(ValueError):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Shows the values a flag takes as its metavar says; how many are given is checked elsewhere."""
+    """Shows the values of a flag as its metavar says; their number is checked elsewhere."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=120)
@@ -58,7 +66,7 @@ class Words:
 
     settings: list[tuple[str, str, list[str]]]
     assignments: list[str]
-    strangers: list[str]
+    unknown: list[str]
 
 
 def owners() -> dict[str, list[str]]:
@@ -70,17 +78,33 @@ def owners() -> dict[str, list[str]]:
     return found
 
 
+class _Help(argparse.Action):
+    """Prints the common flags, or all of them for --help-all, and ends the program."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+        print((parser if option_string == "--help-all" else build_parser(common_only=True)).format_help())
+        raise SystemExit(0)
+
+
 @functools.cache
-def build_parser() -> _Parser:
-    """A parser with a flag for every declared key; a name that two groups share needs --Group.key."""
+def build_parser(common_only: bool = False) -> _Parser:
+    """A parser with a flag for every declared key, or those of COMMON; a name of two groups needs --Group.key."""
     parser = _Parser(
         prog="train.py",
         usage="train.py --opt FILE [--text PROMPT] [--dry-run] [--KEY VALUE ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,
+        add_help=False,
         formatter_class=_Formatter,
     )
+    if common_only:
+        _add_common(parser)
+    helps = parser.add_argument_group("help")
+    helps.add_argument("--help", "-h", nargs=0, action=_Help, help="list the common settings and stop")
+    helps.add_argument("--help-all", nargs=0, action=_Help, help="list every setting and stop")
+    if common_only:
+        return parser
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="GROUP.KEY=VALUE", help="set any key")
     owned = owners()
     run = parser.add_argument_group("run")
@@ -94,23 +118,35 @@ def build_parser() -> _Parser:
     return parser
 
 
+def _add_common(parser: _Parser) -> None:
+    groups = {"": Config, **{group: declared for group, (_, declared) in GROUPS.items()}}
+    for title, names in COMMON.items():
+        section = parser.add_argument_group(title)
+        for name in names:
+            key = name.rpartition(".")[2]
+            group = next(group for group, declared in groups.items() if key in keys_of(declared))
+            kind, spec, default = keys_of(groups[group])[key]
+            flag = f"--{name.replace('_', '-')}" if name == "dry_run" else f"--{name}"
+            _add(section, group, key, [flag, *spec.aliases], kind, spec, default)
+
+
 def _add(section: Any, group: str, name: str, flags: list[str], kind: Any, spec: KeySpec, default: Any) -> None:
     text = f"{spec.help} [{expectation(kind, spec)}; default {in_words(default)}]"
-    text = (text + " (nothing reads it)" if spec.unread else text).replace("%", "%%")
+    text = (text + " (not used)" if spec.unread else text).replace("%", "%%")
     metavar = "LO HI" if is_pair(kind) else "N ..." if is_tuple(kind) else "[BOOL]" if kind is bool else "VALUE"
     dest = f"{group}.{name}"
     section.add_argument(*flags, dest=dest, nargs="*", default=argparse.SUPPRESS, metavar=metavar, help=text)
 
 
 def read_words(argv: list[str]) -> Words:
-    """Splits a command line. Raises CommandLineError; prints the help and exits on --help."""
+    """Splits a command line. Raises CommandLineError; prints the help and exits on --help and --help-all."""
     parser = build_parser()
     _refuse_dashed_values(argv, parser)
-    known, strangers = parser.parse_known_args(argv)
+    known, unknown = parser.parse_known_args(argv)
     found = vars(known)
     assignments = found.pop("set")
     settings = [(*address.split(".", 1), words) for address, words in found.items()]
-    return Words([(group, name, words) for group, name, words in settings], assignments, strangers)
+    return Words([(group, name, words) for group, name, words in settings], assignments, unknown)
 
 
 def _refuse_dashed_values(argv: list[str], parser: _Parser) -> None:

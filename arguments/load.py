@@ -118,7 +118,7 @@ class _Collector:
             self._take_words(group, name, given)
         for assignment in words.assignments:
             self._take_assignment(assignment)
-        self._refuse_unknown(words.strangers)
+        self._refuse_unknown(words.unknown)
         if self.run_folder is not None:
             self.values["ModelParams", "model_path"] = str(self.run_folder)
         named = {name for group, name, _ in words.settings if not group}
@@ -220,7 +220,7 @@ class _Collector:
     def _unknown(self, source: str, group: str, name: object, value: object) -> None:
         shown = name if isinstance(name, str) and name.isidentifier() else show(name)
         close = _nearest(group, name)
-        hint = f" (did you mean {close}?)" if close else " (--help lists them)"
+        hint = f" (did you mean {close}?)" if close else " (--help-all lists them)"
         kind = "group" if isinstance(value, dict) or (group and group not in GROUPS) else "key"
         self._problem(source, _label(group, str(shown)), show(value), f"expected a known {kind}{hint}")
 
@@ -242,7 +242,7 @@ class _Collector:
             hint = f"ambiguous, expected one of {', '.join(f'--{owner}.{name}' for owner in sharing)}"
         else:
             close = _nearest(group, name)
-            hint = f"expected a known flag ({f'did you mean {_as_flag(close)}?' if close else '--help lists them'})"
+            hint = f"expected a known flag ({f'did you mean {_as_flag(close)}?' if close else '--help-all lists them'})"
         self._problem(COMMAND_LINE, show(flag)[1:-1], show(value) if value else "", hint)
 
     def _reject(self, source: str, label: str, value: str, text: str) -> None:

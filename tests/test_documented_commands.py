@@ -58,9 +58,9 @@ def is_refused(command: Command, checkout: Checkout) -> None:
 
 
 def prints_and_stops(command: Command, checkout: Checkout) -> None:
-    """--help and --dry-run."""
+    """--help, --help-all and --dry-run."""
     words = checkout.words(command)[2:]
-    if "--help" in words:
+    if {"--help", "--help-all"} & set(words):
         with pytest.raises(SystemExit, match="0"):
             train.main(words)
     else:
@@ -193,7 +193,7 @@ class Rule:
 NEEDS_WEIGHTS = r"(?!.*quickstart|.*toy).*configs/\w+\.yaml"
 RULES = [
     Rule(r"pip install (--\S+ )*\.|cograd3d-|torchrun \S+ -m cograd3d ", is_installed),
-    Rule(r"python train\.py (.* )?(--help|--dry-run)\b", prints_and_stops),
+    Rule(r"python train\.py (.* )?(--help|--help-all|--dry-run)\b", prints_and_stops),
     Rule(r"python train\.py .*--iteratoins", is_refused),
     Rule(rf"python train\.py {NEEDS_WEIGHTS}", stops_without_weights),
     Rule(r"python train\.py ", trains),

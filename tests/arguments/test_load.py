@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arguments import GROUPS, Config
+from arguments import GROUPS, Config, command_line
 from arguments.load import ConfigError, load_config, to_yaml
 from tests.arguments.refusals import TEXT, only_problem
 
@@ -152,13 +152,25 @@ def test_odd_characters_survive(text, tmp_path):
 
 def test_help_lists_every_key_with_unit_bounds_and_default(capsys):
     with pytest.raises(SystemExit) as caught:
-        load_config(["--help"])
+        load_config(["--help-all"])
     assert caught.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "polar angle from +z [two numbers [lo, hi] with lo <= hi each >= 0 and <= 180 (deg); default 45 105]" in words
     assert "--GenerateCamParams.device VALUE" in words and "--phi_range LO HI" in words
     for attribute, declared in GROUPS.values():
         assert attribute and all(f"--{field.name}" in words or f".{field.name}" in words for field in dataclasses.fields(declared))
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_short_help_begins_with_the_prompt_and_fits_on_a_page(flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        load_config([flag])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    flags = re.findall(r"^  (--[\w.-]+)", text, re.MULTILINE)
+    assert flags[:3] == ["--text", "--opt", "--workspace"] and flags[-1] == "--help-all"
+    assert 20 <= len(flags) <= 30 and len(text.splitlines()) <= 80
+    assert set(flags) <= set(command_line.build_parser()._option_string_actions)
 
 
 # --- when the run reports and saves -----------------------------------------------------------------------------------
