@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: upstream's flags, one flag for every key of every group, and --set Group.key=value.
 
---help lists COMMON, --help-all every flag. Values stay words here; `arguments.load` turns them into typed values with the same code as YAML's.
+--help lists COMMON, --help-all every flag. Values stay words here;
+`arguments.load` turns them into typed values with the same code as YAML's.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ def build_parser(common_only: bool = False) -> _Parser:
     )
     if common_only:
         _add_common(parser)
-    helps = parser.add_argument_group("help")
-    helps.add_argument("--help", "-h", nargs=0, action=_Help, help="list the common settings and stop")
-    helps.add_argument("--help-all", nargs=0, action=_Help, help="list every setting and stop")
+    section = parser.add_argument_group("help")
+    for flags, what in ((("--help", "-h"), "the common settings"), (("--help-all",), "every setting")):
+        section.add_argument(*flags, nargs=0, action=_Help, default=argparse.SUPPRESS, help=f"list {what} and stop")
     if common_only:
         return parser
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="GROUP.KEY=VALUE", help="set any key")
