@@ -2,7 +2,7 @@
 """Size, time and loss of every export of a scene: `python benchmarks/exports.py`, or `--run RUN` for a run of your own.
 
 Without RUN a short run is made. PSNR in dB and IoU of outlines are means over VIEWS views of SIZE_PX px on white,
-against the renderer's pictures of training's own cloud. Files are read by the tests' readers, the mesh is drawn by
+against the renderer's images of training's own cloud. Files are read by the tests' readers, the mesh is drawn by
 their z-buffer. --picture writes Gaussians above mesh.
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from arguments import PipelineParams
-from evaluation.orbits import Lens, framing, full_turn
+from evaluation.orbits import Orbit, framing, full_turn
 from evaluation.run_folder import cloud_of
 from export import FORMATS, export
 from export.cloud import Y_DOWN, Y_UP, turned
@@ -63,14 +63,14 @@ def short_run(folder: Path) -> Path:
 
 
 @torch.no_grad()
-def picture(gaussians: GaussianModel, camera: RCamera) -> tuple[np.ndarray, np.ndarray]:
+def image(gaussians: GaussianModel, camera: RCamera) -> tuple[np.ndarray, np.ndarray]:
     """Colours [H, W, 3] on white, and where more than half is covered [H, W]."""
     out = render(camera, gaussians, PipelineParams(), torch.ones(3))
     return out["render"].clamp(0, 1).permute(1, 2, 0).numpy(), out["alpha"][0].numpy() < 0.5
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB; infinite for equal pictures."""
+    """dB; infinite for equal images."""
     error = float(((a - b) ** 2).mean())
     return -10 * math.log10(error) if error else math.inf
 
@@ -82,11 +82,11 @@ def drawn_mesh(path: Path, cameras: list[RCamera]) -> list[tuple[np.ndarray, np.
 
 
 def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> str:
-    """What the file's own pictures have in common with the cloud's."""
-    truth = [picture(cloud, camera) for camera in cameras]
+    """What the file's own images have in common with the cloud's."""
+    truth = [image(cloud, camera) for camera in cameras]
     if format in READ:
         again = READ[format](path)
-        return f"{np.mean([psnr(picture(again, camera)[0], true) for camera, (true, _) in zip(cameras, truth)]):.1f}"
+        return f"{np.mean([psnr(image(again, camera)[0], true) for camera, (true, _) in zip(cameras, truth)]):.1f}"
     if format != "glb":
         return "-"
     drawn = drawn_mesh(path, cameras)
@@ -97,7 +97,7 @@ def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) 
 
 def write_picture(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> None:
     """The Gaussians above, the mesh below, from each camera."""
-    rows = [[picture(cloud, camera)[0] for camera in cameras], [seen for seen, _ in drawn_mesh(path, cameras)]]
+    rows = [[image(cloud, camera)[0] for camera in cameras], [seen for seen, _ in drawn_mesh(path, cameras)]]
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     write_png(out, np.round(sheet * 255).astype(np.uint8))
 
@@ -111,8 +111,8 @@ def main(argv: list[str]) -> None:
         run = args.run or short_run(Path(folder) / "run")
         cloud = GaussianModel.from_ply(cloud_of(run))
         seen = framing([cloud])
-        lens = Lens(SIZE_PX, SIZE_PX, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
-        cameras = full_turn(torch.zeros(3), lens, VIEWS)  # the mesh is drawn looking at the origin
+        orbit = Orbit(SIZE_PX, SIZE_PX, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
+        cameras = full_turn(torch.zeros(3), orbit, VIEWS)  # the mesh is drawn looking at the origin
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(cloud.get_xyz):,} Gaussians, ", end="")
         print(f"SH degree {cloud.max_sh_degree}\n\n| format | kB | s | PSNR |\n|---|---|---|---|")
         for format in FORMATS:

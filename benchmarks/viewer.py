@@ -106,7 +106,7 @@ def block(steps: Steps, mode: str, config: Config) -> tuple[list[float], float]:
         if looker is not None:
             looker.start()
             time.sleep(0.2)
-        steps.make(viewers)  # what is made once, such as the first picture
+        steps.make(viewers)  # what is made once, such as the first image
         before = looker.bytes_read if looker else 0
         step_ms = [steps.make(viewers) for _ in range(BLOCK)]
         read_mb = (looker.bytes_read - before) / 1e6 if looker else 0.0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the paper measures on a finished scene (A.2), and the toy world's yardstick. docs/evaluation.md says more.
 
-A learned metric is a name in METRICS. load_metric makes it a function of pictures and a prompt; its weights are looked
+A learned metric is a name in METRICS. load_metric makes it a function of images and a prompt; its weights are looked
 for only then, and MetricUnavailable says in one sentence why they cannot be had.
 
-Letters: V pictures of one scene.
+Letters: V images of one scene.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from evaluation.weights import MetricUnavailable
 __all__ = ["METRICS", "Metric", "MetricKind", "MetricUnavailable", "load_metric", "over_prompts", "over_views"]
 
 Metric = Callable[[np.ndarray, str], np.ndarray]
-"""(pictures, uint8 [V, H, W, 3] RGB; prompt) -> a score for each picture, float64 [V]."""
+"""(images, uint8 [V, H, W, 3] RGB; prompt) -> a score for each image, float64 [V]."""
 
 
 @dataclass(frozen=True)
 class MetricKind:
-    """How a learned metric is asked: `views` pictures of an orbit, evenly spaced."""
+    """How a learned metric is asked: `views` images of an orbit, evenly spaced."""
 
     title: str
     views: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP similarity (Radford et al. 2021): 100 times the cosine between a picture's and the prompt's embedding."""
+"""CLIP similarity (Radford et al. 2021): 100 times the cosine between an image's and the prompt's embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evaluation.pictures import batches, network_input
+from evaluation.preprocess import batches, network_input
 from evaluation.weights import from_pretrained, repository
 
 
@@ -22,15 +22,15 @@ class ClipSimilarity:
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
 
     @torch.no_grad()
-    def __call__(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
-        """100 cos [V] of pictures, uint8 [V, H, W, 3]; a prompt beyond CLIP's 77 tokens is cut off."""
+    def __call__(self, images: np.ndarray, prompt: str) -> np.ndarray:
+        """100 cos [V] of images, uint8 [V, H, W, 3]; a prompt beyond CLIP's 77 tokens is cut off."""
         side_px = self.model.config.vision_config.image_size
         longest = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer([prompt], truncation=True, max_length=longest, return_tensors="pt").to(self.device)
         text = _embedding(self.model.get_text_features(**words))
-        parts = [network_input(part, side_px).to(self.device) for part in batches(pictures)]
-        images = torch.cat([_embedding(self.model.get_image_features(pixel_values=part)) for part in parts])
-        return (100 * images @ text.T)[:, 0].double().cpu().numpy()
+        parts = [network_input(part, side_px).to(self.device) for part in batches(images)]
+        embeddings = torch.cat([_embedding(self.model.get_image_features(pixel_values=part)) for part in parts])
+        return (100 * embeddings @ text.T)[:, 0].double().cpu().numpy()
 
 
 def _embedding(output: Any) -> Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageReward-v1.0 (Xu et al. 2023): what people would say of a picture and its prompt, about N(0, 1) over pictures.
+"""ImageReward-v1.0 (Xu et al. 2023): what people would say of an image and its prompt, about N(0, 1) over images.
 
-A BLIP vision transformer, BLIP's text encoder with cross-attention to the picture, and five linear layers on token 0.
+A BLIP vision transformer, BLIP's text encoder with cross-attention to the image, and five linear layers on token 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.pictures import batches, network_input
+from evaluation.preprocess import batches, network_input
 from evaluation.weights import MetricUnavailable, fill, from_pretrained, read_weights, repository
 
 WEIGHTS, TOKENIZER = "THUDM/ImageReward", "google-bert/bert-base-uncased"
@@ -43,13 +43,13 @@ class ImageReward(nn.Module):
         self.head = head
 
     @torch.no_grad()
-    def forward(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
-        """Rewards, float64 [V], of pictures uint8 [V, H, W, 3]; a prompt beyond 35 tokens is cut off."""
-        return np.concatenate([self._rewards(part, prompt) for part in batches(pictures)])
+    def forward(self, images: np.ndarray, prompt: str) -> np.ndarray:
+        """Rewards, float64 [V], of images uint8 [V, H, W, 3]; a prompt beyond 35 tokens is cut off."""
+        return np.concatenate([self._rewards(part, prompt) for part in batches(images)])
 
-    def _rewards(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
+    def _rewards(self, images: np.ndarray, prompt: str) -> np.ndarray:
         device = next(self.head.parameters()).device
-        seen = self.vision(network_input(pictures, self.vision.config.image_size).to(device)).last_hidden_state
+        seen = self.vision(network_input(images, self.vision.config.image_size).to(device)).last_hidden_state
         words = self.tokenizer(
             prompt, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(device)

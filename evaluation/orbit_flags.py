@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.orbits import Lens, colour_of, framing, full_turn, pictures
+from evaluation.orbits import Orbit, colour_of, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 
@@ -30,7 +30,7 @@ BOUNDS = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Size, frames, camera and background of a full turn."""
-    parser.add_argument("--size_px", type=int, default=512, help="side of the square picture (%(default)s)")
+    parser.add_argument("--size_px", type=int, default=512, help="side of the square image (%(default)s)")
     parser.add_argument("--frames", type=int, default=120, help="frames of one turn (%(default)s)")
     parser.add_argument("--fps", type=int, default=30, help="frames a second (%(default)s)")
     parser.add_argument("--elevation_deg", type=float, default=15.0, help="camera above the horizon (%(default)s)")
@@ -55,9 +55,9 @@ def load(paths: Sequence[Path], iteration: int | None) -> list[GaussianModel]:
 
 
 def turns(clouds: Sequence[GaussianModel], args: argparse.Namespace) -> Iterator[list[np.ndarray]]:
-    """Frame after frame of one turn, each a list with a picture of every cloud, all from the same camera."""
+    """Frame after frame of one turn, each a list with an image of every cloud, all from the same camera."""
     seen, fov_rad = framing(clouds), math.radians(args.fov_deg)
-    lens = Lens(args.size_px, args.size_px, fov_rad, args.elevation_deg, args.radius or seen.distance(fov_rad))
-    cameras, background = full_turn(seen.centre, lens, args.frames), torch.tensor(colour_of(args.background))
-    for frame in zip(*(pictures(cloud, cameras, background) for cloud in clouds)):
+    orbit = Orbit(args.size_px, args.size_px, fov_rad, args.elevation_deg, args.radius or seen.distance(fov_rad))
+    cameras, background = full_turn(seen.centre, orbit, args.frames), torch.tensor(colour_of(args.background))
+    for frame in zip(*(render_images(cloud, cameras, background) for cloud in clouds)):
         yield list(frame)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras around any cloud at a distance at which it fills the picture, and the pictures that they see.
+"""Cameras around any cloud at a distance at which it fills the image, and the images that they see.
 
 World: z up; azimuth 0 looks from +y. N Gaussians, V cameras.
 """
@@ -23,7 +23,7 @@ from trainer.outputs import turntable
 
 COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 KEPT = 0.99
-"""Share of the Gaussians that must fit: a few floaters do not shrink the picture."""
+"""Share of the Gaussians that must fit: a few floaters do not shrink the image."""
 MARGIN = 0.05
 SOLID_OPACITY = 0.1
 NEAREST, FARTHEST = 0.3, 1e6
@@ -74,8 +74,8 @@ def framing(clouds: Sequence[GaussianModel]) -> Framing:
 
 
 @dataclass(frozen=True)
-class Lens:
-    """Size of the pictures and vertical field of view; `elevation_deg` above the horizon, distance from the centre."""
+class Orbit:
+    """Size of the images and vertical field of view; `elevation_deg` above the horizon, distance from the centre."""
 
     width_px: int
     height_px: int
@@ -84,10 +84,10 @@ class Lens:
     distance: float
 
 
-def camera_on_orbit(centre: torch.Tensor, lens: Lens, azimuth_deg: float) -> RCamera:
+def camera_on_orbit(centre: torch.Tensor, orbit: Orbit, azimuth_deg: float) -> RCamera:
     """One camera that looks at `centre` [3]: one that looks at the origin, moved there."""
-    theta_deg = 90 - lens.elevation_deg
-    camera = camera_at(lens.distance, theta_deg, azimuth_deg, lens.fov_rad, lens.width_px, lens.height_px)
+    theta_deg = 90 - orbit.elevation_deg
+    camera = camera_at(orbit.distance, theta_deg, azimuth_deg, orbit.fov_rad, orbit.width_px, orbit.height_px)
     back = torch.eye(4)
     back[3, :3] = -centre
     view = back @ camera.world_view_transform
@@ -100,12 +100,14 @@ def camera_on_orbit(centre: torch.Tensor, lens: Lens, azimuth_deg: float) -> RCa
     )
 
 
-def full_turn(centre: torch.Tensor, lens: Lens, count: int) -> list[RCamera]:
+def full_turn(centre: torch.Tensor, orbit: Orbit, count: int) -> list[RCamera]:
     """`count` cameras, evenly spread over one turn; the first is at azimuth 0."""
-    return [camera_on_orbit(centre, lens, 360 * k / count) for k in range(count)]
+    return [camera_on_orbit(centre, orbit, 360 * k / count) for k in range(count)]
 
 
-def pictures(gaussians: GaussianModel, cameras: Sequence[RCamera], background: torch.Tensor) -> Iterator[np.ndarray]:
+def render_images(
+    gaussians: GaussianModel, cameras: Sequence[RCamera], background: torch.Tensor
+) -> Iterator[np.ndarray]:
     """uint8 [H, W, 3] of one camera after the other, on `background` [3]."""
     for rgb, _ in turntable(gaussians, cameras, Config(), background):
         yield rgb

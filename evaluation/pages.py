@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of one file: no link leaves them, pictures and videos are inside. Readable on a phone and on paper."""
+"""Pages of one file: no link leaves them, images and videos are inside. Readable on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
 
 
-def jpeg(picture: np.ndarray, quality: int = 88) -> bytes:
+def jpeg(image: np.ndarray, quality: int = 88) -> bytes:
     """uint8 [H, W, 3] RGB as a JPEG file."""
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return encoded.tobytes()
 
 
@@ -76,12 +76,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def image(content: bytes, alt: str, kind: str = "image/jpeg") -> str:
-    """A picture, with the words for those who do not see it."""
+    """An image, with the words for those who do not see it."""
     return f'<img src="{data_uri(content, kind)}" alt="{escape(alt)}">'
 
 
 def image_file(path: Path, alt: str) -> str:
-    """A PNG or JPEG file as a picture."""
+    """A PNG or JPEG file as an image."""
     return image(path.read_bytes(), alt, "image/png" if path.suffix == ".png" else "image/jpeg")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished run folder: its settings, its last cloud, and pictures of it from an orbit.
+"""A finished run folder: its settings, its last cloud, and images of it from an orbit.
 
-V pictures, uint8 [V, H, W, 3] RGB on the run's own background.
+V images, uint8 [V, H, W, 3] RGB on the run's own background.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def gaussians_of_run(run: Path, config: Config, device: str | torch.device = "cp
 
 
 def orbit(gaussians: GaussianModel, config: Config, count: int, size_px: int = 0) -> np.ndarray:
-    """`count` pictures from a circle around the object at the run's default pose; azimuth 0, the front, comes first.
+    """`count` images from a circle around the object at the run's default pose; azimuth 0, the front, comes first.
 
     `size_px` 0: the size of the run's own test views.
     """

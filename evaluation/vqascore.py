@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VQAScore (Lin et al. 2024) with clip-flant5-xl: the probability of "Yes" to `Does this figure show "<prompt>"?`.
 
-A CLIP vision tower, Linear-GELU-Linear and a Flan-T5, whose encoder reads the picture's patches in the question's place
+A CLIP vision tower, Linear-GELU-Linear and a Flan-T5, whose encoder reads the image's patches in the question's place
 of <image>. L tokens of a sequence, P patches, D width of T5.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.pictures import batches, network_input
+from evaluation.preprocess import batches, network_input
 from evaluation.weights import MetricUnavailable, fill, from_pretrained, read_weights, repository
 
 WEIGHTS, TOKENIZER, TOWER = "zhiqiulin/clip-flant5-xl", "google/flan-t5-xl", "openai/clip-vit-large-patch14-336"
@@ -38,12 +38,12 @@ class VQAScore(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
-        """Probabilities in [0, 1], float64 [V], of pictures uint8 [V, H, W, 3]."""
-        return np.concatenate([self._scores(part, prompt) for part in batches(pictures)])
+    def forward(self, images: np.ndarray, prompt: str) -> np.ndarray:
+        """Probabilities in [0, 1], float64 [V], of images uint8 [V, H, W, 3]."""
+        return np.concatenate([self._scores(part, prompt) for part in batches(images)])
 
-    def _scores(self, pictures: np.ndarray, prompt: str) -> np.ndarray:
-        patches = self._patches(pictures)
+    def _scores(self, images: np.ndarray, prompt: str) -> np.ndarray:
+        patches = self._patches(images)
         count, device = len(patches), patches.device
         before, after, answer = (self._ids(text).to(device) for text in (BEFORE, AFTER.format(prompt), ANSWER))
         words = [self.t5.get_input_embeddings()(ids).expand(count, -1, -1) for ids in (before, after)]
@@ -53,10 +53,10 @@ class VQAScore(nn.Module):
         log_p = torch.log_softmax(logits, dim=-1)[:, torch.arange(len(answer)), answer]  # [V, L] of the answer
         return log_p.mean(dim=1).exp().double().cpu().numpy()
 
-    def _patches(self, pictures: np.ndarray) -> Tensor:
+    def _patches(self, images: np.ndarray) -> Tensor:
         """[V, P, D]: the tower's last layer but one, without the class token, projected."""
         like = next(self.mm_projector.parameters())
-        x = network_input(pictures, self.tower.config.image_size, pad=True).to(like)
+        x = network_input(images, self.tower.config.image_size, pad=True).to(like)
         return self.mm_projector(self.tower(x, output_hidden_states=True).hidden_states[-2][:, 1:])
 
     def _ids(self, text: str) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Gaussians' colours on a mesh's texture, from pictures all around.
+"""The Gaussians' colours on a mesh's texture, from images all around.
 
 T texels that belong to a triangle, S x S texels. A texture's row 0 is its upper edge, where v = 1.
 """
@@ -59,7 +59,7 @@ def bake(
     known = weight > 0
     if not known.any():
         raise ValueError(
-            "no picture shows any of the mesh, so that it has no colours; the Gaussians are too transparent."
+            "no image shows any of the mesh, so that it has no colours; the Gaussians are too transparent."
         )
     colour[known] /= weight[known, None]
     nearest = library("scipy.spatial").cKDTree(texels.position[known]).query(texels.position[~known])[1]
@@ -70,17 +70,17 @@ def bake(
 def _seen_from(
     camera: RCamera, gaussians: GaussianModel, mesh: Mesh, texels: Texels, radius: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the texels that one picture shows, their colours with the background taken out, their weights."""
+    """Indices of the texels that one image shows, their colours with the background taken out, their weights."""
     towards = camera.camera_center.cpu().numpy() - texels.position
     cosine = np.einsum("ti,ti->t", texels.normal, towards) / np.linalg.norm(towards, axis=1)
     (facing,) = np.nonzero(cosine > LEAST_COSINE)
     places, depth = project(texels.position[facing], camera)
     column, row = np.clip(places.astype(int), 0, (camera.image_width - 1, camera.image_height - 1)).T
     in_front = depth < depth_of_mesh(*mesh, camera)[row, column] + DEPTH_TOLERANCE * radius
-    picture = _sampled(_colour_and_coverage(gaussians, camera), places[in_front], camera)
-    shown = picture[:, 3] > LEAST_COVERAGE
-    index, picture = facing[in_front][shown], picture[shown]
-    return index, picture[:, :3] / picture[:, 3:], picture[:, 3] * cosine[index] ** SHARPNESS
+    image = _sampled(_colour_and_coverage(gaussians, camera), places[in_front], camera)
+    shown = image[:, 3] > LEAST_COVERAGE
+    index, image = facing[in_front][shown], image[shown]
+    return index, image[:, :3] / image[:, 3:], image[:, 3] * cosine[index] ** SHARPNESS
 
 
 @torch.no_grad()
@@ -90,11 +90,11 @@ def _colour_and_coverage(gaussians: GaussianModel, camera: RCamera) -> torch.Ten
     return torch.cat((out["render"].clamp(0, 1), 1 - out["alpha"]))
 
 
-def _sampled(picture: torch.Tensor, places: np.ndarray, camera: RCamera) -> np.ndarray:
-    """[T, C]: a picture [C, H, W] between its pixels."""
+def _sampled(image: torch.Tensor, places: np.ndarray, camera: RCamera) -> np.ndarray:
+    """[T, C]: an image [C, H, W] between its pixels."""
     size = torch.tensor([camera.image_width, camera.image_height])
     grid = (torch.from_numpy(places).float() / size * 2 - 1)[None, None]
-    found = torch.nn.functional.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)
+    found = torch.nn.functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
     return found[0, :, 0].T.numpy()
 
 

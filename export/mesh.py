@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.orbits import Framing, Lens, camera_on_orbit, framing
+from evaluation.orbits import Framing, Orbit, camera_on_orbit, framing
 from export.bake import bake, texels_of
 from export.cloud import Y_UP
 from export.limits import check
@@ -31,7 +31,7 @@ LIBRARIES = ("skimage.measure", "fast_simplification", "xatlas", "trimesh")
 
 
 def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """Density field, marching cubes, fewer triangles, unwrapping, a texture baked from pictures all around."""
+    """Density field, marching cubes, fewer triangles, unwrapping, a texture baked from images all around."""
     for name in LIBRARIES:
         library(name)  # before the work
     check(gaussians, "glb")
@@ -54,8 +54,8 @@ def views(seen: Framing, count: int, size_px: int) -> list[RCamera]:
     cameras = []
     for k in range(count):
         elevation_deg = math.degrees(math.asin(1 - (2 * k + 1) / count))
-        lens = Lens(size_px, size_px, FOV_RAD, elevation_deg, seen.distance(FOV_RAD))
-        cameras.append(camera_on_orbit(seen.centre, lens, math.degrees(k * math.pi * (3 - math.sqrt(5))) % 360))
+        orbit = Orbit(size_px, size_px, FOV_RAD, elevation_deg, seen.distance(FOV_RAD))
+        cameras.append(camera_on_orbit(seen.centre, orbit, math.degrees(k * math.pi * (3 - math.sqrt(5))) % 360))
     return cameras
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triangles to pixels: which pixel centres a triangle covers, and the depth that a camera sees of a mesh.
 
-F triangles, V vertices, M covered pixels. A place on a picture is (column, row) in pixels from its upper left corner;
+F triangles, V vertices, M covered pixels. A place on an image is (column, row) in pixels from its upper left corner;
 the centre of the first pixel is (0.5, 0.5).
 """
 
@@ -28,7 +28,7 @@ class Covered(NamedTuple):
 
 
 def scan(corners: np.ndarray, width_px: int, height_px: int) -> Covered:
-    """Pixels of a picture whose centres lie in the triangles `corners` [F, 3, 2]. Those of no area cover none."""
+    """Pixels of an image whose centres lie in the triangles `corners` [F, 3, 2]. Those of no area cover none."""
     ends = (width_px, height_px)  # first and one past the last pixel whose centre may be inside
     low = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, ends).astype(np.int64)
     size = np.clip(np.floor(corners.max(axis=1) + 0.5), 0, ends).astype(np.int64) - low
@@ -42,7 +42,7 @@ def scan(corners: np.ndarray, width_px: int, height_px: int) -> Covered:
 
 
 def _scan_some(corners: np.ndarray, low: np.ndarray, size: np.ndarray, first: int) -> Covered:
-    """Two barycentric coordinates are linear on the picture: their value at `low` and their slopes, for each face."""
+    """Two barycentric coordinates are linear on the image: their value at `low` and their slopes, for each face."""
     counts = size.prod(axis=1)
     face = np.repeat(np.arange(len(corners)), counts)
     within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -64,7 +64,7 @@ def _scan_some(corners: np.ndarray, low: np.ndarray, size: np.ndarray, first: in
 
 
 def project(points: np.ndarray, camera: RCamera) -> tuple[np.ndarray, np.ndarray]:
-    """Places on the picture [V, 2] and depths along the viewing direction [V] of world points [V, 3]."""
+    """Places on the image [V, 2] and depths along the viewing direction [V] of world points [V, 3]."""
     full, view = (m.cpu().numpy() for m in (camera.full_proj_transform, camera.world_view_transform))
     clip = points.astype(np.float32) @ full[:3, [0, 1, 3]] + full[3, [0, 1, 3]]
     depth = points.astype(np.float32) @ view[:3, 2] + view[3, 2]
@@ -76,7 +76,7 @@ def depth_of_mesh(vertices: np.ndarray, faces: np.ndarray, camera: RCamera) -> n
     """Depth [H, W] of the nearest surface at each pixel's centre, infinite beside the mesh; all of it is in front."""
     places, depth = project(vertices, camera)
     covered = scan(places[faces], camera.image_width, camera.image_height)
-    z = 1 / (covered.shares / depth[faces[covered.face]]).sum(axis=1)  # 1 / z is linear on the picture
-    picture = np.full((camera.image_height, camera.image_width), np.inf)
-    np.minimum.at(picture, (covered.row, covered.column), z)
-    return picture
+    z = 1 / (covered.shares / depth[faces[covered.face]]).sum(axis=1)  # 1 / z is linear on the image
+    image = np.full((camera.image_height, camera.image_width), np.inf)
+    np.minimum.at(image, (covered.row, covered.column), z)
+    return image

@@ -154,7 +154,7 @@ ERRORS = [
         ("z2 / (4 * trials * trials)", "z2 / (4 * trials)"),
     ),
     *_in("evaluation/clip_similarity.py", "tests/evaluation/test_metrics.py -k clip",
-        ("100 * images @ text.T", "images @ text.T"),
+        ("100 * embeddings @ text.T", "embeddings @ text.T"),
         ("return normalize(output.pooler_output, dim=-1)", "return output.pooler_output"),
     ),
     *_in("evaluation/reproduction/summary.py", "tests/tools/test_reproduce.py -k spread",

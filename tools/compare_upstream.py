@@ -2,7 +2,7 @@
 """Two runs side by side: python tools/compare_upstream.py A B [--html page.html]
 
 A and B are run folders, of this program or of LucidDreamer itself: settings that differ, statistics of the Gaussians,
-both clouds from the same cameras with PSNR and SSIM, a run's own pictures against ours of its cloud, times where known.
+both clouds from the same cameras with PSNR and SSIM, a run's own images against ours of its cloud, times where known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from evaluation.comparison.compare import (
     AMPLIFIED,
     Row,
-    View,
+    ViewPair,
     common_cameras,
     differing_settings,
     rows_of,
@@ -58,14 +58,14 @@ def _about(side: Side) -> dict[str, object]:
     }
 
 
-def view_rows(seen: Sequence[View], numbers: Sequence[int]) -> list[list[str]]:
-    """A line a view and their mean: PSNR and SSIM of A against B, and of each run's own picture against ours."""
+def view_rows(seen: Sequence[ViewPair], numbers: Sequence[int]) -> list[list[str]]:
+    """A line a view and their mean: PSNR and SSIM of A against B, and of each run's own image against ours."""
     lines = [[str(n), f"{v.psnr:.2f}", f"{v.ssim:.4f}", *map(_decibel, v.own)] for n, v in zip(numbers, seen)]
     means = [f"{np.mean([v.psnr for v in seen]):.2f}", f"{np.mean([v.ssim for v in seen]):.4f}"]
     return [*lines, ["mean", *means, *(_decibel(_mean([v.own[k] for v in seen])) for k in (0, 1))]]
 
 
-VIEW_HEAD = ["view", "PSNR of A and B", "SSIM", "A's own picture, PSNR", "B's own picture, PSNR"]
+VIEW_HEAD = ["view", "PSNR of A and B", "SSIM", "A's own image, PSNR", "B's own image, PSNR"]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -86,8 +86,8 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
 
 
-def as_html(a: Side, b: Side, seen: Sequence[View], numbers: Sequence[int], source: str) -> str:
-    """The same as one page, with pictures."""
+def as_html(a: Side, b: Side, seen: Sequence[ViewPair], numbers: Sequence[int], source: str) -> str:
+    """The same as one page, with images."""
     body = [f"<h1>A: {escape(a.path.name)}, B: {escape(b.path.name)}</h1>"]
     notes = [f"<li>{name}: {escape(note)}</li>" for name, side in (("A", a), ("B", b)) for note in side.notes]
     body += [f"<ul>{''.join(notes)}</ul>"] if notes else []
@@ -96,8 +96,8 @@ def as_html(a: Side, b: Side, seen: Sequence[View], numbers: Sequence[int], sour
     body += [f"<h2>From the same cameras ({escape(source)})</h2>", table(VIEW_HEAD, view_rows(seen, numbers))]
     body.append(f"<p class=quiet>A, B, and their difference {AMPLIFIED} times on white.</p>")
     for number, view in zip(numbers, seen):
-        picture = image(jpeg(side_by_side(view)), f"view {number}: A, B, difference")
-        body.append(f"<figure>{picture}<figcaption>view {number}: {view.psnr:.2f} dB</figcaption></figure>")
+        shown = image(jpeg(side_by_side(view)), f"view {number}: A, B, difference")
+        body.append(f"<figure>{shown}<figcaption>view {number}: {view.psnr:.2f} dB</figcaption></figure>")
     return page(f"{a.path.name} and {b.path.name}", body, script="")
 
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--views", type=int, default=VIEWS, help="cameras at most")
-    parser.add_argument("--html", type=Path, help="write a page with the pictures there")
+    parser.add_argument("--html", type=Path, help="write a page with the images there")
     args = parser.parse_args(argv)
     if args.views < 1:
         parser.error("--views is 1 or more")

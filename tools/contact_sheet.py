@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of evenly spaced views as one picture: `python tools/contact_sheet.py SOURCE... --out sheet.png`.
+"""Rows of evenly spaced views as one image: `python tools/contact_sheet.py SOURCE... --out sheet.png`.
 
 A SOURCE is a video, or a .ply file or run folder, of which a full turn is drawn. --frames columns, each a square.
 One SOURCE may be a folder of tools/ablate_toy.py: its first --seeds are drawn, unpicked, with their scores.
@@ -25,7 +25,7 @@ import torch
 
 from evaluation.ablation.report import first_seeds, sheet
 from evaluation.experiments.runs import read_folder
-from evaluation.orbits import Lens, framing, full_turn, pictures
+from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import check_suffix, is_scene
@@ -36,7 +36,7 @@ FOV_RAD, ELEVATION_DEG = 0.6, 15.0
 
 
 def contact_sheet(videos: list[np.ndarray], count: int, side_px: int) -> np.ndarray:
-    """Videos, uint8 [F, H, W, 3] each, to a picture [len(videos) side_px, count side_px, 3]."""
+    """Videos, uint8 [F, H, W, 3] each, to an image [len(videos) side_px, count side_px, 3]."""
     rows = [
         [cv2.resize(frame, (side_px, side_px), interpolation=cv2.INTER_AREA) for frame in video[frames]]
         for video in videos
@@ -46,13 +46,13 @@ def contact_sheet(videos: list[np.ndarray], count: int, side_px: int) -> np.ndar
 
 
 def frames_of(source: Path, count: int, side_px: int) -> np.ndarray:
-    """uint8 [F, H, W, 3]: a video's frames, or `count` pictures of one turn around a cloud. Raises ValueError."""
+    """uint8 [F, H, W, 3]: a video's frames, or `count` images of one turn around a cloud. Raises ValueError."""
     if source.is_file() and not is_scene(source):
         return read_video(source)
     cloud = GaussianModel.from_ply(cloud_of(source))
     seen = framing([cloud])
-    lens = Lens(side_px, side_px, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
-    return np.stack(list(pictures(cloud, full_turn(seen.centre, lens, count), torch.ones(3))))
+    orbit = Orbit(side_px, side_px, FOV_RAD, ELEVATION_DEG, seen.distance(FOV_RAD))
+    return np.stack(list(render_images(cloud, full_turn(seen.centre, orbit, count), torch.ones(3))))
 
 
 def main(argv: list[str]) -> int:

@@ -37,7 +37,7 @@ FRAMES, SIDE_PX = 8, 112
 
 
 @dataclass(frozen=True)
-class Run:
+class Example:
     """A row of the table; with `image` also a row of that image."""
 
     prompt: str
@@ -60,13 +60,13 @@ IDEAL = (
 )
 TRAINED = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
 RUNS = (
-    *(Run(prompt, "quickstart", "quickstart.png") for prompt in IDEAL),
-    Run(IDEAL[0], "toy"),
-    *(Run(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED),
+    *(Example(prompt, "quickstart", "quickstart.png") for prompt in IDEAL),
+    Example(IDEAL[0], "toy"),
+    *(Example(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED),
 )
 
 
-def train(run: Run, folder: Path, flags: Sequence[str]) -> None:
+def train(run: Example, folder: Path, flags: Sequence[str]) -> None:
     """One run of train.py, unless it is finished; SystemExit with its status when it fails."""
     record = folder / "run.json"
     if record.is_file() and "finished_utc" in json.loads(record.read_text(encoding="utf-8")):
@@ -97,7 +97,7 @@ def times(found: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def row(run: Run, scores: dict[str, Any]) -> str:
+def row(run: Example, scores: dict[str, Any]) -> str:
     """A row of the table of scores: aligned in yaw, and the yaw."""
     numbers = [f"{scores['psnr']:.1f}", *(f"{scores[name]:.2f}" for name in ("ssim", "iou", "detail"))]
     numbers.append(f"{scores['yaw_deg']:.0f}")

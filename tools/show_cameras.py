@@ -46,7 +46,7 @@ def training_cameras(config: Config, scene: Scene, count: int, streams: RandomSt
 
 
 @torch.no_grad()
-def picture(config: Config, columns: int) -> np.ndarray:
+def camera_sheet(config: Config, columns: int) -> np.ndarray:
     """uint8 [2 H, columns W, 3], dark points on white."""
     streams = RandomStreams(config.seed)
     gaussians = GaussianModel(0, "cpu")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, words = parser.parse_known_args(argv)
     try:
         check_suffix(args.out, "png")
-        write_png(args.out, picture(load_config(words), max(args.columns, 1)))
+        write_png(args.out, camera_sheet(load_config(words), max(args.columns, 1)))
     except ValueError as problem:
         print(f"show_cameras: {problem}", file=sys.stderr)
         return 2

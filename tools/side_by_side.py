@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--labels", nargs="+", help="words above the pictures (default: names of files and folders)")
+    parser.add_argument("--labels", nargs="+", help="words above the images (default: names of files and folders)")
     add_flags(parser)
     args = parser.parse_args(argv)
     try:

@@ -4,7 +4,7 @@
     python tools/train_toy_prior.py train --folder RUN --minutes 90      start, or continue after a stop at any moment
     python tools/train_toy_prior.py export --folder RUN --to assets/toy-prior
 
-Training renders its pictures (about 8 ms a view), needs no download, and can be stopped at any time: the checkpoint
+Training renders its images (about 8 ms a view), needs no download, and can be stopped at any time: the checkpoint
 holds a running average of the weights that `export` writes.
 """
 
@@ -26,7 +26,7 @@ import torch
 
 from toy.training.data import load_or_render
 from toy.training.model import Sizes
-from toy.training.training import Trainer, TrainSettings
+from toy.training.training import PriorTrainer, TrainSettings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train, or continue a stopped training")
     export = commands.add_parser(
-        "export", help="write the averaged weights in diffusers layout, with model card and pictures"
+        "export", help="write the averaged weights in diffusers layout, with model card and images"
     )
     for command in (train, export):
         command.add_argument("--folder", type=Path, required=True, help="run folder: checkpoint.pt, log.jsonl")
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = TrainSettings(
         seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
     )
-    trainer = Trainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder)
+    trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder)
     print(f"continuing at step {trainer.step}" if trainer.resume() else "starting", flush=True)
     trainer.run()
 

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_suffix(args.out, "mp4")
         for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
             with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
-                for (picture,) in turns([cloud], args):
-                    video.add(picture)
+                for (image,) in turns([cloud], args):
+                    video.add(image)
             print(video.path)
     except (ValueError, OSError) as problem:
         print(f"turntable: {problem}", file=sys.stderr)

@@ -74,7 +74,7 @@ class WebViewer:
         self._curves = LossCurves()
         self._step_s, self._went_on_s = math.nan, math.nan
         self._presses = 0  # of Pause and Resume
-        self._shown: tuple[int, bool, int] | None = None  # what _moment was at the last picture
+        self._shown: tuple[int, bool, int] | None = None  # what _moment was at the last image
         self._next_show_s = 0.0
         self._lay_out()
 
@@ -115,7 +115,7 @@ class WebViewer:
         return moment[1] or time.monotonic() >= self._next_show_s
 
     def show(self, gaussians: GaussianModel, iteration: int, regions: np.ndarray | None, finished: bool) -> None:
-        """Sends the scene, the numbers and the picture of the regions, uint8 [H, W, 3], to all that look."""
+        """Sends the scene, the numbers and the image of the regions, uint8 [H, W, 3], to all that look."""
         began_s, moment = time.monotonic(), self._moment(iteration, finished)
         with self._server.atomic():
             self._show_gaussians(gaussians)
@@ -129,7 +129,7 @@ class WebViewer:
         self._next_show_s = ended_s + max(self.config.viewer_interval, (ended_s - began_s) / SHARE_OF_TIME)
 
     def _moment(self, iteration: int, finished: bool) -> tuple[int, bool, int]:
-        """The step, whether the run waits, and how often that was changed: each has its own picture."""
+        """The step, whether the run waits, and how often that was changed: each has its own image."""
         return iteration, self._paused or finished, self._presses
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two runs against one another: settings, Gaussians, and both scenes from the same cameras.
 
-V cameras, N Gaussians. Pictures are uint8 [H, W, 3] RGB.
+V cameras, N Gaussians. Images are uint8 [H, W, 3] RGB.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from toy.similarity import psnr, ssim
 from utils.image_utils import read_png, to_uint8
 from utils.sh_utils import SH2RGB
 
-AMPLIFIED = 4  # of a difference in a picture
+AMPLIFIED = 4  # of a difference in an image
 Row = tuple[str, str, str]
 """(what, of A, of B)"""
 
 
 @dataclass(frozen=True)
-class View:
-    """Both scenes from one camera, and how alike the pictures are; `own`: the run's own picture against ours."""
+class ViewPair:
+    """Both scenes from one camera, and how alike the images are; `own`: the run's own image against ours."""
 
-    pictures: tuple[np.ndarray, np.ndarray]
+    images: tuple[np.ndarray, np.ndarray]
     psnr: float
     ssim: float
     own: tuple[float | None, float | None]  # dB
@@ -85,39 +85,39 @@ def common_cameras(a: Side, b: Side, most: int) -> tuple[list[int], list[RCamera
     return list(range(most)), circle_cameras(a.config.cameras, most, "cpu"), "a circle by the settings of A"
 
 
-def views(a: Side, b: Side, numbers: Sequence[int], cameras: Sequence[RCamera]) -> list[View]:
+def views(a: Side, b: Side, numbers: Sequence[int], cameras: Sequence[RCamera]) -> list[ViewPair]:
     """Both clouds from each camera, on A's background."""
     background = torch.full((3,), float(a.config.model.white_background))
     found = []
     for number, camera in zip(numbers, cameras):
-        shown = [_picture(side.gaussians, camera, background) for side in (a, b)]
-        x, y = (np.moveaxis(picture, -1, 0) / 255 for picture in shown)
+        shown = [_render_image(side.gaussians, camera, background) for side in (a, b)]
+        x, y = (np.moveaxis(image, -1, 0) / 255 for image in shown)
         own = tuple(_own(side, number, camera) for side in (a, b))
-        found.append(View((shown[0], shown[1]), psnr(x, y), ssim(x, y), (own[0], own[1])))
+        found.append(ViewPair((shown[0], shown[1]), psnr(x, y), ssim(x, y), (own[0], own[1])))
     return found
 
 
 @torch.no_grad()
-def _picture(gaussians: GaussianModel, camera: RCamera, background: torch.Tensor) -> np.ndarray:
+def _render_image(gaussians: GaussianModel, camera: RCamera, background: torch.Tensor) -> np.ndarray:
     return to_uint8(render(camera, gaussians, PipelineParams(), background)["render"])
 
 
 def _own(side: Side, number: int, camera: RCamera) -> float | None:
-    """PSNR of the run's own picture of its own camera of that number against ours; None where there is none."""
-    path = side.picture(number)
+    """PSNR of the run's own image of its own camera of that number against ours; None where there is none."""
+    path = side.own_image(number)
     if path is None or number >= len(side.cameras):
         return None
     drawn, own = read_png(path), side.cameras[number]
     if drawn.shape[:2] != (own.image_height, own.image_width):
         return None
-    ours = _picture(side.gaussians, own, torch.full((3,), float(side.config.model.white_background)))
+    ours = _render_image(side.gaussians, own, torch.full((3,), float(side.config.model.white_background)))
     return psnr(drawn / 255, ours / 255)
 
 
-def side_by_side(view: View) -> np.ndarray:
+def side_by_side(view: ViewPair) -> np.ndarray:
     """A, B and their difference, AMPLIFIED times, in a row."""
-    x, y = (picture.astype(np.int32) for picture in view.pictures)
-    return np.hstack([*view.pictures, np.clip(255 - AMPLIFIED * np.abs(x - y), 0, 255).astype(np.uint8)])
+    x, y = (image.astype(np.int32) for image in view.images)
+    return np.hstack([*view.images, np.clip(255 - AMPLIFIED * np.abs(x - y), 0, 255).astype(np.uint8)])
 
 
 def rows_of(a: dict[str, Any], b: dict[str, Any]) -> list[Row]:

@@ -47,7 +47,7 @@ class Side:
     timing: dict[str, float]
     notes: list[str]
 
-    def picture(self, view: int) -> Path | None:
+    def own_image(self, view: int) -> Path | None:
         """What the run itself drew of a test view at its last saved iteration."""
         path = self.path / "test_six_views" / f"{self.iteration}_iteration" / f"render_view_{view}.png"
         return path if path.is_file() else None

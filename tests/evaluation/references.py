@@ -28,11 +28,11 @@ RECORDED = Path(__file__).with_name("recorded.json")
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 
 
-def prepared(pictures: np.ndarray, side: int) -> torch.Tensor:
-    """Square pictures only."""
+def prepared(images: np.ndarray, side: int) -> torch.Tensor:
+    """Square images only."""
     small = [
         np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)
-        for p in pictures
+        for p in images
     ]
     return torch.tensor((np.stack(small) / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
@@ -198,13 +198,13 @@ def image_reward(state, ids, mask, x) -> list[float]:
 
 
 def record() -> dict[str, list[float]]:
-    """The three metrics on four square pictures of 40 pixels and tiny_models.PROMPT."""
+    """The three metrics on four square images of 40 pixels and tiny_models.PROMPT."""
     import tempfile
 
     import tiny_models as tiny
     from transformers import AutoTokenizer, CLIPModel
 
-    shown = tiny.pictures(4, 40, 40)
+    shown = tiny.images(4, 40, 40)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         tiny.write_clip(folder, "clip"), tiny.write_image_reward(folder)

@@ -14,8 +14,8 @@ import torch
 from evaluation import METRICS, MetricUnavailable, load_metric, over_prompts, over_views, vqascore
 
 RECORDED = json.loads(references.RECORDED.read_text())
-SQUARE = tiny.pictures(4, 40, 40)
-# float32 against the reference's float64, over 25 sets of pictures and the vector widths default and AVX2: CLIP 5.4e-7,
+SQUARE = tiny.images(4, 40, 40)
+# float32 against the reference's float64, over 25 sets of images and the vector widths default and AVX2: CLIP 5.4e-7,
 # VQAScore 1.3e-6; margin 4.
 RTOL = 5e-6
 
@@ -46,11 +46,11 @@ def test_the_reference_still_gives_what_was_recorded() -> None:
         np.testing.assert_allclose(values, RECORDED[name], rtol=1e-9)
 
 
-def test_a_score_depends_on_its_own_picture_alone(weights, monkeypatch) -> None:
-    from evaluation import pictures
+def test_a_score_depends_on_its_own_image_alone(weights, monkeypatch) -> None:
+    from evaluation import preprocess
 
     clip = load_metric("clip_b32", "cpu", weights)
-    monkeypatch.setattr(pictures, "BATCH", 3)
+    monkeypatch.setattr(preprocess, "BATCH", 3)
     np.testing.assert_allclose(clip(SQUARE[::-1], tiny.PROMPT)[::-1], RECORDED["clip"], RTOL)
 
 
@@ -100,7 +100,7 @@ def test_the_question_is_the_published_one(t5) -> None:
 
 
 def test_a_picture_is_padded_with_clips_mean_colour_not_cut(t5) -> None:
-    wide = tiny.pictures(1, 20, 40)
+    wide = tiny.images(1, 20, 40)
     square = np.full((1, 40, 40, 3), [122, 116, 104], np.uint8)
     square[:, 10:30] = wide
     np.testing.assert_array_equal(t5(wide, tiny.PROMPT), t5(square, tiny.PROMPT))

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from evaluation.orbits import Lens, camera_on_orbit, colour_of, framing, full_turn
+from evaluation.orbits import Orbit, camera_on_orbit, colour_of, framing, full_turn
 from export.scan import project
 from scene.dataset_readers import camera_at
 from tests.drawn import Draws
@@ -29,7 +29,7 @@ def test_framing_holds_the_solid_part_of_all_clouds_and_not_a_floater() -> None:
 
 def test_a_camera_at_the_fitting_distance_holds_the_sphere_with_a_margin() -> None:
     seen, fov_rad = framing([red_ball()]), 0.6
-    camera = camera_on_orbit(seen.centre, Lens(200, 200, fov_rad, 0.0, seen.distance(fov_rad)), 0)
+    camera = camera_on_orbit(seen.centre, Orbit(200, 200, fov_rad, 0.0, seen.distance(fov_rad)), 0)
     directions = Draws(0).directions(4000, 3)
     places, _ = project((seen.centre + seen.radius * directions).numpy(), camera)
     assert 2 < places.min() < 8 and 192 < places.max() < 198
@@ -37,8 +37,8 @@ def test_a_camera_at_the_fitting_distance_holds_the_sphere_with_a_margin() -> No
 
 def test_cameras_look_at_the_centre_and_agree_with_training_s_at_the_origin() -> None:
     centre = torch.tensor([1.0, -2.0, 0.5])
-    lens = Lens(80, 60, 0.7, 20.0, 3.0)
-    cameras = full_turn(centre, lens, 4)
+    orbit = Orbit(80, 60, 0.7, 20.0, 3.0)
+    cameras = full_turn(centre, orbit, 4)
     assert len(cameras) == 4
     for k, camera in enumerate(cameras):
         places, depth = project(centre[None].numpy(), camera)
@@ -47,7 +47,7 @@ def test_cameras_look_at_the_centre_and_agree_with_training_s_at_the_origin() ->
         assert torch.allclose(camera.camera_center - centre, own.camera_center, atol=1e-5)
         assert torch.allclose(camera.world_view_transform[:3, :3], own.world_view_transform[:3, :3])
     assert torch.equal(
-        camera_on_orbit(torch.zeros(3), lens, 90.0).full_proj_transform,
+        camera_on_orbit(torch.zeros(3), orbit, 90.0).full_proj_transform,
         camera_at(3.0, 70.0, 90.0, 0.7, 80, 60).full_proj_transform,
     )
 

@@ -25,14 +25,14 @@ def test_names_of_any_origin_are_text(tmp_path) -> None:
 
 
 def test_pictures_are_inside() -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    assert pages.image(pages.jpeg(picture), "black").startswith('<img src="data:image/jpeg;base64,/9j/')
+    image = np.zeros((4, 6, 3), np.uint8)
+    assert pages.image(pages.jpeg(image), "black").startswith('<img src="data:image/jpeg;base64,/9j/')
 
 
 @needs_browser
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_a_browser_shows_the_page(tmp_path, width_px) -> None:
-    """No error on the console, every picture decoded, and nothing wider than the window."""
+    """No error on the console, every image decoded, and nothing wider than the window."""
     strip = np.full((32, 900, 3), 200, np.uint8)
     with VideoWriter(tmp_path / "turn.mp4", 12) as video:
         video.add(strip[:, :32])

@@ -43,7 +43,7 @@ def weight(name: str, shape, scale: float = 0.25) -> torch.Tensor:
     return torch.tensor(values + (1.0 if norm else 0.0), dtype=torch.float32)
 
 
-def pictures(count: int, height: int, width: int) -> np.ndarray:
+def images(count: int, height: int, width: int) -> np.ndarray:
     """Smooth colours and an edge, uint8 [count, height, width, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     made = [
@@ -195,7 +195,7 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def image_reward_state() -> dict[str, torch.Tensor]:
-    """ImageReward.pt with 2 + 2 layers, width 16 (vision) and 12 (text), 16-pixel pictures."""
+    """ImageReward.pt with 2 + 2 layers, width 16 (vision) and 12 (text), 16-pixel images."""
     d, e, ff = 16, 12, 24
     shapes = {
         "cls_token": (1, 1, d),

@@ -21,7 +21,7 @@ class Shape:
 
     position: np.ndarray  # [V, 3]
     normal: np.ndarray  # [V, 3]
-    uv: np.ndarray  # [V, 2], (0, 0) is the picture's upper left corner
+    uv: np.ndarray  # [V, 2], (0, 0) is the image's upper left corner
     faces: np.ndarray  # [F, 3]
     material: dict
     texture: np.ndarray  # uint8 [S, S, 3]
@@ -106,20 +106,20 @@ def _texture(tree: dict, binary: bytes, index: int) -> np.ndarray:
 
 
 def draw(shape: Shape, eye: np.ndarray, fov_rad: float, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """(picture [S, S, 3] in 0..1 on white, covered [S, S]) seen from `eye` towards the origin, y up, back faces culled."""
+    """(image [S, S, 3] in 0..1 on white, covered [S, S]) seen from `eye` towards the origin, y up, back faces culled."""
     back = eye / np.linalg.norm(eye)
     right = np.cross([0.0, 1, 0], back)
     right /= np.linalg.norm(right)
     view = (shape.position - eye) @ np.stack([right, np.cross(back, right), back]).T
     depth = -view[:, 2]
     places = (view[:, :2] / depth[:, None] / np.tan(fov_rad / 2) * [1, -1] + 1) / 2 * size_px
-    picture, nearest = np.ones((size_px, size_px, 3)), np.full((size_px, size_px), np.inf)
+    image, nearest = np.ones((size_px, size_px, 3)), np.full((size_px, size_px), np.inf)
     for face in shape.faces:
-        _draw_face(shape, face, places[face], depth[face], picture, nearest)
-    return picture, np.isfinite(nearest)
+        _draw_face(shape, face, places[face], depth[face], image, nearest)
+    return image, np.isfinite(nearest)
 
 
-def _draw_face(shape: Shape, face, corners, depth, picture, nearest) -> None:
+def _draw_face(shape: Shape, face, corners, depth, image, nearest) -> None:
     size = len(nearest)
     (x0, y0), (x1, y1) = (
         np.clip(f(corners), 0, size).astype(int) for f in (lambda c: np.floor(c.min(0)), lambda c: np.ceil(c.max(0)))
@@ -136,4 +136,4 @@ def _draw_face(shape: Shape, face, corners, depth, picture, nearest) -> None:
     texel = np.clip((uv * len(shape.texture)).astype(int), 0, len(shape.texture) - 1)
     for k in np.nonzero(inside & (z < nearest[ys.ravel(), xs.ravel()]))[0]:
         nearest[ys.flat[k], xs.flat[k]] = z[k]
-        picture[ys.flat[k], xs.flat[k]] = shape.texture[texel[k, 1], texel[k, 0]] / 255
+        image[ys.flat[k], xs.flat[k]] = shape.texture[texel[k, 1], texel[k, 0]] / 255

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arguments import PipelineParams
-from evaluation.orbits import Framing, Lens, camera_on_orbit
+from evaluation.orbits import Framing, Orbit, camera_on_orbit
 from export import bake, mesh, surface
 from export.cloud import Y_UP
 from export.options import Options
@@ -94,15 +94,15 @@ def test_colours_are_where_they_belong(ball) -> None:
 
 @pytest.mark.parametrize("azimuth, elevation", VIEWS)
 def test_the_mesh_looks_like_the_gaussians(ball, azimuth, elevation) -> None:
-    lens = Lens(64, 64, 0.5, elevation, 2.6)
-    camera = camera_on_orbit(torch.zeros(3), lens, azimuth)
+    orbit = Orbit(64, 64, 0.5, elevation, 2.6)
+    camera = camera_on_orbit(torch.zeros(3), orbit, azimuth)
     with torch.no_grad():
         out = render(camera, coloured_ball(), PipelineParams(), torch.ones(3))
-    picture, covered = draw(ball, (Y_UP @ camera.camera_center).numpy(), 0.5, 64)
+    image, covered = draw(ball, (Y_UP @ camera.camera_center).numpy(), 0.5, 64)
     truth, outline = out["render"].permute(1, 2, 0).numpy(), 1 - out["alpha"][0].numpy() > 0.5
     assert surface.intersection_over_union(covered, outline) > 0.95
     inside = covered & (out["alpha"][0].numpy() < 0.02)
-    assert np.abs(picture - truth)[inside].mean() < 0.022  # measured: 0.014 to 0.018
+    assert np.abs(image - truth)[inside].mean() < 0.022  # measured: 0.014 to 0.018
 
 
 def test_density_is_the_sum_over_the_gaussians() -> None:
@@ -142,7 +142,7 @@ def test_scan_finds_the_pixels_whose_centres_are_inside() -> None:
 
 
 def test_depth_is_that_of_the_nearest_surface() -> None:
-    camera = camera_on_orbit(torch.zeros(3), Lens(32, 32, 0.6, 0, 3.0), 0)  # at (0, 3, 0), looking along -y
+    camera = camera_on_orbit(torch.zeros(3), Orbit(32, 32, 0.6, 0, 3.0), 0)  # at (0, 3, 0), looking along -y
     wall = lambda y, side: [[-side, y, -side], [side, y, -side], [side, y, side], [-side, y, side]]  # noqa: E731
     vertices = np.array(wall(-1.0, 5.0) + wall(0.5, 0.2))
     faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
@@ -159,7 +159,7 @@ def test_texels_that_no_camera_sees_take_the_nearest_colour() -> None:
     normals = np.repeat([[0.0, 1, 0], [0, -1, 0]], 3, axis=0)
     uv = np.array([[0.1, 0.1], [0.4, 0.1], [0.1, 0.4], [0.6, 0.6], [0.9, 0.6], [0.6, 0.9]])
     texels = bake.texels_of(shape, normals, uv, 64)
-    front = [camera_on_orbit(CENTRE, Lens(96, 96, 0.5, 0, 2.5), 0)]
+    front = [camera_on_orbit(CENTRE, Orbit(96, 96, 0.5, 0, 2.5), 0)]
     texture = bake.bake(cloud, shape, texels, front, 64, 0.5)
     seen = texture[64 - 10, 10].astype(int)
     assert seen[1] > 200 and np.abs(texture[64 - 45, 45] - seen).max() < 40  # the front's green, on the hidden side too

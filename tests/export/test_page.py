@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offline page in a headless Chromium: the rasterizer's pictures, by mouse and by finger, and not one request."""
+"""The offline page in a headless Chromium: the rasterizer's images, by mouse and by finger, and not one request."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arguments import PipelineParams
-from evaluation.orbits import Lens, camera_on_orbit, framing
+from evaluation.orbits import Orbit, camera_on_orbit, framing
 from export.options import Options
 from export.page import write_page
 from gaussian_renderer import render
@@ -48,7 +48,7 @@ def turned_to(page, folder: Path, camera: dict) -> np.ndarray:
 
 
 def by_our_renderer(gaussians, centre, background, *, azimuth, polar, radius, fov, **_) -> np.ndarray:
-    camera = camera_on_orbit(centre, Lens(*SIZE, fov, 90 - polar, radius), azimuth)
+    camera = camera_on_orbit(centre, Orbit(*SIZE, fov, 90 - polar, radius), azimuth)
     with torch.no_grad():
         return to_uint8(render(camera, gaussians, PipelineParams(), torch.tensor(background))["render"]).astype(float)
 
@@ -72,13 +72,13 @@ def test_the_page_shows_what_our_renderer_shows(tmp_path, monkeypatch, degree, l
     ]
     with browser_page(*SIZE, offline=True) as page:
         requests = open_page(page, tmp_path / "scene.html", **still)
-        pictures = [turned_to(page, tmp_path, {**view, **still}) for view in views]
+        images = [turned_to(page, tmp_path, {**view, **still}) for view in views]
         assert requests == []
-    for view, picture in zip(views, pictures):
+    for view, image in zip(views, images):
         expected = by_our_renderer(scene, centre, background, **view, **still)
         assert np.ptp(expected) > 100  # there is something to see
-        assert psnr(picture, expected) > least
-    assert psnr(pictures[0], pictures[1]) < 25
+        assert psnr(image, expected) > least
+    assert psnr(images[0], images[1]) < 25
 
 
 def test_mouse_wheel_keys_and_colour_do_what_they_say(tmp_path) -> None:

@@ -28,7 +28,7 @@ TWISTED = build_rotation(torch.tensor([[0.3, -0.5, 0.7, 0.4]]))[0]
 """About no axis of the world: the turns of the formats are their own inverses, which hides a transpose."""
 
 
-def picture(gaussians: GaussianModel, camera=CAMERA) -> torch.Tensor:
+def image(gaussians: GaussianModel, camera=CAMERA) -> torch.Tensor:
     with torch.no_grad():
         return render(camera, gaussians, PipelineParams(), torch.ones(3))["render"]
 
@@ -69,8 +69,8 @@ def assert_close(found: Splats, truth: GaussianModel, *, xyz, log_scale, angle, 
 @pytest.mark.parametrize("turn", [Y_UP, Y_DOWN, TWISTED, TWISTED.T], ids=["y_up", "y_down", "twisted", "twisted back"])
 def test_a_turned_scene_looks_the_same_from_a_turned_camera(degree, turn) -> None:
     scene = lopsided(degree)
-    assert worst((picture(turned(scene, turn), turned_camera(CAMERA, turn)) - picture(scene)).numpy()) < 2e-5
-    assert psnr(picture(turned(scene, turn)), picture(scene)) < 20
+    assert worst((image(turned(scene, turn), turned_camera(CAMERA, turn)) - image(scene)).numpy()) < 2e-5
+    assert psnr(image(turned(scene, turn)), image(scene)) < 20
 
 
 @pytest.mark.parametrize("turn, up, front", [(Y_UP, (0, 1, 0), (0, 0, 1)), (Y_DOWN, (0, -1, 0), (0, 0, -1))])
@@ -84,10 +84,10 @@ def test_up_and_front_go_where_the_format_has_them(turn, up, front) -> None:
 def test_ply_loses_nothing(tmp_path, degree) -> None:
     found = GaussianModel.from_ply(written(tmp_path, "ply", degree))
     assert found.max_sh_degree == degree
-    assert worst((picture(found, turned_camera(CAMERA, Y_DOWN)) - picture(lopsided(degree))).numpy()) < 2e-5
+    assert worst((image(found, turned_camera(CAMERA, Y_DOWN)) - image(lopsided(degree))).numpy()) < 2e-5
     kept = GaussianModel.from_ply(written(tmp_path, "ply", degree, keep_axes=True))
     assert torch.equal(kept.get_xyz, lopsided(degree).get_xyz)
-    assert worst((picture(kept) - picture(lopsided(degree))).detach().numpy()) < 2e-5
+    assert worst((image(kept) - image(lopsided(degree))).detach().numpy()) < 2e-5
 
 
 def test_ply_padded_to_degree_3_has_every_field_that_readers_look_for(tmp_path) -> None:
@@ -100,7 +100,7 @@ def test_ply_padded_to_degree_3_has_every_field_that_readers_look_for(tmp_path) 
             value = padded[f"f_rest_{15 * channel + k}"]
             assert np.array_equal(value, plain[f"f_rest_{3 * channel + k}"]) if k < 3 else not value.any()
     found = GaussianModel.from_ply(tmp_path / "scene.ply")
-    assert worst((picture(found, turned_camera(CAMERA, Y_DOWN)) - picture(lopsided(1))).detach().numpy()) < 2e-5
+    assert worst((image(found, turned_camera(CAMERA, Y_DOWN)) - image(lopsided(1))).detach().numpy()) < 2e-5
 
 
 @DEGREES
@@ -148,10 +148,10 @@ def test_sog_holds_the_scene(tmp_path, degree) -> None:
 def test_what_was_read_back_looks_like_the_scene(tmp_path, format, read, turn, least) -> None:
     """dB; measured: 54.8, 51.7, 58.8, and with view dependence, below, 37.7 and 57.7."""
     found = read(written(tmp_path, format, 0)).model()
-    assert psnr(picture(found, turned_camera(CAMERA, turn)), picture(lopsided(0))) > least
+    assert psnr(image(found, turned_camera(CAMERA, turn)), image(lopsided(0))) > least
 
 
 def test_view_dependence_survives_where_the_format_keeps_it(tmp_path) -> None:
     for format, read, turn, least in [("spz", read_spz, Y_UP, 37), ("sog", read_sog, Y_DOWN, 56)]:
         found = read(written(tmp_path, format, 3)).model()
-        assert psnr(picture(found, turned_camera(CAMERA, turn)), picture(lopsided(3))) > least
+        assert psnr(image(found, turned_camera(CAMERA, turn)), image(lopsided(3))) > least

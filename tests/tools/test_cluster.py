@@ -261,7 +261,7 @@ def test_a_task_gets_its_gpu_and_returns_failures_and_files(tmp_path, ray, monke
         if run.name == "bad":
             raise RunFailed("no memory")
         (sweep.folder(run.name) / "report").mkdir(parents=True)
-        (sweep.folder(run.name) / "report" / "views.jpg").write_bytes(b"picture")
+        (sweep.folder(run.name) / "report" / "views.jpg").write_bytes(b"image")
         return run.facts
 
     monkeypatch.setattr(cluster, "run_one", run_one)
@@ -274,7 +274,7 @@ def test_a_task_gets_its_gpu_and_returns_failures_and_files(tmp_path, ray, monke
     assert wrote == [(shared, ("5",))] * 2
     assert ray.wanted == [{"num_cpus": 3, "num_gpus": 1, "max_retries": cluster.LOST}]
     assert runs.read_results(tmp_path, ["good", "bad"]) == [{"name": "good"}]
-    assert (tmp_path / "runs" / "good" / "report" / "views.jpg").read_bytes() == b"picture"
+    assert (tmp_path / "runs" / "good" / "report" / "views.jpg").read_bytes() == b"image"
     assert not list(tmp_path.glob(".ray-*"))
 
 

@@ -116,10 +116,10 @@ def test_a_run_against_itself_differs_in_nothing(upstream, capsys) -> None:
 def test_a_runs_own_pictures_are_compared_with_ours(upstream) -> None:
     side = read_side(upstream)
     numbers, cameras, _ = common_cameras(side, side, 3)
-    drawn = [view.pictures[0] for view in views(side, side, numbers, cameras)]
+    drawn = [view.images[0] for view in views(side, side, numbers, cameras)]
     folder = upstream / "test_six_views" / "1234_iteration"
-    for number, picture in zip(numbers, drawn):
-        write_png(folder / f"render_view_{number}.png", picture)
+    for number, image in zip(numbers, drawn):
+        write_png(folder / f"render_view_{number}.png", image)
     write_png(folder / f"render_view_{numbers[-1]}.png", 255 - drawn[-1])
     own = [view.own[0] for view in views(side, side, numbers, cameras)]
     assert own[:2] == [100.0, 100.0] and own[2] < 20

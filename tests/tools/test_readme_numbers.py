@@ -12,7 +12,7 @@ import pytest
 import train
 from evaluation.known_truth import score_run
 from tools import readme_numbers as tool
-from tools.readme_numbers import IDEAL, Run
+from tools.readme_numbers import IDEAL, Example
 from toy import ideal
 from toy.rendered_set import render_set
 
@@ -22,9 +22,9 @@ SMALL = [
     "quiet=true", "device=cpu",
 ]  # fmt: skip
 THREE = (
-    Run(IDEAL[0], "quickstart", "quickstart.png"),
-    Run(IDEAL[0], "toy"),
-    Run(IDEAL[4], "quickstart_trained", "trained_prior.png"),
+    Example(IDEAL[0], "quickstart", "quickstart.png"),
+    Example(IDEAL[0], "toy"),
+    Example(IDEAL[4], "quickstart_trained", "trained_prior.png"),
 )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of tools/reproduce.py: what is in it, and how a browser shows it.
 
-REPORT=FOLDER/report.html looks at that one; with SCREENSHOTS=docs/images its picture becomes the README's.
+REPORT=FOLDER/report.html looks at that one; with SCREENSHOTS=docs/images its image becomes the README's.
 """
 
 import os
@@ -35,7 +35,7 @@ LOOK = """async () => {
     smallest: Math.min(...text.map(element => parseFloat(getComputedStyle(element).fontSize))),
   };
 }"""
-"""Opens everything, decodes every picture and plays every video; a promise that is refused fails the test."""
+"""Opens everything, decodes every image and plays every video; a promise that is refused fails the test."""
 
 
 def test_the_report_is_one_whole_file(tmp_path, pretended) -> None:
@@ -62,7 +62,7 @@ def test_the_report_is_one_whole_file(tmp_path, pretended) -> None:
 @needs_browser
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_a_browser_shows_the_report(tmp_path, pretended, width_px) -> None:
-    """Every picture is decoded, every video plays, and nothing is wider than the window; the console is silent."""
+    """Every image is decoded, every video plays, and nothing is wider than the window; the console is silent."""
     path = _report(tmp_path)
     tags = Tags(path.read_text(encoding="utf-8"))
     with browser_page(width_px) as page:

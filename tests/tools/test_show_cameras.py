@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/show_cameras.py: the whole initial ball is in the pictures of prompt.yaml, larger at the narrow field of view."""
+"""tools/show_cameras.py: the whole initial ball is in the images of prompt.yaml, larger at the narrow field of view."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ SMALL = ["--image_w", "32", "--image_h", "32", "--init_num_pts", "300", "--colum
 
 def _darkness(path: Path) -> np.ndarray:
     """[2, 6, 32, 32]: 0 where the background is seen, up to 1."""
-    picture = 1 - read_png(path)[..., 0] / 255.0
-    assert picture.shape == (2 * 34, 6 * 34)
-    return picture.reshape(2, 34, 6, 34).transpose(0, 2, 1, 3)[:, :, 1:-1, 1:-1]
+    image = 1 - read_png(path)[..., 0] / 255.0
+    assert image.shape == (2 * 34, 6 * 34)
+    return image.reshape(2, 34, 6, 34).transpose(0, 2, 1, 3)[:, :, 1:-1, 1:-1]
 
 
 def test_the_ball_is_in_every_picture_and_whole(tmp_path) -> None:

@@ -15,7 +15,7 @@ from toy.reading import parse_prompt
 from toy.training import checks, data, export, model, sampling, tokenizer, training
 
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)
-SHORT = training.TrainSettings(steps=3, batch=3, warmup_steps=2, log_every=1, check_every=100, fit_pictures=20)
+SHORT = training.TrainSettings(steps=3, batch=3, warmup_steps=2, log_every=1, check_every=100, fit_images=20)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def rendered() -> data.RenderedSet:
     return data.render_set(views=6, seed=0)
 
 
-def trained(settings, rendered, folder, until: int) -> training.Trainer:
-    trainer = training.Trainer(settings, TINY, rendered, folder)
+def trained(settings, rendered, folder, until: int) -> training.PriorTrainer:
+    trainer = training.PriorTrainer(settings, TINY, rendered, folder)
     trainer.resume()
     while trainer.step < until:
         trainer.train_step()
@@ -118,11 +118,11 @@ def test_the_seed_matters_and_the_average_lags(rendered, tmp_path):
 def test_resuming_another_network_is_refused(rendered, tmp_path):
     trained(SHORT, rendered, tmp_path, until=1).save()
     with pytest.raises(ValueError, match=r"channels \(16, 16, 16\), but \(32, 32, 32\).*use the same --channels"):
-        training.Trainer(SHORT, replace(TINY, channels=(32, 32, 32)), rendered, tmp_path).resume()
+        training.PriorTrainer(SHORT, replace(TINY, channels=(32, 32, 32)), rendered, tmp_path).resume()
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end(rendered, tmp_path):
-    trainer = training.Trainer(replace(SHORT, steps=100, warmup_steps=10), TINY, rendered, tmp_path)
+    trainer = training.PriorTrainer(replace(SHORT, steps=100, warmup_steps=10), TINY, rendered, tmp_path)
     rates = []
     for trainer.step in (0, 10, 50, 100):
         rates.append(trainer.learning_rate() / SHORT.lr)
@@ -135,14 +135,14 @@ def test_smaller_latents_hide_the_colour(rendered):
     shares = {}
     for scale in (0.2, 2.0):
         autoencoder.register_to_config(scaling_factor=scale)
-        shares[scale] = checks.identification_curve(rendered, autoencoder, alphas, (1, 800), pictures=6)
+        shares[scale] = checks.identification_curve(rendered, autoencoder, alphas, (1, 800), images=6)
     assert shares[0.2][1] == shares[2.0][1] == 1
     assert shares[0.2][800] < 0.5 < shares[2.0][800]
 
 
 def test_wrong_wordings_are_wrong_in_one_thing(rendered):
     autoencoder = training.fit_autoencoder(rendered, SHORT)
-    captions = checks.build_check_set(rendered, autoencoder, pictures=12).captions
+    captions = checks.build_check_set(rendered, autoencoder, images=12).captions
     for row, right in enumerate(captions["right"]):
         told, colour, name = (parse_prompt(captions[kind][row]) for kind in ("right", "wrong_colour", "wrong_class"))
         assert colour.colour_a not in (told.colour_a, told.colour_b) and colour.class_name == told.class_name
@@ -151,15 +151,15 @@ def test_wrong_wordings_are_wrong_in_one_thing(rendered):
 
 
 def test_true_pictures_score_full_marks_and_grey_ones_do_not(rendered):
-    wishes, pictures = [], []
+    wishes, images = [], []
     for row, class_name in enumerate(data.CLASSES):
         a, b = HELD_OUT_COLOUR_PAIRS[row % len(HELD_OUT_COLOUR_PAIRS)]
         view = row % rendered.views
         turn_deg = abs(float(rendered.azimuth_deg[row, view]))
         word = min(sampling.AZIMUTH_DEG, key=lambda word: abs(sampling.AZIMUTH_DEG[word] - turn_deg))
         wishes.append(sampling.Wish(class_name, a, b, word))
-        pictures.append(compose(rendered.buffers[row, view], COLOURS[a], COLOURS[b], sampling.WHITE))
-    images = torch.from_numpy(np.stack(pictures))
+        images.append(compose(rendered.buffers[row, view], COLOURS[a], COLOURS[b], sampling.WHITE))
+    images = torch.from_numpy(np.stack(images))
     assert set(sampling.retrieval_scores(rendered, wishes, images).values()) == {1.0}
     assert sampling.retrieval_scores(rendered, wishes, torch.full_like(images, 0.5))["class"] < 0.2
 
@@ -167,10 +167,10 @@ def test_true_pictures_score_full_marks_and_grey_ones_do_not(rendered):
 @pytest.fixture(scope="module")
 def exported(rendered, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    trainer = training.Trainer(replace(SHORT, steps=2), TINY, rendered, run)
+    trainer = training.PriorTrainer(replace(SHORT, steps=2), TINY, rendered, run)
     trainer.run()
     folder = tmp_path_factory.mktemp("assets") / "prior"
-    export.export_prior(run, folder, rendered, pictures=6, steps=2, remarks="Stopped early.")
+    export.export_prior(run, folder, rendered, images=6, steps=2, remarks="Stopped early.")
     return folder
 
 
@@ -204,7 +204,7 @@ def test_export_loads_part_by_part_and_is_the_average(exported):
 
 def test_card_names_what_was_measured(exported):
     card = (exported / "README.md").read_text()
-    assert "2 steps of 3 pictures (6 in all)" in card and "Stopped early." in card
+    assert "2 steps of 3 images (6 in all)" in card and "Stopped early." in card
     for word in (*COLOURS, *data.CLASSES, "apache-2.0", "samples.png"):
         assert word in card
     assert (exported / "samples.png").stat().st_size > 10_000

@@ -23,9 +23,9 @@ def half_moved(by: float) -> GaussianModel:
     return ball
 
 
-def ball_of(picture: np.ndarray) -> np.ndarray:
-    """Where a picture is not its upper left corner's colour."""
-    return np.abs(picture.astype(int) - picture[0, 0]).max(axis=2) > 60
+def ball_of(image: np.ndarray) -> np.ndarray:
+    """Where an image is not its upper left corner's colour."""
+    return np.abs(image.astype(int) - image[0, 0]).max(axis=2) > 60
 
 
 def test_a_full_turn_around_a_cloud_that_is_not_at_the_origin(tmp_path, capsys) -> None:

@@ -16,9 +16,9 @@ library_name: diffusers
 ---
 # Toy prior: a tiny Stable-Diffusion-shaped model of a toy world
 
-Trained by this project with `tools/train_toy_prior.py` on pictures that the project itself renders (`toy/`),
+Trained by this project with `tools/train_toy_prior.py` on images that the project itself renders (`toy/`),
 so that text-to-3D runs for real on a laptop CPU, through the same guidance code as Stable Diffusion, against objects
-whose true shape is known. It knows the toy world's words and nothing else. Licence: Apache-2.0, weights and pictures
+whose true shape is known. It knows the toy world's words and nothing else. Licence: Apache-2.0, weights and images
 alike; no outside data, no outside weights.
 
 ![Samples](samples.png)
@@ -31,14 +31,14 @@ Each pair of tiles: the truth from the ray caster (left), one unpicked sample (r
 
 {remarks}
 
-Share of {pictures} unpicked samples whose nearest rendered picture has the wished class, colours and view
+Share of {images} unpicked samples whose nearest rendered image has the wished class, colours and view
 (view: objects with a front only; {chance}):
 
 {samples}
 
 ## Does it listen?
 
-Mean square error of the predicted clean latents by band of t and by caption, averaged weights. Same pictures, same
+Mean square error of the predicted clean latents by band of t and by caption, averaged weights. Same images, same
 noise; only the caption differs. A word is heard where its wrong variant costs more than `right`.
 
 {text}
@@ -61,7 +61,7 @@ Colour A readable from the noisy latents alone, by the best possible reader (cha
 | scheduler | Stable Diffusion's betas (scaled linear, 1000 steps) | |
 
 The U-Net has one layer a block and cross-attention at its two coarse levels; scaling_factor {scaling_factor}.
-Pictures are 64 x 64, latents 16 x 16. Cameras: elevation -15 to 40 degrees, any azimuth, distance 3.4 to 3.6, field of
+Images are 64 x 64, latents 16 x 16. Cameras: elevation -15 to 40 degrees, any azimuth, distance 3.4 to 3.6, field of
 view 0.42 to 0.46 rad. Background: white (85 %), black (5 %) or any colour (10 %).
 Unknown words and the empty prompt mean the same: nothing in particular. Use a guidance scale of 2 to 4.
 
@@ -91,7 +91,7 @@ that a stop threw away are in it twice), `measured.json` the numbers above. To t
 def write_card(facts: dict, path: Path) -> None:
     """Writes the card from export's facts.
 
-    Those are step, seconds, settings, sizes, parameters, measured, views, pictures, remarks.
+    Those are step, seconds, settings, sizes, parameters, measured, views, images, remarks.
     """
     settings, sizes, measured = facts["settings"], facts["sizes"], facts["measured"]
     fields = {
@@ -123,9 +123,9 @@ def _progress(facts: dict) -> str:
     planned = f"{settings['steps']} steps" if settings["steps"] else f"{settings['minutes']:g} minutes"
     images = facts["step"] * settings["batch"]
     return (
-        f"{facts['step']:,} steps of {settings['batch']} pictures ({images:,} in all) in {facts['seconds'] / 60:.0f}"
+        f"{facts['step']:,} steps of {settings['batch']} images ({images:,} in all) in {facts['seconds'] / 60:.0f}"
         f" minutes; the schedule was {planned}."
-        " Small one-sided features (faces, doors, dots) were estimated to need one to three million pictures."
+        " Small one-sided features (faces, doors, dots) were estimated to need one to three million images."
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the plain loss hides: can the answer be read from x_t alone, and does the network listen to each word?
 
-Letters of shapes: B pictures, C h w latent, K colours.
+Letters of shapes: B images, C h w latent, K colours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORDINGS: tuple[str, ...] = ("right", "wrong_colour", "wrong_class", "wrong_view
 
 @dataclass(frozen=True)
 class CheckSet:
-    """Fixed pictures on white, with one right caption and one wrong one per kind of word, for each."""
+    """Fixed images on white, with one right caption and one wrong one per kind of word, for each."""
 
     latents: Tensor  # [B, C, h, w], scaled
     captions: dict[str, tuple[str, ...]]
@@ -36,27 +36,27 @@ def identification_curve(
     autoencoder: LinearAutoencoder,
     alphas_cumprod: Tensor,
     timesteps: Sequence[int] = (300, 500, 650, 800, 900),
-    pictures: int = 48,
+    images: int = 48,
     seed: int = 0,
 ) -> dict[int, float]:
-    """Share of pictures whose colour A the best possible reader finds in x_t, given all else, by timestep.
+    """Share of images whose colour A the best possible reader finds in x_t, given all else, by timestep.
 
     Chance is 1 / number of colours. Near 1 at large t means that the latents are scaled too large and that a network
     has no need of the text; a scale that gives below one half at t = 800 worked.
     """
     generator = torch.Generator().manual_seed(seed)
-    picks = draw_picks(rendered, pictures, generator)
-    picks = Picks(**{**vars(picks), "background": torch.ones(pictures, 3)})
+    picks = draw_picks(rendered, images, generator)
+    picks = Picks(**{**vars(picks), "background": torch.ones(images, 3)})
     candidates = torch.stack(
         [
             to_latents(
-                autoencoder, compose_batch(rendered, Picks(**{**vars(picks), "colour_a": torch.full((pictures,), k)}))
+                autoencoder, compose_batch(rendered, Picks(**{**vars(picks), "colour_a": torch.full((images,), k)}))
             )
             for k in range(len(COLOURS))
         ],
         dim=1,
     )  # [B, K, C, h, w]
-    true = candidates[torch.arange(pictures), picks.colour_a]
+    true = candidates[torch.arange(images), picks.colour_a]
     found = {}
     for t in timesteps:
         a = alphas_cumprod[t]
@@ -70,21 +70,21 @@ def identification_curve(
 def build_check_set(
     rendered: RenderedSet,
     autoencoder: LinearAutoencoder,
-    pictures: int = 48,
+    images: int = 48,
     seed: int = 123,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> CheckSet:
-    """Pictures drawn once; `pairs` fixes the colour pairs (to look at held-out ones)."""
+    """Images drawn once; `pairs` fixes the colour pairs (to look at held-out ones)."""
     generator = torch.Generator().manual_seed(seed)
-    picks = draw_picks(rendered, pictures, generator)
-    picks = Picks(**{**vars(picks), "background": torch.ones(pictures, 3)})
+    picks = draw_picks(rendered, images, generator)
+    picks = Picks(**{**vars(picks), "background": torch.ones(images, 3)})
     if pairs is not None:
-        chosen = [tuple(map(COLOUR_NAMES.index, pairs[row % len(pairs)])) for row in range(pictures)]
+        chosen = [tuple(map(COLOUR_NAMES.index, pairs[row % len(pairs)])) for row in range(images)]
         a, b = torch.tensor(chosen).unbind(1)
         picks = Picks(**{**vars(picks), "colour_a": a, "colour_b": b})
     latents = to_latents(autoencoder, compose_batch(rendered, picks))
-    other = torch.rand(pictures, 2, generator=generator)
-    rows = [_wordings(rendered, picks, row, *other[row].tolist()) for row in range(pictures)]
+    other = torch.rand(images, 2, generator=generator)
+    rows = [_wordings(rendered, picks, row, *other[row].tolist()) for row in range(images)]
     return CheckSet(latents, {kind: tuple(row[at] for row in rows) for at, kind in enumerate(WORDINGS)})
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training pictures of the toy world: G-buffers are rendered once, colours, background and caption are drawn per batch.
+"""Training images of the toy world: G-buffers are rendered once, colours, background and caption are drawn per batch.
 
-Letters of shapes: V stored views of a class, C classes, B pictures of a batch, S picture size in pixels.
+Letters of shapes: V stored views of a class, C classes, B images of a batch, S image size in pixels.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from toy.raycast import View, render_gbuffers
 
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 VIEW_ORDER: tuple[str, ...] = ("front", "side", "back")
-LEAD_INS: tuple[str, ...] = ("a photo of", "a dslr photo of", "a picture of", "a toy of")
+LEAD_INS: tuple[str, ...] = ("a photo of", "a dslr photo of", "an image of", "a toy of")
 
 
 @dataclass(frozen=True)
 class CameraSpread:
-    """Where the pictures are taken from; azimuth is uniform over the full turn."""
+    """Where the images are taken from; azimuth is uniform over the full turn."""
 
     theta_deg: tuple[float, float] = (50.0, 105.0)
     radius: tuple[float, float] = (3.4, 3.6)
@@ -59,9 +59,9 @@ class Picks:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures [B, 3, S, S] in [0, 1] and their captions.
+    """Images [B, 3, S, S] in [0, 1] and their captions.
 
-    Each picture is conditioned on (1 - share) * embedding(near) + share * embedding(far): with share 0 the plain
+    Each image is conditioned on (1 - share) * embedding(near) + share * embedding(far): with share 0 the plain
     caption, otherwise the blend of two view captions that guidance.prompts makes for that azimuth.
     """
 
@@ -110,7 +110,7 @@ def allowed_pairs() -> list[tuple[int, int]]:
 
 
 def draw_picks(rendered: RenderedSet, count: int, generator: torch.Generator) -> Picks:
-    """Draws what `count` pictures show: white background for 85 %, black for 5 %, any colour for 10 %.
+    """Draws what `count` images show: white background for 85 %, black for 5 %, any colour for 10 %.
 
     Objects with a front on one side only come twice as often: they have more to learn.
     """
@@ -133,7 +133,7 @@ def draw_picks(rendered: RenderedSet, count: int, generator: torch.Generator) ->
 
 
 def compose_batch(rendered: RenderedSet, picks: Picks) -> Tensor:
-    """Pictures [B, 3, S, S] in [0, 1]; the same sum as toy.compose, for one colour pair per picture."""
+    """Images [B, 3, S, S] in [0, 1]; the same sum as toy.compose, for one colour pair per image."""
     planes = rendered.buffers[picks.class_index.numpy(), picks.view_index.numpy()]
     buffers = torch.from_numpy(planes).float() / 255  # [B, 6, S, S]
     table = torch.tensor(list(COLOURS.values()))
@@ -151,9 +151,9 @@ def view_blend(azimuth_deg: float) -> tuple[str, str, float]:
 
 
 def draw_captions(rendered: RenderedSet, picks: Picks, generator: torch.Generator):
-    """(near, far, share): two captions per picture and the share of the second, see Batch.
+    """(near, far, share): two captions per image and the share of the second, see Batch.
 
-    Half of the pictures get the blend that guidance uses, 40 % one view word drawn in proportion to that blend, 10 %
+    Half of the images get the blend that guidance uses, 40 % one view word drawn in proportion to that blend, 10 %
     none; 12 % of the captions are dropped (two thirds empty, one third gibberish, so that an unknown negative prompt
     means nothing); some get a lead-in ("a photo of"), a synonym, or leave the second colour out.
     """

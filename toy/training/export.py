@@ -66,7 +66,7 @@ def write_pipeline(networks: PriorNetworks, autoencoder: LinearAutoencoder, fold
 
 
 def measure(
-    networks: PriorNetworks, autoencoder: LinearAutoencoder, rendered: RenderedSet, pictures: int = 90, steps: int = 25
+    networks: PriorNetworks, autoencoder: LinearAutoencoder, rendered: RenderedSet, images: int = 90, steps: int = 25
 ) -> dict:
     """Text sensitivity and sample scores, each for trained and for held-out colour pairs, and identification."""
     table, alphas = CaptionTable(), build_scheduler().alphas_cumprod
@@ -74,7 +74,7 @@ def measure(
     unseen = build_check_set(rendered, autoencoder, pairs=HELD_OUT_COLOUR_PAIRS)
     scores = {}
     for name, held_out in (("trained pairs", False), ("held-out pairs", True)):
-        wishes = draw_wishes(pictures, 11, held_out)
+        wishes = draw_wishes(images, 11, held_out)
         samples = sample_images(networks, autoencoder, table, [wish.text() for wish in wishes], steps=steps, seed=11)
         scores[name] = retrieval_scores(rendered, wishes, samples)
     return {
@@ -86,7 +86,7 @@ def measure(
 
 
 def export_prior(
-    run: Path, folder: Path, rendered: RenderedSet, pictures: int = 90, steps: int = 25, remarks: str = ""
+    run: Path, folder: Path, rendered: RenderedSet, images: int = 90, steps: int = 25, remarks: str = ""
 ) -> dict:
     """Writes everything that ships, with samples made in `steps` DDIM steps; returns what was measured.
 
@@ -97,14 +97,14 @@ def export_prior(
     write_pipeline(networks, autoencoder, folder)
     write_png(folder / "samples.png", sample_grid(networks, autoencoder, CaptionTable(), steps))
     shutil.copyfile(run / "log.jsonl", folder / "training_log.jsonl")
-    measured = measure(networks, autoencoder, rendered, pictures, steps)
+    measured = measure(networks, autoencoder, rendered, images, steps)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in networks.named_children()}
     facts = {
         **facts,
         "parameters": counts,
         "measured": measured,
         "views": rendered.views,
-        "pictures": pictures,
+        "pictures": images,
         "remarks": remarks,
     }
     (folder / "measured.json").write_text(json.dumps(facts, indent=2) + "\n")

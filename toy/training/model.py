@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of the toy prior: a small text encoder, a small U-Net, the noise schedule of Stable Diffusion.
 
-Letters of shapes: B pictures, K captions, L tokens, D width of a token's embedding, C h w latent.
+Letters of shapes: B images, K captions, L tokens, D width of a token's embedding, C h w latent.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ class CaptionTable:
 
 @torch.no_grad()
 def to_latents(autoencoder: LinearAutoencoder, images: Tensor) -> Tensor:
-    """Pictures [B, 3, S, S] in [0, 1] to scaled latents [B, C, h, w]."""
+    """Images [B, 3, S, S] in [0, 1] to scaled latents [B, C, h, w]."""
     return autoencoder.encode(2 * images - 1).latent_dist.mode() * autoencoder.config.scaling_factor
 
 
 @torch.no_grad()
 def to_images(autoencoder: LinearAutoencoder, latents: Tensor) -> Tensor:
-    """Scaled latents [B, C, h, w] to pictures [B, 3, S, S] in [0, 1]."""
+    """Scaled latents [B, C, h, w] to images [B, 3, S, S] in [0, 1]."""
     return ((autoencoder.decode(latents / autoencoder.config.scaling_factor).sample + 1) / 2).clamp(0, 1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures straight from the prior, and how often they show what their caption says.
+"""Images straight from the prior, and how often they show what their caption says.
 
-Letters of shapes: K captions, C h w latent, S picture size in pixels, M candidate pictures.
+Letters of shapes: K captions, C h w latent, S image size in pixels, M candidate images.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sample_images(
     steps: int = 25,
     seed: int = 0,
 ) -> Tensor:
-    """Pictures [K, 3, S, S] in [0, 1] of K captions by DDIM with classifier-free guidance.
+    """Images [K, 3, S, S] in [0, 1] of K captions by DDIM with classifier-free guidance.
 
     The last alpha_bar is not 0, so a sample should start from sqrt(alpha_bar) * white + noise; white is latent zero
     here, which leaves the noise alone.
@@ -125,7 +125,7 @@ def _head_line(texts: Sequence[str], width_px: int, margin_px: int) -> np.ndarra
 
 
 def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Tensor) -> dict[str, float]:
-    """Shares of samples [K, 3, S, S] whose nearest rendered picture has the wished class, colours A and B, and view.
+    """Shares of samples [K, 3, S, S] whose nearest rendered image has the wished class, colours A and B, and view.
 
     Class and view: nearest of 24 views of every class in the wished colours; colours: nearest of the 12 colours in
     that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back,

@@ -28,7 +28,7 @@ EXTRA_WORDS = (
     "its",
     "photo",
     "dslr",
-    "picture",
+    "image",
     "image",
     "toy",
     "object",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop of the toy prior: seeded per step, resumable, with a running average of the weights.
 
-Letters of shapes: B pictures of a batch, C h w latent.
+Letters of shapes: B images of a batch, C h w latent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrainSettings:
     scaling_factor: float = 0.35
     whitening: float = 0.5
     offset_noise: float = 0.1
-    fit_pictures: int = 600
+    fit_images: int = 600
     checkpoint_s: float = 120.0
     check_every: int = 500
     log_every: int = 25
@@ -66,9 +66,9 @@ def loss_weight(alphas_cumprod: Tensor, t: Tensor, data_std: float) -> Tensor:
 
 
 def fit_autoencoder(rendered: RenderedSet, settings: TrainSettings) -> LinearAutoencoder:
-    """The linear autoencoder of the training pictures on white."""
+    """The linear autoencoder of the training images on white."""
     generator = torch.Generator().manual_seed(settings.seed)
-    picks = draw_picks(rendered, settings.fit_pictures, generator)
+    picks = draw_picks(rendered, settings.fit_images, generator)
     picks.background.fill_(1)
     return LinearAutoencoder.fit(
         2 * compose_batch(rendered, picks) - 1,
@@ -78,7 +78,7 @@ def fit_autoencoder(rendered: RenderedSet, settings: TrainSettings) -> LinearAut
     )
 
 
-class Trainer:
+class PriorTrainer:
     """Remembers networks, their running average, the optimizer, steps done and seconds trained; nothing else."""
 
     def __init__(self, settings: TrainSettings, sizes: Sizes, rendered: RenderedSet, folder: Path):
