@@ -33,7 +33,7 @@ from arguments import PipelineParams
 from evaluation.orbits import Orbit, framing, full_turn
 from evaluation.run_folder import cloud_of
 from export import FORMATS, export
-from export.cloud import Y_DOWN, Y_UP, turned
+from export.cloud import Y_DOWN, Y_UP, rotated
 from export.mesh import FOV_RAD
 from export.surface import intersection_over_union
 from gaussian_renderer import render
@@ -47,10 +47,10 @@ from utils.machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0
 READ: dict[str, Callable[[Path], GaussianModel]] = {
-    "ply": lambda path: turned(GaussianModel.from_ply(path), Y_DOWN.T),
-    "splat": lambda path: turned(read_splat(path).model(), Y_DOWN.T),
-    "spz": lambda path: turned(read_spz(path).model(), Y_UP.T),
-    "sog": lambda path: turned(read_sog(path).model(), Y_DOWN.T),
+    "ply": lambda path: rotated(GaussianModel.from_ply(path), Y_DOWN.T),
+    "splat": lambda path: rotated(read_splat(path).model(), Y_DOWN.T),
+    "spz": lambda path: rotated(read_spz(path).model(), Y_UP.T),
+    "sog": lambda path: rotated(read_sog(path).model(), Y_DOWN.T),
 }
 """Format -> its reader, to training's axes."""
 
@@ -95,7 +95,7 @@ def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) 
     return f"{quality:.1f}, IoU {outline:.3f}"
 
 
-def write_picture(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> None:
+def write_sheet(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> None:
     """The Gaussians above, the mesh below, from each camera."""
     rows = [[image(cloud, camera)[0] for camera in cameras], [seen for seen, _ in drawn_mesh(path, cameras)]]
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
             told = loss(format, path, cloud, cameras)
             print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {told} |")
         if args.picture is not None:
-            write_picture(args.picture, Path(folder) / "scene.glb", cloud, cameras[::2])
+            write_sheet(args.picture, Path(folder) / "scene.glb", cloud, cameras[::2])
 
 
 if __name__ == "__main__":

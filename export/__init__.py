@@ -19,7 +19,7 @@ from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
 class Format(NamedTuple):
     """What a format is, in a line for people, and its writer: (Gaussians, path, options)."""
 
-    told: str
+    description: str
     write: Callable[[GaussianModel, Path, Options], None]
 
 

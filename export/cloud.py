@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cloud of Gaussians as another program wants it: turned, padded. Training's world: z up, the front looks along +y.
+"""A cloud of Gaussians as another program wants it: rotated, padded. Training's world: z up, the front looks along +y.
 
 N Gaussians, K = (degree + 1)^2 SH coefficients a channel. Rotations are matrices [3, 3]: new = TURN @ old.
 """
@@ -18,8 +18,8 @@ Y_UP = torch.tensor([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
 """To x right, y up, z back, as spz, glTF and three.js have it: the front looks along +z."""
 
 
-def turned(gaussians: GaussianModel, turn: torch.Tensor) -> GaussianModel:
-    """A copy, turned about the origin as a rigid body, with unit quaternions."""
+def rotated(gaussians: GaussianModel, turn: torch.Tensor) -> GaussianModel:
+    """A copy, rotated about the origin as a rigid body, with unit quaternions."""
     raw = {name: value.detach() for name, value in gaussians.parameters_in_order().items()}
     degree = gaussians.max_sh_degree
     features = torch.einsum("jk,nkc->njc", sh_rotation(degree, turn), gaussians.get_features.detach())

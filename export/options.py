@@ -12,7 +12,7 @@ BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)
 
 @dataclass(frozen=True)
 class Options:
-    """Which format honours which is told in utils/file_formats.py. Raises ValueError for a number out of its bounds."""
+    """utils/file_formats.py says which format honours which. Raises ValueError for a number out of its bounds."""
 
     iteration: int | None = None  # of the run's clouds; None: the last
     pad_sh: int | None = None  # ply: zeros up to this SH degree, for readers that expect degree 3

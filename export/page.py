@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One HTML file that shows the Gaussians without a network: page.html around the packed cloud.
 
-N Gaussians, K SH coefficients a channel. page.html draws by the rasterizer's law; what packing rounds is told below.
+N Gaussians, K SH coefficients a channel. page.html draws by the rasterizer's law; packing rounds as described below.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from zipfile import ZipFile
 
 import torch
 
-from export.cloud import Y_DOWN, Y_UP, padded, turned
+from export.cloud import Y_DOWN, Y_UP, padded, rotated
 from export.limits import check, fitted
 from export.options import Options, library
 from scene.gaussian_model import GaussianModel
@@ -58,7 +58,7 @@ def write_sog(gaussians: GaussianModel, out: Path, options: Options) -> None:
 def _placed(gaussians: GaussianModel, format: str, turn: torch.Tensor, options: Options) -> GaussianModel:
     """Turned, and within what the format holds."""
     check(gaussians, format)
-    return fitted(turned(gaussians, torch.eye(3) if options.keep_axes else turn), format)
+    return fitted(rotated(gaussians, torch.eye(3) if options.keep_axes else turn), format)
 
 
 def _convert(gaussians: GaussianModel, format: str, out: Path) -> None:

@@ -78,7 +78,7 @@ def refused(words: list[str], message: str, capsys) -> None:
 def here(tmp_path, monkeypatch) -> Path:
     """An empty folder to start in; images of the ideal prior are few, free memory is 4 GB."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 12)
+    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
     monkeypatch.setattr("trainer.memory_estimate.free_bytes", lambda device: 4 * 10**9)
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
     return tmp_path
@@ -90,7 +90,7 @@ def finished(tmp_path_factory) -> Path:
     folder, patch = tmp_path_factory.mktemp("finished"), pytest.MonkeyPatch()
     with patch.context() as patched:
         patched.chdir(folder)
-        patched.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 12)
+        patched.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
         assert train.main(argv()) == 0
     return folder / "output"
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether environment.yml and requirements.txt can be installed, and on which GPUs torch's build then runs.
+"""Whether environment.yml and requirements.txt can be installed, and with which CUDA torch is then built.
 
 `python tools/check_environment.py`: pip resolves the requirements without installing anything (older versions of pip
 download what they would install), once as they stand and once with the package index that environment.yml keeps behind
-a "#" for the V100. `--wheel torch-2.13.0-...whl` (pip download --no-deps torch==2.13.0, half a gigabyte) also reads the
-GPUs that a build serves from the machine code in it. What cannot be reached from here counts as not checked. Exit
+a "#" for the V100. What cannot be reached from here counts as not checked. Exit
 status: 1 when something is wrong.
 """
 
@@ -26,22 +25,15 @@ import os
 import re
 import subprocess
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email import message_from_string
 from typing import Any
 
 import yaml
 
-from tools.cuda_architectures import Code, code_in
-
 ROOT = Path(__file__).resolve().parents[1]
-GPUS = {"V100": 70, "T4": 75, "A100": 80, "RTX 30": 86, "RTX 40, L40": 89, "H100, H200": 90}
-NEEDED = ("A100", "H100, H200")  # of the default build; the V100 has its own
 FIRST_CUDA_WITHOUT_VOLTA = 13
 ADDED_PLACES = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT")
-LIBRARY = "torch/lib/libtorch_cuda.so"
 
 
 @dataclass(frozen=True)
@@ -155,62 +147,16 @@ def check_cuda(torch: dict[str, Any], for_volta: bool) -> Finding:
     )
 
 
-def check_wheel(path: Path) -> list[Finding]:
-    """What a wheel of torch asks for, and which GPUs have code in it. ValueError for a file that is no such wheel."""
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            names = wheel.namelist()
-            torch = _metadata(wheel.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode())
-            if LIBRARY not in names:
-                return [Finding("not checked", f"{path.name} has no CUDA library: it is a build for the CPU")]
-            return [check_cuda(torch, for_volta=False), *verdicts(path.name, code_in(wheel.read(LIBRARY)))]
-    except (OSError, zipfile.BadZipFile, StopIteration) as error:
-        reason = error or "it has no metadata"
-        raise ValueError(
-            f"{path} cannot be read as a wheel ({reason}); pip download --no-deps torch gets one"
-        ) from error
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    """Version and requirements as pip's report has them."""
-    message = message_from_string(text)
-    return {"version": message["Version"], "requires_dist": message.get_all("Requires-Dist")}
-
-
-def verdicts(name: str, code: Code) -> list[Finding]:
-    """A finding for the list of architectures, and one for each GPU."""
-    found = [Finding("ok", f"{name} holds code for {code}")]
-    for gpu, architecture in GPUS.items():
-        if code.runs_on(architecture):
-            found.append(Finding("ok", f"{gpu} (sm_{architecture}) runs it"))
-        elif gpu in NEEDED:
-            found.append(Finding("wrong", f"{gpu} (sm_{architecture}) does not run it"))
-        else:
-            found.append(Finding("ok", f"{gpu} (sm_{architecture}) does not run it, and needs the V100's variant"))
-    return found
-
-
 def main(argv: Sequence[str] | None = None, run: Run = pip) -> int:
     """Prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheel", type=Path, nargs="*", default=[], help="wheels of torch to look into")
-    parser.add_argument(
-        "--plain", action="store_true", help="pip as on a fresh machine, without its configuration here"
-    )
-    options = parser.parse_args(argv)
+    parser.parse_args(argv)
     requirements = ROOT / "requirements.txt"
     text = (ROOT / "environment.yml").read_text()
     found = check_files(yaml.safe_load(text), requirements.read_text())
     finding, torch = resolve(requirements, run)
     found += [finding] + ([check_cuda(torch, for_volta=False)] if torch else [])
     found += check_volta(text, requirements, run)
-    try:
-        for wheel in options.wheel:
-            found += check_wheel(wheel)
-    except ValueError as error:
-        found.append(Finding("wrong", str(error)))
-    if not options.wheel:
-        found.append(Finding("not checked", "the GPUs that torch's wheel serves: give it with --wheel"))
     counts = {state: sum(f.state == state for f in found) for state in ("ok", "wrong", "not checked")}
     print("\n".join(map(str, found)), "\n" + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return 1 if counts["wrong"] else 0

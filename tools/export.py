@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options that were not given are absent."""
-    formats = "\n".join(f"  {name:<6} {format.told}" for name, format in FORMATS.items())
+    formats = "\n".join(f"  {name:<6} {format.description}" for name, format in FORMATS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -87,9 +87,9 @@ def facts(folder: Path) -> dict[str, Any]:
     return {"date": f"{ended:%Y-%m-%d}", "s": (ended - began).total_seconds(), "gb": gb, "steps": steps}
 
 
-def times(found: dict[str, list[dict[str, Any]]]) -> str:
+def times(facts_of: dict[str, list[dict[str, Any]]]) -> str:
     """The sentence about time and memory, from the first run of each config."""
-    quick, toy = found["quickstart"][0], found["toy"][0]
+    quick, toy = facts_of["quickstart"][0], facts_of["toy"][0]
     return (
         f"Measured {quick['date']} on {machine()}: {quick['steps']} steps of the quickstart in {quick['s']:.0f} s, "
         f"{quick['gb']:.2f} GB at most;\nthe baseline, CoGrad off and smaller images, takes {toy['s']:.0f} s and "

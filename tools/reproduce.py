@@ -30,10 +30,10 @@ from evaluation import METRICS
 from evaluation.experiments.grid import TABLE_VARIANTS
 from evaluation.reproduction.measure import add_metrics
 from evaluation.reproduction.order import Order, make_runs, order_of, placed
-from evaluation.reproduction.outputs import not_asked, write_all
+from evaluation.reproduction.outputs import left_out, write_all
 from utils.device import resolve_device
 
-ASK_FROM_HOURS = 2.0
+CONFIRM_FROM_HOURS = 2.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--view_px", type=int, default=192, help="side of the report's images")
     add("--miniature", action="store_true", help="toy: one prompt, two seeds, 40 steps; two minutes")
     add("--keep_all", action="store_true", help="keep the runs' logs too")
-    add("--yes", action="store_true", help=f"start even if it takes more than {ASK_FROM_HOURS:g} hours")
+    add("--yes", action="store_true", help=f"start even if it takes more than {CONFIRM_FROM_HOURS:g} hours")
     add("--dry_run", action="store_true", help="print what would be made and what it costs")
     add("--part", metavar="K/N", help="only every N-th asset, from the K-th on: the part of one of N machines")
     add("--report_only", action="store_true", help="make nothing; tables and report of what is there")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.part and not args.report_only:
             print("This part is done; --report_only, without --part, makes tables and report once all are.")
             return 1 if failures else 0
-        missing = not_asked(order)
+        missing = left_out(order)
         missing |= add_metrics(order.sweep, order.runs, order.metrics, resolve_device("auto"), args.weights, tqdm.write)
         path = write_all(order, failures, missing)
     except ValueError as problem:
@@ -100,8 +100,8 @@ def _made(order: Order, args: argparse.Namespace) -> list[str]:
         print(f"{len(order.runs)} assets, {done} of them made before. {cost}, on {order.where}.", flush=True)
         if args.dry_run:
             return []
-        if cost.hours > ASK_FROM_HOURS and not args.yes:
-            raise ValueError(f"that is more than {ASK_FROM_HOURS:g} hours; add --yes to start, or --count for less")
+        if cost.hours > CONFIRM_FROM_HOURS and not args.yes:
+            raise ValueError(f"that is more than {CONFIRM_FROM_HOURS:g} hours; add --yes to start, or --count for less")
         args.out.mkdir(parents=True, exist_ok=True)
         return make_runs(order, one_pass)
 

@@ -21,7 +21,7 @@ REFINED_STEPS_DEG = (1.0, 0.2, 0.05)
 """Steps of the refinement, each from -3 to 3 steps around the best of the one before."""
 
 
-def turned(views: Sequence[View], yaw_deg: float) -> list[View]:
+def rotated_views(views: Sequence[View], yaw_deg: float) -> list[View]:
     """The views that show an object of this yaw as `views` show one of yaw 0."""
     return [replace(view, phi_deg=(view.phi_deg + yaw_deg) % 360) for view in views]
 
@@ -42,7 +42,7 @@ def best_yaw(render: Renderer, spec: Spec, scan: fronts.Scan, views: Sequence[Vi
     truth = renderer_of_truth(spec)(views, size_px)[0]
 
     def error(yaw_deg: float) -> float:
-        return float(np.mean((render(turned(views, yaw_deg), size_px)[0] - truth) ** 2))
+        return float(np.mean((render(rotated_views(views, yaw_deg), size_px)[0] - truth) ** 2))
 
     best = coarse_yaw(scan)
     smallest = error(best)

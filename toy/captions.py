@@ -104,7 +104,7 @@ class Spec:
 
 
 def caption(class_name: str, colour_a: str, colour_b: str | None = None, view_word: str | None = None) -> str:
-    """The caption of a picture; colour_b None leaves the part out, view_word None leaves the view out."""
+    """The caption of an image; colour_b None leaves the part out, view_word None leaves the view out."""
     article = "an" if colour_a[0] in "aeiou" else "a"
     text = f"{article} {colour_a} {class_name}"
     if colour_b is not None:

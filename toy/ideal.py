@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ideal prior: a diffusion model without weights, exact for a finite set of pictures: perfect training's limit.
+"""The ideal prior: a diffusion model without weights, exact for a finite set of images: perfect training's limit.
 
-`predict_noise` is Bayes' rule (toy/posterior.py) on pictures of the prompt's object that are rendered when the
-prior is made. An embedding is a row of weights over named sets of pictures, [1, S]: "any", "front", "side", "back" and
-"uncond"; a blend of embeddings is exactly the mixture of the sets' distributions. The latents are the pictures
-themselves, (2x - 1) * 32/resolution: white noise averages out over pixels, so with this scale the noise hides a picture
+`predict_noise` is Bayes' rule (toy/posterior.py) on images of the prompt's object that are rendered when the
+prior is made. An embedding is a row of weights over named sets of images, [1, S]: "any", "front", "side", "back" and
+"uncond"; a blend of embeddings is exactly the mixture of the sets' distributions. The latents are the images
+themselves, (2x - 1) * 32/resolution: white noise averages out over pixels, so with this scale the noise hides an image
 of any resolution as much as it hides one of 32 x 32.
 """
 
@@ -28,25 +28,25 @@ from toy.captions import (
     view_word_of,
 )
 from toy.objects import CLASSES
-from toy.posterior import NoiseLevel, PictureTable, posterior_mean
+from toy.posterior import ImageTable, NoiseLevel, posterior_mean
 from toy.reading import UnknownPrompt, read_prompt
 from toy.rendered_set import PoseRanges, RenderedSet, render_set
 from utils.shard import Shard
 
 REFERENCE_PX = 32
 KERNEL_STD = 0.15
-"""Blur around each picture, [-1, 1] units a pixel: large enough to join neighbouring views at low noise."""
+"""Blur around each image, [-1, 1] units a pixel: large enough to join neighbouring views at low noise."""
 
 OFFSET_STD = 0.1
 """The offset noise that guidance adds to every draw (score.py); the prior is exact for noise that contains it."""
 
 SET_NAMES: tuple[str, ...] = ("any", *VIEW_WORDS, "uncond")
 """What an embedding weighs. "uncond" is all views of the prompt's object: guidance_scale then sharpens the view word,
-the only thing that the caption can still add, since every picture of the set shows the right object."""
+the only thing that the caption can still add, since every image of the set shows the right object."""
 
 
 class IdealPrior:
-    """The Prior protocol of guidance/score.py in closed form. Remembers the rendered pictures, nothing else."""
+    """The Prior protocol of guidance/score.py in closed form. Remembers the rendered images, nothing else."""
 
     steps_offset = 1
 
@@ -57,13 +57,13 @@ class IdealPrior:
         resolution_px: int,
         cam_params: Any = None,
         *,
-        pictures: int = IDEAL_IMAGES,
+        images: int = IDEAL_IMAGES,
         kernel_std: float = KERNEL_STD,
     ):
-        """Renders the pictures of `guidance_params.text` (a few seconds).
+        """Renders the images of `guidance_params.text` (a few seconds).
 
         cam_params (GenerateCamParams): the run's camera ranges; without it PoseRanges' defaults are taken.
-        pictures: how many are rendered; kernel_std: blur around each in [-1, 1] pixel units.
+        images: how many are rendered; kernel_std: blur around each in [-1, 1] pixel units.
         """
         if problem := IDEAL.problem(resolution_px, resolution_px):
             raise ValueError(f"the ideal prior was given {resolution_px} px; expected {problem}")
@@ -75,10 +75,10 @@ class IdealPrior:
         self.num_train_timesteps = guidance_params.num_train_timesteps or len(self.alphas_cumprod)
         self.text = guidance_params.text
         self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
-        per_spec = max(pictures // len(self.specs), 8)
+        per_spec = max(images // len(self.specs), 8)
         rendered = render_set(self.specs, pose_ranges(cam_params), resolution_px, per_spec, min(4, os.cpu_count() or 1))
-        self._table = PictureTable.build(torch.from_numpy(rendered.pictures).to(self.device))
-        self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each picture
+        self._table = ImageTable.build(torch.from_numpy(rendered.images).to(self.device))
+        self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each image
         self._members = _membership(rendered).to(self.device)  # [S, n]
 
     def timesteps_of(self, ind_t: Tensor) -> Tensor:
@@ -153,6 +153,6 @@ def pose_ranges(cam_params: Any) -> PoseRanges:
 
 
 def _membership(rendered: RenderedSet) -> Tensor:
-    """[S, n] probabilities of the pictures under each of SET_NAMES."""
+    """[S, n] probabilities of the images under each of SET_NAMES."""
     rows = [rendered.members(None if name in ("any", "uncond") else name) for name in SET_NAMES]
     return torch.tensor(np.stack(rows), dtype=torch.float32)

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closed-form posterior mean of a clean picture under the ideal prior: Bayes' rule on a finite set of pictures.
+"""Closed-form posterior mean of a clean image under the ideal prior: Bayes' rule on a finite set of images.
 
 Model, in [-1, 1] pixel units, per colour channel c:
 
-    z = G_i + s xi                      picture i of the set, kernel noise of std s
+    z = G_i + s xi                      image i of the set, kernel noise of std s
     x = a z + sigma (eps + o_c 1)       what the diffusion model is shown; o_c ~ N(0, offset_std^2) is the offset noise
                                         that guidance adds to every draw (0 for a prior that does not know of it)
 
 Everything but i is Gaussian and integrated out exactly. Ignoring o_c instead would let every draw shift the brightness
-of the whole picture, which weighs as much as thousands of pixels.
+of the whole image, which weighs as much as thousands of pixels.
 
 | symbol | name | shape |
 |---|---|---|
-| B, n, P | rows, pictures, pixels | |
+| B, n, P | rows, images, pixels | |
 | x | noisy input / latent scale | [B, 3, H, W] |
 | v | variance of x given i and o: a^2 s^2 + sigma^2 | [B] |
 | r | residual x - a G_i | only as inner products |
-| log_prior | log probability of picture i under the caption | [B, n] |
+| log_prior | log probability of image i under the caption | [B, n] |
 
-Pictures come as half sets: picture i stands for itself and its mirror image, each with half its probability.
+Images come as half sets: image i stands for itself and its mirror image, each with half its probability.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE = 1e-8
-"""Pictures that are less probable than this in every row are left out of the weighted sum."""
+"""Images that are less probable than this in every row are left out of the weighted sum."""
 
 
 @dataclass(frozen=True)
-class PictureTable:
-    """Pictures of the set and the inner products that do not depend on the input."""
+class ImageTable:
+    """Images of the set and the inner products that do not depend on the input."""
 
-    pictures: Tensor  # [n, 3P]
+    images: Tensor  # [n, 3P]
     squares: Tensor  # [n] |G|^2
     sums: Tensor  # [n, 3] sum of G_c
 
     @classmethod
-    def build(cls, pictures: Tensor) -> PictureTable:
+    def build(cls, images: Tensor) -> ImageTable:
         """From G [n, 3, H, W]."""
-        return cls(pictures.flatten(1), pictures.square().sum((1, 2, 3)), pictures.sum((2, 3)))
+        return cls(images.flatten(1), images.square().sum((1, 2, 3)), images.sum((2, 3)))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class NoiseLevel:
 
     @property
     def v(self) -> Tensor:
-        """Variance of a pixel given picture and offset."""
+        """Variance of a pixel given image and offset."""
         return (self.a * self.s) ** 2 + self.sigma**2
 
     def doubled(self) -> NoiseLevel:
@@ -65,26 +65,26 @@ class NoiseLevel:
         return NoiseLevel(self.a.repeat(2), self.sigma.repeat(2), self.s, self.offset_std)
 
 
-def posterior_mean(x: Tensor, level: NoiseLevel, table: PictureTable, log_prior: Tensor) -> Tensor:
+def posterior_mean(x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: Tensor) -> Tensor:
     """E[z | x] of shape [B, 3, H, W]."""
     batch, shape = len(x), x.shape[1:]
     both = torch.cat([x, x.flip(-1)]).flatten(2)  # [2B, 3, P]: rows, then mirrored rows
     log_likelihood, offset = _evidence(both, level.doubled(), table)  # [2B, n], [2B, n, 3]
     rows = torch.cat([part + log_prior for part in log_likelihood.split(batch)], dim=1)  # [B, 2n]
     weights = torch.cat(torch.softmax(rows, dim=1).split(log_prior.shape[1], dim=1))  # [2B, n]
-    picture = _weighted_sum(weights, table.pictures).view(2 * batch, *shape)
-    picture = picture[:batch] + picture[batch:].flip(-1)
+    image = _weighted_sum(weights, table.images).view(2 * batch, *shape)
+    image = image[:batch] + image[batch:].flip(-1)
     shift = (weights[..., None] * offset).sum(1)  # [2B, 3]
     shift = (shift[:batch] + shift[batch:])[..., None, None]
     a = level.a.view(-1, 1, 1, 1)
     through = a * level.s**2 / level.v.view(-1, 1, 1, 1)  # how much of x itself the kernel lets through
-    return through * (x - shift) + (1 - a * through) * picture
+    return through * (x - shift) + (1 - a * through) * image
 
 
-def _evidence(x: Tensor, level: NoiseLevel, table: PictureTable) -> tuple[Tensor, Tensor]:
+def _evidence(x: Tensor, level: NoiseLevel, table: ImageTable) -> tuple[Tensor, Tensor]:
     """Log likelihood [2B, n] up to a constant of the row, and posterior mean of sigma o_c [2B, n, 3]; x [2B, 3, P]."""
     a, v = level.a.view(-1, 1), level.v.view(-1, 1)
-    cross = x.flatten(1) @ table.pictures.T  # [2B, n]
+    cross = x.flatten(1) @ table.images.T  # [2B, n]
     residual_sum = x.sum(2)[:, None] - a[..., None] * table.sums  # [2B, n, 3]
     offset_variance = ((level.sigma.view(-1, 1) * level.offset_std) ** 2).clamp(min=1e-12)
     offset = residual_sum / (x.shape[2] + v / offset_variance)[..., None]
@@ -92,9 +92,9 @@ def _evidence(x: Tensor, level: NoiseLevel, table: PictureTable) -> tuple[Tensor
     return (a * cross - a**2 * table.squares / 2) / v + gain, offset
 
 
-def _weighted_sum(weights: Tensor, pictures: Tensor) -> Tensor:
-    """weights [2B, n] @ pictures [n, 3P], without the pictures that count for nothing."""
+def _weighted_sum(weights: Tensor, images: Tensor) -> Tensor:
+    """weights [2B, n] @ images [n, 3P], without the images that count for nothing."""
     kept = (weights > NEGLIGIBLE).any(dim=0)
     if 2 * int(kept.sum()) > len(kept):
-        return weights @ pictures
-    return weights[:, kept] @ pictures[kept]
+        return weights @ images
+    return weights[:, kept] @ images[kept]

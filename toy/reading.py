@@ -31,7 +31,7 @@ from toy.objects import CLASSES
 # fmt: off
 FUNCTION_WORDS = frozenset((
     "a", "an", "the", "this", "that", "one", "1", "single", "of", "with", "and", "its", "his", "her", "their",
-    "in", "on", "at", "by", "for", "from", "has", "having", "is", "photo", "dslr", "picture", "image",
+    "in", "on", "at", "by", "for", "from", "has", "having", "is", "photo", "dslr", "image", "image",
     "render", "rendering", "toy", "3d", "model", "object", "background", "view",
     *VIEW_WORDS,
 ))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The finite set of pictures that the ideal prior knows: views of an object, their poses and view words.
+"""The finite set of images that the ideal prior knows: views of an object, their poses and view words.
 
 Only azimuths 0..180 degrees are rendered: objects are mirror-symmetric about x = 0, so the view from -phi is the mirror
-image of the view from phi, and whoever uses the set takes every picture twice, as it is and flipped. The background is
+image of the view from phi, and whoever uses the set takes every image twice, as it is and flipped. The background is
 white: with random backgrounds in the set, haze of any colour around an object counted as background and stayed.
 """
 
@@ -22,7 +22,7 @@ AZIMUTHS_OF_WORD_DEG: dict[str, tuple[float, float]] = {
     "side": (30.0, 150.0),
     "back": (120.0, 180.0),
 }
-"""View word -> range of |azimuth| that its pictures are taken from. The ranges overlap, as people's words do."""
+"""View word -> range of |azimuth| that its images are taken from. The ranges overlap, as people's words do."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class PoseRanges:
 
 @dataclass(frozen=True)
 class RenderedSet:
-    """n pictures [n, 3, H, W] float32 in [-1, 1] on white, and |azimuth| in degrees of each."""
+    """n images [n, 3, H, W] float32 in [-1, 1] on white, and |azimuth| in degrees of each."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     azimuth_deg: np.ndarray
 
     def members(self, view_word: str | None) -> np.ndarray:
-        """Weights [n] that sum to 1: uniform over the pictures that the view word describes (None: over all)."""
+        """Weights [n] that sum to 1: uniform over the images that the view word describes (None: over all)."""
         chosen = np.ones(len(self.azimuth_deg), bool)
         if view_word is not None:
             low, high = AZIMUTHS_OF_WORD_DEG[view_word]
             chosen = (self.azimuth_deg >= low) & (self.azimuth_deg <= high)
         if not chosen.any():
-            raise ValueError(f"None of {len(chosen)} pictures is a {view_word} view; render more pictures.")
+            raise ValueError(f"None of {len(chosen)} images is a {view_word} view; render more images.")
         return chosen / chosen.sum()
 
 
@@ -67,11 +67,11 @@ def spread_views(ranges: PoseRanges, count: int, offset: int = 0) -> list[View]:
 def render_set(
     specs: Sequence[Spec], ranges: PoseRanges, size_px: int, views_per_spec: int, workers: int = 2
 ) -> RenderedSet:
-    """Renders `views_per_spec` pictures of every spec, on `workers` threads."""
-    pictures, azimuths = [], []
+    """Renders `views_per_spec` images of every spec, on `workers` threads."""
+    images, azimuths = [], []
     for number, spec in enumerate(specs):
         views = spread_views(ranges, views_per_spec, offset=number * views_per_spec)
         gbuffers = render_gbuffers(spec.class_name, views, size_px, workers=workers)
-        pictures.append(2 * compose(gbuffers, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1)
+        images.append(2 * compose(gbuffers, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1)
         azimuths += [view.phi_deg for view in views]
-    return RenderedSet(np.concatenate(pictures), np.asarray(azimuths))
+    return RenderedSet(np.concatenate(images), np.asarray(azimuths))

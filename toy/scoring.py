@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from toy.alignment import best_yaw, turned
+from toy.alignment import best_yaw, rotated_views
 from toy.captions import Spec
 from toy.fronts import fronts_of, scan
 from toy.objects import ONE_SIDED
@@ -50,7 +50,7 @@ def score_object(render: Renderer, spec: Spec, radius: float, fov_rad: float, si
     turn = scan(render, spec, radius, fov_rad)
     yaw_deg = best_yaw(render, spec, turn, views, min(size_px, ALIGNMENT_PX))
     truth = renderer_of_truth(spec)(views, size_px)
-    aligned = _means(render(turned(views, yaw_deg), size_px), truth)
+    aligned = _means(render(rotated_views(views, yaw_deg), size_px), truth)
     unaligned = _means(render(views, size_px), truth)
     found = fronts_of(turn.assigned_deg) if spec.class_name in ONE_SIDED else None
     return {

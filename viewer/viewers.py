@@ -21,37 +21,37 @@ from trainer.outputs import plain_background, region_image
 if TYPE_CHECKING:
     from viewer.web_viewer import WebViewer
 
-POLL_S = 0.1  # how soon a waiting run sees a button or a signal
+POLL_S = 0.1  # how soon a paused run sees a button or a signal
 SIBR_POLL_S = 0.005  # it requests one image after the other
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What viewers see of a run, and what they may ask of it."""
+    """What viewers see of a run, and what they may request."""
 
     gaussians: GaussianModel
     maps: Callable[[], Mapping[str, torch.Tensor]] | None  # CoGrad's maps of the regions; None: the baseline
     save: Callable[[], bool]  # writes a checkpoint now; whether it could
-    is_asked_to_stop: Callable[[], bool]
-    keep_alive: Callable[[], None]  # called again and again while the run waits for a viewer
-    tell: Callable[[str], None]  # a line for the terminal
+    should_stop: Callable[[], bool]
+    keep_alive: Callable[[], None]  # called repeatedly while the run waits for a viewer
+    report: Callable[[str], None]  # a line for the terminal
 
 
 class Viewers:
     """Remembers the viewers that are open. A context manager: they are closed in the end."""
 
-    def __init__(self, config: Config, tell: Callable[[str], None] = print) -> None:
-        """Opens them and reports where. Raises ValueError when one is not available."""
+    def __init__(self, config: Config, report: Callable[[str], None] = print) -> None:
+        """Opens them and reports their addresses. Raises ValueError when one is not available."""
         self.config = config
         self._sibr: NetworkGui | None = None
         self._page: WebViewer | None = None
         try:
             if config.gui:
                 self._sibr = NetworkGui(config.ip, config.port)
-                tell(f"remote viewer: listening on {config.ip}:{self._sibr.listen()}")
+                report(f"remote viewer: listening on {config.ip}:{self._sibr.listen()}")
             if config.viewer:
                 self._page = _web_viewer(config)
-                tell(f"viewer: open {self._page.url} in a browser")
+                report(f"viewer: open {self._page.url} in a browser")
         except ValueError:
             self.close()
             raise
@@ -66,16 +66,16 @@ class Viewers:
             answered = self._sibr is not None and self._answer_sibr(self._sibr, run)
             if self._page is not None:
                 self._serve_page(self._page, run, iteration, finished)
-            if run.is_asked_to_stop() or not self._is_held(finished):
+            if run.should_stop() or not self._is_held(finished):
                 break
             if not waited and not finished:
-                run.tell(f"a viewer has paused the run after step {iteration}")
+                run.report(f"a viewer has paused the run after step {iteration}")
             waited = True
             run.keep_alive()
             if not answered:
                 time.sleep(SIBR_POLL_S if self._sibr is not None and self._sibr.connected else POLL_S)
         if self._page is not None:
-            self._page.goes_on()
+            self._page.step_begins()
 
     def close(self) -> None:
         """May be called twice."""
@@ -91,7 +91,7 @@ class Viewers:
 
     def _is_held(self, finished: bool) -> bool:
         return (self._sibr is not None and self._sibr.wants_to_hold(finished)) or (
-            self._page is not None and self._page.wants_to_hold(finished)
+            self._page is not None and self._page.should_wait(finished)
         )
 
     def _answer_sibr(self, sibr: NetworkGui, run: Watched) -> bool:
@@ -108,7 +108,7 @@ class Viewers:
             maps = None if run.maps is None else region_image(run.maps(), iteration, self.config.cograd)
             page.show(run.gaussians, iteration, maps, finished)
         except (RuntimeError, ValueError, MemoryError) as error:  # such as no memory for the copy
-            run.tell(f"the viewer's page is closed, it could not be filled ({error}); training continues")
+            run.report(f"the viewer's page is closed, its data could not be sent ({error}); training continues")
             page.close()
             self._page = None
 

@@ -2,7 +2,7 @@
 """A page in the browser that shows a run while it trains, by viser: the Gaussians, the losses, the regions, buttons.
 
 Nothing is copied or sent while nobody looks. Buttons are pressed in viser's threads, which set flags; the training
-reads them between two steps. Whoever reaches the port may look and press: it is loopback's unless told otherwise.
+reads them between two steps. Whoever reaches the port may look and press: it is loopback unless set otherwise.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class WebViewer:
     """Remembers the server and what is on the page, what its buttons ask for, the losses, and the pace of the steps."""
 
     def __init__(self, config: Config) -> None:
-        """Serves the page. Raises ValueError when address or port cannot be had."""
+        """Serves the page. Raises ValueError when address or port is not available."""
         self.config = config
         self._server = _open_server(config.viewer_host, config.viewer_port, config.model.workspace)
         self._paused = self._wants_checkpoint = False
         self._splats: viser.GaussianSplatHandle | None = None
         self._plot: viser.GuiUplotHandle | None = None
         self._curves = LossCurves()
-        self._step_s, self._went_on_s = math.nan, math.nan
+        self._step_s, self._step_began_s = math.nan, math.nan
         self._presses = 0  # of Pause and Resume
         self._shown: tuple[int, bool, int] | None = None  # what _moment was at the last image
         self._next_show_s = 0.0
@@ -85,15 +85,15 @@ class WebViewer:
 
     def note(self, iteration: int, losses: Mapping[str, float]) -> None:
         """A step is done: its losses and its time are remembered."""
-        took_s = time.monotonic() - self._went_on_s
+        took_s = time.monotonic() - self._step_began_s
         self._step_s = took_s if math.isnan(self._step_s) else self._step_s + SMOOTHING * (took_s - self._step_s)
         self._curves.add(iteration, losses)
 
-    def goes_on(self) -> None:
-        """The next step begins; what was before does not count as its time."""
-        self._went_on_s = time.monotonic()
+    def step_begins(self) -> None:
+        """The next step begins; the time before does not count."""
+        self._step_began_s = time.monotonic()
 
-    def wants_to_hold(self, finished: bool) -> bool:
+    def should_wait(self, finished: bool) -> bool:
         """Whether the run is to wait, or the page to stay open once it is `finished`."""
         return self._paused or (finished and self._stays.value)
 
@@ -151,7 +151,7 @@ class WebViewer:
         self._status = gui.add_markdown("Loading. The first step fills the page.")
         self._progress = gui.add_progress_bar(0.0)
         self._lay_out_buttons(gui)
-        with gui.add_folder("What was asked for"):
+        with gui.add_folder("Prompts"):
             gui.add_text("Prompt", config.guidance.text, multiline=True, disabled=True)
             gui.add_text("Negative", config.guidance.negative, multiline=True, disabled=True)
         self._loss_folder = gui.add_folder("Losses")
@@ -162,10 +162,10 @@ class WebViewer:
 
     def _lay_out_buttons(self, gui: viser.GuiApi) -> None:
         """Pause or Resume, Checkpoint now, whether the page stays, field of view and azimuth."""
-        self._pause = gui.add_button("Pause", hint="after the step at work")
+        self._pause = gui.add_button("Pause", hint="after the current step")
         self._resume = gui.add_button("Resume", visible=False, color="green")
         checkpoint = gui.add_button(
-            "Checkpoint now", hint="chkpntK.safetensors in the run folder, after the step at work"
+            "Checkpoint now", hint="chkpntK.safetensors in the run folder, after the current step"
         )
         self._stays = gui.add_checkbox("Stay open at the end", False, hint="the program waits after its last step")
         degrees = round(math.degrees(self.config.cameras.default_fovy), 1)
@@ -173,16 +173,16 @@ class WebViewer:
         azimuth = gui.add_button_group("Azimuth", AZIMUTHS, hint="0° is the front")
         self._pause.on_click(lambda _: self._set_paused(True))
         self._resume.on_click(lambda _: self._set_paused(False))
-        checkpoint.on_click(lambda _: self._ask_for_checkpoint())
+        checkpoint.on_click(lambda _: self._request_checkpoint())
         fov.on_update(lambda event: self._set_fov(event.target.value))
         azimuth.on_click(lambda event: self._turn(event.client, float(event.target.value.rstrip("°"))))
 
     def _set_paused(self, paused: bool) -> None:
         self._pause.visible, self._resume.visible = not paused, paused
-        self._status.content = "Pausing after the step at work." if paused else "Going on."
+        self._status.content = "Pausing after the current step." if paused else "Resumed."
         self._paused, self._presses = paused, self._presses + 1  # last: the training answers to it on the page
 
-    def _ask_for_checkpoint(self) -> None:
+    def _request_checkpoint(self) -> None:
         self._wants_checkpoint = True
 
     def _set_fov(self, degrees: float) -> None:
@@ -223,11 +223,11 @@ class WebViewer:
     def _show_progress(self, iteration: int, points: int, finished: bool) -> None:
         last = self.config.optimization.iterations
         state = "Finished" if finished else "Paused" if self._paused else "Training"
-        told = [f"**{state}** step {iteration} of {last}", f"{counted(points, 'Gaussian')}"]
+        lines = [f"**{state}** step {iteration} of {last}", f"{counted(points, 'Gaussian')}"]
         if not math.isnan(self._step_s):
             left = tqdm.format_interval(self._step_s * (last - iteration))
-            told += [f"{self._step_s * 1e3:.0f} ms a step, {left} left"]
-        self._status.content = "  \n".join(told)
+            lines += [f"{self._step_s * 1e3:.0f} ms a step, {left} left"]
+        self._status.content = "  \n".join(lines)
         self._progress.value = 100.0 * iteration / last  # type: ignore[misc]  # as viser's examples do
 
     def _show_losses(self) -> None:
@@ -250,7 +250,7 @@ class WebViewer:
 
 
 def _open_server(host: str, port: int, label: str) -> _Server:
-    """A server there. Raises ValueError when it cannot be had: viser would take another port, or try for ever."""
+    """A server there. Raises ValueError when it is not available: viser would take another port, or retry for ever."""
     probe, is_loopback = tcp_socket(host)
     with probe:
         try:
@@ -270,6 +270,6 @@ def _open_server(host: str, port: int, label: str) -> _Server:
 
 def _no_port(host: str, port: int, why: str) -> ValueError:
     return ValueError(
-        f"viewer port {port} on {host} cannot be had ({why}): choose another with --viewer_port, or --viewer_port 0 "
+        f"viewer port {port} on {host} is not available ({why}): choose another with --viewer_port, or --viewer_port 0 "
         "for any free one"
     )

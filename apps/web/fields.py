@@ -66,7 +66,7 @@ class Field:
             return " ".join(map(_number, value))
         return str(value).lower() if isinstance(value, bool) else _number(value)
 
-    def found_by(self, words: Sequence[str]) -> bool:
+    def matches(self, words: Sequence[str]) -> bool:
         """Whether each word of a search is in its label or its help."""
         text = f"{self.label} {self.spec.help} {self.spec.unit}".lower()
         return all(word.lower() in text for word in words)

@@ -17,7 +17,7 @@ from toy.captions import known_words
 from toy.reading import Reading
 
 UNKNOWN_WORDS = "GuidanceParams.allow_unknown_words"
-MOST_FOUND = 24
+MOST_MATCHES = 24
 """Fields that a search shows."""
 
 
@@ -179,9 +179,9 @@ class Advanced:
         words = (self.search.value or "").split()
         with self.body:
             if words:
-                found = [one for one in fields().values() if one.found_by(words)]
-                self._rows(found[:MOST_FOUND])
-                if len(found) != len(found[:MOST_FOUND]) or not found:
+                found = [one for one in fields().values() if one.matches(words)]
+                self._rows(found[:MOST_MATCHES])
+                if len(found) != len(found[:MOST_MATCHES]) or not found:
                     ui.label(f"{len(found)} settings match: type more." if found else "No setting matches.")
                 return
             for group in dict.fromkeys(one.group for one in fields().values()):

@@ -21,7 +21,7 @@ class OutputTab:
     """Title, what finds the tab's file, the end of the file's address, text below it, text where there is none."""
 
     title: str
-    find: Callable[[Path], outputs.Found | None]
+    find: Callable[[Path], outputs.OutputFile | None]
     file: str
     caption: str
     empty: str

@@ -23,40 +23,40 @@ _EXPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Found:
+class OutputFile:
     """A file and the step it shows."""
 
     path: Path
     step: int
 
 
-def newest(folder: Path, pattern: str) -> Found | None:
+def newest(folder: Path, pattern: str) -> OutputFile | None:
     """The file with the highest number of those that match `pattern`, in which K stands for the number."""
     number = re.compile(re.escape(pattern).replace("K", r"(\d{1,9})", 1).replace("K", r"\d{1,9}"))
-    best: Found | None = None
+    best: OutputFile | None = None
     for path in folder.glob(pattern.replace("K", "*")):
         match = number.fullmatch(path.relative_to(folder).as_posix())
         if match and path.is_file() and not path.is_symlink() and (best is None or int(match[1]) > best.step):
-            best = Found(path, int(match[1]))
+            best = OutputFile(path, int(match[1]))
     return best
 
 
-def panel(folder: Path) -> Found | None:
+def panel(folder: Path) -> OutputFile | None:
     """The newest guidance panel."""
     return newest(folder, "train_process/iter_K.png")
 
 
-def turntable(folder: Path) -> Found | None:
+def turntable(folder: Path) -> OutputFile | None:
     """The newest turntable video."""
     return newest(folder, "videos/K_iteration/video_rgb_K.mp4")
 
 
-def region_map(folder: Path) -> Found | None:
+def region_map(folder: Path) -> OutputFile | None:
     """The newest map of CoGrad's regions."""
     return newest(folder, "cograd/regions_K.png")
 
 
-def scene(folder: Path) -> Found | None:
+def scene(folder: Path) -> OutputFile | None:
     """The newest saved Gaussians."""
     return newest(folder, "point_cloud/iteration_K/point_cloud.ply")
 
@@ -109,7 +109,7 @@ def formats() -> dict[str, str]:
     """Format of an export -> what it is, in a line."""
     from export import FORMATS  # late: it takes seconds to import
 
-    return {name: format.told for name, format in FORMATS.items()}
+    return {name: format.description for name, format in FORMATS.items()}
 
 
 def ready_export(folder: Path, format: str) -> Path | None:

@@ -66,7 +66,7 @@ def _add_files(server: ServerState) -> None:
             raise HTTPException(404, "no such run")
         return job
 
-    def newest_of(find: Callable[[Path], outputs.Found | None], name: str, kind: str) -> Response:
+    def newest_of(find: Callable[[Path], outputs.OutputFile | None], name: str, kind: str) -> Response:
         file = find(found(name).folder)
         if file is None:
             raise HTTPException(404, "not yet")

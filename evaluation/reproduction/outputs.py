@@ -68,7 +68,7 @@ def _joined(texts: Any) -> str:
     return ", ".join(sorted(set(texts)))
 
 
-def not_asked(order: Order) -> dict[str, str]:
+def left_out(order: Order) -> dict[str, str]:
     """Metrics that --metrics left out, with what they would cost."""
     left = [name for name in METRICS if name not in order.metrics]
     return {name: f"not asked for; --metrics {name} fetches {METRICS[name].download_gb:g} GB" for name in left}

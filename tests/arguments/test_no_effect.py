@@ -156,7 +156,7 @@ def other_value(spec, value):
 )
 def test_what_is_told_to_have_no_effect_has_none(variant, tmp_path, monkeypatch):
     """Every such setting is given another value at once, and the scene stays the same bit for bit."""
-    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 12)
+    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
     plain = [word for name, value in {**SMALL, **variant}.items() for word in (f"--{name}", str(value))]
     config = load_config([*plain, "--model_path", "x"])
     changed = []

@@ -11,7 +11,7 @@ from plyfile import PlyData
 
 from arguments import PipelineParams
 from export import export
-from export.cloud import Y_DOWN, Y_UP, turned
+from export.cloud import Y_DOWN, Y_UP, rotated
 from export.options import Options
 from gaussian_renderer import render
 from scene.dataset_readers import camera_at
@@ -69,8 +69,8 @@ def assert_close(found: Splats, truth: GaussianModel, *, xyz, log_scale, angle, 
 @pytest.mark.parametrize("turn", [Y_UP, Y_DOWN, TWISTED, TWISTED.T], ids=["y_up", "y_down", "twisted", "twisted back"])
 def test_a_turned_scene_looks_the_same_from_a_turned_camera(degree, turn) -> None:
     scene = lopsided(degree)
-    assert worst((image(turned(scene, turn), turned_camera(CAMERA, turn)) - image(scene)).numpy()) < 2e-5
-    assert psnr(image(turned(scene, turn)), image(scene)) < 20
+    assert worst((image(rotated(scene, turn), turned_camera(CAMERA, turn)) - image(scene)).numpy()) < 2e-5
+    assert psnr(image(rotated(scene, turn)), image(scene)) < 20
 
 
 @pytest.mark.parametrize("turn, up, front", [(Y_UP, (0, 1, 0), (0, 0, 1)), (Y_DOWN, (0, -1, 0), (0, 0, -1))])
@@ -106,7 +106,7 @@ def test_ply_padded_to_degree_3_has_every_field_that_readers_look_for(tmp_path) 
 @DEGREES
 def test_splat_holds_the_scene(tmp_path, degree) -> None:
     found = read_splat(written(tmp_path, "splat", degree))
-    truth = turned(lopsided(degree), Y_DOWN)
+    truth = rotated(lopsided(degree), Y_DOWN)
     dc = truth.parameters_in_order()["f_dc"]
     dc.data.clamp_(-0.5 / 0.2821, 0.5 / 0.2821)  # a byte from 0 to 1
     assert_close(found, truth, xyz=0, log_scale=1e-6, angle=1.5, dc=1 / 255 / 0.282, opacity=1 / 255)
@@ -116,7 +116,7 @@ def test_splat_holds_the_scene(tmp_path, degree) -> None:
 @DEGREES
 def test_spz_holds_the_scene_y_up(tmp_path, degree) -> None:
     found = read_spz(written(tmp_path, "spz", degree))
-    truth = turned(lopsided(degree), Y_UP)
+    truth = rotated(lopsided(degree), Y_UP)
     assert_close(
         found, truth, xyz=0.51 / 4096, log_scale=0.51 / 16, angle=0.4, dc=0.51 / 255 / 0.15, opacity=0.51 / 255
     )
@@ -131,7 +131,7 @@ def test_spz_holds_the_scene_y_up(tmp_path, degree) -> None:
 @DEGREES
 def test_sog_holds_the_scene(tmp_path, degree) -> None:
     found = read_sog(written(tmp_path, "sog", degree))
-    truth = turned(lopsided(degree), Y_DOWN)
+    truth = rotated(lopsided(degree), Y_DOWN)
     assert_close(found, truth, xyz=1e-4, log_scale=0.05, angle=1.0, dc=0.05, opacity=0.51 / 255)
     rest = truth.parameters_in_order()["f_rest"].detach().numpy()
     error = found.rest[in_order_of(found, truth)] - rest

@@ -72,7 +72,7 @@ def test_a_port_in_use_is_one_sentence():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            ValueError, match=f"viewer port {port} on 127.0.0.1 cannot be had .*in use.*--viewer_port 0 for any"
+            ValueError, match=f"viewer port {port} on 127.0.0.1 is not available .*in use.*--viewer_port 0 for any"
         ):
             Viewers(replace(load_config(PAGE), viewer_port=port), print)
 

@@ -49,7 +49,7 @@ def test_images_are_sent_at_most_once_an_interval_and_take_a_tenth_of_the_time(
 
 def test_time_that_a_run_waits_for_a_viewer_does_not_count(page, clock) -> None:
     for step in (1, 2, 3):
-        page.goes_on()
+        page.step_begins()
         clock.sleep(0.25)
         page.note(step, LOSSES)
         clock.sleep(1000)  # paused

@@ -87,7 +87,7 @@ def test_views_are_blended_as_guidance_blends_them(azimuth_deg, blend):
 def test_captions_say_what_is_shown_or_are_dropped(rendered):
     generator = torch.Generator().manual_seed(2)
     picks = data.draw_picks(rendered, 400, generator)
-    near, far, share = data.draw_captions(rendered, picks, generator)
+    near, far, share = data.draw_targets(rendered, picks, generator)
     kept = [row for row, text in enumerate(near) if any(f"{word} " in text for word in COLOURS)]
     assert 0.83 < len(kept) / 400 < 0.93  # 12 % dropped
     assert sum(text == "" for text in near) > 15
@@ -151,17 +151,17 @@ def test_wrong_wordings_are_wrong_in_one_thing(rendered):
 
 
 def test_true_pictures_score_full_marks_and_grey_ones_do_not(rendered):
-    wishes, images = [], []
+    targets, images = [], []
     for row, class_name in enumerate(data.CLASSES):
         a, b = HELD_OUT_COLOUR_PAIRS[row % len(HELD_OUT_COLOUR_PAIRS)]
         view = row % rendered.views
         turn_deg = abs(float(rendered.azimuth_deg[row, view]))
         word = min(sampling.AZIMUTH_DEG, key=lambda word: abs(sampling.AZIMUTH_DEG[word] - turn_deg))
-        wishes.append(sampling.Wish(class_name, a, b, word))
+        targets.append(sampling.Target(class_name, a, b, word))
         images.append(compose(rendered.buffers[row, view], COLOURS[a], COLOURS[b], sampling.WHITE))
     images = torch.from_numpy(np.stack(images))
-    assert set(sampling.retrieval_scores(rendered, wishes, images).values()) == {1.0}
-    assert sampling.retrieval_scores(rendered, wishes, torch.full_like(images, 0.5))["class"] < 0.2
+    assert set(sampling.retrieval_scores(rendered, targets, images).values()) == {1.0}
+    assert sampling.retrieval_scores(rendered, targets, torch.full_like(images, 0.5))["class"] < 0.2
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,21 @@ SIZE_PX = 8
 
 @pytest.fixture(scope="module")
 def prior() -> IdealPrior:
-    return IdealPrior(GuidanceParams(text=TEXT), "cpu", SIZE_PX, pictures=12)
+    return IdealPrior(GuidanceParams(text=TEXT), "cpu", SIZE_PX, images=12)
 
 
 def pictures_of(prior):
-    """Pictures [n, 3, H, W] in float64."""
-    return prior._table.pictures.view(-1, 3, SIZE_PX, SIZE_PX).double().numpy()
+    """Images [n, 3, H, W] in float64."""
+    return prior._table.images.view(-1, 3, SIZE_PX, SIZE_PX).double().numpy()
 
 
-def brute_force_mean(x, a, sigma, s, offset_std, pictures, log_prior):
-    """E[z | x] in float64 with full covariance matrices: every picture and every mirror image is one Gaussian."""
+def brute_force_mean(x, a, sigma, s, offset_std, images, log_prior):
+    """E[z | x] in float64 with full covariance matrices: every image and every mirror image is one Gaussian."""
     pixels = x[0].size
     cov_x = (a**2 * s**2 + sigma**2) * np.eye(pixels) + sigma**2 * offset_std**2 * np.ones((pixels, pixels))
     logs, means = [], []
-    for picture, log_weight in zip(pictures, log_prior, strict=True):
-        for shown in (picture, picture[:, :, ::-1]):
+    for image, log_weight in zip(images, log_prior, strict=True):
+        for shown in (image, image[:, :, ::-1]):
             residual = (x - a * shown).reshape(3, pixels)
             solved = np.linalg.solve(cov_x, residual.T).T
             logs.append(log_weight - 0.5 * (residual * solved).sum())
@@ -48,14 +48,14 @@ def test_posterior_mean_is_brute_force_bayes(prior, t):
     """Largest difference seen over all cases: 4e-7 of [-1, 1] units (float32 inner products); bound 2e-5."""
     rng = np.random.default_rng(t)
     table = prior._table
-    pictures = pictures_of(prior)
+    images = pictures_of(prior)
     abar = float(scaled_linear_alphas()[t].float())
     a, sigma = abar**0.5, (1 - abar) ** 0.5 * SIZE_PX / 32
-    clean = pictures[5]
+    clean = images[5]
     noise = rng.normal(size=clean.shape) + OFFSET_STD * rng.normal(size=(3, 1, 1))
     x = a * (clean + 0.15 * rng.normal(size=clean.shape)) + sigma * noise
-    log_prior = np.log(rng.dirichlet(np.ones(len(pictures))))
-    expected = brute_force_mean(x, a, sigma, 0.15, OFFSET_STD, pictures, log_prior)
+    log_prior = np.log(rng.dirichlet(np.ones(len(images))))
+    expected = brute_force_mean(x, a, sigma, 0.15, OFFSET_STD, images, log_prior)
     level = NoiseLevel(torch.tensor([a]).float(), torch.tensor([sigma]).float(), 0.15, OFFSET_STD)
     got = posterior_mean(torch.tensor(x[None]).float(), level, table, torch.tensor(log_prior[None]).float())
     np.testing.assert_allclose(got[0].numpy(), expected, atol=2e-5)
@@ -76,17 +76,17 @@ def test_predicted_noise_is_brute_force_bayes(prior, t):
 
 
 def test_a_blend_of_embeddings_is_the_mixture_of_the_sets(prior):
-    """Upstream blends embeddings linearly: here that must be Bayes' rule for the mixture of the two sets' pictures."""
+    """Upstream blends embeddings linearly: here that must be Bayes' rule for the mixture of the two sets' images."""
     front, back = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, back view"])
     azimuth = prior.azimuth_deg
     density = 0.3 * (azimuth <= 60) / (azimuth <= 60).sum() + 0.7 * (azimuth >= 120) / (azimuth >= 120).sum()
     x = Draws(0).normal(1, 3, SIZE_PX, SIZE_PX)
     t, abar = torch.tensor([600]), float(prior.alphas_cumprod[600])
     a, sigma = abar**0.5, (1 - abar) ** 0.5 / prior.scale
-    pictures = pictures_of(prior)
+    images = pictures_of(prior)
     with np.errstate(divide="ignore"):
         log_prior = np.log(density)
-    clean = brute_force_mean(x[0].double().numpy() / prior.scale, a, sigma, 0.15, OFFSET_STD, pictures, log_prior)
+    clean = brute_force_mean(x[0].double().numpy() / prior.scale, a, sigma, 0.15, OFFSET_STD, images, log_prior)
     expected = (x[0].numpy() - a * clean * prior.scale) / (1 - abar) ** 0.5
     got = prior.predict_noise(x, t, (0.3 * front + 0.7 * back)[None])[0].numpy()
     np.testing.assert_allclose(got, expected, atol=2e-5)
@@ -102,7 +102,7 @@ def test_each_row_has_its_own_timestep_and_embedding(prior):
 
 
 def test_low_noise_returns_the_picture_and_the_gradient_points_to_it(prior):
-    """From a picture that was dimmed, the SDS direction -(eps_hat - eps) leads back towards the picture."""
+    """From an image that was dimmed, the SDS direction -(eps_hat - eps) leads back towards the image."""
     clean = torch.from_numpy(pictures_of(prior)[7]).float()[None] * prior.scale
     dimmed = clean - 0.25 * prior.scale
     noise = Draws(2).normal(*clean.shape)
@@ -115,7 +115,7 @@ def test_low_noise_returns_the_picture_and_the_gradient_points_to_it(prior):
     assert cosine > 0.3
 
 
-def test_view_words_choose_the_pictures(prior):
+def test_view_words_choose_the_images(prior):
     """At t = 980 little of x is left: the prediction is close to the mean of the set that the view word names."""
     rows = prior.get_text_embeds([f"{TEXT}, front view", f"{TEXT}, back view"])
     assert (rows[0] != rows[1]).any()
@@ -140,8 +140,8 @@ def test_pictures_of_another_size_are_refused(prior):
 def test_an_unknown_prompt_is_refused_or_mixed_where_that_is_allowed():
     params = GuidanceParams(text="a baroque cathedral")
     with pytest.raises(ValueError, match=r"names no object of the toy world.*'baroque'.*snowman.*purple"):
-        IdealPrior(params, "cpu", 8, pictures=15)
-    assert len(IdealPrior(dataclasses.replace(params, allow_unknown_words=True), "cpu", 8, pictures=15).specs) == 15
+        IdealPrior(params, "cpu", 8, images=15)
+    assert len(IdealPrior(dataclasses.replace(params, allow_unknown_words=True), "cpu", 8, images=15).specs) == 15
 
 
 def test_schedule_is_stable_diffusions(prior):

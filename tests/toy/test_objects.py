@@ -106,9 +106,9 @@ def test_lit_from_above_and_slots_take_their_colours():
     planes = render_primitives([ball((0, 0, 0), 0.5, Paint(slot_a=1.0))], View(90, 0, RADIUS, FOV_RAD), 33)
     shade = planes[3].astype(float)
     assert shade[8, 16] > shade[16, 16] > shade[24, 16]
-    picture = compose(planes, (0.2, 0.4, 0.8), (1, 0, 0), (1, 1, 1))
-    np.testing.assert_allclose(picture[:, 16, 16], np.array([0.2, 0.4, 0.8]) * shade[16, 16] / 255, atol=1e-6)
-    np.testing.assert_allclose(picture[:, 0, 0], 1)
+    image = compose(planes, (0.2, 0.4, 0.8), (1, 0, 0), (1, 1, 1))
+    np.testing.assert_allclose(image[:, 16, 16], np.array([0.2, 0.4, 0.8]) * shade[16, 16] / 255, atol=1e-6)
+    np.testing.assert_allclose(image[:, 0, 0], 1)
 
 
 def test_batches_equal_single_views():

@@ -97,7 +97,7 @@ def test_score_toy_refuses_a_run_of_an_unknown_prompt(tmp_path, capsys):
 
 
 def test_a_mixture_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "pictures", 120)
+    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 120)
     small = {"iterations": 1, "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 40, "save_video": "false"}
     words = [word for name, value in small.items() for word in (f"--{name}", str(value))]
     assert (

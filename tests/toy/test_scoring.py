@@ -10,8 +10,7 @@ import torch
 
 from evaluation.known_truth import renderer_of_gaussians
 from scene.gaussian_model import GaussianModel
-from tools import calibrate_yardstick as known
-from tools.calibrate_yardstick import FOV_RAD, KINDS, RADIUS, degraded, fitted, remapped
+from tests.toy.calibration.scenes import FOV_RAD, KINDS, RADIUS, at_yaw, degraded, fitted, remapped
 from toy import alignment, fronts, scoring
 from toy.captions import DEFAULT_COLOURS, Spec
 from toy.objects import ONE_SIDED
@@ -92,7 +91,7 @@ def coarse(monkeypatch):
 
 @pytest.mark.parametrize(("class_name", "yaw_deg"), [("owl", 85), ("rocket", 180)])
 def test_the_truth_turned_has_full_marks(class_name, yaw_deg, coarse):
-    scores = score(known.turned(renderer_of_truth(spec_of(class_name)), yaw_deg), class_name)
+    scores = score(at_yaw(renderer_of_truth(spec_of(class_name)), yaw_deg), class_name)
     assert scores["psnr"] == scoring.MAX_PSNR and scores["ssim"] == pytest.approx(1) and scores["iou"] == 1
     assert scores["detail"] == pytest.approx(1, abs=1e-6) and (scores["yaw_deg"] - yaw_deg) % 360 == 0
     assert scores["clean"] and scores["front_share"] == pytest.approx(0.25, abs=0.03)
@@ -115,10 +114,10 @@ def backwards(step_deg, radius, fov_rad, views=fronts.scan_views):
     [
         (fronts, "scan_views", one_step_on),
         (fronts, "scan_views", backwards),
-        (alignment, "turned", lambda views, yaw_deg, turned=alignment.turned: turned(views, -yaw_deg)),
+        (alignment, "rotated_views", lambda views, yaw_deg, turned=alignment.rotated_views: turned(views, -yaw_deg)),
         (alignment, "coarse_yaw", lambda scan, yaw=alignment.coarse_yaw: -yaw(scan)),
         (alignment, "coarse_yaw", lambda scan, yaw=alignment.coarse_yaw: yaw(scan) + 7),
-        (scoring, "turned", lambda views, yaw_deg, turned=alignment.turned: turned(views, -yaw_deg)),
+        (scoring, "rotated_views", lambda views, yaw_deg, turned=alignment.rotated_views: turned(views, -yaw_deg)),
     ],
     ids=["a step late", "backwards", "sign in the refinement", "sign", "a step and a half off", "sign of the score"],
 )
@@ -150,10 +149,10 @@ def test_a_two_faced_object_has_two_fronts_at_any_yaw_and_blur(class_name, yaw_d
     """Good runs are as blurred as 0.016, bad ones as 0.03 (benchmarks/results/yardstick.md)."""
     truth = renderer_of_truth(spec_of(class_name))
     for kind in ("two fronts, 180 apart", "two fronts, 90 apart"):
-        scene = known.turned(degraded(KINDS[kind].of(truth), blur), yaw_deg)
+        scene = at_yaw(degraded(KINDS[kind].of(truth), blur), yaw_deg)
         found = fronts_found(scene, class_name)
         assert found.count == 2 and found.share > 0.4 and not found.clean
-    right = fronts_found(known.turned(degraded(truth, blur), yaw_deg), class_name)
+    right = fronts_found(at_yaw(degraded(truth, blur), yaw_deg), class_name)
     assert right.count == 1 and right.clean
 
 

@@ -141,7 +141,7 @@ def test_the_finished_program_stays_only_for_who_asked():
         run.iteration = 0
         looker.until(lambda: "**Finished**" in looker.text())
         looker.set("Stay open at the end", True)
-        looker.until(lambda: viewers._page.wants_to_hold(finished=True))
+        looker.until(lambda: viewers._page.should_wait(finished=True))
         thread = threading.Thread(target=run.step, daemon=True)
         thread.start()
         time.sleep(0.3)
@@ -201,7 +201,7 @@ def test_a_page_that_cannot_be_filled_is_closed_and_training_goes_on(page, monke
         until(lambda: run.told)
         at = run.iteration
         until(lambda: run.iteration > at)
-        assert run.told == ["the viewer's page is closed, it could not be filled (out of memory); training continues"]
+        assert run.told == ["the viewer's page is closed, its data could not be sent (out of memory); training continues"]
         run.stopped = True
         assert ends(thread)
 

@@ -31,7 +31,7 @@ Each pair of tiles: the truth from the ray caster (left), one unpicked sample (r
 
 {remarks}
 
-Share of {images} unpicked samples whose nearest rendered image has the wished class, colours and view
+Share of {images} unpicked samples whose nearest rendered image has the requested class, colours and view
 (view: objects with a front only; {chance}):
 
 {samples}
@@ -39,7 +39,7 @@ Share of {images} unpicked samples whose nearest rendered image has the wished c
 ## Does it listen?
 
 Mean square error of the predicted clean latents by band of t and by caption, averaged weights. Same images, same
-noise; only the caption differs. A word is heard where its wrong variant costs more than `right`.
+noise; only the caption differs. A word has an effect where its wrong variant costs more than `right`.
 
 {text}
 
@@ -110,7 +110,7 @@ def write_card(facts: dict, path: Path) -> None:
         "held_out_pairs": ", ".join(f"{a} with {b}" for a, b in HELD_OUT_COLOUR_PAIRS),
         "length": LENGTH,
         "views": facts["views"],
-        "pictures": facts["pictures"],
+        "images": facts["images"],
         "remarks": facts["remarks"],
     }
     sized = {name: sizes[name] for name in ("text_layers", "text_width")}

@@ -17,7 +17,7 @@ from toy.training.card import write_card
 from toy.training.checks import build_check_set, identification_curve, text_sensitivity
 from toy.training.data import RenderedSet
 from toy.training.model import CaptionTable, PriorNetworks, Sizes, build_networks, build_scheduler
-from toy.training.sampling import draw_wishes, retrieval_scores, sample_grid, sample_images
+from toy.training.sampling import draw_targets, retrieval_scores, sample_grid, sample_images
 from toy.training.tokenizer import save_tokenizer
 from utils.image_utils import write_png
 
@@ -74,9 +74,10 @@ def measure(
     unseen = build_check_set(rendered, autoencoder, pairs=HELD_OUT_COLOUR_PAIRS)
     scores = {}
     for name, held_out in (("trained pairs", False), ("held-out pairs", True)):
-        wishes = draw_wishes(images, 11, held_out)
-        samples = sample_images(networks, autoencoder, table, [wish.text() for wish in wishes], steps=steps, seed=11)
-        scores[name] = retrieval_scores(rendered, wishes, samples)
+        targets = draw_targets(images, 11, held_out)
+        texts = [target.text() for target in targets]
+        samples = sample_images(networks, autoencoder, table, texts, steps=steps, seed=11)
+        scores[name] = retrieval_scores(rendered, targets, samples)
     return {
         "text": text_sensitivity(networks, usual, table, alphas),
         "text_held_out_pairs": text_sensitivity(networks, unseen, table, alphas),
@@ -104,7 +105,7 @@ def export_prior(
         "parameters": counts,
         "measured": measured,
         "views": rendered.views,
-        "pictures": images,
+        "images": images,
         "remarks": remarks,
     }
     (folder / "measured.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -28,8 +28,8 @@ CFG = 3.0
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One caption in parts."""
+class Target:
+    """What a sample should show: a caption in parts."""
 
     class_name: str
     colour_a: str
@@ -67,11 +67,11 @@ def sample_images(
     return to_images(autoencoder, latents)
 
 
-def true_image(wish: Wish, size_px: int = 64) -> np.ndarray:
-    """The wish rendered by the ray caster from a middling elevation, [3, S, S] in [0, 1]."""
-    view = View(75.0, AZIMUTH_DEG[wish.view_word], 3.5, 0.44)
-    buffer = render_gbuffer(wish.class_name, view.theta_deg, view.phi_deg, view.radius, view.fov_rad, size_px)
-    return compose(buffer, COLOURS[wish.colour_a], COLOURS[wish.colour_b], WHITE)
+def true_image(target: Target, size_px: int = 64) -> np.ndarray:
+    """The target rendered by the ray caster from a middling elevation, [3, S, S] in [0, 1]."""
+    view = View(75.0, AZIMUTH_DEG[target.view_word], 3.5, 0.44)
+    buffer = render_gbuffer(target.class_name, view.theta_deg, view.phi_deg, view.radius, view.fov_rad, size_px)
+    return compose(buffer, COLOURS[target.colour_a], COLOURS[target.colour_b], WHITE)
 
 
 def other_pair(row: int) -> tuple[str, str]:
@@ -81,27 +81,28 @@ def other_pair(row: int) -> tuple[str, str]:
     return COLOUR_NAMES[a], COLOUR_NAMES[b]
 
 
-def grid_rows() -> list[list[Wish]]:
+def grid_rows() -> list[list[Target]]:
     """Per class: front, side, back in the class's own colours, the same in another pair, front in a held-out pair."""
     rows = []
     for row, class_name in enumerate(CLASSES):
-        wishes = [Wish(class_name, *DEFAULT_COLOURS[class_name], view) for view in VIEW_ORDER]
-        wishes += [Wish(class_name, *other_pair(row), view) for view in VIEW_ORDER]
+        targets = [Target(class_name, *DEFAULT_COLOURS[class_name], view) for view in VIEW_ORDER]
+        targets += [Target(class_name, *other_pair(row), view) for view in VIEW_ORDER]
         held_out = HELD_OUT_COLOUR_PAIRS[row % len(HELD_OUT_COLOUR_PAIRS)]
-        rows.append([*wishes, Wish(class_name, *held_out, "front")])
+        rows.append([*targets, Target(class_name, *held_out, "front")])
     return rows
 
 
 def sample_grid(
     networks: PriorNetworks, autoencoder: LinearAutoencoder, table: CaptionTable, steps: int = 25
 ) -> np.ndarray:
-    """uint8 [rows, columns, 3]: truth beside sample for every wish of grid_rows, with a head line and class names."""
+    """uint8 [rows, columns, 3]: truth beside sample for every target of grid_rows, with a head line and class names."""
     rows = grid_rows()
-    samples = sample_images(networks, autoencoder, table, [wish.text() for row in rows for wish in row], steps=steps)
+    texts = [target.text() for row in rows for target in row]
+    samples = sample_images(networks, autoencoder, table, texts, steps=steps)
     strips = []
     for at, row in enumerate(rows):
         chunk = samples[at * len(row) : (at + 1) * len(row)].numpy()
-        tiles = [np.concatenate([true_image(wish), chunk[k]], axis=2) for k, wish in enumerate(row)]
+        tiles = [np.concatenate([true_image(target), chunk[k]], axis=2) for k, target in enumerate(row)]
         strip = (np.concatenate(tiles, axis=2).transpose(1, 2, 0) * 255).round().astype(np.uint8)
         strips.append(_labelled(strip, row[0].class_name))
     heads = [
@@ -124,31 +125,31 @@ def _head_line(texts: Sequence[str], width_px: int, margin_px: int) -> np.ndarra
     return line
 
 
-def retrieval_scores(rendered: RenderedSet, wishes: Sequence[Wish], samples: Tensor) -> dict[str, float]:
-    """Shares of samples [K, 3, S, S] whose nearest rendered image has the wished class, colours A and B, and view.
+def retrieval_scores(rendered: RenderedSet, targets: Sequence[Target], samples: Tensor) -> dict[str, float]:
+    """Shares of samples [K, 3, S, S] whose nearest rendered image has the requested class, colours A and B, and view.
 
-    Class and view: nearest of 24 views of every class in the wished colours; colours: nearest of the 12 colours in
-    that slot at the view found for the wished class. A view counts as right within 45 degrees of front, side or back,
-    and only for objects with a front.
+    Class and view: nearest of 24 views of every class in the requested colours; colours: nearest of the 12 colours in
+    that slot at the view found for that class. A view counts as right within 45 degrees of front, side or back, only
+    for objects with a front.
     """
     at = np.linspace(0, rendered.views - 1, 24).round().astype(int)
     hits: dict[str, list[bool]] = {"class": [], "colour_a": [], "colour_b": [], "view": []}
-    for wish, sample in zip(wishes, samples.numpy()):
-        a, b = COLOURS[wish.colour_a], COLOURS[wish.colour_b]
+    for target, sample in zip(targets, samples.numpy()):
+        a, b = COLOURS[target.colour_a], COLOURS[target.colour_b]
         distance = np.stack(
             [_distances(compose(views[at], a, b, WHITE), sample) for views in rendered.buffers]
         )  # [classes, 24]
-        own = list(CLASSES).index(wish.class_name)
+        own = list(CLASSES).index(target.class_name)
         best = int(distance[own].argmin())
         buffer = rendered.buffers[own, at[best]]
         by_a = _distances(np.stack([compose(buffer, rgb, b, WHITE) for rgb in COLOURS.values()]), sample)
         by_b = _distances(np.stack([compose(buffer, a, rgb, WHITE) for rgb in COLOURS.values()]), sample)
         turn_deg = abs(float(rendered.azimuth_deg[own, at[best]]))
         hits["class"].append(int(distance.min(1).argmin()) == own)
-        hits["colour_a"].append(COLOUR_NAMES[int(by_a.argmin())] == wish.colour_a)
-        hits["colour_b"].append(COLOUR_NAMES[int(by_b.argmin())] == wish.colour_b)
-        if wish.class_name in ONE_SIDED:
-            hits["view"].append(abs(turn_deg - AZIMUTH_DEG[wish.view_word]) <= 45)
+        hits["colour_a"].append(COLOUR_NAMES[int(by_a.argmin())] == target.colour_a)
+        hits["colour_b"].append(COLOUR_NAMES[int(by_b.argmin())] == target.colour_b)
+        if target.class_name in ONE_SIDED:
+            hits["view"].append(abs(turn_deg - AZIMUTH_DEG[target.view_word]) <= 45)
     return {name: float(np.mean(found)) for name, found in hits.items() if found}
 
 
@@ -157,13 +158,13 @@ def _distances(candidates: np.ndarray, sample: np.ndarray) -> np.ndarray:
     return np.square(candidates - sample).mean(axis=(1, 2, 3))
 
 
-def draw_wishes(count: int, seed: int, held_out_pairs: bool) -> list[Wish]:
-    """Captions for retrieval_scores: classes and views in turn, colour pairs at random (trained or held-out ones)."""
+def draw_targets(count: int, seed: int, held_out_pairs: bool) -> list[Target]:
+    """Targets for retrieval_scores: classes and views in turn, colour pairs at random (trained or held-out ones)."""
     rng = np.random.RandomState(seed)
     trained = [(COLOUR_NAMES[a], COLOUR_NAMES[b]) for a, b in allowed_pairs()]
     pairs = HELD_OUT_COLOUR_PAIRS if held_out_pairs else trained
     classes = list(CLASSES)
     return [
-        Wish(classes[k % len(classes)], *pairs[rng.randint(len(pairs))], VIEW_ORDER[(k // len(classes)) % 3])
+        Target(classes[k % len(classes)], *pairs[rng.randint(len(pairs))], VIEW_ORDER[(k // len(classes)) % 3])
         for k in range(count)
     ]
