@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the environment's checker says: of pins, of pip's answers, and of the code in a library; pip itself is not run."""
+"""What the environment's checker says: of pins and of pip's answers; pip itself is not run."""
 
 import json
 import subprocess
