@@ -25,9 +25,9 @@ from gaussian_renderer import render
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
-from tests.gaussian_renderer.looker import Looker
 from tests.patience import PATIENCE_S, until
 from tests.reliability.same_run import differences
+from tests.viewer.looker import Looker
 from utils.tree_file import load_tree
 
 ROOT = Path(__file__).resolve().parent.parent

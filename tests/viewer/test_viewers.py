@@ -16,10 +16,10 @@ from arguments.load import load_config
 from cograd import CoGrad
 from gaussian_renderer import network_gui
 from scene.gaussian_model import GaussianModel
-from tests.gaussian_renderer.looker import Looker
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
-from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S, Clock, until
+from tests.viewer.looker import Looker
+from tests.viewer.viewed_run import PAGE, Run, ends
 from trainer.outputs import region_image
 from utils.sh_utils import SH2RGB
 from viewer.viewers import Viewers

@@ -4,7 +4,7 @@
 import pytest
 
 from arguments.load import load_config
-from tests.gaussian_renderer.viewed_run import PAGE, Run
+from tests.viewer.viewed_run import PAGE, Run
 from viewer.viewers import Viewers
 
 

@@ -12,9 +12,9 @@ from websockets.sync.client import connect
 
 from arguments import Config
 from arguments.load import load_config
-from tests.gaussian_renderer.looker import Looker
-from tests.gaussian_renderer.viewed_run import PAGE, Run, ends
 from tests.patience import PATIENCE_S
+from tests.viewer.looker import Looker
+from tests.viewer.viewed_run import PAGE, Run, ends
 from viewer.viewers import Viewers
 
 

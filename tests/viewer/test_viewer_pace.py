@@ -8,9 +8,9 @@ import pytest
 
 from arguments.load import load_config
 from tests.gaussian_renderer.test_network_gui import REQUEST, packed, read_exactly
-from tests.gaussian_renderer.viewed_run import LOSSES, Run
 from tests.patience import PATIENCE_S, Clock
 from tests.red_ball import red_ball
+from tests.viewer.viewed_run import LOSSES, Run
 from viewer import web_viewer
 from viewer.viewers import Viewers
 
