@@ -134,7 +134,7 @@ def test_what_cannot_be_served_is_met_before_weights_load(tmp_path, monkeypatch,
     def loaded(*_):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(train, "prior_of", loaded)
+    monkeypatch.setattr(train, "load_prior_and_prompts", loaded)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
