@@ -8,7 +8,7 @@ import pytest
 from tests.checkout import ROOT, files
 
 OWN_TOOLS = (
-    "apps/", "benchmarks/", "evaluation/ablation/", "evaluation/pages.py", "evaluation/reproduction/", "evaluation/sweep/",
+    "apps/", "benchmarks/", "evaluation/ablation/", "evaluation/pages.py", "evaluation/reproduction/", "evaluation/experiments/",
     "examples/", "export/", "tools/", "toy/training/",
 )  # fmt: skip
 """These read back what the project itself wrote: the limit on reading is not asked of them."""
