@@ -252,5 +252,5 @@ def no_effect_notices(config: Config) -> list[str]:
             by_reason.setdefault(reason, []).append(label)
     if not by_reason:
         return []
-    told = "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in by_reason.items())
-    return [f"settings without effect in this run: {told}"]
+    listed = "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in by_reason.items())
+    return [f"settings without effect in this run: {listed}"]

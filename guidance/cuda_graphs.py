@@ -15,7 +15,7 @@ MOST_GRAPHS = 16
 
 
 class Recording(Protocol):
-    """A recorded call: `replay` computes `output` anew from what is in `inputs`."""
+    """A recorded call: `replay` computes `output` again from what is in `inputs`."""
 
     inputs: tuple[Tensor, ...]
     output: Tensor

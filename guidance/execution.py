@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the networks are run: number type, memory layout, kernels, how much at a time. None of it changes the result
+"""How the networks are run: dtype, memory layout, kernels, how much at a time. None of it changes the result
 by more than rounding; docs/performance.md says when each setting is worth it.
 """
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from arguments import GuidanceParams
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# The kernel asked for, then those for shapes that it cannot do: the autoencoder's one head is 512 wide.
+# The chosen kernel, then those for shapes that it cannot do: the autoencoder's one head is 512 wide.
 ATTENTION = {
     "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
     "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
@@ -142,14 +142,14 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
 
 
 def prepare(module: nn.Module, execution: Execution, device: torch.device) -> None:
-    """Freeze a network, move it to its device, and put its convolutions into the layout that is asked for."""
+    """Freeze a network, move it to its device, and put its convolutions into the chosen layout."""
     module.requires_grad_(False).eval().to(device)
     if execution.channels_last and any(isinstance(part, nn.Conv2d) for part in module.modules()):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def speed_up(unet: Any, execution: Execution) -> None:
-    """Fuse and compile what `execution` asks for of a U-Net that stands on its device."""
+    """Fuse and compile a U-Net on its device as `execution` says."""
     if execution.fuse_qkv:
         fuse_qkv(unet)
     if execution.compile_unet:

@@ -200,7 +200,9 @@ def _read_named(lora: LoRA, tensors: dict[str, Tensor], metadata: dict[str, str]
                 "save it with the pipeline's save_lora_weights, or in kohya format",
             )
         groups = found.groupdict()
-        side = "alpha" if "side" not in groups else "up" if groups["side"] == "up" or groups["ab"] == "B" else "down"
+        side = "alpha"
+        if found.re is FACTOR:
+            side = "up" if groups["side"] == "up" or groups["ab"] == "B" else "down"
         collected.setdefault(_part_and_layer(found["layer"]), {})[side] = _value(lora, side, key, value)
     if not collected and not lora.words:
         raise lora.error("holds no weights")

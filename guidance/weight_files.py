@@ -24,7 +24,7 @@ PREFERRED = ("fp16", "bf16", "fp32", "non_ema", "ema")
 
 
 def variant_of(folder: Path) -> str | None:
-    """The variant that must be asked for to load the weights in `folder`; None for plain ones.
+    """The variant to name when loading the weights in `folder`; None for plain ones.
 
     Raises ModelUnavailable for a folder without weights that are read here.
     """

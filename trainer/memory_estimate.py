@@ -157,7 +157,7 @@ def savings(config: Config, device: torch.device) -> list[str]:
         setting = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
         found.append((saved, f"{setting} (saves about {in_gb(saved)})"))
     found.sort(key=lambda saving: -saving[0])
-    return [told for saved, told in found if saved >= LEAST_SAVING_BYTES][:MOST_SAVINGS]
+    return [setting for saved, setting in found if saved >= LEAST_SAVING_BYTES][:MOST_SAVINGS]
 
 
 def _ways_to_save(config: Config, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
