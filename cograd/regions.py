@@ -25,7 +25,6 @@ from cograd.history import RegionHistory
 from cograd.params import CoGradParams
 
 Range = tuple[float, float]
-ROUNDING_DEG, ROUNDING_SHARE = 1e-4, 1e-6  # what the angles and the radius of a float32 camera may be off by
 LARGEST_R = 1e300  # r of a loss that exploded; its quotient by tau is still finite
 
 
@@ -96,15 +95,6 @@ class RegionGrid:
         e, a, d = regions // (sectors * distances), regions // distances % sectors, regions % distances
         return torch.stack([e, a, d], dim=-1)
 
-    def index(self, coordinates: Tensor) -> Tensor:
-        """Region indices [...] of levels (e, a, d) [..., 3]."""
-        e, a, d = coordinates.unbind(-1)
-        return (e * self.levels[1] + a) * self.levels[2] + d
-
-    def distance(self, i: Tensor, j: Tensor) -> Tensor:
-        """d_ij of region indices that broadcast: L1 in level steps, azimuth the shorter way round."""
-        return level_distance(self.coordinates(i) - self.coordinates(j), self.levels[1])
-
     def cell(self, region: int) -> Cell:
         """Bounds of a region. Elevation is counted from the horizon, theta_deg from the zenith."""
         low = self.low + self.coordinates(torch.tensor(region)) * self.step
@@ -121,23 +111,6 @@ class RegionGrid:
         elevation, azimuth, distance = (self.low + (self.coordinates(regions) + u) * self.step).unbind(-1)
         cells = tuple(self.cell(region) for region in regions.tolist())
         return RegionPoses(distance, 90 - elevation, azimuth, cells)
-
-    def region_of(self, theta_deg: float, phi_deg: float, radius: float) -> int:
-        """The region that a pose lies in; any azimuth will do. Raises ValueError for a pose outside of all.
-
-        Outside by no more than what a float32 camera loses is inside.
-        """
-        place = torch.tensor([90 - theta_deg, phi_deg % 360, radius], dtype=torch.float64)
-        offset, rounding = place - self.low, torch.tensor([ROUNDING_DEG, ROUNDING_DEG, ROUNDING_SHARE * radius])
-        inside = (offset >= -rounding) & (offset <= self.step * torch.tensor(self.levels) + rounding)
-        if not bool(inside.all()):
-            low, high = self.low.tolist(), (self.low + self.step * torch.tensor(self.levels)).tolist()
-            raise ValueError(
-                f"no region holds elevation {90 - theta_deg:g} deg at distance {radius:g}; the grid spans elevations "
-                f"{low[0]:g}..{high[0]:g} deg and distances {low[2]:g}..{high[2]:g}"
-            )
-        level = torch.where(self.step > 0, offset / self.step, 0.0).long()  # [3]
-        return int(self.index(torch.minimum(level.clamp(min=0), torch.tensor(self.levels) - 1)))
 
     def _neighbourhoods(self, limit: int) -> list[list[tuple[int, int]]]:
         elevations, sectors, distances = self.levels

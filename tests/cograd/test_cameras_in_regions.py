@@ -10,12 +10,14 @@ import torch
 
 from arguments import CoGradParams, Config, GenerateCamParams
 from arguments.load import load_config
-from cograd import CoGrad
 from cograd.regions import RegionGrid
 from scene import Scene, cameras
 from scene.cameras import RCamera
 from scene.dataset_readers import CameraRanges, PoseJitter
-from trainer.step import _cameras
+from tests.cograd.geometry import region_of
+from trainer.draws import draw_views
+from trainer.run_log import PhaseTimer
+from trainer.state import TrainState
 from utils.random_streams import RandomStreams
 
 DRAWS = 2000
@@ -75,7 +77,7 @@ def test_every_view_stands_in_the_region_it_is_credited_to(name) -> None:
     cam_params, cograd_params = CASES[name]
     grid = RegionGrid.from_params(cograd_params)
     regions, made = _drawn(cam_params, grid)
-    assert [grid.region_of(*_place(camera)) for camera in made] == regions
+    assert [region_of(grid, *_place(camera)) for camera in made] == regions
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -169,23 +171,17 @@ def test_by_the_baselines_law_a_third_of_them_stood_elsewhere() -> None:
     law = cameras.Lens(0.9, 8, 8), (90.0, 0.0, 3.5), "cpu", cameras.upstream_look_at
     placed = []
     for camera in cameras.cameras_from_poses(poses, *law):
-        try:
-            placed.append(grid.region_of(*_place(camera)))
-        except ValueError:
-            placed.append(-1)
+        placed.append(region_of(grid, *_place(camera)))
     assert np.mean(np.array(placed) != regions.numpy()) == pytest.approx(0.309, abs=0.03)
     assert placed.count(-1) / DRAWS == pytest.approx(0.029, abs=0.012)
 
 
-def test_a_training_step_takes_these_cameras() -> None:
-    cam_params, cograd_params = CASES["extreme"]
-
-    class State:
-        cograd = CoGrad(cograd_params, torch.linspace(0.999, 0.005, 1000), 50)
-        scene, streams = _scene(cam_params), RandomStreams(1)
-
-    config = dataclasses.replace(Config(), cameras=cam_params, cograd=cograd_params)
-    for step in range(1, 40):
-        plan = State.cograd.plan(step, 4, State.streams.torch)
-        made = list(_cameras(State, plan, config))
-        assert [State.cograd.grid.region_of(*_place(camera)) for camera in made] == plan.regions.tolist()
+def test_a_training_step_takes_these_cameras(tmp_path) -> None:
+    words = "--text thing --device cpu --C_batch_size 4 --init_num_pts 20 --image_w 16 --image_h 16 --jitter_center 4 --jitter_target 1.5"
+    config = load_config([*words.split(), "--CoGradParams.enabled", "true", "--model_path", str(tmp_path)])
+    state = TrainState.start(config, "cpu")
+    state.begin_cograd(config, torch.linspace(0.999, 0.005, 1000))
+    for state.iteration in range(1, 40):
+        drawn = draw_views(state, config, PhaseTimer())
+        places = [region_of(state.cograd.grid, *_place(camera)) for camera, _ in drawn.views]
+        assert places == drawn.plan.regions.tolist()

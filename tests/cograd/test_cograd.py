@@ -17,6 +17,7 @@ from cograd.regions import indicators
 from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from guidance.sd_step import scaled_linear_alphas
 from scene.densify import IndexMap
+from tests.cograd.geometry import region_of
 from tests.drawn import Draws
 from utils.random_streams import RandomStreams
 from utils.tree_file import load_tree, save_tree
@@ -205,7 +206,7 @@ def test_record_is_strict_json_and_tells_all() -> None:
 
 def test_maps_are_indexed_by_elevation_azimuth_distance() -> None:
     cograd = CoGrad(CoGradParams(), ALPHAS, TOTAL)
-    region = cograd.grid.region_of(theta_deg=40.0, phi_deg=30.0, radius=1.6)  # top level, third sector, nearer half
+    region = region_of(cograd.grid, theta_deg=40.0, phi_deg=30.0, radius=1.6)  # top level, third sector, nearer half
     for loss in (1.0, 2.0):
         cograd.observe(1, torch.tensor([region]), torch.tensor([500]), torch.tensor([loss]), [None])
     maps = cograd.maps()
