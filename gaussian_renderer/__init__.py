@@ -64,21 +64,17 @@ def draw_augmentation(
     bg_aug_ratio: float = 0.3,
     shs_aug_ratio: float = 1.0,
     scale_aug_ratio: float = 1.0,
-    test: bool = False,
 ) -> Augmentation:
-    """Draw one view's augmentation in upstream's order: SH degree, background, colour noise, scale noise.
-
-    With `test` the four decisions are still drawn from the Python stream, and change nothing.
-    """
+    """Draw one view's augmentation in upstream's order: SH degree, background, colour noise, scale noise."""
     roll = streams.python.random
-    lower_degree = roll() < sh_deg_aug_ratio and not test
+    lower_degree = roll() < sh_deg_aug_ratio
     background = bg_color
-    if roll() < bg_aug_ratio and not test:
+    if roll() < bg_aug_ratio:
         background = streams.rand(3).to(bg_color.device) if roll() < 0.5 else torch.zeros_like(bg_color)
     coefficients = (gaussians.max_sh_degree + 1) ** 2
     n = len(gaussians.get_xyz)
-    shs_noise = streams.randn(n, coefficients, 3) if roll() < shs_aug_ratio and not test else None
-    scale_noise = streams.randn(n, 3) if roll() < scale_aug_ratio and not test else None
+    shs_noise = streams.randn(n, coefficients, 3) if roll() < shs_aug_ratio else None
+    scale_noise = streams.randn(n, 3) if roll() < scale_aug_ratio else None
     return Augmentation(0 if lower_degree else gaussians.active_sh_degree, background, shs_noise, scale_noise)
 
 
@@ -88,26 +84,23 @@ def render(
     pipe: PipelineParams,
     bg_color: torch.Tensor,
     scaling_modifier: float = 1.0,
-    black_video: bool = False,
-    override_color: torch.Tensor | None = None,
     augmentation: Augmentation | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Render one view. `bg_color` [3] counts where no augmentation is given; `black_video` overrules both.
+    """Render one view. `bg_color` [3] counts where no augmentation is given.
 
     Returns, under upstream's keys: render [3, H, W]; depth [1, H, W] normalised disparity; alpha [1, H, W]
     transmittance; viewspace_points [N, 3], whose .grad is the gradient with respect to NDC position;
     visibility_filter [N] bool; radii [N] px; scales [N, 3] as rendered.
     """
     augmentation = augmentation or Augmentation(pc.active_sh_degree, bg_color)
-    background = torch.zeros_like(bg_color) if black_video else augmentation.background
-    settings = _settings(viewpoint_camera, pipe, background, scaling_modifier, augmentation.sh_degree)
+    settings = _settings(viewpoint_camera, pipe, augmentation, scaling_modifier)
     screen_points = torch.zeros_like(pc.get_xyz, requires_grad=True)
     scales = _noisy_scales(pc.get_scaling, augmentation.scale_noise)
     image, radii, depth_transmittance = GaussianRasterizer(raster_settings=settings)(
         means3D=pc.get_xyz,
         means2D=screen_points,
         opacities=pc.get_opacity,
-        **_colour_inputs(viewpoint_camera, pc, pipe, augmentation, override_color),
+        **_colour_inputs(viewpoint_camera, pc, pipe, augmentation),
         **_shape_inputs(pc, pipe, scales, scaling_modifier),
     )
     depth, transmittance = depth_transmittance.chunk(2)
@@ -136,18 +129,18 @@ def normalised_disparity(depth: torch.Tensor, transmittance: torch.Tensor, focal
 
 
 def _settings(
-    camera: RCamera, pipe: PipelineParams, background: torch.Tensor, scaling_modifier: float, sh_degree: int
+    camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float
 ) -> GaussianRasterizationSettings:
     return GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),
         tanfovx=math.tan(camera.FoVx / 2),
         tanfovy=math.tan(camera.FoVy / 2),
-        bg=background,
+        bg=augmentation.background,
         scale_modifier=scaling_modifier,
         viewmatrix=camera.world_view_transform,
         projmatrix=camera.full_proj_transform,
-        sh_degree=sh_degree,
+        sh_degree=augmentation.sh_degree,
         campos=camera.camera_center,
         prefiltered=False,
         debug=pipe.debug,
@@ -162,11 +155,9 @@ def _noisy_scales(scales: torch.Tensor, noise: torch.Tensor | None) -> torch.Ten
 
 
 def _colour_inputs(
-    camera: RCamera, pc: GaussianModel, pipe: PipelineParams, augmentation: Augmentation, override: torch.Tensor | None
+    camera: RCamera, pc: GaussianModel, pipe: PipelineParams, augmentation: Augmentation
 ) -> dict[str, torch.Tensor]:
-    """Either SH coefficients for the rasterizer, or colours [N, 3] computed here (convert_SHs_python) or given."""
-    if override is not None:
-        return {"colors_precomp": override}
+    """Either SH coefficients for the rasterizer, or colours [N, 3] computed here (convert_SHs_python)."""
     shs = pc.get_features
     if augmentation.shs_noise is not None:
         shs = shs + augmentation.shs_noise * (NOISE_DEVIATION * shs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's state may meet: for each piece of it, the settings that it depends on.
+"""For each piece of a checkpoint's state: the settings that it depends on.
 
 A setting that no rule names is read afresh at each step, whatever it was before. One that a rule names and that has
 changed makes the checkpoint be refused, or its piece start again, or is reported as one without effect.
@@ -46,16 +46,27 @@ class Rule:
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+def _refused(settings: tuple[str, ...], message: str) -> Rule:
+    return Rule(Outcome.REFUSED, settings, message)
+
+
+def _renewed(settings: tuple[str, ...], message: str, *keys: str) -> Rule:
+    return Rule(Outcome.RENEWED, settings, message, keys)
+
+
+def _kept(settings: tuple[str, ...], message: str) -> Rule:
+    return Rule(Outcome.KEPT, settings, message)
+
+
 class Piece:
-    """`check` gets the piece and the Meeting and returns why they do not fit, in a sentence, or None."""
+    """`check` gets the piece and the ResumeContext and returns why they do not fit, in a sentence, or None."""
 
-    rules: tuple[Rule, ...] = ()
-    check: Callable[[Any, Meeting], str | None] = lambda state, meeting: None
+    def __init__(self, *rules: Rule, check: Callable[[Any, ResumeContext], str | None] = lambda *_: None) -> None:
+        self.rules, self.check = rules, check
 
 
 @dataclass(frozen=True)
-class Meeting:
+class ResumeContext:
     """A checkpoint's settings and those of the run that continues from it."""
 
     config: Config
@@ -64,16 +75,16 @@ class Meeting:
     is_resumed: bool  # in its own folder; False: --start_checkpoint
 
 
-def _steps_left(iteration: int, meeting: Meeting) -> str | None:
-    last = meeting.config.optimization.iterations
-    is_done = iteration == last and (not meeting.is_resumed or "OptimizationParams.iterations" in meeting.changes)
+def _steps_left(iteration: int, context: ResumeContext) -> str | None:
+    last = context.config.optimization.iterations
+    is_done = iteration == last and (not context.is_resumed or "OptimizationParams.iterations" in context.changes)
     if iteration < last or (iteration == last and not is_done):
         return None
     return f"it is of step {iteration}, but OptimizationParams.iterations is {last}; give more than {iteration}"
 
 
-def _gaussians_fit(captured: Mapping[str, Any], meeting: Meeting) -> str | None:
-    parameters, config = captured["parameters"], meeting.config
+def _gaussians_fit(captured: Mapping[str, Any], context: ResumeContext) -> str | None:
+    parameters, config = captured["parameters"], context.config
     count, stored = len(parameters["xyz"]), parameters["f_rest"].shape[1]
     degree, most = config.model.sh_degree, config.optimization.max_points
     if stored != (degree + 1) ** 2 - 1:
@@ -86,15 +97,15 @@ def _gaussians_fit(captured: Mapping[str, Any], meeting: Meeting) -> str | None:
     return None
 
 
-def _streams_fit(state: Mapping[str, Any], meeting: Meeting) -> str | None:
+def _streams_fit(state: Mapping[str, Any], context: ResumeContext) -> str | None:
     stored = state["device_type"]
-    if stored == meeting.device.type:
+    if stored == context.device.type:
         return None
-    return f"its random state is of device {stored}, which {meeting.device.type} cannot continue; set device: {stored}"
+    return f"its random state is of device {stored}, which {context.device.type} cannot continue; set device: {stored}"
 
 
-def _cograd_fits(state: Mapping[str, Any] | None, meeting: Meeting) -> str | None:
-    params = meeting.config.cograd
+def _cograd_fits(state: Mapping[str, Any] | None, context: ResumeContext) -> str | None:
+    params = context.config.cograd
     if (state is not None) != params.enabled:
         return "it is of a run with another CoGradParams.enabled; keep it as it was"
     if state is None:
@@ -106,7 +117,7 @@ def _cograd_fits(state: Mapping[str, Any] | None, meeting: Meeting) -> str | Non
             "keep CoGradParams' levels"
         )
     bins = len(state["signal"]["count"])
-    if bins != params.loss_signal_bins and "CoGradParams.loss_signal_bins" not in meeting.changes:
+    if bins != params.loss_signal_bins and "CoGradParams.loss_signal_bins" not in context.changes:
         return (
             f"it holds {counted(bins, 'timestep bin')}, "
             f"but CoGradParams.loss_signal_bins is {params.loss_signal_bins}; keep it"
@@ -142,83 +153,42 @@ INITIAL = _named(
 REGIONS = _named(
     "CoGradParams", "elevation_levels", "azimuth_levels", "distance_levels", "elevation_range", "distance_range"
 )
+DISTILLATION_LOSS = (*MODEL, *_named("GuidanceParams", "loss", "sds"))
+FIRST_NOISE = ("GuidanceParams.C_batch_size", "GuidanceParams.noise_seed", *IMAGE_SIZE, *MODEL)
 LOSS = (
-    *MODEL,
-    *_named("GuidanceParams", "loss", "sds", "num_train_timesteps", "weighting"),
+    *DISTILLATION_LOSS,
+    *_named("GuidanceParams", "num_train_timesteps", "weighting"),
     *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
 )
+SEEDED = ("python_words", "numpy_words", "torch")
+VIDEO_SIZE = _named("GenerateCamParams", "image_w", "image_h", "view_px")
 
 WHERE = _named("ModelParams", "model_path", "workspace")
 """Where the run folder is, which may be moved."""
 
 PIECES: dict[str, Piece] = {
-    "run": Piece((Rule(Outcome.KEPT, ("start_checkpoint",), "it has no effect on a run that is resumed"),)),
+    "run": Piece(_kept(("start_checkpoint",), "it has no effect on a run that is resumed")),
     "log": Piece(),
-    "process_video": Piece(
-        (
-            Rule(
-                Outcome.KEPT,
-                _named("GenerateCamParams", "image_w", "image_h", "view_px"),
-                "the process video keeps its size, later frames are scaled to it",
-            ),
-        )
-    ),
+    "process_video": Piece(_kept(VIDEO_SIZE, "the process video keeps its size, later frames are scaled to it")),
     "train/iteration": Piece(check=_steps_left),
     "train/skipped": Piece(),
     "train/last_fault": Piece(),
     "train/rollbacks": Piece(),
     "train/gaussians": Piece(
-        (Rule(Outcome.KEPT, INITIAL, "it has no effect on Gaussians that come from a checkpoint"),), _gaussians_fit
+        _kept(INITIAL, "it has no effect on Gaussians that come from a checkpoint"), check=_gaussians_fit
     ),
-    "train/camera_stack": Piece(
-        (Rule(Outcome.RENEWED, DRAWN_CAMERAS, "cameras that were drawn ahead are drawn again"),)
-    ),
+    "train/camera_stack": Piece(_renewed(DRAWN_CAMERAS, "cameras that were drawn ahead are drawn again")),
     "train/streams": Piece(
-        (
-            Rule(
-                Outcome.RENEWED,
-                ("seed",),
-                "the random streams start again, from the new seed",
-                ("python_words", "numpy_words", "torch"),
-            ),
-            Rule(
-                Outcome.RENEWED,
-                ("GuidanceParams.noise_seed",),
-                "the noise stream starts again, from the new seed",
-                ("noise",),
-            ),
-        ),
-        _streams_fit,
+        _renewed(("seed",), "the random streams start again, from the new seed", *SEEDED),
+        _renewed(("GuidanceParams.noise_seed",), "the noise stream starts again, from the new seed", "noise"),
+        check=_streams_fit,
     ),
-    "train/loss": Piece(
-        (
-            Rule(
-                Outcome.RENEWED,
-                (*MODEL, *_named("GuidanceParams", "loss", "sds")),
-                "what the distillation loss has learned starts again",
-            ),
-        )
-    ),
-    "train/memory": Piece(
-        (
-            Rule(
-                Outcome.RENEWED,
-                ("GuidanceParams.C_batch_size", "GuidanceParams.noise_seed", *IMAGE_SIZE, *MODEL),
-                "the noise that fix_noise keeps is drawn again",
-            ),
-        )
-    ),
+    "train/loss": Piece(_renewed(DISTILLATION_LOSS, "what the distillation loss has learned starts again")),
+    "train/memory": Piece(_renewed(FIRST_NOISE, "the noise that fix_noise keeps is drawn again")),
     "train/cograd": Piece(
-        (
-            Rule(Outcome.REFUSED, REGIONS, "CoGrad's histories are of the regions as they were; keep it"),
-            Rule(
-                Outcome.RENEWED,
-                LOSS,
-                "CoGrad's histories of losses start again",
-                ("history", "sampler", "controller", "signal"),
-            ),
-        ),
-        _cograd_fits,
+        _refused(REGIONS, "CoGrad's histories are of the regions as they were; keep it"),
+        _renewed(LOSS, "CoGrad's histories of losses start again", "history", "sampler", "controller", "signal"),
+        check=_cograd_fits,
     ),
 }
 """Path of a piece in a checkpoint -> what it depends on. Every piece is here (tests/reliability/test_changes.py)."""
@@ -240,10 +210,10 @@ def adapted(
     changes = changed_settings(path, tree, config)
     if not is_resumed:
         changes = {name: values for name, values in changes.items() if name != "start_checkpoint"}
-    meeting = Meeting(config, device, changes, is_resumed)
+    context = ResumeContext(config, device, changes, is_resumed)
     pieces = _pieces(path, tree)
     try:
-        reasons = _refusals(pieces, meeting)
+        reasons = _refusals(pieces, context)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a checkpoint of a training run: it holds something else") from error
     if reasons:
@@ -292,17 +262,17 @@ def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _refusals(pieces: Mapping[str, Any], meeting: Meeting) -> list[str]:
+def _refusals(pieces: Mapping[str, Any], context: ResumeContext) -> list[str]:
     reasons = []
     for name, state in pieces.items():
         for rule in PIECES[name].rules:
-            changed = [key for key in rule.settings if key in meeting.changes]
+            changed = [key for key in rule.settings if key in context.changes]
             if rule.outcome is Outcome.REFUSED and changed and state:
-                (before, now), key = meeting.changes[changed[0]], changed[0]
+                (before, now), key = context.changes[changed[0]], changed[0]
                 reasons.append(f"{key} was {before} and is {now}: {rule.message}")
                 break
         else:
-            if reason := PIECES[name].check(state, meeting):
+            if reason := PIECES[name].check(state, context):
                 reasons.append(reason)
     return reasons
 

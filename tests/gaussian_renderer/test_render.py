@@ -71,9 +71,8 @@ def test_rasterizer_inputs_and_outputs_are_upstreams(golden, model, camera, call
     SH coefficients is 0.45 of them times the coefficient, here up to 3.2: 3.4e-6. Scales get a quarter of that.
     """
     shs_ratio = 0.5 if case % 2 == 0 else 0.0
-    augmentation = draw_augmentation(
-        RandomStreams(100 + case), model, WHITE, bg_aug_ratio=0.66, shs_aug_ratio=shs_ratio, test=case == 7
-    )
+    ratios = (0.0, 0.0, 0.0, 0.0) if case == 7 else (0.1, 0.66, shs_ratio, 1.0)  # the last is a test view
+    augmentation = draw_augmentation(RandomStreams(100 + case), model, WHITE, *ratios)
     out = render(camera, model, PipelineParams(), WHITE, augmentation=augmentation)
     given = calls[0]
     assert given["settings"].sh_degree == golden[f"case{case}/sh_degree"]
@@ -102,13 +101,6 @@ def test_what_the_rasterizer_is_told_of_the_camera(golden, model, camera, calls)
     assert out["viewspace_points"] is given["means2D"] and given["means2D"].requires_grad
     assert torch.equal(out["visibility_filter"], torch.from_numpy(golden["fake/radii"] > 0))
     assert torch.equal(out["render"], torch.from_numpy(golden["fake/color"]))
-
-
-def test_black_video_and_override_color(model, camera, calls) -> None:
-    colours = Draws(0).uniform(50, 3)
-    render(camera, model, PipelineParams(), WHITE, black_video=True, override_color=colours)
-    assert calls[0]["settings"].bg.tolist() == [0, 0, 0]
-    assert calls[0]["colors_precomp"] is colours and "shs" not in calls[0]
 
 
 def test_python_colours_and_covariances(model, camera, calls) -> None:
@@ -149,9 +141,9 @@ def test_a_lens_wider_than_a_right_angle_sees_near_as_near() -> None:
     assert float(disparity[16, 16]) > 0.9 and float(disparity[0, 0]) == 0.0
 
 
-def test_test_views_draw_four_decisions_and_nothing_else(model) -> None:
+def test_ratios_of_0_draw_four_decisions_and_change_nothing(model) -> None:
     streams = RandomStreams(0)
-    augmentation = draw_augmentation(streams, model, WHITE, 1.0, 1.0, 1.0, 1.0, test=True)
+    augmentation = draw_augmentation(streams, model, WHITE, 0.0, 0.0, 0.0, 0.0)
     assert augmentation.background is WHITE and augmentation.sh_degree == model.active_sh_degree
     assert augmentation.shs_noise is None and augmentation.scale_noise is None
     expected = RandomStreams(0)
