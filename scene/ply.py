@@ -16,10 +16,8 @@ import numpy as np
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from arguments.coerce import show
-from scene.ply_header import BYTE_ORDERS, DTYPES, Element, Header, PlyError, check_sizes, fields_of, read_header
+from scene.ply_header import BYTE_ORDERS, DTYPES, Element, Header, PlyError, check_sizes, read_header
 from utils.general_utils import atomic_path
-
-__all__ = ["PlyError", "read_vertices", "vertex_fields", "write_vertices"]
 
 PLYFILE_TYPES = {"f2": "double", "f4": "double", "i8": "double", "u8": "double"}
 """Types given to plyfile for text, in place of unknown ones and of those in which a large number becomes infinite."""
@@ -27,7 +25,7 @@ PLYFILE_TYPES = {"f2": "double", "f4": "double", "i8": "double", "u8": "double"}
 
 def vertex_fields(path: str | os.PathLike[str]) -> list[str]:
     """Names of the vertex element's fields, from the header alone. Raises PlyError as read_vertices does."""
-    return list(_checked_vertex(Path(path), _header_of(Path(path)), ()).types)
+    return list(_checked_vertex(Path(path), read_header(Path(path)), ()).types)
 
 
 def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) -> np.ndarray:
@@ -37,7 +35,7 @@ def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) ->
     absent, no PLY, truncated, empty or incomplete.
     """
     path = Path(path)
-    header = _header_of(path)
+    header = read_header(path)
     vertex = _checked_vertex(path, header, required)
     check_sizes(path, header)
     if not header.is_ascii and all(element.is_fixed for element in (*header.before_vertex(), vertex)):
@@ -61,12 +59,6 @@ def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray) -> None:
         PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
 
 
-def _header_of(path: Path) -> Header:
-    if not path.is_file():
-        raise PlyError(f"{path} is not a file; expected a PLY point cloud, check the path")
-    return read_header(path)
-
-
 def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Element:
     """The vertex element. Raises PlyError where the header alone shows that the file cannot serve."""
     vertex = header.vertex
@@ -76,7 +68,8 @@ def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Elem
         raise PlyError(f"{path} is SuperSplat's compressed PLY, which is not read; open it there and export it as PLY")
     missing = [name for name in required if name not in vertex.types]
     if missing:
-        raise PlyError(f"{path} lacks the vertex fields {', '.join(missing)}; it has {fields_of(vertex)}")
+        fields = textwrap.shorten(", ".join(vertex.types) or "none", 300)
+        raise PlyError(f"{path} lacks the vertex fields {', '.join(missing)}; it has {fields}")
     odd = [name for name in required if len(vertex.types[name]) > 1 or vertex.types[name][0] not in DTYPES]
     if odd:
         kind = show(vertex.types[odd[0]][0])

@@ -6,7 +6,6 @@ more than it holds is refused here, before its data cost memory or time.
 """
 
 import re
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +81,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises PlyError, in one sentence, for anything but a PLY header."""
+    """Raises PlyError, in one sentence, for anything but a file with a PLY header."""
+    if not path.is_file():
+        raise PlyError(f"{path} is not a file; expected a PLY point cloud, check the path")
     with open(path, "rb") as file:
         lines, start = _lines(path, file.read(MAX_HEADER_BYTES))
     words = [line.split() for line in lines]
@@ -140,21 +141,12 @@ def _elements(path: Path, lines: list[list[str]]) -> list[Element]:
 def check_sizes(path: Path, header: Header) -> None:
     """Raise PlyError if the file is too short for the rows that its header declares."""
     for element in header.elements:
-        _check_size(path, header, element)
-
-
-def _check_size(path: Path, header: Header, element: Element) -> None:
-    rows = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
-    if element.count and not element.types:
-        raise PlyError(f"{path} declares {element.count} {rows} without a field; expected at least one: damaged")
-    least = element.least_row_bytes(header.is_ascii)
-    if element.count * least > header.body_bytes + header.is_ascii:
-        raise PlyError(
-            f"{path} is truncated: its header declares {element.count} {rows} of at least {least} bytes, "
-            f"{header.body_bytes} bytes follow; copy or write it again"
-        )
-
-
-def fields_of(element: Element) -> str:
-    """The names of the fields, for a message."""
-    return textwrap.shorten(", ".join(element.types) or "none", 300)
+        rows = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
+        if element.count and not element.types:
+            raise PlyError(f"{path} declares {element.count} {rows} without a field; expected at least one: damaged")
+        least = element.least_row_bytes(header.is_ascii)
+        if element.count * least > header.body_bytes + header.is_ascii:
+            raise PlyError(
+                f"{path} is truncated: its header declares {element.count} {rows} of at least {least} bytes, "
+                f"{header.body_bytes} bytes follow; copy or write it again"
+            )
