@@ -37,7 +37,7 @@ KINDS = {
     # machine
     "device": (["--device", "cuda:7"], "device 'cuda:7' given"),
     "viewer's address": (["--ip", "here", "--port", "0"], "viewer address 'here'"),
-    "memory": (["--init_num_pts", "50000000"], "estimated to need"),
+    "memory": (["--init_num_pts", "50000000", "--memory_check", "refuse"], "estimated to need"),
     # files
     "no model": (["--guidance", "SD"], "GuidanceParams.model_key is not set"),
     "model folder": (["--guidance", "SD", "--model_key", "/no/such/folder"], "/no/such/folder"),
