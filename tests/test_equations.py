@@ -56,7 +56,7 @@ def called(tmp_path_factory) -> set[tuple[str, str]]:
     words += "--device cpu --CoGradParams.enabled True --azimuth_levels 2 --elevation_levels 1 --max_step_share 0.9 "
     words += f"--max_t_difference 900 --fusion_range 0 1 --model_path {tmp_path_factory.mktemp('run')}"
     config = load_config(words.split())
-    prior = IdealPrior(config.guidance, "cpu", 16, pictures=8)
+    prior = IdealPrior(config.guidance, "cpu", 16, images=8)
     seen = set()
 
     def profile(frame, event, _) -> None:
