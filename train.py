@@ -201,9 +201,11 @@ def _check_viewers(config: Config) -> None:
 
 def _work(config: Config, world: World) -> int:
     try:
-        run_worker(config, world)
+        device = device_of(config, world)
+        prior, prompts = load_prior_and_prompts(config, device)
     except ValueError as error:
         return world.exit_with(REFUSED, error)
+    run_worker(config, world, device, prior, prompts)
     return FINISHED
 
 

@@ -13,8 +13,9 @@ import time
 import torch
 
 from arguments import Config
+from guidance.prior import Prior
+from guidance.prompts import PromptBook
 from trainer.distributed import World
-from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
 from trainer.step import training_step
 from utils.device import resolve_device
@@ -68,13 +69,8 @@ class Workers:
             self.world.broadcast(END)
 
 
-def run_worker(config: Config, world: World) -> None:
-    """A rank other than 0: its part of each step, until rank 0 ends the run.
-
-    Raises ValueError for a device or a prior that is not available, PeerLost when rank 0 is gone.
-    """
-    device = device_of(config, world)
-    prior, prompts = load_prior_and_prompts(config, device)
+def run_worker(config: Config, world: World, device: torch.device, prior: Prior, prompts: PromptBook) -> None:
+    """A rank other than 0: its part of each step, until rank 0 ends the run. Raises PeerLost when rank 0 is gone."""
     with StopSignals():  # rank 0 handles them
         message = world.broadcast()
         if message == END:

@@ -349,6 +349,9 @@ def test_a_piece_that_is_something_else_is_a_sentence(stopped, tmp_path, capsys,
         assert len(str(error).splitlines()) == 1 and path.name in str(error)
 
 
+EARLIER_KEYS = {"sampler", "controller"}  # of CoGrad's state before its one history
+
+
 def test_rules_that_renew_name_what_exists(stopped) -> None:
     for name, piece in PIECES.items():
         for rule in piece.rules:
@@ -357,4 +360,4 @@ def test_rules_that_renew_name_what_exists(stopped) -> None:
                 for key in name.split("/"):
                     node = node[key]
                 if rule.outcome is Outcome.RENEWED and node:
-                    assert set(rule.keys) <= node.keys()
+                    assert set(rule.keys) - EARLIER_KEYS <= node.keys()

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
 from arguments.load import load_config
 from trainer import workers as workers_module
 from trainer.distributed import PeerLost, World
+from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
 from trainer.workers import END, KEEPALIVE, STEP, Workers, run_worker
 
@@ -81,5 +83,6 @@ def test_a_worker_makes_a_step_for_each_message_but_keepalive(tmp_path, monkeypa
         workers_module, "training_step", lambda *args: made.append(args[0].iteration + 1) or sound(*args[:4])
     )
     messages = [KEEPALIVE, state.state_dict(), KEEPALIVE, KEEPALIVE, STEP, KEEPALIVE, END]
-    run_worker(config, ListedWorld(messages=messages))
+    device = torch.device("cpu")
+    run_worker(config, ListedWorld(messages=messages), device, *load_prior_and_prompts(config, device))
     assert made == [1, 2]
