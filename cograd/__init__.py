@@ -65,7 +65,7 @@ class CoGrad:
         """alphas_cumprod [T] of the diffusion model; t_valid: its first and last timestep, by default 1..T - 1.
 
         w: the guidance's weight [T] of each timestep, by default LucidDreamer's; for loss_signal `weighted`.
-        fixed_names: parameters whose rows are no Gaussians. Raises ValueError for a schedule or a grid that is none.
+        fixed_names: parameters whose rows are not Gaussians. Raises ValueError for an invalid schedule or grid.
         """
         if total_steps < 1:
             raise ValueError(f"total_steps is {total_steps}; expected the number of steps of the run, 1 or more")

@@ -92,7 +92,7 @@ class PlainGradient:
         return {name: self.gradient[name].to(g.device, g.dtype) for name, g in like.items()}
 
     def remap_rows(self, index_map: RowMap) -> None:
-        """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
+        """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
         old, vector = self.gradient, self.gradient.vector
         source, new_rows = index_map.source.to(vector.device), index_map.is_new.to(vector.device).nonzero().squeeze(1)
         self.count = len(source)
@@ -158,7 +158,7 @@ class PackedGradient:
         return gradient
 
     def remap_rows(self, index_map: RowMap) -> None:
-        """Moves every row with its Gaussian: pruned rows go, new rows are zero."""
+        """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
         source, is_new = index_map.source.to(self.rows.device), index_map.is_new.to(self.rows.device)
         place = torch.full((self.count,), -1, dtype=torch.int64, device=source.device)  # of a Gaussian in `rows`
         place[self.rows.long()] = torch.arange(len(self.rows), device=source.device)
@@ -178,7 +178,7 @@ class GradientBank:
     """Remembers the latest main gradient of each region with its step and timestep, as long as it may be fused.
 
     Bound: at most one gradient a region, and at most bank_limit_mb in all, one more while it is stored. Beyond it
-    gradients are packed, then forgotten and counted in `evicted`, the oldest first. Gradients that are not finite are
+    gradients are packed, then dropped and counted in `evicted`, the oldest first. Gradients that are not finite are
     not stored, and counted in `refused`.
     """
 
@@ -233,7 +233,7 @@ class GradientBank:
         return young and abs(t - stored_t) < self.params.max_t_difference
 
     def store(self, step: int, region: int, t: int, g_main: Gradient) -> None:
-        """Keeps a copy of g_main as the region's latest, if it can be fused some day.
+        """Keeps a copy of g_main as the region's latest, if a later step can fuse it.
 
         DECISION: the paper stores "the original, unfused main gradient in the history" and names no length of it; only
         the latest gradient of each region is kept.
@@ -255,7 +255,7 @@ class GradientBank:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
 
         DECISION: the paper is silent on densification, which changes the parameters that a stored gradient is of. The
-        gradient follows its Gaussians: rows of pruned ones go, rows of new ones are zero.
+        gradient follows its Gaussians: rows of pruned ones are removed, rows of new ones are zero.
         """
         if not len(self):
             return

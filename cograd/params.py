@@ -106,7 +106,7 @@ class CoGradParams:
     )
     bank_limit_mb: int = param(
         1400,
-        "stored gradients take at most this; beyond it the oldest are packed, then go",
+        "stored gradients take at most this; beyond it the oldest are packed, then dropped",
         unit="MB",
         lo=1,
         hi=10_000_000,

@@ -53,7 +53,7 @@ class RegionPoses:
 
 
 class RegionGrid:
-    """Elevation x azimuth x distance in N cells; remembers nothing but its geometry.
+    """Elevation x azimuth x distance in N cells; it has no state.
 
     Region (e, a, d) has the index (e * A + a) * D + d; level 0 is the lowest elevation, the sector that starts at
     azimuth 0, the smallest distance. `neighbours` [N] lists (region, d) of N(i) = { j : d_ij < neighbour_distance },

@@ -183,7 +183,7 @@ class TimestepController:
 
 
 class LossSignal:
-    """The number that Eqs. (6) and (8) read as a view's loss; remembers count and mean of each timestep bin.
+    """The number that Eqs. (6) and (8) read as a view's loss; its state is count and mean of each timestep bin.
 
     DECISION: a distillation gradient has no natural scalar. `residual` is the mean square of eps_hat - target before
     w(t); it falls by orders of magnitude with t, so that Eq. (8) mostly answers its own jitter. `weighted` is that

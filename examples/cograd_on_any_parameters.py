@@ -66,7 +66,7 @@ def fit() -> tuple[float, int]:
         cograd.observe(step, plan.regions, plan.t, torch.stack(losses), gradients)
         points = points.detach() - RATE * len(points) / VIEWS * total  # your optimizer's step
 
-        if step == STEPS // 2:  # rows may go, stay, move and come: here every eighth goes
+        if step == STEPS // 2:  # rows may be removed, moved and added: here every eighth is removed
             kept = torch.arange(len(points))[torch.arange(len(points)) % 8 > 0]
             points, truth = points[kept], truth[kept]
             cograd.remap_rows(RowMap(kept, torch.zeros(len(kept), dtype=torch.bool)))
