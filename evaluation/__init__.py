@@ -10,7 +10,7 @@ Letters: V images of one scene.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 
 from evaluation.weights import MetricUnavailable
 
-__all__ = ["METRICS", "Metric", "MetricKind", "MetricUnavailable", "load_metric", "over_prompts", "over_views"]
+__all__ = ["METRICS", "Metric", "MetricKind", "MetricUnavailable", "load_metric", "over_views"]
 
 Metric = Callable[[np.ndarray, str], np.ndarray]
 """(images, uint8 [V, H, W, 3] RGB; prompt) -> a score for each image, float64 [V]."""
@@ -57,8 +57,3 @@ def load_metric(name: str, device: str | torch.device = "cpu", folder: Path | No
 def over_views(scores: np.ndarray) -> dict[str, float]:
     """Mean and standard deviation (n - 1; 0 for one view) of the scores [V] of one scene."""
     return {"mean": float(np.mean(scores)), "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0}
-
-
-def over_prompts(scenes: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The paper's two numbers: the mean over prompts of the scenes' means, and of their standard deviations."""
-    return {key: float(np.mean([scene[key] for scene in scenes])) for key in ("mean", "std")}

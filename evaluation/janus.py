@@ -33,13 +33,13 @@ class Rate:
         return wilson(self.janus, self.counted)
 
 
-def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927), within [0, 1]; (0, 1) without a trial."""
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share (Wilson 1927), within [0, 1]; (0, 1) without a trial."""
     if trials == 0:
         return 0.0, 1.0
-    share, z2 = successes / trials, z * z
+    share, z2 = successes / trials, Z_95 * Z_95
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
+    half = Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

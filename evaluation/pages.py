@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+JPEG_QUALITY = 88
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --quiet: #777; --card: #8881; }
 * { box-sizing: border-box; }
@@ -64,9 +65,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
 
 
-def jpeg(image: np.ndarray, quality: int = 88) -> bytes:
+def jpeg(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] RGB as a JPEG file."""
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return encoded.tobytes()
 
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from evaluation.run_folder import cloud_of
 from export import mesh, page, splats
-from export.options import Options
-from export.places import default_path
+from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
 

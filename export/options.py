@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an export can be asked for beyond its format, and the sentence for a library that is missing."""
+"""Options of an export beyond its format, where its file goes, and the message for a missing library."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+
+from utils.file_formats import FILE_FORMATS
 
 BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
 
@@ -27,6 +30,12 @@ class Options:
         for name, (least, most) in BOUNDS.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected a whole number from {least} to {most}.")
+
+
+def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
+    """RUN/export/NAME.FORMAT, or export/NAME.FORMAT beside a .ply file; NAME tells an iteration that was asked for."""
+    folder, name = (run.parent, run.stem) if run.is_file() else (run, run.resolve().name)
+    return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + FILE_FORMATS[format].suffix)
 
 
 def library(name: str) -> ModuleType:

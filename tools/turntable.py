@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Sequence
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
-from export.places import default_path
+from export.options import default_path
 from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 

@@ -10,6 +10,7 @@ from trainer.run_records import StepRecord, parse_step, read_regular
 
 READ_BYTES = 4 << 20
 """Read at a time; a line has a few kilobytes."""
+CURVE_POINTS = 120
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class LogReader:
         return Progress(self.step, self.steps, loss, self.points, left)
 
 
-def curve(losses: dict[int, float], points: int = 120) -> list[tuple[int, float]]:
-    """(step, mean loss) of at most `points` equal stretches of a run."""
+def curve(losses: dict[int, float]) -> list[tuple[int, float]]:
+    """(step, mean loss) of at most CURVE_POINTS equal stretches of a run."""
     steps = list(losses)
-    size = -(-len(steps) // points) or 1
+    size = -(-len(steps) // CURVE_POINTS) or 1
     stretches = [steps[start : start + size] for start in range(0, len(steps), size)]
     return [(part[-1], sum(losses[step] for step in part) / len(part)) for part in stretches]
 

@@ -19,7 +19,7 @@ from toy.fronts import Fronts, fronts_of
 COLOURS = np.array([[200, 30, 30], [235, 160, 60], [170, 170, 170], [60, 100, 200]], np.uint8)
 """Of true views within 22.5, 45, 135 and 180 degrees of the front: RGB."""
 BOUNDS_DEG = (22.5, 45.0, 135.0)
-LABEL_PX, ROW_PX = 330, 60
+LABEL_PX, STRIP_PX, ROW_PX = 330, 420, 60
 
 
 def verdicts(result: Result) -> list[Fronts]:
@@ -71,16 +71,16 @@ def film_csv(results: Sequence[Result]) -> str:
     return csv_text(lines)
 
 
-def figure(results: Sequence[Result], width_px: int = 420) -> np.ndarray | None:
+def figure(results: Sequence[Result]) -> np.ndarray | None:
     """RGB uint8: a strip a run, time to the right, azimuth downwards; red: resembles the front, blue: the back."""
-    strips = [_strip(result, width_px) for result in results if "film" in result]
+    strips = [_strip(result) for result in results if "film" in result]
     return np.vstack(strips) if strips else None
 
 
-def _strip(result: Result, width_px: int) -> np.ndarray:
+def _strip(result: Result) -> np.ndarray:
     assigned = np.abs(np.array(result["film"]["assigned_deg"])).T  # [A, S]
     colours = COLOURS[np.searchsorted(BOUNDS_DEG, assigned)]
-    strip = cv2.resize(colours, (width_px, ROW_PX - 4), interpolation=cv2.INTER_NEAREST)
+    strip = cv2.resize(colours, (STRIP_PX, ROW_PX - 4), interpolation=cv2.INTER_NEAREST)
     label = np.full((ROW_PX - 4, LABEL_PX, 3), 255, np.uint8)
     outcome = "clean" if verdicts(result)[-1].clean else "not clean"
     for line, text in enumerate((result["prompt"], f"{result['variant']}, seed {result['seed']}: {outcome}")):

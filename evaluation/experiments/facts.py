@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+BINS = 20  # of timesteps
+
 
 def denoiser_calls(log: Sequence[dict[str, Any]]) -> int:
     """Views that went through the denoiser in a run, of the records of log.jsonl; a step of B views counts B times."""
@@ -39,14 +41,14 @@ def mechanism(log: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found | {name: float(np.mean(values)) for name, values in means.items() if values}
 
 
-def loss_explained_by_t(log: Sequence[dict[str, Any]], bins: int = 20) -> float:
+def loss_explained_by_t(log: Sequence[dict[str, Any]]) -> float:
     """Share of the variance of log L that the mean of its timestep bin explains."""
     steps = [step for step in log if step["loss_per_view"]]
     pairs = [(t, L) for step in steps for t, L in zip(step["t"], step["loss_per_view"]) if L is not None and L > 0]
     if len(pairs) < 2:
         return 0.0
     t, log_L = np.array([pair[0] for pair in pairs]), np.array([math.log(pair[1]) for pair in pairs])
-    bin_of = t * bins // (int(t.max()) + 1)
+    bin_of = t * BINS // (int(t.max()) + 1)
     explained = sum((bin_of == b).sum() * log_L[bin_of == b].mean() ** 2 for b in np.unique(bin_of))
     total = float(((log_L - log_L.mean()) ** 2).sum())
     return float(explained - len(log_L) * log_L.mean() ** 2) / total if total > 0 else 0.0

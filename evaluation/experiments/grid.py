@@ -130,7 +130,6 @@ and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SD
 regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion. tried: a change of
 the paper's, benchmarks/results/variants.md has more; all others are the paper's."""
 ABLATION_VARIANTS = ["plain", "schedule_only", "luciddreamer", "full", "wo_region", "wo_timestep", "wo_fusion"]
-FRONT_VARIANTS = ["schedule_only", "full", "wo_region", "wo_timestep", "wo_fusion", "fusion_alone"]
 TABLE_VARIANTS = [name for name, variant in VARIANTS.items() if variant.config]
 TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper]
 PAPER_VARIANTS = [name for name in TOY_TABLE_VARIANTS if name != "ism"]

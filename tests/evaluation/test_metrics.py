@@ -11,7 +11,7 @@ import references
 import tiny_models as tiny
 import torch
 
-from evaluation import METRICS, MetricUnavailable, load_metric, over_prompts, over_views, vqascore
+from evaluation import METRICS, MetricUnavailable, load_metric, over_views, vqascore
 
 RECORDED = json.loads(references.RECORDED.read_text())
 SQUARE = tiny.images(4, 40, 40)
@@ -209,10 +209,9 @@ def test_a_checkpoint_executes_nothing(weights, tmp_path, capsys) -> None:
 # --- the paper's two numbers ------------------------------------------------------------------------------------------
 
 
-def test_mean_over_views_then_over_prompts() -> None:
+def test_mean_and_deviation_over_views() -> None:
     scenes = [over_views(np.array([1.0, 3.0])), over_views(np.array([10.0, 10.0, 10.0]))]
     assert scenes[0] == {"mean": 2.0, "std": pytest.approx(2**0.5)} and scenes[1] == {"mean": 10.0, "std": 0.0}
-    assert over_prompts(scenes) == {"mean": 6.0, "std": pytest.approx(2**0.5 / 2)}
     assert over_views(np.array([4.0])) == {"mean": 4.0, "std": 0.0}
 
 
