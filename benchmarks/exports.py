@@ -119,8 +119,8 @@ def main(argv: list[str]) -> None:
             start = time.perf_counter()
             path = export(run, format, Path(folder) / f"scene.{format}")
             took_s = time.perf_counter() - start
-            told = loss(format, path, cloud, cameras)
-            print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {told} |")
+            quality = loss(format, path, cloud, cameras)
+            print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {quality} |")
         if args.picture is not None:
             write_sheet(args.picture, Path(folder) / "scene.glb", cloud, cameras[::2])
 

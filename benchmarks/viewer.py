@@ -56,7 +56,7 @@ CAMERA = {
 
 
 class Steps:
-    """The training of one run, and where its viewers are told of it."""
+    """The training of one run, and its viewers."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, resolve_device(config.device)

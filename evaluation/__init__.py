@@ -27,7 +27,7 @@ Metric = Callable[[np.ndarray, str], np.ndarray]
 
 @dataclass(frozen=True)
 class MetricKind:
-    """How a learned metric is asked: `views` images of an orbit, evenly spaced."""
+    """How a learned metric is measured: on `views` images of an orbit, evenly spaced."""
 
     title: str
     views: int

@@ -27,7 +27,7 @@ def chosen(prompts: Sequence[str], count: int, seed: int) -> list[str]:
     The paper names no list of its 80; this rule depends on no library's random numbers, and 40 of 80 are 40 of them.
     """
     if not 1 <= count <= len(prompts):
-        raise ValueError(f"{count} prompts asked for, {len(prompts)} are there; ask for 1..{len(prompts)}")
+        raise ValueError(f"{count} prompts requested, {len(prompts)} are there; request 1..{len(prompts)}")
     ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed}:{prompt}".encode()).hexdigest())
     kept = set(ranked[:count])
     return [prompt for prompt in prompts if prompt in kept]
@@ -48,6 +48,6 @@ def read_prompts(path: Path) -> list[str]:
     prompts = [prompt.strip() for prompt in found if prompt.strip() and not prompt.lstrip().startswith("#")]
     twice = sorted(prompt for prompt, count in Counter(prompts).items() if count > 1)
     if twice or not prompts:
-        told = f"{twice[0]!r} is there twice" if twice else "no prompt is there"
-        raise ValueError(f"{path}: {told}; expected each prompt once, a line each")
+        problem = f"{twice[0]!r} is there twice" if twice else "no prompt is there"
+        raise ValueError(f"{path}: {problem}; expected each prompt once, a line each")
     return prompts

@@ -33,7 +33,7 @@ class Options:
 
 
 def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
-    """RUN/export/NAME.FORMAT, or export/NAME.FORMAT beside a .ply file; NAME tells an iteration that was asked for."""
+    """RUN/export/NAME.FORMAT, or export/NAME.FORMAT beside a .ply file; NAME ends with a given iteration."""
     folder, name = (run.parent, run.stem) if run.is_file() else (run, run.resolve().name)
     return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + FILE_FORMATS[format].suffix)
 

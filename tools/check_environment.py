@@ -51,7 +51,7 @@ Run = Callable[[Sequence[str], bool], "subprocess.CompletedProcess[str]"]
 
 
 def pip(arguments: Sequence[str], plain: bool = False) -> subprocess.CompletedProcess[str]:
-    """pip of this Python; plain: without this machine's configuration of it, so that only what is named is asked."""
+    """pip of this Python; plain: without this machine's configuration of it, so that only the named index is used."""
     environ = {name: value for name, value in os.environ.items() if not (plain and name in ADDED_PLACES)}
     environ |= {"PIP_CONFIG_FILE": os.devnull} if plain else {}
     command = [sys.executable, "-m", "pip", *arguments]
@@ -63,8 +63,8 @@ def check_files(environment: dict[str, Any], requirements: str, root: Path = ROO
     lines = [line.split("#")[0].strip() for line in requirements.splitlines()]
     loose = [line for line in lines if line and not re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", line)]
     found = [Finding("wrong", f"requirements.txt: {line!r} is no pin such as name==1.2") for line in loose]
-    asked: list[str] = next((entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)), [])
-    paths = [entry.removeprefix("-r ").strip() for entry in asked if not entry.startswith("--")]
+    entries: list[str] = next((entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)), [])
+    paths = [entry.removeprefix("-r ").strip() for entry in entries if not entry.startswith("--")]
     gone = [path for path in paths if not (root / path).exists()]
     found += [Finding("wrong", f"environment.yml installs {path}, which is not here") for path in gone]
     if "requirements.txt" not in paths:
@@ -112,7 +112,7 @@ def _resolved(packages: list[dict[str, Any]], where: str) -> tuple[Finding, dict
     torch = next((p for p in packages if p["name"].lower() == "torch"), None)
     if any(p["name"].lower() == "torchvision" for p in packages):
         return Finding(
-            "wrong", f"requirements.txt with {where} pulls in torchvision; leave out what asks for it"
+            "wrong", f"requirements.txt with {where} pulls in torchvision; leave out what requires it"
         ), torch
     version = torch["version"] if torch else "no"
     return Finding("ok", f"requirements.txt resolves with {where}: {len(packages)} packages, torch {version}"), torch
@@ -132,12 +132,12 @@ def check_volta(environment: str, requirements: Path, run: Run = pip) -> list[Fi
 
 def check_cuda(torch: dict[str, Any], for_volta: bool) -> Finding:
     """The CUDA version of a build of torch, from what its metadata asks for."""
-    asked = " ".join(torch.get("requires_dist") or [])
-    match = re.search(r"cuda-toolkit\S*?==(\d+)", asked) or re.search(r"nvidia-[\w-]+-cu(\d+)\b", asked)
+    requires = " ".join(torch.get("requires_dist") or [])
+    match = re.search(r"cuda-toolkit\S*?==(\d+)", requires) or re.search(r"nvidia-[\w-]+-cu(\d+)\b", requires)
     local = re.search(r"\+cu(\d\d)\d", torch["version"])
     if not match and not local:
-        told = "a CPU build, by this machine's configuration of pip; where it is not so configured it is another"
-        return Finding("not checked", f"torch {torch['version']} is {told}")
+        what = "a CPU build, by this machine's configuration of pip; where it is not so configured it is another"
+        return Finding("not checked", f"torch {torch['version']} is {what}")
     cuda = int((match or local).group(1))
     serves = cuda < FIRST_CUDA_WITHOUT_VOLTA
     if for_volta and not serves:

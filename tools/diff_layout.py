@@ -199,12 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     rows = read_map(MAP.read_text(encoding="utf-8"))
     upstream, ours = sources(args.checkout), sources(ROOT)
-    told = lines(rows, upstream, ours)
+    listed_lines = lines(rows, upstream, ours)
     print("| upstream file | name | state | here |\n|---|---|---|---|")
-    for line in told:
+    for line in listed_lines:
         print(f"| {line.file} | {line.name or '(the file)'} | {line.state} | {line.here} |")
     print("\nNew here: " + ", ".join(new_files(upstream, ours)))
-    counts = Counter(line.state for line in told if line.name)
+    counts = Counter(line.state for line in listed_lines if line.name)
     print("\nNames: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     wrong = list(faults(rows, args.checkout, ROOT))
     print("\n".join(f"diff_layout: {fault}" for fault in wrong), file=sys.stderr)

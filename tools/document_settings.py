@@ -88,7 +88,7 @@ def _first_comment(path: Path) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with the text between each pair of marks made anew. ValueError when a mark is missing."""
+    """The page with the text between each pair of marks rewritten. ValueError when a mark is missing."""
     for name, text in (("settings", settings()), ("configs", presets())):
         begin, end = f"<!-- {name}: python tools/document_settings.py -->", f"<!-- end of {name} -->"
         head, found, rest = page.partition(begin)

@@ -52,10 +52,10 @@ def table(scores: Scores) -> str:
     lines = []
     for name, score in scores.items():
         kind = METRICS[name]
-        told = (
+        text = (
             score if isinstance(score, str) else f"{score['mean']:8.4f}, std {score['std']:.4f} over {kind.views} views"
         )
-        lines.append(f"  {kind.title:<12} {told}")
+        lines.append(f"  {kind.title:<12} {text}")
     return "\n".join(lines)
 
 

@@ -44,7 +44,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--format", nargs="+", metavar="FORMAT", help="one or more of the formats below")
     parser.add_argument(
-        "--out", type=Path, help="file to write; its suffix tells the format (default: RUN/export/NAME.FORMAT)"
+        "--out", type=Path, help="file to write; its suffix gives the format (default: RUN/export/NAME.FORMAT)"
     )
     parser.add_argument("--iteration", type=int, help="which of the run's clouds (default: the last)")
     add("--pad_sh", "zeros up to this SH degree, for readers that expect 3", type=int)
@@ -58,7 +58,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
-    """Those asked for. Raises ValueError where --format and --out name none, contradict each other or are unknown."""
+    """The requested ones. Raises ValueError where --format and --out name none, contradict each other or are wrong."""
     if args.format is None and args.out is None:
         raise ValueError(f"no format was given; give --format with one or more of {', '.join(FORMATS)}.")
     formats = args.format or [format_of(args.out)]
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "background" in given:
             given["background"] = colour_of(given["background"])
         options = Options(**given)
-        for told in without_effect(given, formats):
-            logger.warning("export: %s", told)
+        for notice in without_effect(given, formats):
+            logger.warning("export: %s", notice)
         start = time.perf_counter()
         for path in exports(args.run, formats, args.out, options):
             print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.1f} s")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The viewers of a run, each only when asked for: the SIBR socket (--gui) and the page in the browser (--viewer).
+"""The viewers of a run, each only on request: the SIBR socket (--gui) and the page in the browser (--viewer).
 
 Training calls `serve` after each step. Looking, waiting and checkpoints change nothing in the run.
 """
@@ -57,7 +57,7 @@ class Viewers:
             raise
 
     def serve(self, run: Watched, iteration: int, losses: Mapping[str, float]) -> None:
-        """Answers what viewers want after a step. Returns once none of them holds the run, or it is asked to stop."""
+        """Answers the viewers after a step. Returns once none of them pauses the run, or it should stop."""
         finished = iteration >= self.config.optimization.iterations
         if self._page is not None:
             self._page.note(iteration, losses)

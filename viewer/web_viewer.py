@@ -98,7 +98,7 @@ class WebViewer:
         return self._paused or (finished and self._stays.value)
 
     def takes_checkpoint_request(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+        """Whether a checkpoint was requested since the last call."""
         wanted, self._wants_checkpoint = self._wants_checkpoint, False
         return wanted
 

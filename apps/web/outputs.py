@@ -97,7 +97,7 @@ def _read_png(path: Path) -> np.ndarray | None:
 
 
 def _aspect(folder: Path) -> float:
-    """Height over width of the training images; 1 where config.yaml does not tell."""
+    """Height over width of the training images; 1 where config.yaml does not say."""
     cameras = read_yaml(str(folder / "config.yaml"))[0].get("GenerateCamParams")
     if not isinstance(cameras, dict):
         return 1.0

@@ -33,7 +33,7 @@ FRESH = {"Cache-Control": "no-store"}
 
 
 def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
-    """Serves the page until the process is asked to end; then a run in progress is stopped with a checkpoint.
+    """Serves the page until the process is stopped; then a run in progress is stopped with a checkpoint.
 
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """

@@ -123,8 +123,8 @@ def side_by_side(view: ViewPair) -> np.ndarray:
 def rows_of(a: dict[str, Any], b: dict[str, Any]) -> list[Row]:
     """Two mappings as rows; what one lacks is a dash."""
     keys = list(dict.fromkeys([*a, *b]))
-    return [(key, _told(a.get(key)), _told(b.get(key))) for key in keys]
+    return [(key, _text(a.get(key)), _text(b.get(key))) for key in keys]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -73,7 +73,7 @@ def read_side(path: Path) -> Side:
 
 
 def _config(path: Path, notes: list[str]) -> Config:
-    """config.yaml over the defaults, which are LucidDreamer's; what it lacks and cfg_args tells is taken from there."""
+    """config.yaml over the defaults, which are LucidDreamer's; what it lacks and cfg_args has is taken from there."""
     words: list[str] = []
     if (path / "config.yaml").is_file():
         words = ["--opt", str(path / "config.yaml")]
@@ -81,8 +81,8 @@ def _config(path: Path, notes: list[str]) -> Config:
         notes.append(f"{path / 'config.yaml'} is missing; defaults are shown")
     if (path / "cfg_args").is_file():
         own = {field.name for field in dataclasses.fields(Config().model)} - PLACES
-        told = {name: value for name, value in read_cfg_args(path / "cfg_args").items() if name in own}
-        words += [f"--set=ModelParams.{name}={value}" for name, value in told.items() if value not in (None, "")]
+        stored = {name: value for name, value in read_cfg_args(path / "cfg_args").items() if name in own}
+        words += [f"--set=ModelParams.{name}={value}" for name, value in stored.items() if value not in (None, "")]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # keys of upstream's files that nothing reads
@@ -130,7 +130,7 @@ def camera_from_JSON(record: dict[str, Any]) -> RCamera:
 
 
 def _timing(path: Path) -> dict[str, float]:
-    """Of log.jsonl where there is one, else of TensorBoard's events; empty where neither tells."""
+    """Of log.jsonl where there is one, else of TensorBoard's events; empty where there is neither."""
     if (path / "log.jsonl").is_file():
         with (path / "log.jsonl").open(encoding="utf-8") as lines:
             steps = [seconds * 1e3 for seconds in map(parse_seconds, lines) if seconds is not None]

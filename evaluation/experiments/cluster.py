@@ -2,7 +2,7 @@
 """A sweep on a Ray cluster that is already running: a run is a task, on one GPU where it needs one.
 
 Every node has this checkout at the same path, with its environment. A node that sees the sweep's folder writes there;
-from any other the run's folder comes back through Ray's object store. Ray is imported only here, and only when asked.
+from any other the run's folder comes back through Ray's object store. Ray is imported only here, and only for --ray.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_the_choice_of_80_never_changes() -> None:
 
 @pytest.mark.parametrize("count", [0, 416])
 def test_a_count_that_cannot_be_chosen_is_told(count) -> None:
-    with pytest.raises(ValueError, match=rf"{count} prompts asked for, 415 are there; ask for 1\.\.415"):
+    with pytest.raises(ValueError, match=rf"{count} prompts requested, 415 are there; request 1\.\.415"):
         chosen(gallery(), count, 0)
 
 

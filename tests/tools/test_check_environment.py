@@ -117,7 +117,7 @@ def test_what_pip_cannot_resolve_or_should_not_is_wrong() -> None:
     finding, _ = check.resolve(
         Path("requirements.txt"), answering(packages=[TORCH, {"name": "torchvision", "version": "1"}])
     )
-    assert "pulls in torchvision; leave out what asks for it" in finding.what and finding.state == "wrong"
+    assert "pulls in torchvision; leave out what requires it" in finding.what and finding.state == "wrong"
 
 
 def test_the_exit_status_and_the_count(capsys) -> None:

@@ -140,7 +140,7 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
         (["--part", "half"], r"--part 'half' given; expected K/N"),
         (["--seeds", "0"], r"--seeds is too small"),
         (["--prior", "toy", "--view_px", "8"], r"--view_px is too small"),
-        (["--count", "500"], r"500 prompts asked for, 415 are there"),
+        (["--count", "500"], r"500 prompts requested, 415 are there"),
         (["--prior", "toy", "--", "--iteratoins", "5"], r"did you mean --iterations\?"),
         (["--prior", "toy", "--report_only"], r"holds no finished asset of this order"),
     ],
