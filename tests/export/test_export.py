@@ -128,7 +128,7 @@ def test_help_names_every_format(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     told = capsys.readouterr().out
-    assert all(f"  {name}" in told and format.told in told for name, format in FORMATS.items())
+    assert all(f"  {name}" in told and format.description in told for name, format in FORMATS.items())
 
 
 # names of files and options

@@ -87,7 +87,7 @@ def test_views_are_blended_as_guidance_blends_them(azimuth_deg, blend):
 def test_captions_say_what_is_shown_or_are_dropped(rendered):
     generator = torch.Generator().manual_seed(2)
     picks = data.draw_picks(rendered, 400, generator)
-    near, far, share = data.draw_targets(rendered, picks, generator)
+    near, far, share = data.draw_captions(rendered, picks, generator)
     kept = [row for row, text in enumerate(near) if any(f"{word} " in text for word in COLOURS)]
     assert 0.83 < len(kept) / 400 < 0.93  # 12 % dropped
     assert sum(text == "" for text in near) > 15

@@ -227,12 +227,12 @@ def sibr(clock):
 
 def step_that_answers(run, clock):
     """Repeats a step until the viewer's message has come; the seconds, by the clock, of the step that answered it."""
-    iteration, before = run.iteration, run.viewers._sibr._asked
+    iteration, before = run.iteration, run.viewers._sibr._pending
 
     def step():
         run.iteration, began_s = iteration, clock.now
         run.step()
-        return None if run.viewers._sibr._asked is before else (clock.now - began_s,)
+        return None if run.viewers._sibr._pending is before else (clock.now - began_s,)
 
     return until(step)[0]
 

@@ -77,7 +77,7 @@ def test_a_text_without_end_is_refused() -> None:
 
 
 def test_fields_are_found_by_words_of_name_and_help() -> None:
-    found = [label for label, field in fields().items() if field.found_by(["training", "iter"])]
+    found = [label for label, field in fields().items() if field.matches(["training", "iter"])]
     assert "OptimizationParams.iterations" in found and len(found) < 20
     assert fields()["GenerateCamParams.image_w"].takes == "a whole number >= 8 and <= 8192 (px)"
 
