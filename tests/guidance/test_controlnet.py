@@ -69,7 +69,7 @@ def test_a_fresh_controlnet_changes_nothing_and_a_trained_one_follows_its_pictur
     alone = trained.predict_noise(x[1:], t[1:], text[1:], picture[1:])
     torch.testing.assert_close(first[1:], alone, rtol=1e-3, atol=1e-4)  # each view has its own picture
     assert not any(parameter.requires_grad for parameter in trained.controlnet.parameters())
-    with pytest.raises(ValueError, match=r"picture was given but GuidanceParams.controlnet_model_key is not set"):
+    with pytest.raises(ValueError, match=r"image was given but GuidanceParams.controlnet_model_key is not set"):
         plain.predict_noise(x, t, text, picture)
 
 

@@ -129,7 +129,7 @@ def test_words_outside_a_small_world_are_refused(golden_dir, tmp_path):
     folder = shutil.copytree(golden_dir / "tiny-sd", tmp_path / "small")
     (folder / "tokenizer" / "words.txt").write_text("a\nred\ncube\n")
     params = GuidanceParams(model_key=str(folder))
-    small = StableDiffusion(params, "cpu", None, in_known_words)
+    small = StableDiffusion(params, "cpu", in_known_words)
     exact = small.get_text_embeds(["a red cube"])
     assert torch.equal(small.get_text_embeds(["The red cubes"]), small.get_text_embeds([" red cube"]))
     assert torch.equal(small.get_text_embeds(["A red box"]), exact)
@@ -137,7 +137,7 @@ def test_words_outside_a_small_world_are_refused(golden_dir, tmp_path):
         ValueError, match=r"does not know: 'zebra', 'blue'\. Known words: a, cube, red\. --allow_unknown"
     ):
         small.get_text_embeds(["a red zebra", "zebra, blue"])
-    anything = StableDiffusion(dataclasses.replace(params, allow_unknown_words=True), "cpu", None, in_known_words)
+    anything = StableDiffusion(dataclasses.replace(params, allow_unknown_words=True), "cpu", in_known_words)
     assert not torch.equal(anything.get_text_embeds(["a red zebra"]), exact)
 
 

@@ -120,7 +120,7 @@ def test_the_mask_is_given_where_the_model_asks_for_it(priors, asks):
 def test_words_that_are_left_out_take_no_room(golden_dir, caplog):
     """The toy prior's texts are brought into its words first: what it does not know is no reason to cut."""
     key = golden_dir.parents[2] / "assets" / "toy-prior"
-    prior = StableDiffusion(GuidanceParams(model_key=str(key)), "cpu", None, in_known_words)
+    prior = StableDiffusion(GuidanceParams(model_key=str(key)), "cpu", in_known_words)
     text = "a red mug " + "gleaming " * 30
     assert prior.shorten(text, ENDS) == text
     sides = PromptBook(prior, GuidanceParams(text=text)).embeddings
