@@ -3,7 +3,7 @@
 
 Without RUN a short run is made. PSNR in dB and IoU of outlines are means over VIEWS views of SIZE_PX px on white,
 against the renderer's images of training's own cloud. Files are read by the tests' readers, the mesh is drawn by
-their z-buffer. --picture writes Gaussians above mesh.
+their z-buffer. --image writes Gaussians above mesh.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def write_sheet(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCame
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run folder or .ply file (default: a run of 600 steps is made)")
-    parser.add_argument("--picture", type=Path, help="write Gaussians above mesh as a PNG")
+    parser.add_argument("--image", type=Path, help="write Gaussians above mesh as a PNG")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         run = args.run or short_run(Path(folder) / "run")
@@ -121,8 +121,8 @@ def main(argv: list[str]) -> None:
             took_s = time.perf_counter() - start
             quality = loss(format, path, cloud, cameras)
             print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {quality} |")
-        if args.picture is not None:
-            write_sheet(args.picture, Path(folder) / "scene.glb", cloud, cameras[::2])
+        if args.image is not None:
+            write_sheet(args.image, Path(folder) / "scene.glb", cloud, cameras[::2])
 
 
 if __name__ == "__main__":

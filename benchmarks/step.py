@@ -44,7 +44,7 @@ from arguments import Config
 from arguments.load import load_config
 from benchmarks.phases import INSIDE, phases_apart
 from guidance.prior import Prior
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from trainer import step as training_step
 from trainer.priors import load_prior
 from trainer.state import TrainState
@@ -130,7 +130,7 @@ class Steps:
             self.prior = OneByOne(self.prior, self.config.guidance.C_batch_size)
         self.state = TrainState.start(self.config, self.device)
         self.state.begin_cograd(self.config, self.prior.alphas_cumprod)
-        self.prompts = PromptBook(self.prior, self.config.guidance)
+        self.prompts = PromptEmbeddings(self.prior, self.config.guidance)
         self.state.iteration = int(START * self.config.optimization.iterations)
 
     def wait(self) -> None:

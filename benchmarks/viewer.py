@@ -37,7 +37,7 @@ from websockets.typing import Subprotocol
 
 from arguments import Config, OptimizationParams
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from trainer.priors import load_prior
 from trainer.state import TrainState
 from trainer.step import training_step
@@ -61,7 +61,7 @@ class Steps:
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, resolve_device(config.device)
         self.prior = load_prior(config, self.device)
-        self.prompts = PromptBook(self.prior, config.guidance)
+        self.prompts = PromptEmbeddings(self.prior, config.guidance)
         self.state = TrainState.start(config, self.device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
         nothing = (lambda: False, lambda: False, lambda: None)

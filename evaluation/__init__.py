@@ -2,7 +2,7 @@
 """What the paper measures on a finished scene (A.2), and the toy world's yardstick. docs/evaluation.md says more.
 
 A learned metric is a name in METRICS. load_metric makes it a function of images and a prompt; its weights are looked
-for only then, and MetricUnavailable says in one sentence why they cannot be had.
+for only then, and MetricUnavailable says in one sentence why they are not available.
 
 Letters: V images of one scene.
 """
@@ -48,7 +48,7 @@ METRICS: dict[str, MetricKind] = {
 def load_metric(name: str, device: str | torch.device = "cpu", folder: Path | None = None) -> Metric:
     """The metric, ready to be called. `folder` holds repositories under the last part of their names, else the hub.
 
-    Raises MetricUnavailable where the weights cannot be had, KeyError for a name that METRICS lacks.
+    Raises MetricUnavailable where the weights are not available, KeyError for a name that METRICS lacks.
     """
     kind = METRICS[name]
     return importlib.import_module(f"evaluation.{kind.module}").load(torch.device(device), folder, kind.source)

@@ -20,7 +20,7 @@ PICKLES = ("*.bin", "*.pt")
 
 
 class MetricUnavailable(RuntimeError):
-    """A metric's weights cannot be had; the message says which, why and what to do."""
+    """A metric's weights are not available; the message says which, why and what to do."""
 
 
 def repository(name: str, folder: Path | None, files: Sequence[str] = CONFIGS, weights: bool = True) -> Path:

@@ -138,7 +138,7 @@ class NetworkGui:
         return self._viewer is not None
 
     def wants_to_hold(self, finished: bool) -> bool:
-        """Whether a viewer heard of within timeout_s wants the training to wait, or the finished program to stay."""
+        """Whether a viewer active within timeout_s requests that training waits or the finished program stays."""
         if self._viewer is None or self._pending is None or time.monotonic() - self._last_heard_s > self.timeout_s:
             return False
         return self._pending.keep_alive if finished else not self._pending.train

@@ -58,11 +58,11 @@ class PromptTexts:
         return replace(self, default=shorten(self.default, ("",)), **views)
 
 
-class PromptBook:
-    """Embeddings of the run's six texts; remembers nothing else.
+class PromptEmbeddings:
+    """Embeddings of the run's six texts.
 
-    The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front:
-    what a prior makes of view words that knows mostly one view of things, the cause of faces on every side.
+    The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front,
+    as if the prior were biased towards the front, which causes several faces.
     """
 
     def __init__(self, prior: Prior, guidance_params: GuidanceParams):

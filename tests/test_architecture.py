@@ -20,7 +20,7 @@ from arguments.load import load_config
 from guidance import losses
 from guidance.losses.base import Loss, Residual
 from guidance.prior import guided_noise
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from scene.gaussian_model import GaussianModel
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior
@@ -72,7 +72,7 @@ def test_a_loss_is_a_class_and_an_entry(tmp_path, monkeypatch) -> None:
     config = load_config(words(**SMALL, model_path=tmp_path))
     config = dataclasses.replace(config, guidance=dataclasses.replace(config.guidance, loss="centred"))
     prior = GaussianMixturePrior(Draws(3).normal(2, 3, 16, 16), 0.3)
-    prompts, state = PromptBook(prior, config.guidance), TrainState.start(config, "cpu")
+    prompts, state = PromptEmbeddings(prior, config.guidance), TrainState.start(config, "cpu")
     for _ in range(3):
         _, update = training_step(state, prior, prompts, config)
         assert update.fault is None

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from scene.ply import read_vertices
 from trainer.priors import load_prior
 from trainer.state import TrainState
@@ -39,7 +39,7 @@ def run(request, golden_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     config = _config(recorded, golden_dir, folder)
     prior = load_prior(config, "cpu")
-    prompts = PromptBook(prior, config.guidance)
+    prompts = PromptEmbeddings(prior, config.guidance)
     state, steps = TrainState.start(config, "cpu"), []
     for _ in range(config.optimization.iterations):
         report = compute_gradients(state, prior, prompts, config)

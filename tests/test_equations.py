@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from toy.ideal import IdealPrior
 from trainer.state import TrainState
 from trainer.step import apply_update, compute_gradients
@@ -68,7 +68,7 @@ def called(tmp_path_factory) -> set[tuple[str, str]]:
         state = TrainState.start(config, "cpu")
         state.begin_cograd(config, prior.alphas_cumprod)
         for _ in range(6):
-            report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
+            report = compute_gradients(state, prior, PromptEmbeddings(prior, config.guidance), config)
             apply_update(state, report, config)
             assert report.fault is None
     finally:

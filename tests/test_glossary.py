@@ -1,24 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages, documents and public names use the field's words (tests/documented/glossary.py)."""
+"""Messages, comments, documents and public names use the field's words (tests/documented/glossary.py)."""
 
 import pytest
 
 from tests.documented.commands import PAGES, ROOT
 from tests.documented.glossary import findings, in_name, in_text, product_files
 
-IN_WORK: set[str] = {
-    "guidance", "trainer", "cograd", "gaussian_renderer", "train.py", "arguments",
-}  # fmt: skip
-"""Folders whose words are being changed."""
+FILES = [*PAGES, *product_files()]
 
 
-def files() -> list:
-    """Every product file and document, but those of IN_WORK."""
-    named = [(path, path.relative_to(ROOT)) for path in (*PAGES, *product_files())]
-    return [path for path, name in named if not {name.parts[0], name.as_posix()} & IN_WORK]
-
-
-@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_fields_words_are_used(path) -> None:
     assert findings(path) == []
 
@@ -34,7 +25,9 @@ def test_a_word_of_a_text_is_noticed(text) -> None:
     assert in_text(text)
 
 
-@pytest.mark.parametrize("text", ["a share of all images", "on and off", "in line with", "the mold", "image, dtype", "foregone"])
+@pytest.mark.parametrize(
+    "text", ["a share of all images", "on and off", "in line with", "the mold", "image, dtype", "foregone"]
+)
 def test_other_words_are_left_alone(text) -> None:
     assert not in_text(text)
 

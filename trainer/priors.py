@@ -8,7 +8,7 @@ import torch
 from arguments import Config
 from guidance.image_size import prior_size_px
 from guidance.prior import Prior
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from toy.prompt_words import in_known_words
 
 
@@ -36,10 +36,10 @@ def load_prior(config: Config, device: torch.device | str) -> Prior:
     return PRIORS[config.guidance.guidance](config, device)
 
 
-def load_prior_and_prompts(config: Config, device: torch.device) -> tuple[Prior, PromptBook]:
+def load_prior_and_prompts(config: Config, device: torch.device) -> tuple[Prior, PromptEmbeddings]:
     """The prior and the prompt's embeddings; frees the text encoder unless keep_text_encoder. Raises ValueError."""
     prior = load_prior(config, device)
-    prompts = PromptBook(prior, config.guidance)
+    prompts = PromptEmbeddings(prior, config.guidance)
     release = getattr(prior, "release_text_encoder", None)
     if release is not None and not config.guidance.keep_text_encoder:
         release()

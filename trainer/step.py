@@ -25,7 +25,7 @@ from cograd.fusion import Gradient, added, flat
 from gaussian_renderer import Augmentation, render
 from guidance import sd_step
 from guidance.prior import Prior
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import Distillation, distill_views
 from scene.cameras import RCamera
 from trainer.distributed import ALONE, World
@@ -109,7 +109,7 @@ class Update:
 
 
 def training_step(
-    state: TrainState, prior: Prior, prompts: PromptBook, config: Config, world: World = ALONE
+    state: TrainState, prior: Prior, prompts: PromptEmbeddings, config: Config, world: World = ALONE
 ) -> tuple[StepGradients, Update]:
     """A whole step, for those who need nothing between its halves."""
     gradients = compute_gradients(state, prior, prompts, config, world)
@@ -117,7 +117,7 @@ def training_step(
 
 
 def compute_gradients(
-    state: TrainState, prior: Prior, prompts: PromptBook, config: Config, world: World = ALONE
+    state: TrainState, prior: Prior, prompts: PromptEmbeddings, config: Config, world: World = ALONE
 ) -> StepGradients:
     """Runs the step state.iteration + 1 up to its parameter gradients, which are left in `.grad`.
 

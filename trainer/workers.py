@@ -14,7 +14,7 @@ import torch
 
 from arguments import Config
 from guidance.prior import Prior
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from trainer.distributed import World
 from trainer.state import TrainState
 from trainer.step import training_step
@@ -69,7 +69,7 @@ class Workers:
             self.world.broadcast(END)
 
 
-def run_worker(config: Config, world: World, device: torch.device, prior: Prior, prompts: PromptBook) -> None:
+def run_worker(config: Config, world: World, device: torch.device, prior: Prior, prompts: PromptEmbeddings) -> None:
     """A rank other than 0: its part of each step, until rank 0 ends the run. Raises PeerLost when rank 0 is gone."""
     with StopSignals():  # rank 0 handles them
         message = world.broadcast()

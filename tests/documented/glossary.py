@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words that this project does not use, and where to look for them: messages, documents, public names.
-
-A message is a string of two words or more that is no docstring.
-"""
+"""Words that this project does not use, and where to look for them: messages, comments, documents, public names."""
 
 import ast
+import io
 import re
 import subprocess
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ TEXT = (
     Entry(r"\b(leaders?|followers?)\b", "rank 0, workers"),
     Entry(r"\bSIG\w+ came\b", "Received SIG..."),
 )
-"""Of messages and documents."""
+"""Of messages, comments and documents."""
 
 NAMES = (
     Entry("picture|pictures", "image"),
@@ -96,22 +95,24 @@ def in_name(name: str) -> list[str]:
     return [f"{name}: write {entry.instead}" for entry in NAMES if set(parts) & set(entry.pattern.split("|"))]
 
 
-def messages(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, text) of each string of a file that may reach a user."""
-    tree = ast.parse(path.read_text("utf-8"))
-    docstrings = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
-        if is_text and len(node.value.split()) > 1:
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of each comment of a file and of each string of two words or more, docstrings included."""
+    source = path.read_text("utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) > 1:
             yield node.lineno, node.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def public_names(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, name) of a file's own name, its definitions, and the fields and parameters of those."""
+    """(line, name) of a file, its definitions, their fields and parameters, and its flags (strings like --flag)."""
     tree = ast.parse(path.read_text("utf-8"))
     yield 1, path.stem
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"--[\w-]+", str(node.value)):
+            yield node.lineno, node.value.lstrip("-").replace("-", "_")
     yield from ((node.lineno, name) for node in _definitions(tree) for name in _names_of(node))
 
 
@@ -152,6 +153,6 @@ def findings(path: Path) -> list[str]:
     name = path.relative_to(ROOT).as_posix()
     if path in PAGES:
         return [f"{name}:{line}: {word}" for line, text in prose(path) for word in in_text(text)]
-    found = [(line, word) for line, text in messages(path) for word in in_text(text)]
+    found = [(line, word) for line, text in texts(path) for word in in_text(text)]
     found += [(line, word) for line, public in public_names(path) for word in in_name(public)]
     return [f"{name}:{line}: {word}" for line, word in sorted(found)]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from arguments import GuidanceParams
-from guidance.prompts import PromptBook, PromptTexts
+from guidance.prompts import PromptEmbeddings, PromptTexts
 from tests.fuzzing.engine import LawBroken, Target
 from toy.captions import COLOURS, SYNONYMS, view_word_of, vocabulary
 from toy.objects import CLASSES
@@ -57,7 +57,7 @@ def law(given: tuple[str, list[float], bool]) -> bool:
         return False
     if not texts.front.startswith(text):
         raise LawBroken("the front's text is another")
-    conditioning = PromptBook(Texts(), params).conditioning(azimuths)
+    conditioning = PromptEmbeddings(Texts(), params).conditioning(azimuths)
     if not all(x.isfinite().all() for x in (conditioning.positive, *(w for _, w in conditioning.negatives))):
         raise LawBroken("a conditioning that is not finite")
     return _understood(text)

@@ -14,7 +14,7 @@ import torch
 from arguments import GuidanceParams
 from guidance import sd_step
 from guidance.losses import ISM, make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior, mixture_eps
@@ -34,7 +34,7 @@ def one_gaussian():
 
 
 def conditioning(prior, views, params=PARAMS):
-    return PromptBook(prior, params).conditioning([0.0] * views)
+    return PromptEmbeddings(prior, params).conditioning([0.0] * views)
 
 
 def spread(abar):

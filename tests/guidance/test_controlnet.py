@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from arguments import Config, GuidanceParams, OptimizationParams
 from arguments.load import load_config
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
@@ -94,7 +94,7 @@ def test_every_call_of_a_step_sees_each_views_disparity(change, seed):
     """Turned as the views are, once for each text; SDS, ISM and Perp-Neg alike; no gradient into the disparity."""
     prior = Watched(rand(3, 3, 8, 8).double(), 0.3)
     params = GuidanceParams(text="x", **{"perpneg": False, **change})
-    cond = PromptBook(prior, params).conditioning([0.0, 100.0])
+    cond = PromptEmbeddings(prior, params).conditioning([0.0, 100.0])
     rgb, depth, alpha = rand(2, 3, 8, 8).requires_grad_(), rand(2, 1, 8, 8, seed=9).requires_grad_(), rand(2, 1, 8, 8)
     results = []
     for use_control in (False, True):
@@ -147,7 +147,7 @@ def step(tiny, tmp_path, folder, name, **changes):
         words |= {"controlnet_model_key": folder}
     config = load_config([piece for key, value in words.items() for piece in (f"--{key}", str(value))])
     prior, state = StableDiffusion(config.guidance, "cpu"), TrainState.start(config, "cpu")
-    report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
+    report = compute_gradients(state, prior, PromptEmbeddings(prior, config.guidance), config)
     assert report.fault is None
     return report
 

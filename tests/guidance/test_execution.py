@@ -13,7 +13,7 @@ from arguments.load import load_config
 from guidance.cuda_graphs import MOST_GRAPHS, GraphedCall
 from guidance.execution import Execution, offload
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
@@ -30,7 +30,7 @@ def step(key, **changes):
     """One distillation of three views with Perp-Neg: the prior, and what it gave by NAMES."""
     params = GuidanceParams(model_key=str(key), text="a cat", perpneg=True, **changes)
     prior = StableDiffusion(params, "cpu")
-    cond = PromptBook(prior, params).conditioning([10.0, -60.0, 170.0])
+    cond = PromptEmbeddings(prior, params).conditioning([10.0, -60.0, 170.0])
     draws = Draws(1)
     rgb = draws.uniform(3, 3, 64, 64).requires_grad_()
     depth, alpha = draws.uniform(3, 1, 64, 64), torch.zeros(3, 1, 64, 64)

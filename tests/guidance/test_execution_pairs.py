@@ -15,7 +15,7 @@ from arguments import GuidanceParams
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from utils.random_streams import RandomStreams
@@ -87,7 +87,7 @@ def step(key, **settings):
     """Latents, guidance on them and gradient on the images of one ISM step of two views."""
     params = GuidanceParams(model_key=str(key), text="a cat", perpneg=False, **settings)
     prior = StableDiffusion(params, "cpu")
-    cond = PromptBook(prior, params).conditioning([10.0, 100.0])
+    cond = PromptEmbeddings(prior, params).conditioning([10.0, 100.0])
     if not params.keep_text_encoder:
         prior.release_text_encoder()
     numbers = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from arguments import GuidanceParams
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
@@ -144,7 +144,7 @@ def test_zero_terminal_snr_gives_finite_guidance_at_every_timestep(folder, kind)
     assert prior.alphas_cumprod[-1] == 2.0**-24 and prior.alphas_cumprod.min() > 0
     numbers = np.random.default_rng(0)
     images = [torch.from_numpy(numbers.random((1, c, 16, 16), dtype=np.float32)) for c in (3, 1, 1)]
-    book = PromptBook(prior, GuidanceParams(text="a mug"))
+    book = PromptEmbeddings(prior, GuidanceParams(text="a mug"))
     for ind_t in (999, 998, 0):
         params = GuidanceParams(text="a mug", sds=True)
         options = {"warm_up_rate": 0.0, "as_latent": False, "memory": NoiseMemory(), "ind_t": torch.tensor([ind_t])}

@@ -14,7 +14,7 @@ import torch
 
 from arguments import GuidanceParams
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from utils.random_streams import RandomStreams
@@ -49,7 +49,7 @@ def prior(base_params):
 
 
 def test_prompt_embeddings(golden, prior, base_params):
-    book = PromptBook(prior, base_params)
+    book = PromptEmbeddings(prior, base_params)
     names = {"inverse": "inverse_text"}
     for name, embedding in book.embeddings.items():
         torch.testing.assert_close(embedding, golden[f"embeddings/{names.get(name, name)}"][0], rtol=1e-5, atol=1e-5)
@@ -58,7 +58,7 @@ def test_prompt_embeddings(golden, prior, base_params):
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_match_upstream(case, golden, cases, prior, base_params):
     params = dataclasses.replace(base_params, **cases["cases"][case])
-    conditioning = PromptBook(prior, params).conditioning(cases["common"]["azimuth_deg"])
+    conditioning = PromptEmbeddings(prior, params).conditioning(cases["common"]["azimuth_deg"])
     noise_stream = torch.Generator().manual_seed(params.noise_seed)  # one guidance object runs all four steps
     memory = NoiseMemory()
     for step, warm_up_rate in enumerate(WARM_UP_RATES):

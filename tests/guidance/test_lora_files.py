@@ -13,7 +13,7 @@ from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance.layer_names import original_names
 from guidance.lora import merge_lora, read_lora
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.weights import load_components
@@ -224,7 +224,7 @@ def test_the_shipped_config_runs_with_such_a_file(golden_dir, tmp_path, caplog):
     words = ["--opt", "configs/ts_lora.yaml", "--LoRA_path", path, "--model_key", str(golden_dir / "tiny-sd"), "--device", "cpu"]
     params = load_config(words).guidance
     prior = StableDiffusion(params, "cpu")
-    book = PromptBook(prior, params)
+    book = PromptEmbeddings(prior, params)
     token = prior.tokenizer.convert_tokens_to_ids("<Taylor_Swift>")
     assert all(token in prior._texts.tokens(getattr(book.texts, name)) for name in ("default", "front", "side", "back"))
     assert not [record for record in caplog.records if "learned word" in record.getMessage()]

@@ -17,7 +17,7 @@ from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance import score
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from tests.mixture_prior import GaussianMixturePrior
@@ -35,7 +35,7 @@ def on_meta(golden_dir):
     """The tiny pipeline and its prompts, moved where no number can be read."""
     params = GuidanceParams(model_key=str(golden_dir / "tiny-sd"), text="a cat", perpneg=True)
     prior = StableDiffusion(params, "cpu")
-    prompts = PromptBook(prior, params)
+    prompts = PromptEmbeddings(prior, params)
     prompts.embeddings = {name: x.to(META) for name, x in prompts.embeddings.items()}
     for module in (prior.unet, prior.vae):
         module.to(META)
@@ -93,7 +93,7 @@ def reads_of_a_step(folder, views):
     words = [word for k, v in {**settings, "C_batch_size": views, "model_path": folder}.items() for word in (f"--{k}", str(v))]
     config = load_config(words)
     prior = GaussianMixturePrior(torch.zeros(1, 3, 16, 16), 0.3)
-    state, prompts = TrainState.start(config, "cpu"), PromptBook(prior, config.guidance)
+    state, prompts = TrainState.start(config, "cpu"), PromptEmbeddings(prior, config.guidance)
     with Reads() as reads:
         report = compute_gradients(state, prior, prompts, config)
         apply_update(state, report, config)
@@ -135,7 +135,7 @@ def test_nothing_flushes_the_cache_or_waits_for_the_device():
 def test_on_a_gpu_a_distillation_waits_nowhere(golden_dir):
     params = GuidanceParams(model_key=str(golden_dir / "tiny-sd"), text="a cat", perpneg=True)
     prior, streams = StableDiffusion(params, "cuda"), RandomStreams(0, device="cuda")
-    prompts, rgb = PromptBook(prior, params), torch.rand(3, 3, 64, 64, device="cuda", requires_grad=True)
+    prompts, rgb = PromptEmbeddings(prior, params), torch.rand(3, 3, 64, 64, device="cuda", requires_grad=True)
     rest = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), "ind_t": torch.tensor([900, 30, 450])}
     for mode in ("default", "error"):  # the first call chooses kernels
         torch.cuda.set_sync_debug_mode(mode)

@@ -6,7 +6,7 @@ import torch
 from arguments import GuidanceParams
 from guidance.losses import make_loss
 from guidance.panel import COLUMNS, MARGIN_PX, guidance_panel, saturation
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior
@@ -16,7 +16,7 @@ from utils.random_streams import RandomStreams
 def step(seed):
     prior = GaussianMixturePrior(Draws(0).uniform(2, 3, 6, 5), 0.2)
     params = GuidanceParams(text="x", perpneg=False)
-    cond = PromptBook(prior, params).conditioning([0.0, 90.0])
+    cond = PromptEmbeddings(prior, params).conditioning([0.0, 90.0])
     rgb = Draws(seed).uniform(2, 3, 6, 5).requires_grad_()
     depth, alpha = rgb.detach()[:, :1], rgb.detach()[:, 1:2]
     result = distill_views(
@@ -57,7 +57,7 @@ def test_previews_of_the_true_image_are_the_image():
     image = (image + image.flip(-1)) / 2
     prior = GaussianMixturePrior(2 * image - 1, 0.0)
     params = GuidanceParams(text="x", perpneg=False, sds=True)
-    cond = PromptBook(prior, params).conditioning([0.0])
+    cond = PromptEmbeddings(prior, params).conditioning([0.0])
     blank = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     result = distill_views(
         prior, image.requires_grad_(), blank, blank, cond, make_loss(params), RandomStreams(0),

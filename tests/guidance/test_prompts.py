@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.prompts import PromptBook, PromptTexts
+from guidance.prompts import PromptEmbeddings, PromptTexts
 from tests.mixture_prior import GaussianMixturePrior
 
 TEXTS = {"a cat, front view": [1.0, 0, 0], "a cat, side view": [0, 1.0, 0], "a cat, back view": [0, 0, 1.0]}
@@ -27,7 +27,7 @@ def prior():
 
 
 def book(prior, **changes):
-    return PromptBook(prior, GuidanceParams(text="a cat", perpneg=False, **changes))
+    return PromptEmbeddings(prior, GuidanceParams(text="a cat", perpneg=False, **changes))
 
 
 def test_texts_are_upstreams():
@@ -68,7 +68,7 @@ def test_conditioning_has_one_row_a_view_and_negatives_only_with_perp_neg(prior)
     plain = book(prior).conditioning(azimuths)
     assert plain.negatives == ()
     assert {plain.uncond.shape, plain.positive.shape, plain.inverse.shape} == {(4, 1, 3)}
-    perp_neg = PromptBook(prior, GuidanceParams(text="a cat", perpneg=True)).conditioning(azimuths)
+    perp_neg = PromptEmbeddings(prior, GuidanceParams(text="a cat", perpneg=True)).conditioning(azimuths)
     assert torch.equal(perp_neg.positive, plain.positive)
     (first, first_weights), (second, second_weights) = perp_neg.negatives
     assert first[:, 0].argmax(1).tolist() == [0, 1, 1, 0]  # front in the front half, side behind
@@ -80,4 +80,4 @@ def test_conditioning_has_one_row_a_view_and_negatives_only_with_perp_neg(prior)
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_prompt_is_refused(prior, text):
     with pytest.raises(ValueError, match=r"GuidanceParams.text is empty; give a prompt, for example --text"):
-        PromptBook(prior, GuidanceParams(text=text))
+        PromptEmbeddings(prior, GuidanceParams(text=text))

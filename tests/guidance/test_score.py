@@ -11,7 +11,7 @@ from arguments import GuidanceParams
 from guidance import sd_step
 from guidance.losses import make_loss
 from guidance.prior import Conditioning
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior
@@ -53,7 +53,7 @@ def run(prior, params=PARAMS, seed=0, views=4, **changes):
     rgb, depth, alpha = images(views)
     options = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), **changes}
     streams = options.pop("streams", None) or RandomStreams(seed)
-    cond = PromptBook(prior, params).conditioning(AZIMUTHS_DEG[:views])
+    cond = PromptEmbeddings(prior, params).conditioning(AZIMUTHS_DEG[:views])
     return distill_views(prior, rgb, depth, alpha, cond, make_loss(params), streams, **options)
 
 
@@ -67,7 +67,7 @@ def rows_of(cond, rows):
 )
 def test_views_with_their_own_timestep_equal_each_view_alone(prior, change):
     params = dataclasses.replace(PARAMS, **change)
-    cond = PromptBook(prior, params).conditioning(AZIMUTHS_DEG)
+    cond = PromptEmbeddings(prior, params).conditioning(AZIMUTHS_DEG)
     latents, noise, ind_t = randn(4, 3, 4, 4, seed=2), randn(4, 3, 4, 4, seed=3), torch.tensor([900, 30, 450, 101])
     together = make_loss(params)(prior, latents, noise, ind_t, cond)
     for view in range(4):
@@ -79,7 +79,7 @@ def test_views_with_their_own_timestep_equal_each_view_alone(prior, change):
 
 
 def test_permuting_views_permutes_the_result(prior):
-    cond = PromptBook(prior, PARAMS).conditioning(AZIMUTHS_DEG)
+    cond = PromptEmbeddings(prior, PARAMS).conditioning(AZIMUTHS_DEG)
     latents, noise, ind_t = randn(4, 3, 4, 4, seed=2), randn(4, 3, 4, 4, seed=3), torch.tensor([900, 30, 450, 101])
     order = torch.tensor([2, 0, 3, 1])
     straight = make_loss(PARAMS)(prior, latents, noise, ind_t, cond)
@@ -122,7 +122,7 @@ def test_timesteps_drawn_over_thirty_steps_are_upstreams(golden_dir, name):
     params = GuidanceParams(text="x", perpneg=name != "plain")
     prior = GaussianMixturePrior(torch.zeros(1, 4, 8, 8), 0.5)
     prior.encode_imgs = lambda images, generator, share: torch.zeros(len(images), 4, 8, 8)
-    cond = PromptBook(prior, params).conditioning([0.0, 90.0])
+    cond = PromptEmbeddings(prior, params).conditioning([0.0, 90.0])
     streams, memory, blank = RandomStreams(0), NoiseMemory(), torch.zeros(2, 1, 64, 64)
     for step in trace["trace"]:
         result = distill_views(
@@ -215,7 +215,7 @@ def test_a_number_that_is_not_finite_is_reported_not_hidden(sds):
 
 def test_inputs_that_do_not_fit_are_refused(prior):
     rgb, depth, alpha = images()
-    cond = PromptBook(prior, PARAMS).conditioning(AZIMUTHS_DEG)
+    cond = PromptEmbeddings(prior, PARAMS).conditioning(AZIMUTHS_DEG)
 
     def call(rgb=rgb, depth=depth, alpha=alpha, cond=cond, **more):
         options = {"warm_up_rate": 0.0, "as_latent": False, "memory": NoiseMemory(), **more}
@@ -226,6 +226,6 @@ def test_inputs_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match=r"pred_alpha has shape \(4, 3, 4, 4\); expected \(4, 1, 4, 4\)"):
         call(alpha=rgb)
     with pytest.raises(ValueError, match=r"conditioning is for 2 views but 4 were rendered"):
-        call(cond=PromptBook(prior, PARAMS).conditioning([0.0, 1.0]))
+        call(cond=PromptEmbeddings(prior, PARAMS).conditioning([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"ind_t has shape \(1,\); expected \(4,\)"):
         call(ind_t=torch.tensor([3]))

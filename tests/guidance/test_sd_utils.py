@@ -10,7 +10,7 @@ import torch
 
 from arguments import GuidanceParams
 from guidance.losses import make_loss
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
@@ -146,7 +146,7 @@ def test_shares_of_the_views_are_distilled_as_the_whole(prior, change):
     """Two of three views and the third in another process: posterior, noise and timesteps drawn as for all three."""
     params = GuidanceParams(text="a mug", **change)
     rgb, depth, azimuth_deg = rand(3, 3, 32, 32), rand(3, 1, 32, 32), [10.0, -80.0, 170.0]
-    book = PromptBook(prior, params)
+    book = PromptEmbeddings(prior, params)
 
     def run(shard):
         streams, memory = RandomStreams(3), NoiseMemory()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.prompts import ENDINGS, VIEWS, PromptBook
+from guidance.prompts import ENDINGS, VIEWS, PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
 from guidance.text_encoder import TextEncoder
 from toy.prompt_words import in_known_words
@@ -46,7 +46,7 @@ LONG = {
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_sides_of_a_long_prompt_differ(prior, text, caplog):
     with caplog.at_level(logging.WARNING, logger="guidance"):
-        book = PromptBook(prior, GuidanceParams(text=text, perpneg=True))
+        book = PromptEmbeddings(prior, GuidanceParams(text=text, perpneg=True))
     sides = [book.embeddings[view] for view in VIEWS]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert (sides[first] - sides[second]).abs().max() > 1e-3
@@ -69,7 +69,7 @@ def test_as_many_whole_words_as_fit_are_kept(prior):
 def test_at_the_limit(prior, beyond, caplog):
     """A prompt is cut if it does not fit with its view words (four tokens), and left as it is otherwise."""
     text = words(prior, prior._texts.limit + beyond)
-    texts = PromptBook(prior, GuidanceParams(text=text)).texts
+    texts = PromptEmbeddings(prior, GuidanceParams(text=text)).texts
     ending = len(prior._texts.tokens("a" + ENDS[0])) - 3
     assert (texts.front == text + ENDS[0]) == (beyond + ending <= 0)
     assert (texts.default == text) == (beyond <= 0)
@@ -85,7 +85,7 @@ def test_a_prompt_that_fits_is_encoded_as_ever(prior):
 
 def test_negative_and_inverse_text_lose_their_end_in_one_line(prior, caplog):
     negative, inverse = "red " * 100, "mug " * 100
-    book = PromptBook(prior, GuidanceParams(text="a mug", negative=negative, inverse_text=inverse))
+    book = PromptEmbeddings(prior, GuidanceParams(text="a mug", negative=negative, inverse_text=inverse))
     lines = [record.getMessage() for record in caplog.records if "cut at the end" in record.getMessage()]
     assert len(lines) == 1 and "'red red" in lines[0] and "'mug mug" in lines[0]
     assert book.texts.uncond == negative
@@ -123,13 +123,13 @@ def test_words_that_are_left_out_take_no_room(golden_dir, caplog):
     prior = StableDiffusion(GuidanceParams(model_key=str(key)), "cpu", in_known_words)
     text = "a red mug " + "gleaming " * 30
     assert prior.shorten(text, ENDS) == text
-    sides = PromptBook(prior, GuidanceParams(text=text)).embeddings
+    sides = PromptEmbeddings(prior, GuidanceParams(text=text)).embeddings
     assert (sides["front"] - sides["back"]).abs().max() > 1e-3 and not caplog.records
 
 
 @pytest.mark.parametrize(("text", "words"), [("A <Taylor_Swift> wearing <zork>", "'<Taylor_Swift>', '<zork>'"), ("a mug", None), ("3 < 4 > 2", None), ("a <|endoftext|>", None)])
 def test_a_bracketed_word_that_no_file_brought_is_reported(priors, caplog, text, words):
     """As in configs/ts_lora.yaml with a file of another word: it would be read letter by letter in silence."""
-    PromptBook(priors["tiny-sd"], GuidanceParams(text=text))
+    PromptEmbeddings(priors["tiny-sd"], GuidanceParams(text=text))
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ([f"{words}: no file of LoRA_path or textual_inversion_path has the word; it is read as text"] if words else [])

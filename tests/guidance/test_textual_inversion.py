@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from arguments import GuidanceParams
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.textual_inversion import read_words
@@ -74,7 +74,7 @@ def test_the_word_is_replaced_as_diffusers_replaces_it(load, tmp_path, text):
 def test_all_texts_of_a_run_have_all_vectors(load, golden_dir, tmp_path):
     files = [write(tmp_path / f"{k}.safetensors", {"<zork>": torch.cat([vectors(1), vectors(2, seed)])}) for k, seed in enumerate((1, 2))]
     texts = {"text": "a <zork>", "negative": "ugly <zork>", "inverse_text": "<zork>"}
-    books = [PromptBook(load(file), GuidanceParams(**texts)) for file in files]
+    books = [PromptEmbeddings(load(file), GuidanceParams(**texts)) for file in files]
     for name, embedding in books[0].embeddings.items():
         assert (embedding - books[1].embeddings[name]).abs().max() > 1e-3, name
 
@@ -135,7 +135,7 @@ def test_the_scheduler_stays_as_it_is(golden_dir, tmp_path):
 def test_a_word_that_no_text_contains_is_reported_once(load, tmp_path, caplog):
     prior = load(write(tmp_path / "words.safetensors", {"<zork>": vectors(2), "<used>": vectors(1)}))
     with caplog.at_level(logging.WARNING):
-        PromptBook(prior, GuidanceParams(text="a zork", negative="<used>"))
+        PromptEmbeddings(prior, GuidanceParams(text="a zork", negative="<used>"))
         prior.get_text_embeds(["a cat"])
     [record] = caplog.records
     assert record.getMessage().startswith("learned word '<zork>': it is in none of the run's texts, so it changes nothing;")
@@ -144,7 +144,7 @@ def test_a_word_that_no_text_contains_is_reported_once(load, tmp_path, caplog):
 
 @pytest.mark.parametrize("text", ["a <zork>", "A <ZORK>, front view"])
 def test_a_word_that_is_used_is_not_reported(load, tmp_path, caplog, text):
-    PromptBook(load(write(tmp_path / "w.safetensors", {"<zork>": vectors(2)})), GuidanceParams(text=text))
+    PromptEmbeddings(load(write(tmp_path / "w.safetensors", {"<zork>": vectors(2)})), GuidanceParams(text=text))
     assert not caplog.records
 
 

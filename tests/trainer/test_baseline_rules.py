@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from trainer.state import TrainState
 from trainer.step import apply_update, compute_gradients, prepare_schedules
 
@@ -23,7 +23,7 @@ def run(tmp_path, prior):
     for name, value in {**SMALL, "model_path": tmp_path}.items():
         words += [f"--{name}", *str(value).split()]
     config = load_config(words)
-    state, prompts = TrainState.start(config, "cpu"), PromptBook(prior, config.guidance)
+    state, prompts = TrainState.start(config, "cpu"), PromptEmbeddings(prior, config.guidance)
 
     def step():
         report = compute_gradients(state, prior, prompts, config)

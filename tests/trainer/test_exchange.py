@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior
 from tests.ranks import in_ranks
@@ -55,7 +55,7 @@ def _run(world: World, folder: Path, name: str) -> tuple[list[dict], dict]:
     prior.bad_call = BAD_CALL if name == "faulty" and world.rank == world.size - 1 else -1
     state, steps = TrainState.start(config, "cpu"), []
     state.begin_cograd(config, prior.alphas_cumprod)
-    prompts = PromptBook(prior, config.guidance)
+    prompts = PromptEmbeddings(prior, config.guidance)
     for _ in range(STEPS):
         report = compute_gradients(state, prior, prompts, config, world)
         gradients = {n: p.grad.clone() for n, p in state.gaussians.parameters_in_order().items() if p.grad is not None}

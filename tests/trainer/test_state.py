@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arguments.load import load_config
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from tests.trees import equal
 from trainer.state import TrainState
 from trainer.step import apply_update, compute_gradients
@@ -25,7 +25,7 @@ def _config(folder: Path):
 
 
 def _run(state: TrainState, prior, config, until: int) -> TrainState:
-    prompts = PromptBook(prior, config.guidance)
+    prompts = PromptEmbeddings(prior, config.guidance)
     while state.iteration < until:
         apply_update(state, compute_gradients(state, prior, prompts, config), config)
     return state

@@ -10,7 +10,7 @@ import torch
 from arguments import Config
 from arguments.load import load_config
 from cograd import CoGrad
-from guidance.prompts import PromptBook
+from guidance.prompts import PromptEmbeddings
 from tests.trees import equal
 from trainer import step as training_step
 from trainer.state import TrainState
@@ -46,7 +46,7 @@ def _gradients(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def _step(state: TrainState, prior, config: Config) -> tuple[StepGradients, dict[str, torch.Tensor], Update]:
-    step = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
+    step = compute_gradients(state, prior, PromptEmbeddings(prior, config.guidance), config)
     gradients = _gradients(state)
     update = apply_update(state, step, config)
     assert step.fault is None and update.fault is None
@@ -198,7 +198,7 @@ def test_the_optimizer_leaves_the_stored_gradient_alone(tmp_path, prior) -> None
     config = _config(tmp_path, C_batch_size=1, densify_until_iter=0, max_t_difference=0, weight_decay=0.1)
     state = _start(config, prior)
     for _ in range(6):
-        report = compute_gradients(state, prior, PromptBook(prior, config.guidance), config)
+        report = compute_gradients(state, prior, PromptEmbeddings(prior, config.guidance), config)
         g_main = {name: g.clone() for name, g in report.views[0].g_main.items()}
         apply_update(state, report, config)
         region = int(report.draws.plan.regions[0])

@@ -96,7 +96,7 @@ def address(tensor: torch.Tensor | None) -> int | None:
 
 
 def shared_by_views(name: str, shape: torch.Size, n: int) -> bool:
-    """Whether an array is [N, ...] for all views, and not [B, N, ...]; shs is told by its dimensions, B*M may be M'."""
+    """Whether an array is [N, ...] for all views, and not [B, N, ...]; for shs by dimensions, as B*M may be M'."""
     widths = {"means": 3, "means2d": 3, "colors": 3, "opacities": 1, "scales": 3, "rotations": 4, "cov3": 6}
     return len(shape) == 3 if name == "shs" else shape.numel() == n * widths[name]
 
