@@ -149,7 +149,7 @@ def test_no_memory_during_start_up(tmp_path, monkeypatch, capsys, where) -> None
 def test_a_disk_that_fails_during_start_up(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(trainer.priors, "load_prior", _raise(OSError(28, "No space left on device")))
     assert train.main(words(tmp_path / "run", **PLAIN)) == REFUSED
-    assert "train.py: the run cannot be started ([Errno 28] No space left on device)" in capsys.readouterr().err
+    assert "train.py: the run cannot start ([Errno 28] No space left on device)" in capsys.readouterr().err
 
 
 WRITERS = {
@@ -209,7 +209,7 @@ def test_a_refusal_after_everything_is_open_stands_on_its_own_line(tmp_path, mon
 
     assert train.main(words(tmp_path / "run", **PLAIN | {"iterations": 1})) == FINISHED
     capsys.readouterr()
-    monkeypatch.setattr(Recovery, "go_on", _raise(ValueError("the checkpoint is of another kind")))
+    monkeypatch.setattr(Recovery, "resume", _raise(ValueError("the checkpoint is of another kind")))
     assert train.main(words(tmp_path / "run", **PLAIN | {"iterations": 2, "resume": "auto"})) == REFUSED
     assert capsys.readouterr().err.endswith("train.py: the checkpoint is of another kind\n")
     opened = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path)]
