@@ -202,9 +202,9 @@ class GuidanceParams:
     )
     offload_unet: bool = new(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
     memory_check: str = new(
-        "warn",
-        "when a run is estimated to need more memory than is free",
-        choices=("refuse", "warn", "off"),
+        "auto",
+        "when a run is estimated to need more memory than is free; auto: refuse on a CPU, warn on a GPU",
+        choices=("auto", "refuse", "warn", "off"),
     )
     hf_key: str | None = key(None, "older spelling of model_key", unread=True)
     t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", ordered=True, **FRACTION)

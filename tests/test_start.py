@@ -37,7 +37,7 @@ KINDS = {
     # machine
     "device": (["--device", "cuda:7"], "device 'cuda:7' given"),
     "viewer's address": (["--ip", "here", "--port", "0"], "viewer address 'here'"),
-    "memory": (["--init_num_pts", "50000000", "--memory_check", "refuse"], "estimated to need"),
+    "memory": (["--init_num_pts", "50000000"], "estimated to need"),
     # files
     "no model": (["--guidance", "SD"], "GuidanceParams.model_key is not set"),
     "model folder": (["--guidance", "SD", "--model_key", "/no/such/folder"], "/no/such/folder"),
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, caps
 
 def test_a_dry_run_reports_everything_at_once(here, finished, capsys):
     shutil.copytree(finished, "output")
-    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000", "--memory_check", "refuse"]
+    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000"]
     before = tree()
     assert train.main([*argv(), *words, "--dry-run"]) == 2
     told = capsys.readouterr()

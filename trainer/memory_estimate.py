@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a run needs, estimated before it starts: a warning, and the settings that would save most.
+"""How much memory a run needs, estimated before it starts: a report, and the settings that would save most.
 
 No constant below was measured on a GPU. Those of the networks were counted on torch's meta device for Stable Diffusion
 2.1 at 256 and 512 px; the others are assumptions unless they say otherwise.
@@ -127,6 +127,8 @@ def _of_model(model: ModelSize, config: Config, device: torch.device, views: int
 def check_memory(config: Config, device: torch.device, free: int | None = None) -> None:
     """Report a run that is estimated not to fit, by GuidanceParams.memory_check: a warning, or ValueError.
 
+    On a CPU it is refused by default: beyond main memory the kernel ends the process without a message, and its part of
+    the estimate was measured. On a GPU running out is reported where it happens, and the estimate was not measured.
     free: bytes, by default what is free on the device.
     """
     free = free_bytes(device) if free is None else free
@@ -141,7 +143,7 @@ def check_memory(config: Config, device: torch.device, free: int | None = None) 
         f"this run is estimated to need {in_gb(total)} of {device}, which has {in_gb(free)} free ({largest}); "
         f"set {', '.join(savings(config, device))}"
     )
-    if config.guidance.memory_check == "refuse":
+    if config.guidance.memory_check == "refuse" or (config.guidance.memory_check == "auto" and device.type == "cpu"):
         raise ValueError(f"{message}, or GuidanceParams.memory_check: warn to try it as it is")
     logger.warning("%s", message)
 

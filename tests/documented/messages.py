@@ -188,7 +188,7 @@ def too_little_memory(at: Scene) -> None:
 
 def too_many_points(at: Scene) -> None:
     at.patch.setattr("trainer.memory_estimate.free_bytes", lambda device: 10**9)
-    assert at.train(TOY | {"init_num_pts": 50_000_000, "memory_check": "refuse"}, "--dry-run") == 2
+    assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
 
 
 def out_of_memory(at: Scene) -> None:

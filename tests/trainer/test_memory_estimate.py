@@ -146,10 +146,11 @@ def test_the_check_can_warn_or_be_off(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         check_memory(load_config([*large, "--memory_check", "off"]), CPU, GB)
         assert not caplog.records
-        check_memory(load_config(large), CPU, GB)
+        check_memory(load_config([*large, "--memory_check", "warn"]), CPU, GB)
     assert "estimated to need" in caplog.text and "memory_check" not in caplog.text
-    with pytest.raises(ValueError, match="estimated to need"):
-        check_memory(refusing(*large), CPU, GB)
+    for asked in ([], ["--memory_check", "refuse"]):
+        with pytest.raises(ValueError, match="estimated to need"):
+            check_memory(load_config([*large, *asked]), CPU, GB)
 
 
 TOO_LARGE = {
@@ -162,10 +163,10 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize(("words", "remedy"), TOO_LARGE.items())
-def test_a_run_that_does_not_fit_into_main_memory_can_be_refused_before_any_work(words, remedy, tmp_path, monkeypatch, capsys) -> None:
+def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(words, remedy, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("trainer.memory_estimate.free_bytes", lambda device: 2 * GB)
     monkeypatch.setattr("trainer.state.TrainState.start", lambda *_, **__: pytest.fail("points were sampled"))
-    argv = [*IDEAL, "--device", "cpu", *words.split(), "--model_path", str(tmp_path / "run"), "--memory_check", "refuse"]
+    argv = [*IDEAL, "--device", "cpu", *words.split(), "--model_path", str(tmp_path / "run")]
     assert train.main(argv) == 2
     told = capsys.readouterr().err
     assert "estimated to need" in told and "of cpu, which has 2.0 GB free" in told and remedy in told
