@@ -203,7 +203,7 @@ class GuidanceParams:
     offload_unet: bool = new(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
     memory_check: str = new(
         "auto",
-        "when a run is estimated to need more memory than is free; auto: refuse on a CPU, warn on a GPU",
+        "when a run is estimated to need more memory than is free; auto: refuse on a CPU, warn on a GPU or with SD",
         choices=("auto", "refuse", "warn", "off"),
     )
     hf_key: str | None = key(None, "older spelling of model_key", unread=True)

@@ -34,7 +34,7 @@ def browser_page(width_px: int = 1280, height_px: int = 900, **context) -> Itera
         window.set_default_timeout(1000 * PATIENCE_S)
         page = window.new_page()
         page.complaints = []
-        page.on("console", lambda said: said.type in ("error", "warning") and page.complaints.append(said.text))
+        page.on("console", lambda said: said.type in ("error", "warning") and page.complaints.append(f"{said.text} {said.location}"))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         try:
             yield page

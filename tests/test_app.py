@@ -95,7 +95,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text(f"{len(QUICK)} changed").wait_for()
         assert not (folder / "a-yellow-mug-with-blue-handle").exists()  # a refused start leaves nothing
         page.get_by_role("button", name="Start").click()
-        page.get_by_text("getting ready", exact=True).wait_for()
+        page.get_by_text("starting", exact=True).wait_for()
         run = until(lambda: _process(folder / "a-yellow-mug-with-blue-handle"))
         with _stopped(run):  # so that it does not end before a slow browser has looked
             _wait_and_leave(page.context.new_page(), address)

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, caps
 
 def test_a_dry_run_reports_everything_at_once(here, finished, capsys):
     shutil.copytree(finished, "output")
-    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000"]
+    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000", "--memory_check", "refuse"]
     before = tree()
     assert train.main([*argv(), *words, "--dry-run"]) == 2
     told = capsys.readouterr()

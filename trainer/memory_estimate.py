@@ -127,14 +127,15 @@ def _of_model(model: ModelSize, config: Config, device: torch.device, views: int
 def check_memory(config: Config, device: torch.device, free: int | None = None) -> None:
     """Report a run that is estimated not to fit, by GuidanceParams.memory_check: a warning, or ValueError.
 
-    On a CPU it is refused by default: beyond main memory the kernel ends the process without a message, and its part of
-    the estimate was measured. On a GPU running out is reported where it happens, and the estimate was not measured.
+    By default it is refused on a CPU, where beyond main memory the kernel ends the process without a message. On a GPU,
+    where running out is reported, and for a diffusion model, whose part was not measured, there is a warning.
     free: bytes, by default what is free on the device.
     """
     free = free_bytes(device) if free is None else free
     if config.guidance.memory_check == "off" or free is None:
         return
-    parts = estimate(config, device, ModelSize.of(config))
+    model = ModelSize.of(config)
+    parts = estimate(config, device, model)
     total = sum(parts.values())
     if total <= free:
         return
@@ -143,7 +144,8 @@ def check_memory(config: Config, device: torch.device, free: int | None = None) 
         f"this run is estimated to need {in_gb(total)} of {device}, which has {in_gb(free)} free ({largest}); "
         f"set {', '.join(savings(config, device))}"
     )
-    if config.guidance.memory_check == "refuse" or (config.guidance.memory_check == "auto" and device.type == "cpu"):
+    refuses = {"refuse": True, "auto": device.type == "cpu" and model is None}
+    if refuses.get(config.guidance.memory_check):
         raise ValueError(f"{message}, or GuidanceParams.memory_check: warn to try it as it is")
     logger.warning("%s", message)
 

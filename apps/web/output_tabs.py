@@ -31,7 +31,7 @@ TABS = {
     "live": OutputTab(
         "Live",
         outputs.panel,
-        "pretab.png",
+        "preview.png",
         "Above: rendered training views. Below: the prior's prediction for them.",
         "Training views appear here: above the rendered images, below the prior's prediction for them.",
     ),

@@ -50,5 +50,5 @@ def test_rates_by_method() -> None:
 def test_labels_of_another_sheet_are_told() -> None:
     with pytest.raises(ValueError, match=r"the labels name '017', which the key lacks"):
         rates({"017": "janus"}, KEY, METHOD_OF)
-    with pytest.raises(ValueError, match=r"the labels say 'maybe'; expected consistent, janus, unsure"):
+    with pytest.raises(ValueError, match=r"the labels hold 'maybe'; expected consistent, janus, unsure"):
         rates({"001": "maybe"}, KEY, METHOD_OF)

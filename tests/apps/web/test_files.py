@@ -13,7 +13,7 @@ import pytest
 from apps.web import job as jobs
 from apps.web import outputs
 from apps.web.job import slug
-from apps.web.progress import LogReader, clock, curve
+from apps.web.progress import CURVE_POINTS, LogReader, clock, curve
 from apps.web.server_state import ServerState
 
 
@@ -126,8 +126,9 @@ def test_steps_done_again_replace_those_before(tmp_path) -> None:
 
 
 def test_the_curve_has_means_of_equal_stretches() -> None:
-    assert curve({}) == [] and curve({1: 2.0, 2: 4.0}, 1) == [(2, 3.0)]
-    assert len(curve({step: 1.0 for step in range(1, 1001)}, 120)) <= 120
+    assert curve({}) == [] and curve({1: 2.0, 2: 4.0}) == [(1, 2.0), (2, 4.0)]
+    points = curve({step: float(step) for step in range(1, 1001)})
+    assert len(points) <= CURVE_POINTS and points[0] == (9, 5.0) and points[-1][0] == 1000
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
