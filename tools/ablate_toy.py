@@ -41,7 +41,6 @@ from evaluation.experiments.grid import (
     CONFIGS,
     FRONT_OBJECTS,
     OBJECTS,
-    OTHER_OBJECTS,
     VARIANTS,
     ablation_run,
     check_regions,
@@ -63,8 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--weak", type=float, default=0.7, help="GuidanceParams.front_bias of weak words")
     add("--front_bias", type=Path, metavar="FILE.json", help="of weak words, an object each")
     add("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
-    for flag, prompts in (("--other_objects", OTHER_OBJECTS), ("--front_objects", FRONT_OBJECTS)):
-        add(flag, action="store_const", dest="objects", const=list(prompts))
+    add("--front_objects", action="store_const", dest="objects", const=list(FRONT_OBJECTS))
     add("--variants", nargs="+", choices=list(VARIANTS), default=ABLATION_VARIANTS)
     add("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")

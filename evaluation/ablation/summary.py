@@ -37,8 +37,6 @@ CONTRASTS = (
     ("C, uniform regions, no local states", "fusion_alone", "schedule_only"),
     ("local states, uniform regions", "wo_region", "fusion_alone"),
     ("all but A - schedule", "wo_region", "schedule_only"),
-    ("tried - paper's", "tried", "full"),
-    ("tried - schedule", "tried", "schedule_only"),
 )
 """(name, variant, the variant that is subtracted)."""
 

@@ -14,17 +14,11 @@ from arguments import Config
 from arguments.load import load_config
 from evaluation.experiments.runs import ROOT, Run
 
-OBJECTS = (  # the variant "tried" was chosen on these
+OBJECTS = (
     "a cyan robot with orange arms",
     "a white snowman with red scarf",
     "a yellow house with red roof",
     "a brown donut with pink icing",
-)
-OTHER_OBJECTS = (  # and on none of these
-    "a purple owl with green belly",
-    "an orange cat with blue collar",
-    "a red mushroom with white stem",
-    "a yellow mug with blue handle",
 )
 FRONT_OBJECTS = (  # the experiment on wrong fronts: all have one, and nothing was chosen on the last four
     "a cyan robot with orange arms",
@@ -115,20 +109,10 @@ VARIANTS: dict[str, Variant] = {
         "a control, not the paper's",
     ),
     "fusion_alone": Variant(_switches(False, "schedule", True)),
-    "tried": Variant(
-        {
-            **_switches(True, "full", True),
-            "CoGradParams.loss_signal": "t_normalised",
-            "CoGradParams.min_visit_share": "0.5",
-            "CoGradParams.prog_range": "[0.2, 0.5]",
-            "CoGradParams.t_jitter": "200",
-        }
-    ),
 }
 """plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the config's own camera law
 and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SDS in the toy world. wo_region: uniform
-regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion. tried: a change of
-the paper's, benchmarks/results/variants.md has more; all others are the paper's."""
+regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion."""
 ABLATION_VARIANTS = ["plain", "schedule_only", "luciddreamer", "full", "wo_region", "wo_timestep", "wo_fusion"]
 TABLE_VARIANTS = [name for name, variant in VARIANTS.items() if variant.config]
 TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper]
