@@ -62,13 +62,13 @@ def show_run(page, name: str) -> None:
     option = page.get_by_role("option", name=name, exact=True)
 
     def chosen() -> bool:
-        if not option.is_visible():
-            page.get_by_label("Show").click()
+        page.get_by_label("Show").click()
         try:
             option.click(timeout=5_000)
         except Exception:  # playwright's TimeoutError, which is imported where a browser is
             page.keyboard.press("Escape")
             return False
+        option.wait_for(state="hidden")  # a menu that is closing would take the next click
         return True
 
     until(chosen, f"the menu never offered {name}")
