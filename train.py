@@ -121,6 +121,7 @@ class Trainer:
                 update = apply_update(state, step, config)
             self.recovery.after_step(step, update)
             self.viewers.serve(self.watched, state.iteration, step.losses.terms)
+            del step, update  # their gradients and images would take memory beside those of the next step
         return video
 
     def _skipped_too_many(self) -> str | None:

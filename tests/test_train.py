@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_every_output_of_upstream_is_where_it_was(finished) -> None:
     missing = {name for name in names if not (finished / name).stat().st_size}
     assert not missing
     assert any(finished.glob("events.out.tfevents.*"))
+
+
+def test_a_steps_gradients_do_not_stay_beside_those_of_the_next(tmp_path, monkeypatch) -> None:
+    earlier, compute = [], train.compute_gradients
+
+    def watched(*args):
+        assert [step for step in earlier if step() is not None] == []
+        step = compute(*args)
+        earlier.append(weakref.ref(step))
+        return step
+
+    monkeypatch.setattr(train, "compute_gradients", watched)
+    assert train.main(_argv(tmp_path / "run")) == 0 and len(earlier) == 4
 
 
 def test_videos_have_all_frames(finished) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config, OptimizationParams
-from cograd import CoGrad, Plan
+from cograd import Plan
 from cograd.fusion import Gradient, added, flat
 from gaussian_renderer import Augmentation, render
 from guidance import sd_step
@@ -158,9 +158,9 @@ def compute_gradients(
         if world.size > 1:
             with timer("exchange"):
                 main = gather_gradients(main, shard, world)
-        main, fused = fuse_views(state, draws.plan, losses.t, main, timer)  # Eq. (10)
+        main, total = fuse_views(state, draws.plan, losses.t, main, timer)  # Eq. (10)
         with timer("backward"), threads_for(_parameter_count(state)):
-            fault = set_gradient(state, functools.reduce(added, fused), main, losses.t)
+            fault = set_gradient(state, total, main, losses.t)
     stacks = images.detach(), disparities.detach(), transmittances
     return StepGradients(state.iteration, draws, stacks, distillation, losses, main, fault, timer)
 
@@ -287,20 +287,20 @@ def view_gradient(
 
 def fuse_views(
     state: TrainState, plan: Plan | None, t: Tensor, views: list[ViewGradient], timer: PhaseTimer
-) -> tuple[list[ViewGradient], list[Gradient]]:
-    """The views' gradients as the bank keeps them, and fused with those of neighbouring regions, Eq. (10)."""
-    cograd: CoGrad | None = state.cograd
+) -> tuple[list[ViewGradient], Gradient]:
+    """The views' gradients as the bank keeps them, and their sum once fused with neighbouring regions', Eq. (10)."""
+    cograd, step = state.cograd, state.iteration
     if cograd is None or plan is None:
-        return views, [view.g_main for view in views]
-    step = state.iteration
+        with timer("backward"), threads_for(_parameter_count(state)):
+            return views, functools.reduce(added, (view.g_main for view in views))
     with timer("fuse"), threads_for(_parameter_count(state)):
         if cograd.keeps_gradients(step):  # flat once, for fusing and for the bank
             views = [dataclasses.replace(view, g_main=flat(view.g_main)) for view in views]
-        fused = [
+        fused = (  # one at a time: only their sum stays in memory
             cograd.fuse(step, region, t_view, view.g_main).g_fused
             for region, t_view, view in zip(plan.regions.tolist(), t.tolist(), views, strict=True)
-        ]
-    return views, fused
+        )
+        return views, functools.reduce(added, fused)
 
 
 def pop_gradient(state: TrainState) -> Gradient:
