@@ -12,21 +12,14 @@ from hypothesis import strategies as st
 from cograd import CoGrad, CoGradParams
 from cograd.history import RegionHistory
 from guidance.sd_step import scaled_linear_alphas
+from tests.cograd.histories import history_of
 from tests.drawn import Draws
-
-
-def _history(losses: dict[int, list[float]], count: int = 4) -> RegionHistory:
-    history = RegionHistory(count)
-    for region, seen in losses.items():
-        for loss in seen:
-            history.add(region, loss)
-    return history
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0, 1e150), min_size=2, max_size=12))
 def test_means_and_last_losses_are_those_of_the_list(losses) -> None:
-    history = _history({1: losses})
+    history = history_of({1: losses})
     ema = losses[0]
     for loss in losses[1:]:
         ema = 0.9 * ema + 0.1 * loss
@@ -46,11 +39,11 @@ def test_means_and_last_losses_are_those_of_the_list(losses) -> None:
     ],
 )
 def test_differences_of_a_next_loss_of_fifteen_hundredths(losses, differences) -> None:
-    assert _history({2: losses}).differences(2, 0.15) == pytest.approx(differences, abs=1e-15)
+    assert history_of({2: losses}).differences(2, 0.15) == pytest.approx(differences, abs=1e-15)
 
 
 def test_a_negative_loss_is_refused_before_anything_is_recorded() -> None:
-    history = _history({1: [2.0, 3.0]})
+    history = history_of({1: [2.0, 3.0]})
     before = history.state_dict()
     with pytest.raises(ValueError, match=r"the loss of region 1 is -2; expected 0 or more, which Eq\. \(6\) compares"):
         history.add(1, -2.0)
@@ -58,11 +51,11 @@ def test_a_negative_loss_is_refused_before_anything_is_recorded() -> None:
 
 
 def test_starved_share_counts_regions_below_five_visits() -> None:
-    assert _history({0: [1.0] * 5, 1: [1.0] * 4}).starved_share() == 0.75
+    assert history_of({0: [1.0] * 5, 1: [1.0] * 4}).starved_share() == 0.75
 
 
 def test_state_is_a_copy_and_continues() -> None:
-    first, second = _history({0: [1.0, 1.5], 3: [2.0, 1.0]}), RegionHistory(4)
+    first, second = history_of({0: [1.0, 1.5], 3: [2.0, 1.0]}), RegionHistory(4)
     first.refused = 3
     state = first.state_dict()
     second.load_state_dict(state)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import CoGradParams
-from cograd.history import RegionHistory
 from cograd.regions import (
     RegionGrid,
     convergence_indicator,
@@ -23,6 +22,7 @@ from cograd.regions import (
 )
 from scene.dataset_readers import camera_at
 from tests.cograd.geometry import distance, index, region_of
+from tests.cograd.histories import history_of
 from tests.drawn import Draws
 
 EPS_STAB = 1e-6
@@ -30,14 +30,6 @@ EPS_STAB = 1e-6
 
 def _indicator(n: int, mean: float, last: float) -> float:
     return float(convergence_indicator(*(np.array([x]) for x in (n, mean, last)), EPS_STAB)[0])
-
-
-def _history(losses: dict[int, list[float]], count: int = 4) -> RegionHistory:
-    history = RegionHistory(count)
-    for region, seen in losses.items():
-        for loss in seen:
-            history.add(region, loss)
-    return history
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -65,7 +57,7 @@ def _draw(log_p: np.ndarray, views: int, generator: torch.Generator) -> list[int
     ],
 )
 def test_indicator_of_hand_computed_histories(history, r) -> None:
-    found = indicators(_history({2: history}), CoGradParams())
+    found = indicators(history_of({2: history}), CoGradParams())
     assert found[2] == pytest.approx(r, rel=1e-12) and found[[0, 1, 3]].tolist() == [1.0, 1.0, 1.0]
 
 
@@ -115,7 +107,7 @@ def test_visit_floor_is_a_mixture_with_the_uniform_law() -> None:
 
 
 def test_without_regions_the_draw_is_uniform() -> None:
-    history = _history({0: [1.0, 9.0], 1: [9.0, 1.0]})
+    history = history_of({0: [1.0, 9.0], 1: [9.0, 1.0]})
     assert np.exp(next_log_probabilities(history, CoGradParams(use_regions=False))).tolist() == pytest.approx([0.25] * 4)
     assert np.ptp(next_log_probabilities(history, CoGradParams())) > 1
 
@@ -125,7 +117,7 @@ def test_without_regions_the_draw_is_uniform() -> None:
 
 def test_one_view_is_drawn_by_p() -> None:
     """B = 1, the paper's text: 4000 draws against P; a frequency deviates by .008 at most (one standard deviation)."""
-    history, generator = _history({0: [1.0, 1.2], 1: [1.0, 0.9], 2: [1.0, 1.0]}), _generator(3)
+    history, generator = history_of({0: [1.0, 1.2], 1: [1.0, 0.9], 2: [1.0, 1.0]}), _generator(3)
     log_p = next_log_probabilities(history, CoGradParams())
     drawn = [_draw(log_p, 1, generator)[0] for _ in range(4000)]
     assert (np.bincount(drawn, minlength=4) / 4000).tolist() == pytest.approx(np.exp(log_p).tolist(), abs=0.03)
@@ -152,7 +144,7 @@ def test_regions_of_a_step_are_different_and_all_may_be_drawn(r, seed, data) -> 
 
 
 def test_one_region_is_always_drawn() -> None:
-    log_p = next_log_probabilities(_history({0: [1.0, 1e300, 0.0]}, count=1), CoGradParams())
+    log_p = next_log_probabilities(history_of({0: [1.0, 1e300, 0.0]}, count=1), CoGradParams())
     assert _draw(log_p, 1, _generator(0)) == [0] and log_p.tolist() == [0.0]
 
 
