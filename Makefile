@@ -9,7 +9,7 @@
 
 VENV ?= .venv
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
-PYTEST_ARGS ?= -n 2 --dist loadscope
+PYTEST_ARGS ?= -n 2 --dist loadscope --no-loadscope-reorder
 DEMO_ARGS ?=
 FUZZ_ARGS ?=
 CRASH_ARGS ?=

@@ -23,6 +23,12 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)  # tests run side by side; two threads each would wait for one another
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests, and those that start processes, come first: at the end no worker waits for the other."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or "reliability" in item.path.parts}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def default_signals() -> None:
     """Signals as a terminal leaves them: under nohup, or in the background of a script, some are ignored."""

@@ -82,6 +82,7 @@ def home(tmp_path_factory):
     return folder, watched(folder, *runs)
 
 
+@pytest.mark.slow
 def test_everything_is_written_below_the_run_folder(home):
     folder, reports = home
     for name, report in zip("abc", reports):

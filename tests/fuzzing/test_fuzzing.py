@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPUS = [pytest.param(target, path, id=f"{target.name}-{path.name}") for target in TARGETS for path in target.seeds()]
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_fuzzer_finds_nothing():
     """In a process of its own: hypothesis also draws the constants of whatever modules other tests have imported."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzzing", "--seed", "0", "--cases", "1", "--round", "250"]
