@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arguments.load import load_config
-from tests.arguments.run_folders import begin, contents, earlier_run, opened, run_json
+from tests.trainer.run_folders import begin, contents, earlier_run, opened, run_json
 from trainer.run_folder import RunFolder
 from trainer.run_lock import FolderInUse
 from utils.general_utils import atomic_path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.arguments.run_folders import CPU, begin, contents, opened, run_json
+from tests.trainer.run_folders import CPU, begin, contents, opened, run_json
 from trainer.run_folder import RunFolder
 from trainer.run_lock import FolderInUse, FolderLost
 
