@@ -227,6 +227,11 @@ class GuidanceParams:
         False,
         "train with a prompt that an embedded prior does not know; the ideal prior shows a mixture of all objects",
     )
+    ideal_uncond: str = new(
+        "object",
+        "images that the ideal prior's unconditional prediction knows: of the prompt's object, or of all objects",
+        choices=("object", "all"),
+    )
     inverse_text: str = key("", "ISM: prompt used while inverting")
     textual_inversion_path: str | None = key(None, "file of a textual inversion")
     LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")

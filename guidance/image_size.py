@@ -45,6 +45,9 @@ IDEAL = SizeRule(least=8, square=True)
 IDEAL_IMAGES = 480
 """Half views that the ideal prior renders. With 240 the nearest is degrees off at 96 px and the object blurs."""
 
+ALL_OBJECTS_IMAGES = 480
+"""Further ones, of all objects, for ideal_uncond: all."""
+
 
 def size_rule(params: GuidanceParams) -> SizeRule:
     """The rule of the run's prior, read from the model's config where that is on this machine."""

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from guidance import sd_step
-from guidance.image_size import IDEAL, IDEAL_IMAGES
+from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL, IDEAL_IMAGES
 from toy.captions import (
+    COLOURS,
     DEFAULT_COLOURS,
     VIEW_WORDS,
     Spec,
@@ -41,8 +42,12 @@ OFFSET_STD = 0.1
 """The offset noise that guidance adds to every draw (score.py); the prior is exact for noise that contains it."""
 
 SET_NAMES: tuple[str, ...] = ("any", *VIEW_WORDS, "uncond")
-"""What an embedding weighs. "uncond" is all views of the prompt's object: guidance_scale then sharpens the view word,
-the only thing that the caption can still add, since every image of the set shows the right object."""
+"""What an embedding weighs. "uncond" is all views of the prompt's object (`ideal_uncond: object`): guidance_scale then
+sharpens the view word, the only thing that the caption can still add. With `ideal_uncond: all` it is images of all
+objects in many colours, so that cond - uncond also points from any object to the prompt's, as a classifier's score."""
+
+COLOUR_PAIRS = 4
+"""Pairs of colours of each class among the images of all objects."""
 
 
 class IdealPrior:
@@ -76,10 +81,18 @@ class IdealPrior:
         self.text = guidance_params.text
         self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
         per_spec = max(images // len(self.specs), 8)
-        rendered = render_set(self.specs, pose_ranges(cam_params), resolution_px, per_spec, min(4, os.cpu_count() or 1))
-        self._table = ImageTable.build(torch.from_numpy(rendered.images).to(self.device))
-        self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each image
-        self._members = _membership(rendered).to(self.device)  # [S, n]
+        rendered = self._render(self.specs, cam_params, per_spec)
+        others = rendered.images[:0]
+        if guidance_params.ideal_uncond == "all":
+            samples = colour_samples()
+            others = self._render(samples, cam_params, ALL_OBJECTS_IMAGES // len(samples)).images
+        self._table = ImageTable.build(torch.from_numpy(np.concatenate([rendered.images, others])).to(self.device))
+        self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each image of the prompt's object
+        self._members = _membership(rendered, len(others)).to(self.device)  # [S, n + m], m images of all objects
+
+    def _render(self, specs: Sequence[Spec], cam_params: Any, views_per_spec: int) -> RenderedSet:
+        workers = min(4, os.cpu_count() or 1)
+        return render_set(specs, pose_ranges(cam_params), self.resolution_px, views_per_spec, workers)
 
     def timesteps_of(self, ind_t: Tensor) -> Tensor:
         """Timesteps [B] of schedule indices [B]."""
@@ -123,7 +136,7 @@ class IdealPrior:
         abar = self.alphas_cumprod[t.to(self.device)]
         a, sigma = abar.sqrt(), (1 - abar).sqrt()
         level = NoiseLevel(a, sigma / self.scale, self.kernel_std, OFFSET_STD)
-        probability = embeddings[:, 0].clamp(min=0) @ self._members  # [B, n]
+        probability = embeddings[:, 0].clamp(min=0) @ self._members  # [B, n + m]
         clean = self.scale * posterior_mean(x_t / self.scale, level, self._table, probability.log())
         return (x_t - a.view(-1, 1, 1, 1) * clean) / sigma.view(-1, 1, 1, 1)
 
@@ -152,7 +165,19 @@ def pose_ranges(cam_params: Any) -> PoseRanges:
     return PoseRanges(union("radius_range"), (max(low, 1.0), min(high, 179.0)), union("fovy_range"))
 
 
-def _membership(rendered: RenderedSet) -> Tensor:
-    """[S, n] probabilities of the images under each of SET_NAMES."""
-    rows = [rendered.members(None if name in ("any", "uncond") else name) for name in SET_NAMES]
-    return torch.tensor(np.stack(rows), dtype=torch.float32)
+def colour_samples() -> list[Spec]:
+    """Every class in COLOUR_PAIRS pairs of colours, which differ from class to class and use all colours."""
+    names = list(COLOURS)
+    pairs = [(names[k % len(names)], names[(5 * k + 3) % len(names)]) for k in range(COLOUR_PAIRS * len(CLASSES))]
+    return [Spec(name, *pairs[k * len(CLASSES) + n]) for n, name in enumerate(CLASSES) for k in range(COLOUR_PAIRS)]
+
+
+def _membership(rendered: RenderedSet, others: int) -> Tensor:
+    """[S, n + others] probabilities of the images under each of SET_NAMES; with `others`, one object in as many as
+    there are classes is the prompt's."""
+    own = np.stack([rendered.members(None if name in ("any", "uncond") else name) for name in SET_NAMES])
+    share = np.zeros((len(SET_NAMES), others))
+    if others:
+        own[-1] /= len(CLASSES)
+        share[-1] = (1 - 1 / len(CLASSES)) / others
+    return torch.tensor(np.concatenate([own, share], axis=1), dtype=torch.float32)

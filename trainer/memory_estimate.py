@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from arguments import Config
 from guidance.execution import Execution
-from guidance.image_size import IDEAL_IMAGES, prior_size_px
+from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
 from utils.device import resolve_device
 from utils.failures import MachineFailure
@@ -89,7 +89,8 @@ def estimate(config: Config, device: torch.device, model: ModelSize | None) -> d
     if model is not None:
         parts |= _of_model(model, config, device, views)
     elif config.guidance.guidance == "ideal":
-        parts["images of the ideal prior"] = IDEAL_COPIES * IDEAL_IMAGES * 12 * width**2
+        images = IDEAL_IMAGES + (ALL_OBJECTS_IMAGES if config.guidance.ideal_uncond == "all" else 0)
+        parts["images of the ideal prior"] = IDEAL_COPIES * images * 12 * width**2
     overhead = {"workspace": WORKSPACE_BYTES} if device.type == "cuda" else {}
     return {name: int(WASTE * count) for name, count in parts.items() if count} | overhead
 

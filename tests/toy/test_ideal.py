@@ -144,6 +144,38 @@ def test_an_unknown_prompt_is_refused_or_mixed_where_that_is_allowed():
     assert len(IdealPrior(dataclasses.replace(params, allow_unknown_words=True), "cpu", 8, images=15).specs) == 15
 
 
+@pytest.fixture(scope="module")
+def broad() -> IdealPrior:
+    return IdealPrior(GuidanceParams(text=TEXT, ideal_uncond="all"), "cpu", 16, images=48)
+
+
+def test_images_of_all_objects_change_the_unconditional_prediction_only(broad):
+    narrow = IdealPrior(GuidanceParams(text=TEXT), "cpu", 16, images=48)
+    rows = [broad.get_text_embeds([text]) for text in (TEXT, f"{TEXT}, front view", "")]
+    x, t = Draws(7).normal(1, 3, 16, 16), torch.tensor([500])
+    own, front, uncond = (broad.predict_noise(x, t, row) - narrow.predict_noise(x, t, row) for row in rows)
+    assert own.abs().max() < 1e-5 and front.abs().max() < 1e-5
+    assert uncond.abs().max() > 1e-2
+    assert broad._members.sum(1).numpy() == pytest.approx(np.ones(5), abs=1e-5)
+    own_share = float(broad._members[-1, : len(broad.azimuth_deg)].sum())
+    assert own_share == pytest.approx(1 / 15, abs=1e-5), "one object of fifteen is the prompt's"
+
+
+def test_with_images_of_all_objects_cond_minus_uncond_is_a_classifiers_score(broad):
+    """From the image of any other object, -(e_c - e_u) alone leads towards images of the prompt's object."""
+    cond, uncond = broad.get_text_embeds([TEXT]), broad.get_text_embeds([""])
+    t, own = torch.tensor([700]), len(broad.azimuth_deg)
+    a, sigma = broad.alphas_cumprod[t].sqrt(), (1 - broad.alphas_cumprod[t]).sqrt()
+    images = broad._table.images.view(-1, 3, 16, 16) * broad.scale
+    towards = images[:own].mean(0) - images[own:]  # [m, 3, 16, 16]
+    cosines = []
+    for k in range(0, len(towards), 40):
+        x = a * images[own + k : own + k + 1] + sigma * Draws(k).normal(1, 3, 16, 16)
+        score = -(broad.predict_noise(x, t, cond) - broad.predict_noise(x, t, uncond))
+        cosines.append(float(torch.nn.functional.cosine_similarity(score.flatten(), towards[k].flatten(), dim=0)))
+    assert len(cosines) == 12 and np.mean(cosines) > 0.25, cosines
+
+
 def test_schedule_is_stable_diffusions(prior):
     """Values of the published schedule: alphas_cumprod[0] = 1 - 0.00085, [999] = 0.0047 (rounded)."""
     abar = prior.alphas_cumprod
