@@ -23,7 +23,7 @@ RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"
 STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
 FROM_STEP: dict[str, Any] = {"unit": "iterations", "lo": 0, "hi": MANY}
 DEVICE_HELP = "accepted for upstream's files; must agree with the top-level device"
-INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e")
+INIT_SHAPES = ("sphere", "box", "rectangle_x", "rectangle_z", "scene", "pointe", "shap_e", "file")
 SWITCH = {"choices": ("auto", "on", "off")}
 FOV = {"lo": 0.01, "hi": 3.1}  # radians
 
@@ -117,6 +117,16 @@ class GenerateCamParams:
     init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
     use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
     shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
+    init_file: str | None = new(None, "PLY file of the initial points and their colours, for init_shape file")
+    init_grow: int = new(
+        0,
+        "points drawn in the box around the initial cloud, of which those near one of its points are added, as in "
+        "GaussianDreamer (1000000 there); 0: none",
+        unit="points",
+        lo=0,
+        hi=50_000_000,
+    )
+    init_grow_distance: float = new(0.01, "how near they are, in units of the cloud", **LENGTH)
     init_fallback: bool = new(False, "start from a sphere if Point-E or Shap-E is not available; false: stop")
     radius_range: tuple[float, float] = key((5.2, 5.5), "camera distance", ordered=True, **LENGTH)
     max_radius_range: tuple[float, float] = key((3.5, 5.0), "limits when widening", ordered=True, **LENGTH)

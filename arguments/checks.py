@@ -58,6 +58,9 @@ def _prompt(config: Config) -> Iterator[Problem]:
         model = {"pointe": "Point-E", "shap_e": "Shap-E"}[shape]
         hint = f"a prompt for {model}, since GenerateCamParams.init_shape is {shape}; or another init_shape"
         yield "GenerateCamParams.init_prompt", show(config.cameras.init_prompt), hint
+    if shape == "file" and not config.cameras.init_file:
+        hint = "a PLY file of points, since GenerateCamParams.init_shape is file; or another init_shape"
+        yield "GenerateCamParams.init_file", show(config.cameras.init_file), hint
 
 
 def _regions(config: Config) -> Iterator[Problem]:

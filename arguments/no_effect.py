@@ -24,7 +24,7 @@ ALWAYS_READ: dict[str, str] = {
     "scaling_lr_final rotation_lr rotation_lr_final weight_decay geo_iter lambda_tv lambda_scale densify_until_iter "
     "use_progressive save_process",
     "PipelineParams": "convert_SHs_python compute_cov3D_python debug",
-    CAMERAS: "init_shape init_num_pts default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
+    CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
     GUIDANCE: "guidance g_device perpneg loss memory_check num_train_timesteps fix_noise noise_seed text "
     "allow_unknown_words guidance_scale lambda_guidance weighting front_bias C_batch_size vis_interval",
@@ -126,6 +126,9 @@ ROWS: tuple[Row, ...] = (
     Row(OPT, "pro_frames_num pro_render_45", lambda c: c.optimization.save_process, "save_process is false"),
     Row(OPT, "pro_render_45", lambda c: False, "as in LucidDreamer, the process video shows the first ring alone"),
     Row(CAMERAS, "init_prompt use_pointe_rgb init_fallback", _from_text, "init_shape is neither pointe nor shap_e"),
+    Row(CAMERAS, "init_num_pts", lambda c: c.cameras.init_shape != "file", "init_shape is file"),
+    Row(CAMERAS, "init_file", lambda c: c.cameras.init_shape == "file", "init_shape is not file"),
+    Row(CAMERAS, "init_grow_distance", lambda c: c.cameras.init_grow > 0, "init_grow is 0"),
     Row(CAMERAS, "shap_e_model_key", lambda c: c.cameras.init_shape == "shap_e", "init_shape is not shap_e"),
     Row(
         CAMERAS,

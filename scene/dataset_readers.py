@@ -30,6 +30,7 @@ from scene.cameras import (
 )
 from scene.ply import read_vertices, vertex_fields
 from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
+from scene.point_growing import grow
 from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
 from utils.graphics_utils import BasicPointCloud
 from utils.random_streams import RandomStreams
@@ -196,12 +197,20 @@ XYZ, NORMAL, RGB = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
 
 
 def initial_points(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
+    """The points of `init_shape`, and those that `init_grow` adds."""
+    cloud, p = _ungrown(cam_params, streams), cam_params
+    return grow(cloud, p.init_grow, p.init_grow_distance, streams.numpy) if p.init_grow else cloud
+
+
+def _ungrown(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPointCloud:
     """`init_num_pts` points of `init_shape` with almost grey colours, drawn from the NumPy stream.
 
-    For pointe and shap_e the cloud is that of init_prompt.
+    For pointe and shap_e the cloud is that of init_prompt, for file that of init_file.
     Raises CloudUnavailable (a ValueError) if Point-E or Shap-E is not available and init_fallback is off.
     """
     shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
+    if shape == "file":
+        return read_point_cloud(str(cam_params.init_file))
     if shape in ("pointe", "shap_e"):
         try:
             return _from_text(cam_params, streams)

@@ -148,7 +148,7 @@ DRAWN_CAMERAS = (
 )  # fmt: skip
 INITIAL = _named(
     "GenerateCamParams", "init_shape", "init_prompt", "use_pointe_rgb", "shap_e_model_key", "init_fallback",
-    "init_num_pts",
+    "init_num_pts", "init_file", "init_grow", "init_grow_distance",
 )  # fmt: skip
 REGIONS = _named(
     "CoGradParams", "elevation_levels", "azimuth_levels", "distance_levels", "elevation_range", "distance_range"

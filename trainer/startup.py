@@ -16,6 +16,7 @@ from guidance.image_size import size_notices, size_problems
 from guidance.model_files import model_file_checks
 from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_point_cloud
+from scene.point_growing import neighbour_search
 from scene.text_to_cloud import point_e_modules
 from toy.prompt_words import prompt_notices, prompt_problems
 from trainer.checkpoints import LoadedCheckpoint
@@ -67,6 +68,11 @@ def _check_folder(config: Config) -> None:
     points = folder.path / INITIAL_POINTS
     if points.exists() and not folder.has_stale_points:
         read_point_cloud(points)
+        return
+    if config.cameras.init_grow:
+        neighbour_search()
+    if config.cameras.init_shape == "file":
+        read_point_cloud(str(config.cameras.init_file))
     elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
         point_e_modules()
 

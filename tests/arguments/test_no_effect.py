@@ -53,6 +53,7 @@ RUNS = [
     ["--gui", "--viewer", "--checkpoint_every", "0", "--PipelineParams.debug", "--model_path", "x", "--sh_degree", "1"],
     ["--geo_iter", "9000", "--densify_until_iter", "0", "--sds", "--perpneg", "false", "--save_process", "false"],
     ["--init_shape", "pointe", "--init_prompt", "a", "--jitter_pose", "false", "--negative_w", "0"],
+    ["--init_shape", "file", "--init_file", "points.ply", "--init_grow", "9"],
     ["--init_shape", "shap_e", "--init_prompt", "a", "--precision", "float32", "--device", "cpu", "--LoRA_scale", "0"],
     ["--controlnet_model_key", "a/b", "--use_control_net_iter", "1", "--controlnet_ratio", "0", "--LoRA_path", "x"],
     ["--opt", PAPER, "--use_regions", "false", "--timestep_mode", "random", "--loss_signal", "t_normalised"],
