@@ -131,7 +131,7 @@ def normalised_disparity(depth: torch.Tensor, transmittance: torch.Tensor, focal
 def _settings(
     camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float
 ) -> GaussianRasterizationSettings:
-    return GaussianRasterizationSettings(
+    settings = GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),
         tanfovx=math.tan(camera.FoVx / 2),
@@ -145,6 +145,7 @@ def _settings(
         prefiltered=False,
         debug=pipe.debug,
     )
+    return settings if pipe.rasterizer == "auto" else settings._replace(backend=pipe.rasterizer)
 
 
 def _noisy_scales(scales: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What made a run: code revision, versions, machine, device, seeds, command line."""
+"""What made a run: code revision, versions, machine, device, backends, seeds, command line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from arguments import Config
+from trainer.backends import backends
 
 PACKAGES = (
     "torch",
@@ -27,7 +28,7 @@ PACKAGES = (
 
 
 def provenance(config: Config, device: torch.device) -> dict[str, object]:
-    """What made a run: code revision, versions, machine, device, seeds, command line."""
+    """What made a run: code revision, versions, machine, device, backends, seeds, command line."""
     return {
         "started_utc": now(),
         "command": sys.argv,
@@ -37,6 +38,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, object]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else platform.processor() or platform.machine(),
+        **backends(config.pipeline.rasterizer, device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -19,6 +19,7 @@ from scene.dataset_readers import read_point_cloud
 from scene.point_growing import neighbour_search
 from scene.text_to_cloud import point_e_modules
 from toy.prompt_words import prompt_notices, prompt_problems
+from trainer.backends import check_rasterizer
 from trainer.checkpoints import LoadedCheckpoint
 from trainer.distributed import World
 from trainer.memory_estimate import check_memory
@@ -44,6 +45,7 @@ def check_start(config: Config, world: World, check_viewers: Callable[[Config], 
     device: torch.device | None = None
     try:
         device = device_of(config, world)
+        check_rasterizer(config.pipeline.rasterizer, device)
         check_memory(config, device)
     except ValueError as error:
         found.append(str(error))

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from diff_gaussian_rasterization import _cuda, backend
+from diff_gaussian_rasterization import backend
 from tools import cuda_report
 
 SUBMODULES = Path(__file__).resolve().parents[2] / "submodules"
@@ -98,15 +97,3 @@ def test_one_call_compiles_for_the_archs_that_nvcc_knows(cuda_build, monkeypatch
     assert "-gencode=arch=compute_75,code=sm_75 -gencode=arch=compute_90,code=sm_90" in call
     assert 'arch=compute_90,code=compute_90 -DCUDA_ARCHS="75 90 90-ptx"' in call
     assert "sm_100" not in call and "-fmad=false" in call
-
-
-def test_a_device_without_code_falls_back_to_the_cpu_and_says_so(monkeypatch):
-    class NoCode:
-        dgr_cuda_probe = staticmethod(lambda device: 3)
-        dgr_cuda_last_error = staticmethod(lambda: b"no kernel image is available")
-
-    monkeypatch.setattr(_cuda, "LIBRARY", NoCode())
-    monkeypatch.setattr(_cuda, "_usable", {})
-    with pytest.warns(UserWarning, match="do not run on cuda:0: no kernel image is available. The CPU renders instead"):
-        assert not _cuda.usable(torch.device("cuda:0"))
-    assert not _cuda.usable(torch.device("cpu"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from raster_scenes import random_scene, settings_of
 
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, _cuda
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -138,3 +138,23 @@ def test_positional_settings_of_upstream_are_enough():
 def test_mark_visible_checks_its_input():
     with pytest.raises(ValueError, match=r"positions has shape \(5,\), expected \(N, 3\)"):
         GaussianRasterizer(settings_of(random_scene(1).view)).markVisible(torch.zeros(5))
+
+
+def test_the_backend_that_is_asked_for_renders_or_is_refused(request):
+    """`each_backend` lets the kernels render CPU tensors, or leaves them to the CPU."""
+    cpu = render(backend="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(render(backend="cpu"), cpu))
+    if request.node.callspec.params["each_backend"] == "cpu":
+        with pytest.raises(ValueError, match="backend is 'cuda', but the CUDA kernels cannot render: the tensors are on cpu"):
+            render(backend="cuda")
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(render(backend="cuda"), render()))
+    with pytest.raises(ValueError, match="backend is 'gpu', expected one of auto, cuda, cpu"):
+        render(backend="gpu")
+
+
+def test_cpu_keeps_the_kernels_unused(cuda_kernels, monkeypatch):
+    monkeypatch.setattr(_cuda.Rasterize, "apply", None)
+    assert len(render(backend="cpu")) == 3
+    with pytest.raises(TypeError):
+        render()

@@ -81,7 +81,7 @@ def batch(views: Any) -> None:
     """Raises ValueError unless there is a view, and all agree on what a batch shares."""
     if len(views) == 0:
         raise ValueError("settings is empty, expected one GaussianRasterizationSettings for each view")
-    for name in ("image_height", "image_width", "depth_z_gradient"):
+    for name in ("image_height", "image_width", "depth_z_gradient", "backend"):
         values = {getattr(s, name) for s in views}
         if len(values) > 1:
             given = ", ".join(map(str, sorted(values)))

@@ -7,7 +7,7 @@ Letters: B views, N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 
 import ctypes
-import warnings
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from . import _abi
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "make nvcc available and run pip install --force-reinstall --no-deps ./submodules/diff-gaussian-rasterization"
 
 ABI = 1
 MAX_VIEWS = 16
@@ -87,15 +91,25 @@ _usable: dict[torch.device, bool] = {}
 _pairs: dict[torch.device, "PairCount"] = {}
 
 
+def why_not(device: torch.device) -> str | None:
+    """Why the kernels do not run on a CUDA device: no library, or no code for it; None where they do."""
+    if LIBRARY is None:
+        return WHY_NOT
+    if LIBRARY.dgr_cuda_probe(device.index or 0) == 0:
+        return None
+    return f"{LIBRARY.dgr_cuda_last_error().decode()} (they were compiled for {' '.join(archs() or [])})"
+
+
 def usable(device: torch.device) -> bool:
-    """Whether the library is there and has code for this device; else CUDA tensors are rendered on the CPU."""
-    if LIBRARY is None or device.type != DEVICE_TYPE:
+    """Whether the kernels render this device's tensors; for a CUDA device without kernels, a warning says why not."""
+    if device.type != DEVICE_TYPE:
         return False
     if device not in _usable:
-        _usable[device] = LIBRARY.dgr_cuda_probe(device.index or 0) == 0
-        if not _usable[device]:
-            reason = LIBRARY.dgr_cuda_last_error().decode()
-            warnings.warn(f"the rasterizer's CUDA kernels do not run on {device}: {reason}. The CPU renders instead")
+        reason = why_not(device)
+        _usable[device] = reason is None
+        if reason is not None:
+            told = "the rasterizer's CUDA kernels do not run on %s: %s. The CPU renders instead. To change that: %s"
+            logger.warning(told, device, reason, INSTALL)
     return _usable[device]
 
 

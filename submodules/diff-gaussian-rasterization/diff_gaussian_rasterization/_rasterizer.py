@@ -12,6 +12,8 @@ from torch import nn
 
 from . import _abi, _checks, _cuda, _host
 
+BACKENDS = ("auto", "cuda", "cpu")
+
 Rendered = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -31,6 +33,7 @@ class GaussianRasterizationSettings(NamedTuple):
     prefiltered: bool = False  # accepted for upstream's sake; culling never needs the promise
     debug: bool = False  # accepted for upstream's sake
     depth_z_gradient: bool = False  # whether depth also sends gradient to the Gaussian's own z
+    backend: str = "auto"  # of CUDA tensors: auto, the kernels or else the CPU; cuda, the kernels or an error; cpu
 
 
 def backend() -> dict[str, Any]:
@@ -54,13 +57,33 @@ def _check_device(device: torch.device) -> None:
         raise ValueError(f"means3D is on {device}; expected a tensor on the CPU or on a CUDA device")
 
 
+def why_no_cuda(device: torch.device) -> str | None:
+    """Why CUDA tensors on this device are rendered by the CPU; None where the CUDA kernels render them."""
+    return _cuda.why_not(device)
+
+
+def uses_cuda(device: torch.device) -> bool:
+    """Whether the CUDA kernels render tensors on this device; a warning, once, where they should and do not."""
+    return _cuda.usable(device)
+
+
+def _uses_kernels(device: torch.device, backend: str) -> bool:
+    """Whether the CUDA kernels render. ValueError where they are asked for and do not run on the device."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend == "cuda" and not _cuda.usable(device):
+        reason = _cuda.why_not(device) if device.type == "cuda" else f"the tensors are on {device}"
+        raise ValueError(f"backend is 'cuda', but the CUDA kernels cannot render: {reason}. Use 'auto' or 'cpu'")
+    return backend != "cpu" and _cuda.usable(device)
+
+
 def _render(
     inputs: list[torch.Tensor | None], settings: Sequence[Any], lead: tuple[int, ...], counts: dict[str, Any]
 ) -> Rendered:
     """Checked inputs to the backend of their device; from a CUDA device without kernels to the CPU and back."""
     assert inputs[0] is not None
     device = inputs[0].device
-    if _cuda.usable(device):
+    if _uses_kernels(device, settings[0].backend):
         return _cuda.Rasterize.apply(*inputs, tuple(settings), lead, counts)
     if device.type == "cpu":
         return _host.Rasterize.apply(*inputs, tuple(settings), lead, counts)

@@ -2,11 +2,15 @@
 """The CUDA library (csrc/cuda_neighbours.cu): loading, and the search on torch's buffers and stream."""
 
 import ctypes
-import warnings
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "make nvcc available and run pip install --force-reinstall --no-deps ./submodules/simple-knn"
 
 DEVICE_TYPE = "cuda"
 _LONG, _POINTER = ctypes.c_int64, ctypes.c_void_p
@@ -39,15 +43,25 @@ LIBRARY, WHY_NOT = _load_installed()
 _usable: dict[torch.device, bool] = {}
 
 
+def why_not(device: torch.device) -> str | None:
+    """Why the kernels do not run on a CUDA device: no library, or no code for it; None where they do."""
+    if LIBRARY is None:
+        return WHY_NOT
+    if LIBRARY.knn_cuda_probe(device.index or 0) == 0:
+        return None
+    return f"{LIBRARY.knn_cuda_last_error().decode()} (they were compiled for {LIBRARY.knn_cuda_archs().decode()})"
+
+
 def usable(device: torch.device) -> bool:
-    """Whether the library is there and has code for this device; else the points are carried to the CPU."""
-    if LIBRARY is None or device.type != DEVICE_TYPE:
+    """Whether the kernels search this device's points; for a CUDA device without kernels, a warning says why not."""
+    if device.type != DEVICE_TYPE:
         return False
     if device not in _usable:
-        _usable[device] = LIBRARY.knn_cuda_probe(device.index or 0) == 0
-        if not _usable[device]:
-            reason = LIBRARY.knn_cuda_last_error().decode()
-            warnings.warn(f"simple_knn's CUDA kernels do not run on {device}: {reason}. The CPU searches instead")
+        reason = why_not(device)
+        _usable[device] = reason is None
+        if reason is not None:
+            told = "simple_knn's CUDA kernels do not run on %s: %s. The CPU searches instead. To change that: %s"
+            logger.warning(told, device, reason, INSTALL)
     return _usable[device]
 
 
