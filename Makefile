@@ -56,6 +56,7 @@ $(VENV)/.requirements-dev: requirements-dev.lock requirements-ray.lock $(VENV)/.
 
 $(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
 	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall $(addprefix ./,$(EXTENSIONS))
+	@$(BIN)/python -m diff_gaussian_rasterization && $(BIN)/python -m simple_knn
 	touch $@
 
 demo: setup

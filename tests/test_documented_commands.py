@@ -4,6 +4,7 @@
 The first rule that fits a command says how. A command without a rule fails, as does a rule without a command.
 """
 
+import importlib.util
 import re
 import subprocess
 import tomllib
@@ -170,6 +171,11 @@ def is_installed(command: Command, checkout: Checkout) -> None:
         assert not word.startswith("cograd3d-") or word in scripts
 
 
+def is_installed_module(command: Command, checkout: Checkout) -> None:
+    """tests/submodules/test_cuda_build.py runs it."""
+    assert importlib.util.find_spec(f"{command.words[2]}.__main__")
+
+
 def ray_takes_it(command: Command, checkout: Checkout) -> None:
     """The subcommand and its flags are Ray's; nothing is started."""
     name, *words = command.words[1:]
@@ -209,6 +215,7 @@ RULES = [
     Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
+    Rule(r"python -m (diff_gaussian_rasterization|simple_knn)$", is_installed_module),
     Rule(r"conda |pip install (--no-deps --require-hashes )?-r ", makes_the_environment),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),

@@ -108,7 +108,10 @@ def no_nvcc(at: Scene) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     at.patch.setenv("PATH", str(at.folder))
-    at.patch.delenv("CUDA_HOME", raising=False)
+    for name in (*module.HOME_VARIABLES, "CONDA_PREFIX"):
+        at.patch.delenv(name, raising=False)
+    at.patch.setattr(module, "DEFAULT_HOMES", ())
+    at.patch.setattr(module.sys, "prefix", str(at.folder))
     module.build(source / "csrc" / "cuda_api.cu", at.folder / "_cuda_kernels.so")
 
 
