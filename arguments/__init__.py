@@ -77,6 +77,7 @@ class OptimizationParams:
     lambda_tv: float = key(1.0, "weight of total variation of colour and disparity", **RATE)
     lambda_bin: float = key(10.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     lambda_scale: float = key(1.0, "weight of the mean scale", **RATE)
+    lambda_z_variance: float = new(0.0, "weight of HiFA's z-variance, one more rasterization a view; 0: none", **RATE)
     lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     densification_interval: int = key(100, "iterations between densifications", **STEPS)

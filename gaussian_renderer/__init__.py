@@ -93,7 +93,7 @@ def render(
     visibility_filter [N] bool; radii [N] px; scales [N, 3] as rendered.
     """
     augmentation = augmentation or Augmentation(pc.active_sh_degree, bg_color)
-    settings = _settings(viewpoint_camera, pipe, augmentation, scaling_modifier)
+    settings = raster_settings(viewpoint_camera, pipe, augmentation, scaling_modifier)
     screen_points = torch.zeros_like(pc.get_xyz, requires_grad=True)
     scales = _noisy_scales(pc.get_scaling, augmentation.scale_noise)
     image, radii, depth_transmittance = GaussianRasterizer(raster_settings=settings)(
@@ -101,7 +101,7 @@ def render(
         means2D=screen_points,
         opacities=pc.get_opacity,
         **_colour_inputs(viewpoint_camera, pc, pipe, augmentation),
-        **_shape_inputs(pc, pipe, scales, scaling_modifier),
+        **shape_inputs(pc, pipe, scales, scaling_modifier),
     )
     depth, transmittance = depth_transmittance.chunk(2)
     focal = 1 / (2 * math.tan(viewpoint_camera.FoVx / 2))
@@ -128,9 +128,10 @@ def normalised_disparity(depth: torch.Tensor, transmittance: torch.Tensor, focal
     return ((disparity - lowest) / torch.where(span > 0, span, 1.0)).clamp(0, 1)
 
 
-def _settings(
+def raster_settings(
     camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float
 ) -> GaussianRasterizationSettings:
+    """What the rasterizer is told of a view."""
     settings = GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),
@@ -168,7 +169,7 @@ def _colour_inputs(
     return {"colors_precomp": (eval_sh(augmentation.sh_degree, shs, directions) + 0.5).clamp(min=0)}
 
 
-def _shape_inputs(
+def shape_inputs(
     pc: GaussianModel, pipe: PipelineParams, scales: torch.Tensor, scaling_modifier: float
 ) -> dict[str, torch.Tensor]:
     """Either scales and rotations for the rasterizer, or covariances [N, 6] computed here (compute_cov3D_python)."""

@@ -23,6 +23,7 @@ from arguments import Config, OptimizationParams
 from cograd import Plan
 from cograd.fusion import Gradient, added, flat
 from gaussian_renderer import Augmentation, render
+from gaussian_renderer.depth_variance import depth_variance
 from guidance import sd_step
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
@@ -50,6 +51,7 @@ class RenderedView:
     screen_points: Tensor  # [N, 3], whose gradient is the NDC gradient
     radii_px: Tensor  # [N]
     scales: Tensor  # [N, 3] after augmentation
+    z_variance: Tensor | None = None  # [], HiFA's; None where lambda_z_variance is 0
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,7 @@ def compute_gradients(
     if fault is None:
         with timer("backward"):
             main = [
-                view_gradient(state, view, [g[v] for g in g_images], opt.lambda_scale / shard.total)
-                for v, view in enumerate(views)
+                view_gradient(state, view, [g[v] for g in g_images], opt, shard.total) for v, view in enumerate(views)
             ]
         if world.size > 1:
             with timer("exchange"):
@@ -215,7 +216,10 @@ def render_view(state: TrainState, camera: RCamera, augmentation: Augmentation, 
         pipe = dataclasses.replace(pipe, debug=True)
     out = render(camera, state.gaussians, pipe, augmentation.background, augmentation=augmentation)
     names = ("render", "depth", "alpha", "viewspace_points", "radii", "scales")
-    return RenderedView(*(out[name] for name in names))
+    spread = None
+    if config.optimization.lambda_z_variance:
+        spread = depth_variance(camera, state.gaussians, pipe, augmentation, out["scales"])
+    return RenderedView(*(out[name] for name in names), spread)
 
 
 def _stacked(views: list[RenderedView]) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,7 +249,9 @@ def image_gradients(
     tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
     (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
     g_images = [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
+    spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
     return g_images, {
+        **({"z_variance": torch.stack(spreads)} if spreads else {}),
         "guidance": distillation.loss_per_view,
         "tv_rgb": tv_rgb.expand(len(shard)),
         "tv_depth": tv_depth.expand(len(shard)),
@@ -259,8 +265,10 @@ def image_gradients(
 def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
     """Terms of the loss, and the first that is not finite with its views, from numbers [B] of all views."""
     t = numbers["t"].long()
-    terms = {name: float(numbers[name].mean()) for name in ("guidance", "tv_rgb", "tv_depth", "scale")}
+    names = ("guidance", "tv_rgb", "tv_depth", "scale", "z_variance")
+    terms = {name: float(numbers[name].mean()) for name in names if name in numbers}
     weighted = opt.lambda_tv * (terms["tv_rgb"] + terms["tv_depth"]) + opt.lambda_scale * terms["scale"]
+    weighted += opt.lambda_z_variance * terms.get("z_variance", 0.0)
     terms["total"] = terms["guidance"] + weighted
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     bad += [] if bool((numbers["finite_guidance"] > 0).all()) else ["guidance gradient"]
@@ -272,15 +280,21 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
 
 
 def view_gradient(
-    state: TrainState, view: RenderedView, g_images: list[Tensor], scale_weight: float
+    state: TrainState, view: RenderedView, g_images: list[Tensor], opt: OptimizationParams, total: int
 ) -> ViewGradient:
-    """Takes one view's gradients [3, H, W], [1, H, W] and scale_weight * mean(scales) back through the renderer.
+    """Takes one view's gradients [3, H, W], [1, H, W] and its share of the mean scale and z-variance of `total` views
+    back through the renderer.
 
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
     """
-    g_scale = torch.full((), scale_weight, device=view.scales.device)  # a tensor from a number would wait
-    torch.autograd.backward([view.image, view.disparity, view.scales.mean()], [*g_images, g_scale])
+    terms = [(view.scales.mean(), opt.lambda_scale)]
+    if view.z_variance is not None:
+        terms.append((view.z_variance, opt.lambda_z_variance))
+    device = view.scales.device  # torch.full: a tensor from a number would wait
+    weights = [torch.full((), weight / total, device=device) for _, weight in terms]
+    outputs = [view.image, view.disparity, *(term for term, _ in terms)]
+    torch.autograd.backward(outputs, [*g_images, *weights])
     assert view.screen_points.grad is not None, "the backward pass has just been there"
     return ViewGradient(pop_gradient(state), view.screen_points.grad[:, :2], view.radii_px)
 
