@@ -18,10 +18,11 @@ if __name__ == "__main__":
 import argparse
 import importlib.util
 
-from arguments.exit_codes import FINISHED, REFUSED
+from arguments.exit_codes import FINISHED
 from utils.addresses import free_port, is_loopback
 
 
+@program.refuses("app.py", OSError, ValueError)
 def main(argv: list[str]) -> int:
     """Serves until Ctrl-C; the exit status."""
     parser = argparse.ArgumentParser(description="A web page to start, watch and download runs.")
@@ -33,12 +34,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the run folders")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("nicegui") is None:
-        return _refused("the page needs NiceGUI, which is not installed: pip install -r requirements-extra.txt")
-    try:
-        port = free_port(args.host, args.port)
-        args.output.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        return _refused(str(error))
+        raise ValueError("the page needs NiceGUI, which is not installed: pip install -r requirements-extra.txt")
+    port = free_port(args.host, args.port)
+    args.output.mkdir(parents=True, exist_ok=True)
     if not is_loopback(args.host):
         print(
             f"Warning: whoever reaches {args.host} can start and read runs, for the page has no password: put a proxy "
@@ -49,11 +47,6 @@ def main(argv: list[str]) -> int:
 
     serve(args.output, args.host, port, args.allow_host)
     return FINISHED
-
-
-def _refused(why: str) -> int:
-    print(f"app.py: {why}", file=sys.stderr)
-    return REFUSED
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from arguments import GROUPS, Config
 from arguments.coerce import expectation, in_words, is_pair, is_tuple, show
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import MEANING
+from utils.program import command_of
 
 DESCRIPTION = "Text to 3D Gaussians. Settings: defaults < YAML file (--opt) < command line."
 EPILOG = (
     "--help-all lists every setting; each is also --Group.key VALUE or --set Group.key=VALUE. "
-    'Example: python train.py --opt configs/quickstart.yaml --text "a red mug" --iterations 600. '
+    'Example: {command} --opt configs/quickstart.yaml --text "a red mug" --iterations 600. '
     f"Exit status: {'. '.join(f'{code}: {meaning}' for code, meaning in MEANING.items())}."
 )
 COMMON = {
@@ -90,11 +91,12 @@ class _Help(argparse.Action):
 @functools.cache
 def build_parser(common_only: bool = False) -> _Parser:
     """A parser with a flag for every declared key, or those of COMMON; a name of two groups needs --Group.key."""
+    prog = command_of("train.py")
     parser = _Parser(
-        prog="train.py",
-        usage="train.py --opt FILE [--text PROMPT] [--dry-run] [--KEY VALUE ...]",
+        prog=prog,
+        usage=f"{prog} --opt FILE [--text PROMPT] [--dry-run] [--KEY VALUE ...]",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG.format(command="python train.py" if prog == "train.py" else prog),
         allow_abbrev=False,
         add_help=False,
         formatter_class=_Formatter,

@@ -111,9 +111,19 @@ def test_two_steps_of_the_quickstart_from_another_folder(run, tmp_path) -> None:
 
 def test_help_and_a_wrong_word_name_the_command(run) -> None:
     shown = run("cograd3d-train", "--help")
-    assert shown.returncode == 0 and "--opt" in shown.stdout
+    assert shown.returncode == 0 and "cograd3d-train --opt" in shown.stdout and "train.py" not in shown.stdout
     refused = run("python", "-m", "cograd3d", "trian")
     assert refused.returncode == 1 and "the command is 'trian'; expected one of train, export" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train", "export nowhere --format ply", "evaluate nowhere", "reproduce --prior toy --part x", "app --port 99999"],
+)
+def test_a_refusal_begins_with_the_command_that_was_typed(run, words) -> None:
+    name, *rest = words.split()
+    refused = run(f"cograd3d-{name}", *rest)
+    assert refused.returncode == 2 and refused.stderr.startswith(f"cograd3d-{name}: "), refused.stderr
 
 
 def test_every_command_has_its_main(run) -> None:

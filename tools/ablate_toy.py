@@ -75,21 +75,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("ablate_toy", ValueError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 all runs are there, 1 some failed or lack their clouds, 2 bad input."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    split = words.index("--") if "--" in words else len(words)
+    own, of_train = program.split_at_dashes(argv)
     made = parser()
-    args = made.parse_args(words[:split])
+    args = made.parse_args(own)
     if min(args.seeds, args.jobs, args.film, args.sheet_seeds) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
         made.error("--seeds, --jobs, --film and --sheet_seeds: expected 1 or more; --weak: above 0, at most 1")
     torch.set_num_threads(1)  # scoring runs beside the other runs
-    make = functools.partial(ablation_run, extra=[*words[split + 1 :], "--save_ratio", str(args.film)])
-    try:
-        return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)
-    except ValueError as problem:
-        print(f"ablate_toy: {problem}", file=sys.stderr)
-        return 2
+    make = functools.partial(ablation_run, extra=[*of_train, "--save_ratio", str(args.film)])
+    return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)
 
 
 def _compare(args: argparse.Namespace, make: functools.partial[Run]) -> int:

@@ -101,7 +101,8 @@ def as_html(a: Side, b: Side, seen: Sequence[ViewPair], numbers: Sequence[int], 
     return page(f"{a.path.name} and {b.path.name}", body, script="")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("compare_upstream", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 compared, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", type=Path, metavar="A")
@@ -111,11 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.views < 1:
         parser.error("--views is 1 or more")
-    try:
-        a, b = read_side(args.a), read_side(args.b)
-    except ValueError as problem:
-        print(f"compare_upstream: {problem}", file=sys.stderr)
-        return 2
+    a, b = read_side(args.a), read_side(args.b)
     for name, side in (("A", a), ("B", b)):
         print("\n".join([f"{name}: {side.path}", *(f"  {note}" for note in side.notes)]))
     for title, rows in sections(a, b):

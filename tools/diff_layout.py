@@ -189,14 +189,14 @@ def new_files(upstream: dict[str, set[str]], ours: dict[str, set[str]]) -> list[
     return [file for file in ours if file not in upstream]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("diff_layout", ValueError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 the map is right, 1 it names what is not there, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, metavar="UPSTREAM_CHECKOUT")
     args = parser.parse_args(argv)
     if not (args.checkout / "train.py").is_file():
-        print(f"diff_layout: {args.checkout} holds no train.py; give a checkout of LucidDreamer", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.checkout} holds no train.py; give a checkout of LucidDreamer")
     rows = read_map(MAP.read_text(encoding="utf-8"))
     upstream, ours = sources(args.checkout), sources(ROOT)
     listed_lines = lines(rows, upstream, ours)

@@ -19,7 +19,6 @@ if __name__ == "__main__":
 
 import argparse
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from arguments import GROUPS, Config
@@ -99,17 +98,14 @@ def filled(page: str) -> str:
     return page
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("document_settings", ValueError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written or fresh, 1 stale, 2 marks are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when the page is stale")
     args = parser.parse_args(argv)
     before = PAGE.read_text(encoding="utf-8")
-    try:
-        after = filled(before)
-    except ValueError as problem:
-        print(f"document_settings: {problem}", file=sys.stderr)
-        return 2
+    after = filled(before)
     if args.check and after != before:
         print(f"document_settings: docs/{PAGE.name} is stale; run python tools/document_settings.py", file=sys.stderr)
         return 1

@@ -59,7 +59,8 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("evaluate", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 all were measured, 1 some are missing, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
@@ -68,13 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     args = parser.parse_args(argv)
-    try:
-        for run in args.runs:
-            gaussians_of_run(run, config_of_run(run))  # before gigabytes are loaded
-        found = evaluate(args.runs, args.metrics, resolve_device(args.device), args.weights)
-    except ValueError as problem:
-        print(f"evaluate: {problem}", file=sys.stderr)
-        return 2
+    for run in args.runs:
+        gaussians_of_run(run, config_of_run(run))  # before gigabytes are loaded
+    found = evaluate(args.runs, args.metrics, resolve_device(args.device), args.weights)
     print("\n".join(f"{run}\n{table(scores)}" for run, scores in found.items()))
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

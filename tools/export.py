@@ -69,24 +69,21 @@ def _formats(args: argparse.Namespace) -> list[str]:
     return formats
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("export", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input; what was written before it stays."""
     args = _arguments(argv)
     given = {name: value for name, value in vars(args).items() if name not in ("run", "format", "out")}
-    try:
-        formats = _formats(args)
-        if "background" in given:
-            given["background"] = colour_of(given["background"])
-        options = Options(**given)
-        for notice in without_effect(given, formats):
-            logger.warning("export: %s", notice)
+    formats = _formats(args)
+    if "background" in given:
+        given["background"] = colour_of(given["background"])
+    options = Options(**given)
+    for notice in without_effect(given, formats):
+        logger.warning("%s: %s", program.command_of("export"), notice)
+    start = time.perf_counter()
+    for path in exports(args.run, formats, args.out, options):
+        print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.1f} s")
         start = time.perf_counter()
-        for path in exports(args.run, formats, args.out, options):
-            print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.1f} s")
-            start = time.perf_counter()
-    except (ValueError, OSError) as problem:
-        print(f"export: {problem}", file=sys.stderr)
-        return 2
     return 0
 
 

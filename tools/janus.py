@@ -21,13 +21,13 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-from collections.abc import Sequence
 
 from evaluation.janus_sheet import SAVED, SHEET, read_rates, write_sheet
 from evaluation.run_images import draw
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("janus", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -40,20 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     rate.add_argument("out", type=Path)
     rate.add_argument("--labels", type=Path, help="default: OUT/labels.json")
     args = parser.parse_args(argv)
-    try:
-        if args.command == "sheet":
-            for run in args.runs:
-                draw(run, args.view_px)
-            write_sheet(args.out, {run.name: run for run in args.runs}, args.seed)
-            print(f"Open {args.out / SHEET} in a browser; then: python tools/janus.py rate {args.out}")
-            return 0
-        for method, found in read_rates(args.out, args.labels or args.out / SAVED).items():
-            low, high = found.interval
-            counts = f"{found.janus} of {found.counted}, {found.unsure} unsure"
-            print(f"{method}: {found.value:.4f} ({counts}), 95 % interval {low:.3f} .. {high:.3f}")
-    except ValueError as problem:
-        print(f"janus: {problem}", file=sys.stderr)
-        return 2
+    if args.command == "sheet":
+        for run in args.runs:
+            draw(run, args.view_px)
+        write_sheet(args.out, {run.name: run for run in args.runs}, args.seed)
+        print(f"Open {args.out / SHEET} in a browser; then: python tools/janus.py rate {args.out}")
+        return 0
+    for method, found in read_rates(args.out, args.labels or args.out / SAVED).items():
+        low, high = found.interval
+        counts = f"{found.janus} of {found.counted}, {found.unsure} unsure"
+        print(f"{method}: {found.value:.4f} ({counts}), 95 % interval {low:.3f} .. {high:.3f}")
     return 0
 
 

@@ -102,16 +102,13 @@ def _with_bases(name: str) -> list[str]:
     return list(dict.fromkeys([*(each for base in BASES[name] for each in _with_bases(base)), name]))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("lock_requirements", ValueError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 no lock could be made; then none is changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="the newest releases that the pins allow")
     args = parser.parse_args(argv)
-    try:
-        texts = locks(ROOT, resolve, args.upgrade)
-    except ValueError as problem:
-        print(f"lock_requirements: {problem}", file=sys.stderr)
-        return 2
+    texts = locks(ROOT, resolve, args.upgrade)
     for name, text in texts.items():
         (ROOT / f"{name}.lock").write_text(text, encoding="utf-8")
         print(f"{name}.lock: {len(entries(text))} packages")

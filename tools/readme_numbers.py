@@ -135,10 +135,9 @@ def write(out: Path, root: Path) -> None:
     document.write_text(filled(page, "scores", "\n".join(["", *rows, ""])), encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Exit status 0; that of a run that failed."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    own, flags = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    own, flags = program.split_at_dashes(argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; finished ones are kept")
     args = parser.parse_args(own)

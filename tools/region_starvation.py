@@ -19,7 +19,6 @@ if __name__ == "__main__":
 
 import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,7 +85,7 @@ def row(params: CoGradParams, regions: int, draws: int, sigma: float, seeds: int
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Reads the command line and prints the table."""
     paper = CoGradParams()
     count = paper.elevation_levels * paper.azimuth_levels * paper.distance_levels

@@ -21,7 +21,6 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -63,14 +62,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("reproduce", ValueError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 everything is there, 1 some assets failed, 2 bad input, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    split = words.index("--") if "--" in words else len(words)
-    args = parser().parse_args(words[:split])
+    own, of_train = program.split_at_dashes(argv)
+    args = parser().parse_args(own)
     args.out = args.out or Path("output", "toy_tables" if args.prior == "toy" else "tables")
     try:
-        order = order_of(args, words[split + 1 :], train.main)
+        order = order_of(args, of_train, train.main)
         failures = [] if args.report_only else _made(order, args)
         if args.dry_run and not args.report_only:
             return 0
@@ -80,12 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = left_out(order)
         missing |= add_metrics(order.sweep, order.runs, order.metrics, resolve_device("auto"), args.weights, tqdm.write)
         path = write_all(order, failures, missing)
-    except ValueError as problem:
-        print(f"reproduce: {problem}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("reproduce: interrupted; the same command resumes where this one stopped", file=sys.stderr)
-        return 130
+        name = program.command_of("reproduce")
+        print(f"{name}: interrupted; the same command resumes where this one stopped", file=sys.stderr)
+        return program.KILLED
     for failure in failures:
         print(f"reproduce: failed: {failure}")
     print(f"The report is {path}")

@@ -49,18 +49,15 @@ def _assignment(assigned_deg: Sequence[float]) -> str:
     return f"  azimuths     {letters[::every]}  (every 15 deg from 0; resembles F front, s side, B back)"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("score_toy", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored images in pixels")
     args = parser.parse_args(argv)
-    try:
-        scores = score_run(args.run, args.size)
-    except ValueError as problem:
-        print(f"score_toy: {problem}", file=sys.stderr)
-        return 2
+    scores = score_run(args.run, args.size)
     print(table(scores))
     if args.json is not None:
         args.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")

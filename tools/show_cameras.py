@@ -19,7 +19,6 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -62,18 +61,15 @@ def camera_sheet(config: Config, columns: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("show_cameras", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--columns", type=int, default=8, help="views in a row")
     args, words = parser.parse_known_args(argv)
-    try:
-        check_suffix(args.out, "png")
-        write_png(args.out, camera_sheet(load_config(words), max(args.columns, 1)))
-    except ValueError as problem:
-        print(f"show_cameras: {problem}", file=sys.stderr)
-        return 2
+    check_suffix(args.out, "png")
+    write_png(args.out, camera_sheet(load_config(words), max(args.columns, 1)))
     return 0
 
 

@@ -17,7 +17,6 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,7 +38,8 @@ def labels_of(args: argparse.Namespace) -> list[str]:
     return args.labels
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("side_by_side", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
@@ -47,17 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", nargs="+", help="words above the images (default: names of files and folders)")
     add_flags(parser)
     args = parser.parse_args(argv)
-    try:
-        check_flags(args)
-        check_suffix(args.out, "mp4")
-        strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
-        clouds = load(args.scenes, args.iteration)
-        with VideoWriter(args.out, args.fps) as video:
-            for row in turns(clouds, args):
-                video.add(np.concatenate([strip, np.concatenate(row, axis=1)]))
-    except (ValueError, OSError) as problem:
-        print(f"side_by_side: {problem}", file=sys.stderr)
-        return 2
+    check_flags(args)
+    check_suffix(args.out, "mp4")
+    strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
+    clouds = load(args.scenes, args.iteration)
+    with VideoWriter(args.out, args.fps) as video:
+        for row in turns(clouds, args):
+            video.add(np.concatenate([strip, np.concatenate(row, axis=1)]))
     print(args.out)
     return 0
 

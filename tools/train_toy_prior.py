@@ -29,7 +29,7 @@ from toy.training.model import Sizes
 from toy.training.training import PriorTrainer, TrainSettings
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -58,7 +58,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+@program.refuses("train_toy_prior", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Runs one command."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
@@ -67,13 +68,14 @@ def main(argv: list[str] | None = None) -> None:
         from toy.training.export import export_prior
 
         export_prior(args.folder, args.to, rendered, remarks=args.remarks)
-        return
+        return 0
     settings = TrainSettings(
         seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
     )
     trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder)
     print(f"continuing at step {trainer.step}" if trainer.resume() else "starting", flush=True)
     trainer.run()
+    return 0
 
 
 if __name__ == "__main__":

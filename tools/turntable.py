@@ -17,7 +17,6 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-from collections.abc import Sequence
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
 from export.options import default_path
@@ -25,27 +24,24 @@ from utils.file_formats import check_suffix
 from utils.video import VideoWriter
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program.refuses("turntable", ValueError, OSError)
+def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/NAME.mp4, or beside the .ply)")
     add_flags(parser)
     args = parser.parse_args(argv)
-    try:
-        check_flags(args)
-        if args.out is not None and len(args.scenes) > 1:
-            raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
-        if args.out is not None:
-            check_suffix(args.out, "mp4")
-        for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
-            with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
-                for (image,) in turns([cloud], args):
-                    video.add(image)
-            print(video.path)
-    except (ValueError, OSError) as problem:
-        print(f"turntable: {problem}", file=sys.stderr)
-        return 2
+    check_flags(args)
+    if args.out is not None and len(args.scenes) > 1:
+        raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
+    if args.out is not None:
+        check_suffix(args.out, "mp4")
+    for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
+        with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
+            for (image,) in turns([cloud], args):
+                video.add(image)
+        print(video.path)
     return 0
 
 

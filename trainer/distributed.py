@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from utils.program import STOPPED
+from utils.program import STOPPED, command_of
 from utils.shard import Shard
 from utils.wording import counted
 
@@ -153,7 +153,7 @@ class World:
     def exit_with(self, status: int, why: object) -> int:
         """Prints why the run ends, unless another of its processes has; returns the exit status."""
         if self.is_first_to_report():
-            print(f"train.py: {why}", file=sys.stderr)
+            print(f"{command_of('train.py')}: {why}", file=sys.stderr)
         return status
 
 

@@ -8,6 +8,7 @@ instead of ending the program; an interrupt ends it without a stack trace, durin
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import select
@@ -20,6 +21,8 @@ from utils.stop_signals import SIGNALS, exit_on_signals, ignore_signals, restore
 
 FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
 """Exit statuses; arguments/exit_codes.py says what they mean."""
+Main = Callable[[list[str]], int]
+"""Takes the words of a command line, returns the exit status."""
 CLOSED_BY_READER = (errno.EPIPE, errno.EIO)  # a closed pipe or terminal
 
 
@@ -114,6 +117,35 @@ def is_printed(stream: Any) -> bool:
     print(f"{_name()}: the output could not be printed ({guard.error.strerror})", file=sys.stderr)
     guard.error = None
     return False
+
+
+def command_of(name: str) -> str:
+    """What messages of the command line `name`, such as train.py, begin with: cograd3d-train where that was typed."""
+    console = f"cograd3d-{name.removesuffix('.py')}"
+    return console if _name() == console else name
+
+
+def refuses(name: str, *kinds: type[Exception]) -> Callable[[Main], Main]:
+    """Decorates a command line's `main`: an exception of these kinds is the user's, printed as a line; status 2."""
+
+    def decorated(main: Main) -> Main:
+        @functools.wraps(main)
+        def checked(argv: list[str]) -> int:
+            try:
+                return main(argv)
+            except kinds as problem:
+                print(f"{command_of(name)}: {problem}", file=sys.stderr)
+                return REFUSED
+
+        return checked
+
+    return decorated
+
+
+def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words before a `--`, and those after it, which are for another program."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
 
 
 def run(main: Callable[[list[str]], int | None], prints_its_result: bool = True) -> NoReturn:

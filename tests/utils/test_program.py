@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from utils import program
+
 ROOT = Path(__file__).resolve().parents[2]
 PRINTS = "from utils import program\nprogram.run(lambda argv: [print('line', k) for k in range(10_000)] and 0)"
 
@@ -131,3 +133,36 @@ def test_a_name_that_the_terminal_cannot_show() -> None:
     code = "from utils import program\nprogram.run(lambda argv: print('k\xe4se \\udc80'))"
     result = _run(code, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert result.returncode == 0 and result.stdout == b"k\\xe4se \\udc80\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "told"),
+    [
+        ("train.py", "/a/train.py", "train.py"),
+        ("train.py", "/bin/cograd3d-train", "cograd3d-train"),
+        ("export", "/a/tools/export.py", "export"),
+        ("export", "/bin/cograd3d-export", "cograd3d-export"),
+        ("train.py", "/bin/cograd3d-reproduce", "train.py"),  # the runs of a sweep
+    ],
+)
+def test_messages_name_the_command_that_was_typed(monkeypatch, capsys, name, typed, told) -> None:
+    @program.refuses(name, ValueError)
+    def main(argv: list[str]) -> int:
+        raise ValueError(f"{argv[0]} is wrong")
+
+    monkeypatch.setattr(sys, "argv", [typed])
+    assert main(["x"]) == program.REFUSED and capsys.readouterr().err == f"{told}: x is wrong\n"
+
+
+def test_other_errors_are_not_the_users() -> None:
+    @program.refuses("export", ValueError)
+    def main(argv: list[str]) -> int:
+        raise KeyError(argv[0])
+
+    with pytest.raises(KeyError):
+        main(["x"])
+
+
+def test_words_after_two_dashes_are_for_another_program() -> None:
+    assert program.split_at_dashes(["a", "--", "b", "--", "c"]) == (["a"], ["b", "--", "c"])
+    assert program.split_at_dashes(["a"]) == (["a"], [])
