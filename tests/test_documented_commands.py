@@ -149,7 +149,7 @@ def collects(command: Command, checkout: Checkout) -> None:
 
 
 def makes_the_environment(command: Command, checkout: Checkout) -> None:
-    """The files that conda and pip are given are there; tests/tools/test_check_environment.py looks into them."""
+    """The files that conda and pip are given are there; tests/test_environment.py looks into them."""
     files = [word for word in command.words if re.search(r"\.(yml|txt|lock)$", word)]
     assert files and all((ROOT / file).is_file() for file in files)
     name = yaml.safe_load((ROOT / "environment.yml").read_text())["name"]
