@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which settings a run reads: a row for each that some runs do not, so that one without effect is reported.
 
-A new key needs a place in ALWAYS_READ or a row in ROWS; tests/arguments/test_no_effect.py demands it.
+A new key needs a row in ROWS, or a place among those that every run reads in tests/arguments/test_no_effect.py.
 """
 
 from __future__ import annotations
@@ -15,22 +15,6 @@ from arguments.declare import keys_of
 
 MODEL, OPT, CAMERAS = "ModelParams", "OptimizationParams", "GenerateCamParams"
 GUIDANCE, COGRAD, TOP = "GuidanceParams", "CoGradParams", ""
-
-ALWAYS_READ: dict[str, str] = {
-    TOP: "seed device test_ratio save_ratio save_video detect_anomaly quiet checkpoint_iterations checkpoint_every "
-    "max_faults_in_a_row start_checkpoint resume overwrite opt dry_run gui viewer",
-    MODEL: "model_path white_background data_device bg_aug_ratio shs_aug_ratio scale_aug_ratio sh_degree",
-    OPT: "iterations position_lr_init position_lr_final feature_lr feature_lr_final opacity_lr scaling_lr "
-    "scaling_lr_final rotation_lr rotation_lr_final weight_decay geo_iter lambda_tv lambda_scale lambda_z_variance "
-    "densify_until_iter use_progressive save_process",
-    "PipelineParams": "convert_SHs_python compute_cov3D_python debug rasterizer",
-    CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
-    "default_azimuth default_fovy jitter_pose device",
-    GUIDANCE: "guidance g_device perpneg loss memory_check num_train_timesteps fix_noise noise_seed text "
-    "allow_unknown_words guidance_scale lambda_guidance weighting front_bias C_batch_size vis_interval",
-    COGRAD: "enabled",
-}
-"""Group -> keys that every run reads, or whose default is the only value without effect."""
 
 
 @dataclass(frozen=True)

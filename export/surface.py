@@ -6,8 +6,6 @@ N Gaussians, V vertices, F triangles, X x Y x Z grid points. A mesh's triangles 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from export.scan import depth_of_mesh
 from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
+from utils.device import threads_for
 from utils.general_utils import build_rotation
 
 BLOCK = 8
@@ -60,19 +59,8 @@ def grid_around(gaussians: GaussianModel, seen: Framing, points: int) -> Grid:
     return Grid(low, step, tuple(int(count) * BLOCK for count in blocks))  # type: ignore[arg-type]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For many small operations: on a shared machine threads would wait for one another at each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @torch.no_grad()
-@one_thread()
+@threads_for(BLOCK**3)  # of each operation: threads would wait for one another
 def density(gaussians: GaussianModel, grid: Grid) -> np.ndarray:
     """[X, Y, Z]: sum over the Gaussians of opacity exp(-d^2 / 2), d the distance in deviations, above LEAST_DENSITY.
 

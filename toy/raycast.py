@@ -52,19 +52,6 @@ def camera_axes(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return right.astype(np.float32), np.cross(right, forward).astype(np.float32), forward.astype(np.float32)
 
 
-def render_gbuffer(
-    class_name: str,
-    theta_deg: float,
-    phi_deg: float,
-    radius: float,
-    fov_rad: float,
-    size_px: int,
-    supersample: int = 2,
-) -> np.ndarray:
-    """uint8 [6, H, W]: fixed colour r, g, b (shaded, premultiplied), shade of slot A, shade of slot B, coverage."""
-    return render_primitives(primitives_of(class_name), View(theta_deg, phi_deg, radius, fov_rad), size_px, supersample)
-
-
 def render_gbuffers(
     class_name: str, views: Sequence[View], size_px: int, supersample: int = 2, workers: int = 2
 ) -> np.ndarray:
@@ -81,7 +68,7 @@ def render_gbuffers(
 
 
 def render_primitives(primitives: Sequence[Primitive], view: View, size_px: int, supersample: int = 2) -> np.ndarray:
-    """The G-buffer of a list of primitives; see render_gbuffer."""
+    """uint8 [6, H, W]: fixed colour r, g, b (shaded, premultiplied), shade of slot A, shade of slot B, coverage."""
     grid_px = size_px * supersample
     nearest = np.full((grid_px, grid_px), np.inf, np.float32)
     shade = np.zeros((grid_px, grid_px), np.float32)

@@ -5,16 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.graphics_utils import fov2focal
+from utils.graphics_utils import fov2focal, getWorld2View2
 
 
 def camera_to_JSON(ind: int, camera: Any) -> dict[str, Any]:
     """Record of an RCamera: position and camera-to-world rotation in world space, focal lengths and sides in pixels."""
-    world_to_view = np.zeros((4, 4))
-    world_to_view[:3, :3] = camera.R.T
-    world_to_view[:3, 3] = camera.T
-    world_to_view[3, 3] = 1.0
-    pose = np.linalg.inv(world_to_view)
+    pose = np.linalg.inv(getWorld2View2(camera.R, camera.T).astype(np.float64))
     return {
         "id": ind,
         "img_name": ind,

@@ -7,26 +7,30 @@ import pytest
 from toy.builders import ball, box, ring, rod, tube
 from toy.compose import compose
 from toy.objects import CLASSES, ONE_SIDED, PARTS, primitives_of
-from toy.raycast import View, camera_axes, camera_centre, render_gbuffer, render_gbuffers, render_primitives
+from toy.raycast import View, camera_axes, camera_centre, render_gbuffers, render_primitives
 from toy.shapes import Ellipsoid, Paint
 
 FOV_RAD, RADIUS = 0.40, 3.5
 
 
+def render_gbuffer(class_name, theta_deg, phi_deg, size_px=48, radius=RADIUS, fov_rad=FOV_RAD):
+    return render_primitives(primitives_of(class_name), View(theta_deg, phi_deg, radius, fov_rad), size_px)
+
+
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_objects_are_mirror_symmetric_and_fit_the_picture(class_name):
-    right = render_gbuffer(class_name, 70, 37, RADIUS, FOV_RAD, 48).astype(int)
-    left = render_gbuffer(class_name, 70, -37, RADIUS, FOV_RAD, 48).astype(int)[:, :, ::-1]
+    right = render_gbuffer(class_name, 70, 37).astype(int)
+    left = render_gbuffer(class_name, 70, -37).astype(int)[:, :, ::-1]
     assert (np.abs(right - left) > 2).mean() < 1e-3
     for theta, phi in ((50, 45), (70, 37), (90, 0), (105, 90)):
-        coverage = render_gbuffer(class_name, theta, phi, RADIUS, FOV_RAD, 48)[5]
+        coverage = render_gbuffer(class_name, theta, phi)[5]
         assert max(coverage[0].max(), coverage[-1].max(), coverage[:, 0].max(), coverage[:, -1].max()) < 128
     assert 0.1 < right[5].mean() / 255 < 0.8
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_front_and_back_differ_for_the_one_sided(class_name):
-    front, back = (render_gbuffer(class_name, 80, phi, RADIUS, FOV_RAD, 48).astype(float) for phi in (0, 180))
+    front, back = (render_gbuffer(class_name, 80, phi).astype(float) for phi in (0, 180))
     fixed = np.abs(front[:3] - back[:3]).max(axis=0) > 60
     if class_name in ONE_SIDED:
         assert fixed.mean() > 0.003
@@ -35,7 +39,7 @@ def test_front_and_back_differ_for_the_one_sided(class_name):
 
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_both_colour_slots_are_seen(class_name):
-    planes = [render_gbuffer(class_name, 70, phi, RADIUS, FOV_RAD, 48) for phi in (30, 110)]
+    planes = [render_gbuffer(class_name, 70, phi) for phi in (30, 110)]
     for slot in (3, 4):
         assert max((view[slot] > 60).mean() for view in planes) > 0.01
 
@@ -114,7 +118,7 @@ def test_lit_from_above_and_slots_take_their_colours():
 def test_batches_equal_single_views():
     views = [View(60, 10 * k, RADIUS, FOV_RAD) for k in range(5)]
     batch = render_gbuffers("car", views, 24)
-    alone = [render_gbuffer("car", v.theta_deg, v.phi_deg, v.radius, v.fov_rad, 24) for v in views]
+    alone = [render_gbuffer("car", v.theta_deg, v.phi_deg, 24, v.radius, v.fov_rad) for v in views]
     np.testing.assert_array_equal(batch, np.stack(alone))
 
 

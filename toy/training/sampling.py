@@ -17,8 +17,8 @@ from torch import Tensor
 from guidance.linear_autoencoder import LinearAutoencoder
 from toy.captions import COLOURS, DEFAULT_COLOURS, HELD_OUT_COLOUR_PAIRS, caption
 from toy.compose import compose
-from toy.objects import CLASSES, ONE_SIDED
-from toy.raycast import View, render_gbuffer
+from toy.objects import CLASSES, ONE_SIDED, primitives_of
+from toy.raycast import View, render_primitives
 from toy.training.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
 from toy.training.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
 
@@ -70,7 +70,7 @@ def sample_images(
 def true_image(target: Target, size_px: int = 64) -> np.ndarray:
     """The target rendered by the ray caster from a middling elevation, [3, S, S] in [0, 1]."""
     view = View(75.0, AZIMUTH_DEG[target.view_word], 3.5, 0.44)
-    buffer = render_gbuffer(target.class_name, view.theta_deg, view.phi_deg, view.radius, view.fov_rad, size_px)
+    buffer = render_primitives(primitives_of(target.class_name), view, size_px)
     return compose(buffer, COLOURS[target.colour_a], COLOURS[target.colour_b], WHITE)
 
 
