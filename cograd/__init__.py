@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from cograd.params import CoGradParams
 from cograd.regions import RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
 from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
 
-__all__ = ["CoGrad", "CoGradParams", "FusionResult", "Gradient", "Plan"]
+__all__ = ["CoGrad", "CoGradParams", "FusionResult", "Gradient", "Observation", "Plan"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,17 @@ class Plan:
     probabilities: Tensor  # [N regions], P of this draw
 
 
-class CoGrad:
-    """Remembers the region histories with their local timestep states, the loss signal's means, and the bank.
+@dataclass(frozen=True)
+class Observation:
+    """What B losses became, None where one was not finite: the signal, and the updates u of the local states."""
 
-    What a step did is kept for `record` until the next `plan`; it is no part of the state.
-    """
+    signal: list[float | None]
+    u: list[float | None]
+    u_raw: list[float | None]  # before u_max
+
+
+class CoGrad:
+    """Remembers the region histories with their local timestep states, the loss signal's means, and the bank."""
 
     def __init__(
         self,
@@ -75,7 +81,6 @@ class CoGrad:
         self.controller = TimestepController(self.grid, self.history, alphas_cumprod, params, t_valid)
         self.signal = LossSignal(alphas_cumprod, params, w)
         self.bank = GradientBank(self.grid, params, total_steps, frozenset(fixed_names))
-        self._record: dict[str, Any] = {}
 
     def plan(self, step: int, views: int, generator: torch.Generator) -> Plan:
         """Regions and timesteps of so many views; draws two uniform numbers for each view.
@@ -84,20 +89,10 @@ class CoGrad:
         """
         log_p = next_log_probabilities(self.history, self.params)
         regions = draw_without_replacement(log_p, uniform(generator, views).tolist())
-        P = np.exp(log_p)
+        P = torch.from_numpy(np.exp(log_p))
         u = uniform(generator, views).tolist()
         times = self.controller.plan(regions.tolist(), step / self.total_steps, u)
-        self._record = {
-            "regions": regions.tolist(),
-            "probability": P[regions].tolist(),
-            "largest_probability": float(P.max()),
-            "t_global": times.t_global,
-            "t_local": times.t_local.tolist(),
-            "t_base": times.t_base.tolist(),
-            "t": times.t.tolist(),
-            "fusion": [],
-        }
-        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, torch.from_numpy(P))
+        return Plan(step, regions, times.t, times.t_global, times.t_local, times.t_base, P)
 
     def keeps_gradients(self, step: int) -> bool:
         """Whether `fuse` or `observe` of this step can have a use for gradients: whether `flat` ones save a copy."""
@@ -113,22 +108,12 @@ class CoGrad:
         candidates = self.bank.candidates(step, int(region), int(t), g_main)
         params = self.params
         result = fuse(g_main, [(c.w, c.g_hist) for c in candidates], params.delta, params.projection)
-        self._record.setdefault("fusion", []).append(
-            {
-                "region": int(region),
-                "main_norm": result.main_norm,
-                "fused_norm": result.fused_norm,
-                "auxiliaries": len(candidates),
-                "cosines": list(result.cosines),
-                "distances": [c.d for c in candidates],
-            }
-        )
-        return result
+        return replace(result, region=int(region), distances=tuple(c.d for c in candidates))
 
     def observe(
         self, step: int, regions: Tensor, t: Tensor, losses: Tensor, main_gradients: Sequence[Gradient | None]
-    ) -> None:
-        """Records the losses [B], moves the local states, stores the main gradients (None: there is none to keep).
+    ) -> Observation:
+        """Takes in the losses [B], moves the local states, stores the main gradients (None: there is none to keep).
 
         DECISION: the paper has no loss that is not finite. Such a view is counted, and enters no history and no bank.
         """
@@ -145,19 +130,29 @@ class CoGrad:
             updates.append(self.controller.update(region, differences))
             if g_main is not None:
                 self.bank.store(step, region, t_view, g_main)
-        self._record["signal"] = [signal if math.isfinite(signal) else None for signal in signals]
-        self._record["u"] = [update.u if update else None for update in updates]
-        self._record["u_raw"] = [update.raw if update else None for update in updates]
+        return Observation(
+            [signal if math.isfinite(signal) else None for signal in signals],
+            [update.u if update else None for update in updates],
+            [update.raw if update else None for update in updates],
+        )
 
     def remap_rows(self, index_map: RowMap) -> None:
         """Moves the rows of the stored gradients with their Gaussians."""
         self.bank.remap_rows(index_map)
 
-    def record(self) -> dict[str, Any]:
-        """What the last step did, for a line of JSON; `fusion` has an entry a view, in the order of the calls."""
+    def record(self, plan: Plan, fusion: Sequence[dict[str, Any]], observation: Observation) -> dict[str, Any]:
+        """A step, once observed, for a line of JSON; fusion: FusionResult.record() of each view."""
         return {
-            **self._record,
-            "visits": self.history.n[self._record.get("regions", [])].tolist(),
+            "regions": plan.regions.tolist(),
+            "probability": plan.probabilities[plan.regions].tolist(),
+            "largest_probability": float(plan.probabilities.max()),
+            "t_global": plan.t_global,
+            "t_local": plan.t_local.tolist(),
+            "t_base": plan.t_base.tolist(),
+            "t": plan.t.tolist(),
+            "fusion": list(fusion),
+            **asdict(observation),
+            "visits": self.history.n[plan.regions.tolist()].tolist(),
             "starved_share": self.history.starved_share(),
             "refused_losses": self.history.refused,
             "bank_entries": len(self.bank),

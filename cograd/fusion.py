@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,12 +40,28 @@ class Flat(Gradient):
 
 @dataclass(frozen=True)
 class FusionResult:
-    """g_fused, |g_main|, |g_fused|, and for each candidate the cosine of g_hist with g_main."""
+    """g_fused, |g_main|, |g_fused|, and for each candidate the cosine of g_hist with g_main.
+
+    region, distances: the view's region and how far those of the candidates are, where CoGrad fused.
+    """
 
     g_fused: Gradient
     main_norm: float
     fused_norm: float
     cosines: tuple[float, ...] = ()
+    region: int | None = None
+    distances: tuple[float, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """All but the gradient, for a line of JSON."""
+        return {
+            "region": self.region,
+            "main_norm": self.main_norm,
+            "fused_norm": self.fused_norm,
+            "auxiliaries": len(self.cosines),
+            "cosines": list(self.cosines),
+            "distances": list(self.distances),
+        }
 
 
 def flat(g: Gradient) -> Flat:

@@ -74,7 +74,7 @@ def fit() -> tuple[float, int]:
     error = float((points - truth).square().sum(dim=1).mean().sqrt())
     start = float(truth.square().sum(dim=1).mean().sqrt())
     print(f"distance from the truth: {error:.3f} after {STEPS} steps, {start:.3f} at the start")
-    print(f"fused gradients: {fused_count}; regions below five visits: {cograd.record()['starved_share']:.0%}")
+    print(f"fused gradients: {fused_count}; regions below five visits: {cograd.history.starved_share():.0%}")
     return error, fused_count
 
 

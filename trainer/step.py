@@ -74,6 +74,7 @@ class StepGradients:
     distillation: Distillation
     losses: Losses
     views: list[ViewGradient]  # of all B views, before fusion; empty after a fault
+    fusion: list[dict[str, Any]]  # FusionResult.record() of each view
     fault: str | None  # what is not finite: the step is skipped
     timer: PhaseTimer
 
@@ -151,6 +152,7 @@ def compute_gradients(
         g_images, numbers = image_gradients(distillation, images, disparities, views, opt.lambda_tv, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)
     main, fault = [], losses.fault
+    fusion: list[dict[str, Any]] = []
     if fault is None:
         with timer("backward"):
             main = [
@@ -159,11 +161,11 @@ def compute_gradients(
         if world.size > 1:
             with timer("exchange"):
                 main = gather_gradients(main, shard, world)
-        main, total = fuse_views(state, draws.plan, losses.t, main, timer)  # Eq. (10)
+        main, total, fusion = fuse_views(state, draws.plan, losses.t, main, timer)  # Eq. (10)
         with timer("backward"), threads_for(_parameter_count(state)):
             fault = set_gradient(state, total, main, losses.t)
     stacks = images.detach(), disparities.detach(), transmittances
-    return StepGradients(state.iteration, draws, stacks, distillation, losses, main, fault, timer)
+    return StepGradients(state.iteration, draws, stacks, distillation, losses, main, fusion, fault, timer)
 
 
 def apply_update(state: TrainState, step: StepGradients, config: Config) -> Update:
@@ -180,8 +182,9 @@ def apply_update(state: TrainState, step: StepGradients, config: Config) -> Upda
     if state.cograd is not None and plan is not None:
         with step.timer("observe"), threads_for(_parameter_count(state)):
             main = [view.g_main for view in step.views]
-            state.cograd.observe(state.iteration, plan.regions, step.losses.t, step.losses.per_view, main)
-            record = state.cograd.record()
+            losses = step.losses
+            observation = state.cograd.observe(state.iteration, plan.regions, losses.t, losses.per_view, main)
+            record = state.cograd.record(plan, step.fusion, observation)
     with step.timer("densify"), torch.no_grad():
         if state.iteration < opt.densify_until_iter:
             before = state.gaussians.parameters_in_order()
@@ -301,20 +304,24 @@ def view_gradient(
 
 def fuse_views(
     state: TrainState, plan: Plan | None, t: Tensor, views: list[ViewGradient], timer: PhaseTimer
-) -> tuple[list[ViewGradient], Gradient]:
-    """The views' gradients as the bank keeps them, and their sum once fused with neighbouring regions', Eq. (10)."""
+) -> tuple[list[ViewGradient], Gradient, list[dict[str, Any]]]:
+    """The views' gradients as the bank keeps them, their sum once fused with neighbouring regions', Eq. (10), and what
+    FusionResult records of each."""
     cograd, step = state.cograd, state.iteration
     if cograd is None or plan is None:
         with timer("backward"), threads_for(_parameter_count(state)):
-            return views, functools.reduce(added, (view.g_main for view in views))
+            return views, functools.reduce(added, (view.g_main for view in views)), []
     with timer("fuse"), threads_for(_parameter_count(state)):
         if cograd.keeps_gradients(step):  # flat once, for fusing and for the bank
             views = [dataclasses.replace(view, g_main=flat(view.g_main)) for view in views]
-        fused = (  # one at a time: only their sum stays in memory
-            cograd.fuse(step, region, t_view, view.g_main).g_fused
-            for region, t_view, view in zip(plan.regions.tolist(), t.tolist(), views, strict=True)
-        )
-        return views, functools.reduce(added, fused)
+        total, fusion = None, []
+        for region, t_view, view in zip(plan.regions.tolist(), t.tolist(), views, strict=True):
+            result = cograd.fuse(step, region, t_view, view.g_main)
+            total = result.g_fused if total is None else added(total, result.g_fused)
+            fusion.append(result.record())
+            del result  # only the sum stays in memory
+        assert total is not None, "a step has a view"
+        return views, total, fusion
 
 
 def pop_gradient(state: TrainState) -> Gradient:

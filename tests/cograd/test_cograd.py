@@ -11,7 +11,7 @@ import torch
 from arguments import CoGradParams, Config, GuidanceParams
 from arguments.checks import contradictions
 from arguments.declare import keys_of
-from cograd import CoGrad
+from cograd import CoGrad, Observation
 from cograd.fusion import fuse
 from cograd.regions import indicators
 from cograd.timesteps import global_timestep, log_snr, schedule_progress
@@ -47,13 +47,12 @@ def _run(cograd: CoGrad, streams: RandomStreams, steps: range, batch: int = 2) -
         plan = cograd.plan(step, batch, streams.torch)
         regions = plan.regions.tolist()
         gradients = [_gradient(step, region) for region in regions]
-        for region, t, g_main in zip(regions, plan.t.tolist(), gradients):
-            cograd.fuse(step, region, t, g_main)
+        fusion = [cograd.fuse(step, *view).record() for view in zip(regions, plan.t.tolist(), gradients)]
         losses = torch.tensor([_loss(step, region) for region in regions])
-        cograd.observe(step, plan.regions, plan.t, losses, gradients)
+        observation = cograd.observe(step, plan.regions, plan.t, losses, gradients)
         if step % 10 == 0:
             cograd.remap_rows(IndexMap.identity(12))
-        records.append(cograd.record())
+        records.append(cograd.record(plan, fusion, observation))
     return records
 
 
@@ -109,10 +108,11 @@ def test_the_record_has_the_probability_of_the_regions_that_were_drawn() -> None
     cograd, streams = _cograd(), RandomStreams(1)
     _run(cograd, streams, range(1, 20))
     plan = cograd.plan(20, 2, streams.torch)
-    expected = plan.probabilities[plan.regions].tolist()
-    assert cograd.record()["probability"] == pytest.approx(expected) and len(set(plan.probabilities.tolist())) > 4
+    record = cograd.record(plan, [], Observation([], [], []))
+    assert record["probability"] == plan.probabilities[plan.regions].tolist() and record["regions"] == plan.regions.tolist()
+    assert len(set(plan.probabilities.tolist())) > 4
     assert plan.probabilities.tolist() == pytest.approx(torch.softmax(torch.from_numpy(indicators(cograd.history, cograd.params)) / 0.1, 0).tolist())
-    assert cograd.record()["largest_probability"] == pytest.approx(max(plan.probabilities.tolist()))
+    assert record["largest_probability"] == pytest.approx(max(plan.probabilities.tolist()))
 
 
 def test_one_region_is_always_looked_at_and_gradients_pass_through_an_empty_bank() -> None:
@@ -185,9 +185,8 @@ def test_resumed_run_equals_the_unbroken_one(cut, mode, tmp_path) -> None:
 def test_a_loss_that_is_not_finite_leaves_nothing_but_a_count() -> None:
     cograd, regions, t = _cograd(), torch.tensor([0, 1]), torch.tensor([500, 500])
     cograd.plan(25, 2, torch.Generator())
-    cograd.observe(25, regions, t, torch.tensor([math.nan, 1.0]), [_gradient(25, 0), _gradient(25, 1)])
-    record = cograd.record()
-    assert record["refused_losses"] == 1 and record["signal"] == [None, 1.0] and record["u"] == [None, 0.0]
+    observation = cograd.observe(25, regions, t, torch.tensor([math.nan, 1.0]), [_gradient(25, 0), _gradient(25, 1)])
+    assert cograd.history.refused == 1 and observation.signal == [None, 1.0] and observation.u == [None, 0.0]
     assert sorted(cograd.bank.entries) == [1] and cograd.history.n.tolist() == [0, 1, 0, 0, 0, 0]
     cograd.observe(26, regions, t, torch.ones(2), [None, None])
     assert cograd.bank.entries[1].step == 25 and cograd.history.n.tolist() == [1, 2, 0, 0, 0, 0]
@@ -195,7 +194,6 @@ def test_a_loss_that_is_not_finite_leaves_nothing_but_a_count() -> None:
 
 def test_record_is_strict_json_and_tells_all() -> None:
     cograd = _cograd()
-    assert json.loads(json.dumps(cograd.record(), allow_nan=False))["bank_bytes"] == 0  # before any step
     record = _run(cograd, RandomStreams(1), range(1, 31))[-1]
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["bank_bytes"] == cograd.bank.nbytes() > 0 and record["bank_limit_bytes"] == 1400 * 10**6 and len(record["fusion"]) == len(record["t"]) == 2
