@@ -89,7 +89,8 @@ def added(a: Gradient, b: Gradient) -> Gradient:
 def inner(a: Gradient, b: Gradient) -> float:
     """<a, b> over all tensors. ValueError when names or shapes differ."""
     _check_fit(a, b)
-    return sum(_dot(x.reshape(-1), b[name].reshape(-1)) for name, x in a.items())
+    pairs = [(x.reshape(-1), b[name].reshape(-1), [slice(0, x.numel())]) for name, x in a.items()]
+    return sum(dot for (dot,) in _dots(pairs)) if pairs else 0.0
 
 
 def norm(a: Gradient) -> float:

@@ -50,8 +50,8 @@ def saturation(rgb: Tensor) -> Tensor:
 
 def first_three(latents: Tensor) -> Tensor:
     """The first three of C channels, the last one repeated where there are fewer: [B,3,h,w]."""
-    channels = min(latents.shape[1], 3)
-    return latents[:, [*range(channels), *[channels - 1] * (3 - channels)]]
+    last = latents[:, -1:]
+    return torch.cat([latents, last, last], dim=1)[:, :3]
 
 
 def stretched(values: Tensor) -> Tensor:

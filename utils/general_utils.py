@@ -47,8 +47,7 @@ def build_covariance(scales: torch.Tensor, quaternions: torch.Tensor) -> torch.T
     """Upper triangle (xx, xy, xz, yy, yz, zz) of R S S R^T. scales [N, 3], quaternions [N, 4] wxyz -> [N, 6]."""
     factor = build_rotation(quaternions) * scales.unsqueeze(1)  # [N, 3, 3]
     covariance = factor @ factor.transpose(1, 2)
-    row, column = torch.triu_indices(3, 3)
-    return covariance[:, row, column]
+    return torch.stack([covariance[:, row, column] for row in range(3) for column in range(row, 3)], dim=1)
 
 
 def all_finite(x: torch.Tensor) -> bool:

@@ -3,6 +3,6 @@
 
 from . import backend
 
-found = backend()
-cuda = f"CUDA for {' '.join(found['cuda'])}" if found["cuda"] else f"no CUDA kernels: {found['why_no_cuda']}"
-print(f"diff_gaussian_rasterization: CPU ({found['cpu']}), {cuda}")
+built = backend()
+cuda = f"CUDA for {' '.join(built['cuda'])}" if built["cuda"] else f"no CUDA kernels: {built['why_no_cuda']}"
+print(f"diff_gaussian_rasterization: CPU ({built['cpu']}), {cuda}")

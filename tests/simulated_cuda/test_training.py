@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole trainer on the simulated GPU: no mixing of devices, no host index, and the waits of a step that are documented."""
+
+import json
+
+import pytest
+
+from arguments.exit_codes import FINISHED
+from tests.simulated_cuda.conftest import run
+
+
+def test_a_run_stays_on_the_device(gpu, tmp_path):
+    """CoGrad with densification and fusion at every step, test views, checkpoints."""
+    words = {"densify_from_iter": 1, "densification_interval": 2, "fusion_range": "0.0,1.0", "checkpoint_every": 2}
+    assert run("ideal", tmp_path, iterations=5, **words) == FINISHED
+    assert gpu.host_indices == {}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["rasterizer"]["backend"] == record["nearest_neighbours"]["backend"] == "cuda"
+
+
+@pytest.mark.parametrize("loss", ["ism", "sds"])
+def test_a_diffusion_model(gpu, tmp_path, loss):
+    assert run("SD", tmp_path, loss=loss, iterations=2) == FINISHED
+    assert gpu.host_indices == {}
+
+
+def test_without_kernels_the_cpu_renders_and_that_is_reported_and_recorded(gpu_without_kernels, tmp_path, caplog):
+    assert run("ideal", tmp_path, iterations=1) == FINISHED
+    told = [record.getMessage() for record in caplog.records if "CUDA kernels do not run on cuda:0" in record.getMessage()]
+    assert len(told) == 2 and "rasterizer" in told[0] and "simple_knn" in told[1]
+    record = json.loads((tmp_path / "run.json").read_text())
+    for part in ("rasterizer", "nearest_neighbours"):
+        assert record[part] == record[part] | {"backend": "cpu", "why_not_cuda": "nvcc was not found when the package was built"}
+
+
+def test_without_kernels_a_run_that_demands_them_is_refused(gpu_without_kernels, tmp_path, capsys):
+    assert run("ideal", tmp_path / "run", rasterizer="cuda") == 2
+    assert "the CUDA kernels do not run: nvcc was not found" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_cpu_renders_where_it_is_asked_to(gpu, tmp_path, caplog):
+    assert run("ideal", tmp_path, iterations=1, rasterizer="cpu") == FINISHED
+    assert not [record for record in caplog.records if "CUDA kernels" in record.getMessage()]
+    assert json.loads((tmp_path / "run.json").read_text())["rasterizer"]["backend"] == "cpu"
