@@ -212,6 +212,13 @@ class GuidanceParams:
     unet_batch: int = new(
         0, "largest U-Net batch; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
     )
+    unet_cache_interval: int = new(
+        1,
+        "ISM: the whole U-Net is computed in every n-th inversion round, between them its outer layers; 1: in each",
+        unit="rounds",
+        lo=1,
+        hi=1000,
+    )
     vae_slicing: str = new("auto", "encode, recompute and decode one view at a time; auto: on with vram_O", **SWITCH)
     vae_checkpointing: str = new(
         "auto", "recompute the autoencoder's blocks in the backward pass; auto: on with vram_O", **SWITCH

@@ -134,8 +134,8 @@ ROWS: tuple[Row, ...] = (
         GUIDANCE,
         "model_key model_key_mirror model_revision is_safe_tensor base_model_key controlnet_model_key vram_O fp16 "
         "precision channels_last fuse_qkv attention_kernel compile_unet cuda_graphs keep_text_encoder unet_batch "
-        "vae_slicing vae_checkpointing offload_unet textual_inversion_path LoRA_path LoRA_scale controlnet_ratio "
-        "negative inverse_text",
+        "unet_cache_interval vae_slicing vae_checkpointing offload_unet textual_inversion_path LoRA_path LoRA_scale "
+        "controlnet_ratio negative inverse_text",
         _is_sd,
         NO_SD,
     ),
@@ -163,7 +163,8 @@ ROWS: tuple[Row, ...] = (
     Row(GUIDANCE, "t_range max_t_range", _baseline, "CoGrad sets the timesteps (prog_range, t_base_range)"),
     Row(
         GUIDANCE,
-        "delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t xs_inv_steps xs_eta",
+        "delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t xs_inv_steps xs_eta "
+        "unet_cache_interval",
         _ism,
         NO_ISM,
     ),

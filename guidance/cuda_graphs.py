@@ -15,10 +15,10 @@ MOST_GRAPHS = 16
 
 
 class Recording(Protocol):
-    """A recorded call: `replay` computes `output` again from what is in `inputs`."""
+    """A recorded call: `replay` computes `outputs` again from what is in `inputs`."""
 
     inputs: tuple[Tensor, ...]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
 
     def replay(self) -> None: ...
 
@@ -26,7 +26,7 @@ class Recording(Protocol):
 class CudaRecording:
     """A call recorded as a CUDA graph. Graphs of one `pool` share memory: they never run at the same time."""
 
-    def __init__(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
+    def __init__(self, call: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], pool: Any) -> None:
         self.inputs = tuple(x.clone() for x in inputs)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -36,7 +36,7 @@ class CudaRecording:
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self.output = call(*self.inputs)
+            self.outputs = call(*self.inputs)
 
     def replay(self) -> None:
         self._graph.replay()
@@ -48,12 +48,14 @@ class GraphedCall:
     The function must do the same work whatever its inputs hold. Results are copies, so a later call changes none.
     """
 
-    def __init__(self, call: Callable[..., Tensor], record: Callable[..., Recording] = CudaRecording) -> None:
+    def __init__(
+        self, call: Callable[..., tuple[Tensor, ...]], record: Callable[..., Recording] = CudaRecording
+    ) -> None:
         self._call, self._record = call, record
         self._pool: Any = None
         self._recordings: OrderedDict[Any, Recording] = OrderedDict()
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         key = tuple((x.shape, x.dtype) for x in inputs)
         if key not in self._recordings:
             if self._pool is None and self._record is CudaRecording:
@@ -66,4 +68,4 @@ class GraphedCall:
         for ours, theirs in zip(recording.inputs, inputs, strict=True):
             ours.copy_(theirs)
         recording.replay()
-        return recording.output.clone()
+        return tuple(output.clone() for output in recording.outputs)

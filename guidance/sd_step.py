@@ -12,8 +12,12 @@ Letters of shapes: B views, C latent channels, h w latent size.
 An index and a timestep differ by `steps_offset`; upstream used one for the other in places.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -129,6 +133,11 @@ class InversionRound:
     rows: tuple[int, ...]
     ind_from: tuple[int, ...]
     ind_to: tuple[int, ...]
+
+    def part(self, selected: Sequence[bool]) -> InversionRound | None:
+        """The same for the selected of its views; None where no view is selected."""
+        columns = (tuple(compress(column, selected)) for column in (self.rows, self.ind_from, self.ind_to))
+        return InversionRound(*columns) if any(selected) else None
 
 
 def inversion_path(ind_t: int, delta: int, xs_delta_t: int, xs_inv_steps: int) -> list[int]:

@@ -19,6 +19,7 @@ from guidance.components import Components
 from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
+from guidance.feature_cache import DeepFeatures, Features, check_unet, outer_layers
 from guidance.lora import merge_lora, read_lora
 from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
@@ -31,6 +32,7 @@ __all__ = ["ModelUnavailable", "StableDiffusion"]
 logger = logging.getLogger(__name__)
 
 InKnownWords = Callable[[Sequence[str], Collection[str], Sequence[str]], list[str]]
+NetworkCall = Callable[..., tuple[Tensor, ...]]
 LEAST_ALPHA = 2.0**-24  # what diffusers' EulerDiscreteScheduler takes for a cumulative alpha of 0
 
 
@@ -63,6 +65,8 @@ class StableDiffusion:
         add_words(parts, words, f"textual inversion {embeddings}")
         self.controlnet = None if control_source is None else load_controlnet(control_source, parts.unet, self.dtype)
         self.unet, self.vae = parts.unet, parts.vae
+        if guidance_params.unet_cache_interval > 1:
+            check_unet(self.unet)
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self._place()
         known_words = None if guidance_params.allow_unknown_words else parts.known_words
@@ -90,7 +94,9 @@ class StableDiffusion:
             offload(self.unet, device)
         if execution.vae_checkpointing and self.vae._supports_gradient_checkpointing:
             self.vae.enable_gradient_checkpointing(execution.recompute)
-        self._call_networks = GraphedCall(self._networks) if execution.cuda_graphs else self._networks
+        calls: list[NetworkCall] = [self._networks, self._networks_keeping, self._outer_layers]
+        graphed: list[NetworkCall] = [*map(GraphedCall, calls)] if execution.cuda_graphs else calls
+        self._call_networks, self._call_keeping, self._call_outer = graphed
 
     def release_text_encoder(self) -> None:
         """Let the text encoder go once every text of the run is embedded."""
@@ -169,17 +175,57 @@ class StableDiffusion:
 
         control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
-        if control is not None and self.controlnet is None:
+        (output,) = self._in_batches(self._call_networks, x_t, t, embeddings, *self._control_of(control))
+        return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t])
+
+    @torch.no_grad()
+    def predict_noise_cached(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        embeddings: Tensor,
+        control: Tensor | None = None,
+        *,
+        features: Features | None = None,
+    ) -> tuple[Tensor, Features]:
+        """`predict_noise`, and the features to keep; with `features` of a call before, by the outer layers alone."""
+        if features is None:
+            inputs = (x_t, t, embeddings, *self._control_of(control))
+            output, *kept = self._in_batches(self._call_keeping, *inputs)
+            features = tuple(kept)
+        else:
+            (output,) = self._in_batches(self._call_outer, x_t, t, embeddings, *features)
+        return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t]), features
+
+    def _control_of(self, control: Tensor | None) -> tuple[Tensor, ...]:
+        """The further input of the networks' call."""
+        if control is None:
+            return ()
+        if self.controlnet is None:
             raise ValueError("a ControlNet image was given but GuidanceParams.controlnet_model_key is not set")
-        inputs = [x_t.to(self.dtype), t, embeddings.to(self.dtype), *([] if control is None else [control])]
+        return (control,)
+
+    def _in_batches(
+        self, call: NetworkCall, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor
+    ) -> tuple[Tensor, ...]:
+        """call(x_t, t, embeddings, *more) in the prior's dtype, `unet_batch` samples at a time."""
+        inputs = x_t.to(self.dtype), t, embeddings.to(self.dtype), *more
         at_a_time = self.execution.unet_batch or len(x_t)
         with self.execution.attention():
-            batches = zip(*(x.split(at_a_time) for x in inputs), strict=True)
-            parts = list(starmap(self._call_networks, batches))
-        output = torch.cat(parts).to(x_t.dtype)
-        return sd_step.eps_of(output, self.prediction_type, x_t, self.alphas_cumprod[t])
+            parts = list(starmap(call, zip(*(x.split(at_a_time) for x in inputs), strict=True)))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
 
-    def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Tensor:
+    def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Features:
         """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's image [B,3,H,W]."""
         added = {} if control is None else residuals(self.controlnet, x, t, embeddings, control)
-        return self.unet(x, t, encoder_hidden_states=embeddings, **added).sample
+        return (self.unet(x, t, encoder_hidden_states=embeddings, **added).sample,)
+
+    def _networks_keeping(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Features:
+        """The U-Net's output, its deep features, and what the ControlNet adds to the first skip connection."""
+        added = {} if control is None else residuals(self.controlnet, x, t, embeddings, control)
+        with DeepFeatures(self.unet) as deep:
+            output = self.unet(x, t, encoder_hidden_states=embeddings, **added).sample
+        return output, deep.value, *added.get("down_block_additional_residuals", ())[:1]
+
+    def _outer_layers(self, x: Tensor, t: Tensor, embeddings: Tensor, *features: Tensor) -> Features:
+        return (outer_layers(self.unet, x, t, embeddings, *features),)

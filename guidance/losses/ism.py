@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from guidance import sd_step
+from guidance.feature_cache import inversion_calls
 from guidance.losses.base import Loss, Residual, timesteps_of
 from guidance.prior import Conditioning, Prior, guided_noise
 from utils.device import send
@@ -54,14 +55,14 @@ class ISM(Loss):
         x = sd_step.add_noise(latents, noise, prior.alphas_cumprod[start])
         target = torch.zeros_like(x)
         is_guided = params.denoise_guidance_scale > 1
-        for step in sd_step.inversion_rounds(paths):
+        for step, predict_noise in inversion_calls(prior, paths, params.unet_cache_interval):
             rows = send(step.rows, device)
             t_from = prior.timesteps_of(send(step.ind_from, device))
             t_to = prior.timesteps_of(send(step.ind_to, device))
             texts = [*([conditioning.uncond[rows]] if is_guided else []), conditioning.inverse[rows]]
             count = len(texts)
             batch = x[rows].repeat(count, 1, 1, 1), t_from.repeat(count), torch.cat(texts)
-            eps = prior.predict_noise(*batch, *conditioning.control_for(count, rows))
+            eps = predict_noise(*batch, *conditioning.control_for(count, rows))
             if is_guided:
                 uncond, cond = eps.chunk(2)
                 eps = cond + params.denoise_guidance_scale * (uncond - cond)

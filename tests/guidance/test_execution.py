@@ -18,6 +18,7 @@ from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
 from tests.drawn import Draws
 from tests.live_bytes import LiveBytes
+from tests.recorded_call import Recorded
 from utils.random_streams import RandomStreams
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -103,20 +104,6 @@ def test_compiled_blocks_give_the_same(keys, monkeypatch):
     torch.testing.assert_close(fast.predict_noise(*inputs), expected, rtol=1e-4, atol=1e-5)
 
 
-class Recorded:
-    """Stands for a CUDA graph: works on its own copies of the inputs and writes where it wrote before."""
-
-    made = 0
-
-    def __init__(self, call, inputs, pool):
-        Recorded.made += 1
-        self.call, self.inputs = call, tuple(x.clone() for x in inputs)
-        self.output = call(*self.inputs)
-
-    def replay(self):
-        self.output.copy_(self.call(*self.inputs))
-
-
 def test_recorded_calls_give_the_same_for_every_batch_size(keys, plain, monkeypatch):
     """What surrounds a CUDA graph: fixed inputs that are filled, one recording a shape, results that stay."""
     monkeypatch.setattr(StableDiffusion, "_call_networks", None, raising=False)
@@ -131,10 +118,10 @@ def test_recorded_calls_give_the_same_for_every_batch_size(keys, plain, monkeypa
 
 def test_only_the_last_shapes_stay_recorded(monkeypatch):
     monkeypatch.setattr(Recorded, "made", 0)
-    call = GraphedCall(lambda x: x + 1, record=Recorded)
-    first = call(torch.zeros(1))
+    call = GraphedCall(lambda x: (x + 1,), record=Recorded)
+    (first,) = call(torch.zeros(1))
     for size in [*range(1, MOST_GRAPHS + 2), MOST_GRAPHS + 1, 1]:
-        assert torch.equal(call(torch.full((size,), 2.0)), torch.full((size,), 3.0))
+        assert torch.equal(call(torch.full((size,), 2.0))[0], torch.full((size,), 3.0))
     assert Recorded.made == MOST_GRAPHS + 2 and torch.equal(first, torch.ones(1))
 
 

@@ -18,6 +18,7 @@ from guidance.losses import make_loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
+from tests.recorded_call import Recorded
 from utils.random_streams import RandomStreams
 
 VALUES = {
@@ -66,17 +67,6 @@ def covering_runs():
         runs.append(run)
         missing -= pairs_of(run)
     return runs
-
-
-class Recorded:
-    """Stands for a CUDA graph on a CPU: works on its own copies of the inputs and writes where it wrote before."""
-
-    def __init__(self, call, inputs, pool):
-        self.call, self.inputs = call, tuple(x.clone() for x in inputs)
-        self.output = call(*self.inputs)
-
-    def replay(self):
-        self.output.copy_(self.call(*self.inputs))
 
 
 def draw(numbers, *shape):
