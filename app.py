@@ -5,8 +5,6 @@ It writes settings, runs train.py in a process of its own, and shows what the ru
 apps/web/; all but server.py, page.py, form.py and run_panel.py work without NiceGUI.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

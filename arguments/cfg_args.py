@@ -4,8 +4,6 @@
 Upstream reads it back with eval(); here it is parsed, and only literals are taken.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import dataclasses

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One value, from YAML or from the command line, to the declared type of its key."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 import types

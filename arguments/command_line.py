@@ -5,8 +5,6 @@
 `arguments.load` turns them into typed values with the same code as YAML's.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

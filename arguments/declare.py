@@ -5,8 +5,6 @@
 documentation all read that one declaration.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import typing

@@ -4,8 +4,6 @@
 A file may begin from another one: `base: prompt.yaml` at its top level, a path relative to that file.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 from pathlib import Path

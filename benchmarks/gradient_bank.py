@@ -6,8 +6,6 @@ moves. Plain is what the gradients would take as they are, held what the bank ho
 how many of the 180 it had to forget. A step is one view: its gradient is stored, and fused with 1 or 5 candidates.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Stable Diffusion's autoencoder with random weights in float32 encodes images and
 its own, whose peak is compared with the estimate.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

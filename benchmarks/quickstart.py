@@ -5,8 +5,6 @@ Other flags go to train.py (`--iterations 100`). The table is printed with date 
 the ones that the README quotes.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable Diffusion 2.1 at full size with random weights, in a folder that the program loads: no download."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -8,8 +8,6 @@ this one, gsplat, and the original (or a fork of it) where it is installed under
 what this rasterizer keeps of one view between forward and backward.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

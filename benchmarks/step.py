@@ -10,8 +10,6 @@ for the device at its ends. Arithmetic is that of the networks, counted in one m
 --upstream-like it is left out, for two priors are loaded. Further flags are our mode's settings (`--cuda_graphs true`).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -6,8 +6,6 @@ looks, which takes what is sent and draws nothing, for a browser would need a co
 of the run (`--init_num_pts 100000 --viewer_interval 0.2`). results/viewer.md keeps the table.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

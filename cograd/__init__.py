@@ -13,8 +13,6 @@ A step k = 1..total_steps of a trainer, in this order:
 `generator` is a torch.Generator. Letters of shapes: B views, N Gaussians (rows of the parameters).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

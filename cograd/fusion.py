@@ -14,8 +14,6 @@ A gradient is a dict of named tensors that stands for one vector, all tensors en
 same names and shapes. Results have the type of their inputs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

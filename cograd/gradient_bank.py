@@ -12,12 +12,10 @@ Letters of shapes: N Gaussians, M after densification, V Gaussians that a view m
 A gradient is a dict of tensors: [N, ...] by Gaussian, and of any shape for the names called fixed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -74,7 +72,7 @@ class PlainGradient:
     @classmethod
     def copy(
         cls, gradient: Gradient, step: int, t: int, fixed_names: frozenset[str], device: Any = None
-    ) -> PlainGradient:
+    ) -> Self:
         """A Flat gradient is kept as it is. ValueError for tensors by Gaussian of different length."""
         counts = {name: len(g) for name, g in gradient.items() if name not in fixed_names}
         if len(set(counts.values())) > 1:
@@ -129,7 +127,7 @@ class PackedGradient:
         return sum(x.numel() * x.element_size() for x in tensors)
 
     @classmethod
-    def pack(cls, plain: PlainGradient, dtype: torch.dtype) -> PackedGradient:
+    def pack(cls, plain: PlainGradient, dtype: torch.dtype) -> Self:
         """Rows that are zero are left out; numbers are of `dtype`, float16 ones scaled to the tensor's largest."""
         moved = {name: g for name, g in plain.gradient.items() if name not in plain.fixed}
         touched = {name: (g != 0).reshape(len(g), math.prod(g.shape[1:])).any(dim=1) for name, g in moved.items()}

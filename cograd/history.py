@@ -10,8 +10,6 @@
 | t_local | local state of Eq. (8) | share of T |
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

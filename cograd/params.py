@@ -5,8 +5,6 @@ The metadata of each field says what it means (`help`), its `unit`, its bounds (
 `below` exclusive; of every element of a pair), its `choices`, and whether it is an `ordered` pair, lo <= hi.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import operator
 from collections.abc import Mapping

@@ -11,11 +11,10 @@
 Letters of shapes: N regions, B views, K the most neighbours that a region has. Arrays of regions are NumPy's, float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Self
 
 import numpy as np
 import torch
@@ -81,7 +80,7 @@ class RegionGrid:
         self.neighbours = self._neighbourhoods(neighbour_distance)
 
     @classmethod
-    def from_params(cls, params: CoGradParams) -> RegionGrid:
+    def from_params(cls, params: CoGradParams) -> Self:
         """The grid that a config describes."""
         levels = (params.elevation_levels, params.azimuth_levels, params.distance_levels)
         return cls(levels, params.elevation_range, params.distance_range, params.neighbour_distance)

@@ -17,8 +17,6 @@
 Letters of shapes: N regions, B views. Everything is on the CPU in float64.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ The program's folders have names such as `utils`, which other projects have too.
 `cograd3d/program/`, and only these commands put that folder on the module path.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import sys

@@ -4,8 +4,6 @@
 A BLIP vision transformer, BLIP's text encoder with cross-attention to the image, and five linear layers on token 0.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 No automatic measure of it is trusted here; what the toy world offers is called a proxy.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A page on which people mark inconsistent objects without knowing what made them, and the rates that follow."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -4,8 +4,6 @@
 Frames are uint8 [H, W, 3] RGB.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterator, Sequence

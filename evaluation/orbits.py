@@ -4,8 +4,6 @@
 World: z up; azimuth 0 looks from +y. N Gaussians, V cameras.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

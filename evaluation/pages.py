@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages of one file: no link leaves them, images and videos are inside. Readable on a phone and on paper."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Sequence

@@ -4,8 +4,6 @@
 transformers 5 does this with torchvision, which this project keeps out. V images, uint8 [V, H, W, 3] RGB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prompts that are evaluated: the DreamFusion gallery's, a repeatable choice of them, or a user's own file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -4,8 +4,6 @@
 V images, uint8 [V, H, W, 3] RGB on the run's own background.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of a finished run for reports, kept in its folder report/, and as HTML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

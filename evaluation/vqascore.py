@@ -5,8 +5,6 @@ A CLIP vision tower, Linear-GELU-Linear and a Flan-T5, whose encoder reads the i
 of <image>. L tokens of a sequence, P patches, D width of T5.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

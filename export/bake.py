@@ -4,8 +4,6 @@
 T texels that belong to a triangle, S x S texels. A texture's row 0 is its upper edge, where v = 1.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A textured mesh as GLB: y up, the front towards +z, one material. docs/exports.md tells what it cannot show."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 N Gaussians, K SH coefficients a channel. page.html draws by the rasterizer's law; packing rounds as described below.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

@@ -5,8 +5,6 @@ F triangles, V vertices, M covered pixels. A place on an image is (column, row) 
 the centre of the first pixel is (0.5, 0.5).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@
 N Gaussians, V vertices, F triangles, X x Y x Z grid points. A mesh's triangles are counter-clockwise from outside.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -3,13 +3,11 @@
 by more than rounding; docs/performance.md says when each setting is worth it.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +44,7 @@ class Execution:
     offload_unet: bool
 
     @classmethod
-    def of(cls, params: GuidanceParams, device: torch.device) -> Execution:
+    def of(cls, params: GuidanceParams, device: torch.device) -> Self:
         """Decide for `device`. Raises ValueError for what it cannot do."""
         capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
         for key, value, problem, remedy in _impossible(params, capability):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which image sizes the prior of a run accepts: one rule, checked with the settings and used when it is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

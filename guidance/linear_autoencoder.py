@@ -9,7 +9,7 @@ Letters of shapes: B images, H W image in pixels, C latent channels, P = 3 * pat
 h = H / patch_px, w = W / patch_px.
 """
 
-from __future__ import annotations
+from typing import Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -53,7 +53,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         patch_px: int = 4,
         scaling_factor: float = 0.35,
         whitening: float = 0.5,
-    ) -> LinearAutoencoder:
+    ) -> Self:
         """Principal components, about white, of the patches of images [B, 3, H, W] in [-1, 1].
 
         whitening 0 keeps each component's natural size, 1 makes all equally large; the mean square of a latent number

@@ -4,8 +4,6 @@
 N Gaussians, C = (degree + 1)^2 - 1 coefficients. torch's weights_only loading runs no code from the file.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

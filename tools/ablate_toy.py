@@ -13,8 +13,6 @@ What follows `--` goes to train.py in every run: ... --out FOLDER -- --iteration
     --rescore FOLDER     runs nothing: scores every kept cloud of FOLDER again, after a change of the scores
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -5,8 +5,6 @@ A and B are run folders, of this program or of LucidDreamer itself: settings tha
 both clouds from the same cameras with PSNR and SSIM, a run's own images against ours of its cloud, times where known.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

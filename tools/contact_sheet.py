@@ -5,8 +5,6 @@ A SOURCE is a video, or a .ply file or run folder, of which a full turn is drawn
 One SOURCE may be a folder of tools/ablate_toy.py: its first --seeds are drawn, unpicked, with their scores.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -5,8 +5,6 @@ What stands between the marks is replaced, the words around them are kept. --che
 page is stale.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 A run folder's prompt and last cloud are taken. docs/evaluation.md says what each number is and where weights come from.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -7,8 +7,6 @@ requires are left out: the same release of torch has several builds, one a GPU g
 the user chooses among them (docs/environments.md).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

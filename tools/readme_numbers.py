@@ -5,8 +5,6 @@ Finished runs in FOLDER are not repeated. It takes twenty minutes on two cores; 
 nothing else runs. What follows `--` goes to train.py in every run.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

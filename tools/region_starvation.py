@@ -5,8 +5,6 @@ Losses are independent log-normal numbers, the same law in every region, so a fa
 Prints a Markdown table; one row a sigma and visit floor, mean over the seeds.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -8,8 +8,6 @@ With --ray the runs are tasks of a Ray cluster instead of processes of this mach
 What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 3000
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

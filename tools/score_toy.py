@@ -5,8 +5,6 @@ RUN is a run folder (config.yaml, point_cloud/iteration_K/point_cloud.ply; the l
 its config.yaml says what the truth is; toy/scoring.py says what the scores mean.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

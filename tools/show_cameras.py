@@ -4,8 +4,6 @@
 Other flags are train.py's. Two rows: views at the narrowest and at the widest field of view of the config.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 A, B, ... are .ply files or run folders. All are seen from the same cameras, which hold every one of them.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

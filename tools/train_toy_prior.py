@@ -8,8 +8,6 @@ Training renders its images (about 8 ms a view), needs no download, and can be s
 holds a running average of the weights that `export` writes.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

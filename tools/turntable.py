@@ -4,8 +4,6 @@
 A SCENE is a .ply file or a run folder, this program's or LucidDreamer's; each gets its own video, H.264.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

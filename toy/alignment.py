@@ -5,8 +5,6 @@ An object of yaw y shows at azimuth a + y what the truth shows at azimuth a. Let
 T azimuths of the truth, V views.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short names for building toy objects out of primitives: balls, boxes, tubes, rods, rings, prisms, and paints."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -8,8 +8,6 @@ Articles, "DSLR photo of" and a full stop are tolerated; synonyms and plurals ar
 written without an article before the part, prompts may have one.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

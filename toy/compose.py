@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns a G-buffer into an image: the caption's two colours and a background are put in when they are known."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ benchmarks/results/yardstick.md holds the calibration on scenes of known truth. 
 T azimuths of the truth, H W image.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -7,8 +7,6 @@ named before the class, slot B the colour of its named part. Objects in ONE_SIDE
 only: they are what shows the Janus problem.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 

@@ -5,8 +5,6 @@ Stable Diffusion takes any text. The ideal prior knows the toy world's words; so
 tokenizer/words.txt, the list of the words that it was trained on.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ field of view fov_rad. The light is fixed in the world and lies in the plane x =
 is the view from -phi, and a Gaussian of constant colour (SH degree 0) can be right from all sides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

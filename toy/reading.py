@@ -5,8 +5,6 @@ A prompt is refused where the result could not be what it says: no known object,
 world lacks, a negation, a misspelt word. Any other unknown word beside a known object is ignored, and reported.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

@@ -6,8 +6,6 @@ image of the view from phi, and whoever uses the set takes every image twice, as
 white: with random backgrounds in the set, haze of any colour around an object counted as background and stayed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

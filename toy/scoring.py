@@ -13,8 +13,6 @@ aligned: the views are turned by the yaw at which the object fits the truth best
   object does not differ from its back.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ have unit length, `t` is in units of it. Every `hit` returns (t [P], normal [P, 
 normals are unit length there or not and are normalised by the caller. The camera is taken to be outside the object.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Self
 

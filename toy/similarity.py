@@ -4,8 +4,6 @@
 Letters: H W image. Images are [3, H, W] in [0, 1], coverages [H, W] in [0, 1].
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -4,8 +4,6 @@
 Letters: V views, H W image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache

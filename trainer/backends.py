@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a run renders with the CUDA kernels or on the CPU: checked before it starts, and what run.json says of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

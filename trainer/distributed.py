@@ -5,8 +5,6 @@ Every process draws the same random numbers for all B views, works on its own sh
 others by `World.gather`; from there on all do the same. A world of one process copies and waits for nothing.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -17,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -49,7 +47,7 @@ class World:
     store: Any = None
 
     @classmethod
-    def start(cls, environ: Mapping[str, str] = os.environ, timeout_min: float = TIMEOUT_MIN) -> World:
+    def start(cls, environ: Mapping[str, str] = os.environ, timeout_min: float = TIMEOUT_MIN) -> Self:
         """The world that torchrun's variables describe; a process alone without them.
 
         Raises ValueError for variables that contradict one another, PeerLost when the others do not come.
@@ -129,7 +127,7 @@ class World:
             )
         return f"cuda:{self.local_rank}"
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         """From here on warnings are printed once, by rank 0."""
         if not self.is_main:
             logging.disable(logging.WARNING)

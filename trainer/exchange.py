@@ -9,8 +9,6 @@ process, or else up to six neighbours' gradients would have to be fetched for ea
 B views of a step, N Gaussians.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

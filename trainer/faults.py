@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can go wrong in a run's numbers: counts it, says when to go back to a checkpoint, and when and why to stop."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 

@@ -5,13 +5,11 @@ No constant below was measured on a GPU. Those of the networks were counted on t
 2.1 at 256 and 512 px; the others are assumptions unless they say otherwise.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -54,7 +52,7 @@ class ModelSize:
     vae_channels: int = 128
 
     @classmethod
-    def of(cls, config: Config) -> ModelSize | None:
+    def of(cls, config: Config) -> Self | None:
         """Of the run's diffusion model; None without one, the default if its configs are not on this machine."""
         if config.guidance.guidance != "SD":
             return None

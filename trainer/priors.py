@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prior of a run: the 2D diffusion model that `GuidanceParams.guidance` names, and the prompt's embeddings."""
 
-from __future__ import annotations
-
 import torch
 
 from arguments import Config

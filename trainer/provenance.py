@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What made a run: code revision, versions, machine, device, backends, seeds, command line."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

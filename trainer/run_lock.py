@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run a folder: a lock that the kernel takes away when its process ends, however it ends."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run reports: progress bar, TensorBoard, one JSON line a step, and the time of each phase."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -4,8 +4,6 @@
 A run folder may come from another machine, or from somebody who wants to break the reader.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -222,7 +222,7 @@ def render_view(state: TrainState, camera: RCamera, augmentation: Augmentation, 
     spread = None
     if config.optimization.lambda_z_variance:
         spread = depth_variance(camera, state.gaussians, pipe, augmentation, out["scales"])
-    return RenderedView(*(out[name] for name in names), spread)
+    return RenderedView(*(out[name] for name in names), z_variance=spread)
 
 
 def _stacked(views: list[RenderedView]) -> tuple[Tensor, Tensor, Tensor]:

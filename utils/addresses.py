@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses that a page or a viewer is served at: what can be bound, who reaches it, and its URL."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urlsplit
 
 
@@ -62,7 +61,7 @@ class OwnHosts:
     any_ip: bool
 
     @classmethod
-    def of(cls, host: str, more: Iterable[str] = ()) -> OwnHosts:
+    def of(cls, host: str, more: Iterable[str] = ()) -> Self:
         """Of a server that listens at `host`: loopback's names, `host`, `more`; elsewhere this machine's names too."""
         names = {"localhost", "127.0.0.1", "::1", host, *more}
         loopback = is_loopback(host)

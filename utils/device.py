@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device names to devices; threads for small work."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

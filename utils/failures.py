@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exceptions caused by the machine: too little memory, a device that failed."""
 
-from __future__ import annotations
-
 import errno
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 R rows and C columns of cells; images are uint8 [H, W, 3] RGB on white.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images: tensors to bytes, disparity to colours, and PNG files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

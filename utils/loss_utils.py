@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regularisers of the image loss. B views, C channels, H x W pixels."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

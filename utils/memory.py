@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much memory a device has left, and the most that this process has had of it."""
 
-from __future__ import annotations
-
 import contextlib
 import resource
 import sys

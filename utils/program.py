@@ -5,8 +5,6 @@ Standard streams that cannot be written (a closed terminal, `| head`, a full dis
 instead of ending the program; an interrupt ends it without a stack trace, during the imports too.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import io

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shard: the part of a step's views that one process renders and distils."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,12 +17,12 @@ class Shard:
     end: int
 
     @classmethod
-    def whole(cls, total: int) -> Shard:
+    def whole(cls, total: int) -> Self:
         """All views."""
         return cls(total, 0, total)
 
     @classmethod
-    def of_rank(cls, rank: int, size: int, total: int) -> Shard:
+    def of_rank(cls, rank: int, size: int, total: int) -> Self:
         """The views of process `rank` of `size`; shards differ by one view at most."""
         return cls(total, rank * total // size, (rank + 1) * total // size)
 

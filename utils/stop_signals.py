@@ -5,8 +5,6 @@ docs/running.md has the table. SIGPIPE and SIGXFSZ are ignored by Python, so tha
 SIGKILL cannot be handled; signals that report a fault of the program itself (SIGSEGV, SIGABRT, ...) keep their default.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -14,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 NAMES = (
     "SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO",
@@ -47,7 +45,7 @@ class StopSignals:
         restore(self._before)
         self._before = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         self.take()
         return self
 

@@ -4,8 +4,6 @@
 The file's metadata holds the schema version, the JSON and a checksum over both it and the tensors' bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -4,14 +4,12 @@
 Frames are uint8 [H, W, 3] RGB. OpenCV's own writer is not used: its wheel cannot encode H.264.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import imageio_ffmpeg
@@ -98,7 +96,7 @@ class VideoWriter(SegmentedVideo):
 
     GROWS = False
 
-    def __enter__(self) -> VideoWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts in messages."""
 
-from __future__ import annotations
-
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Such as "1 step" and "1,200 steps"; `plural` where it is not the noun with an s."""

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses of a run as curves of bounded length, however long the run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

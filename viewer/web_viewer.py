@@ -5,8 +5,6 @@ Nothing is copied or sent while nobody looks. Buttons are pressed in viser's thr
 reads them between two steps. Whoever reaches the port may look and press: it is loopback unless set otherwise.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

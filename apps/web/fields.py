@@ -4,8 +4,6 @@
 A label is "Group.key", or "key" at the top level, as in the messages of arguments.load.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import warnings

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The form: prompt, preset, seed, and every setting of the typed config. Inputs belong to the tab."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of train.py in a process, and a session, of its own: started, watched, stopped, resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import enum
@@ -13,7 +11,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from apps.web.progress import LogReader, Progress
 from arguments import Config
@@ -80,7 +78,7 @@ class Job:
         self.log.read()
 
     @classmethod
-    def create(cls, config: Config, output: Path) -> Job:
+    def create(cls, config: Config, output: Path) -> Self:
         """A new folder below `output`, named after the prompt, with the settings in it. Raises OSError."""
         folder = new_folder(output, config.guidance.text)
         model = dataclasses.replace(config.model, model_path=str(folder), workspace=folder.name)

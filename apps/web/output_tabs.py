@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of a run, a tab for each: live views, turntable, 3D view, region map. And its downloads."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a run folder that a visitor may see or download: a closed list, found by name and number."""
 
-from __future__ import annotations
-
 import re
 import threading
 from dataclasses import dataclass

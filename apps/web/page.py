@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of one tab: the form at the left, the run at the right; one below the other on a phone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nicegui import ui

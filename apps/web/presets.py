@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configs that fit any prompt, in the order in which the page offers them, and what each of them needs."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a run is, from the log.jsonl that train.py adds a line to at each step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

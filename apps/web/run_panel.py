@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run on the page: its state, how to stop it, its images and files. Every tab shows the server's state."""
 
-from __future__ import annotations
-
 from nicegui import ui
 
 from apps.web.job import MOVING, Job, State

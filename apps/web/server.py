@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path

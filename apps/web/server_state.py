@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's state, the same for every tab and visitor: the current run, the queued one, and those found on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ FOLDER/clouds/NAME/ITERATION.npz holds the raw parameters of one snapshot in hal
 scored from. The last iteration is the one that is scored. N Gaussians.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ A run that keeps several snapshots (--film) has in its JSON the true azimuth tha
 each snapshot. S snapshots, A azimuths of the object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -4,8 +4,6 @@
 Outcomes are clean or not and mostly decided by the seed, so variants are compared on pairs of equal object and seed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an ablation's folder says of its runs: summary.md, runs.csv, film.csv, and sheets of the scenes to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs an ablation's grid, and scores each run against the known truth."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

@@ -7,8 +7,6 @@ are equally likely (Dixon and Mood 1948). Every trial is a run with a seed of it
 seed of the experiment was used for choosing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of an ablation as Markdown: scores of each variant, and paired differences with their standard errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@
 V cameras, N Gaussians. Images are uint8 [H, W, 3] RGB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

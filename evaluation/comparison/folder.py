@@ -4,8 +4,6 @@
 N Gaussians; cameras are those of cameras.json, in its order.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import warnings

@@ -5,8 +5,6 @@ Every node has this checkout at the same path, with its environment. A node that
 from any other the run's folder comes back through Ray's object store. Ray is imported only here, and only for --ray.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

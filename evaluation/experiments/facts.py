@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run did, from its log.jsonl: denoiser calls, and the work of CoGrad's parts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

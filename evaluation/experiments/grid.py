@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The grid of every experiment: variants, priors, prompts and seeds, each a few flags of train.py."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many runs of train.py: each in a process of its own, each leaving one JSON file by which a sweep resumes."""
 
-from __future__ import annotations
-
 import functools
 import json
 import multiprocessing

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the summaries of all experiments share: the results of each variant, means, Markdown and CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

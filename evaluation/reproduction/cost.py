@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the assets that are left cost, estimated before anything runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

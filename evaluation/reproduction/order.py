@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reproduction makes: prompts, variants, seeds and where they run, checked before anything runs."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reproduction writes: results.json, table.csv, assets.csv, report.html and the Janus sheet."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

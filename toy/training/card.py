@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The toy prior's model card, written from measured facts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from toy.captions import COLOURS, HELD_OUT_CLASSES, HELD_OUT_COLOUR_PAIRS, SYNONYMS

@@ -4,8 +4,6 @@
 Letters of shapes: B images, C h w latent, K colours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 Letters of shapes: V stored views of a class, C classes, B images of a batch, S image size in pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a trained toy prior in diffusers layout, with model card, sample grid and training log."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

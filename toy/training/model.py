@@ -4,8 +4,6 @@
 Letters of shapes: B images, K captions, L tokens, D width of a token's embedding, C h w latent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

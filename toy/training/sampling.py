@@ -4,8 +4,6 @@
 Letters of shapes: K captions, C h w latent, S image size in pixels, M candidate images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ time and their order cannot matter. Letters and word ends are tokens too: an unk
 training shows the network that such pieces mean nothing.
 """
 
-from __future__ import annotations
-
 import json
 import string
 from collections.abc import Iterable

@@ -4,8 +4,6 @@
 Letters of shapes: B images of a batch, C h w latent.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math
