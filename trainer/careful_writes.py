@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from trainer.run_lock import FolderLost
-from utils.failures import first_line
+from utils.failures import MachineFailure, first_line, machine_failure
 from utils.wording import counted
 
 TRIED_AGAIN = ("log.jsonl", "process video", "checkpoint", "run.json")
@@ -24,10 +24,17 @@ class CarefulWrites:
     """Remembers the kinds of output whose last write failed, and how often each did; reports the first failure.
 
     guard: called before each write; raises FolderLost when the folder is another run's.
+    memory_remedy: what to do where memory did not suffice for a write.
     """
 
-    def __init__(self, report: Callable[[str], None], guard: Callable[[], None] = lambda: None) -> None:
-        self.report, self.guard, self.failing, self.lost = report, guard, dict[str, str](), dict[str, int]()
+    def __init__(
+        self,
+        report: Callable[[str], None],
+        guard: Callable[[], None] = lambda: None,
+        memory_remedy: Callable[[MachineFailure], str] = lambda failure: "",
+    ) -> None:
+        self.report, self.guard, self.memory_remedy = report, guard, memory_remedy
+        self.failing, self.lost = dict[str, str](), dict[str, int]()
 
     def __call__(self, kind: str, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What write(...) returns; None when it raised an exception, of whatever class. Raises the guard's FolderLost.
@@ -42,7 +49,7 @@ class CarefulWrites:
             raise
         except Exception as error:
             if kind not in self.failing:
-                self.report(f"{kind} could not be written ({_reason(error)}); training continues{_remedy(error)}")
+                self.report(f"{kind} could not be written ({_reason(error)}); training continues{self._remedy(error)}")
                 logger.debug("%s", kind, exc_info=True)
             self.failing[kind] = str(error)
             self.lost[kind] = self.lost.get(kind, 0) + 1
@@ -56,11 +63,13 @@ class CarefulWrites:
         kinds = {**self.failing, **{kind: "" for kind in self.lost if kind not in TRIED_AGAIN}}
         return ", ".join(f"{kind} ({counted(self.lost[kind], 'time')})" for kind in kinds)
 
+    def _remedy(self, error: Exception) -> str:
+        failure = machine_failure(error)
+        if failure is not None and failure.of_memory and (remedy := self.memory_remedy(failure)):
+            return f"; for the next run {remedy}"
+        return ". Free the disk or repair the folder" if isinstance(error, OSError) else ""
+
 
 def _reason(error: Exception) -> str:
     """An unexpected class is named: its message alone may say nothing."""
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {first_line(error)}"
-
-
-def _remedy(error: Exception) -> str:
-    return ". Free the disk or repair the folder" if isinstance(error, OSError) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from scene.gaussian_model import GaussianModel
 from trainer.careful_writes import CarefulWrites
 from trainer.checkpoints import CheckpointRules, Checkpoints, LoadedCheckpoint, Part, newest_good
 from trainer.faults import FaultWatch, TrainingStopped
+from trainer.memory_estimate import remedy_of
 from trainer.resume_rules import adapted, flat_settings
 from trainer.run_folder import RunFolder
 from trainer.run_log import RunLog
@@ -30,7 +32,7 @@ class Recovery:
     ) -> None:
         self.folder, self.state, self.log, self.process_video = folder, state, log, process_video
         self.config = config
-        self.writes = CarefulWrites(log.note, folder.keep)
+        self.writes = CarefulWrites(log.note, folder.keep, partial(remedy_of, config=config))
         last = config.optimization.iterations
         rules = CheckpointRules(config.checkpoint_every, config.keep_checkpoints, config.checkpoint_iterations, last)
         parts: dict[str, Part] = {"train": state, "process_video": process_video, "log": log}
