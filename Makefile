@@ -22,7 +22,7 @@ LOCKED := $(PIP) install --quiet --no-deps --require-hashes
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
-CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d evaluation export gaussian_renderer guidance scene tools toy trainer utils viewer)
+CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d distillation evaluation export gaussian_renderer guidance scene tools toy trainer utils viewer)
 # What compares numbers that torch computes; the other folders' tests are about texts, files, processes and pages.
 NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py

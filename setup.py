@@ -6,8 +6,8 @@ So no other name than these two is taken in an environment. All else is in pypro
 
 from setuptools import find_namespace_packages, setup
 
-FOLDERS = ("apps", "arguments", "evaluation", "export", "gaussian_renderer", "guidance", "scene", "tools", "toy")
-FOLDERS += ("trainer", "utils", "viewer")
+FOLDERS = ("apps", "arguments", "distillation", "evaluation", "export", "gaussian_renderer", "guidance", "scene")
+FOLDERS += ("tools", "toy", "trainer", "utils", "viewer")
 names = find_namespace_packages(include=[pattern for name in FOLDERS for pattern in (name, f"{name}.*")])
 folders = [name for name in names if "__pycache__" not in name]
 

@@ -61,6 +61,7 @@ class Trainer:
         self.state = TrainState.start(config, device, False, self.folder.has_stale_points)
         self.prior, self.prompts = load_prior_and_prompts(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
+        self.state.begin_predictor(self.prior, self.prompts)
         self.folder.begin(device, self.state.scene.write_start)
         self.outputs = RunOutputs(path, self.state.scene, self.state.gaussians, config)
         self.log = opened.enter_context(closing(RunLog(path, config.optimization.iterations, config.quiet)))

@@ -16,8 +16,10 @@ from typing import Any
 
 from arguments.declare import key, new
 from cograd.params import CoGradParams
+from distillation import LAWS, Law, find_law
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
+T_RANGE: dict[str, Any] = {**FRACTION, "ordered": True}
 MANY, LARGE = 10**9, 1e9  # nothing overflows in single precision
 RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"lo": 1e-3, "hi": 1e4}
 STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
@@ -230,14 +232,48 @@ class GuidanceParams:
         choices=("auto", "refuse", "warn", "off"),
     )
     hf_key: str | None = key(None, "older spelling of model_key", unread=True)
-    t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", ordered=True, **FRACTION)
-    max_t_range: float = key(0.98, "upper end of t_range at the start of the warm-up", **FRACTION)
+    t_range: tuple[float, float] = key((0.02, 0.5), "timesteps drawn, as a share of all", **T_RANGE)
+    max_t_range: float = key(0.98, "t_schedule warm_up: upper end of t_range at the start", **FRACTION)
     scheduler_type: str = key("DDIM", "noise scheduler; there is one", choices=("DDIM",), unread=True)
     num_train_timesteps: int | None = key(
         None, "timesteps used of the model's; none: all", unit="timesteps", lo=1, hi=100_000
     )
-    loss: str = new("auto", "distillation loss; auto: by sds, ism or sds", choices=("auto", "ism", "sds"))
-    sds: bool = key(False, "what loss auto means: score distillation (SDS); false: interval score matching (ISM)")
+    distillation: str = new(
+        "auto",
+        "distillation law, which brings its own numbers; auto: by sds, sds or ism with the numbers set here",
+        choices=("auto", *LAWS),
+        aliases=("--loss",),
+    )
+    sds: bool = key(False, "what distillation auto means: SDS; false: interval score matching (ISM)")
+    t_schedule: str = new(
+        "warm_up",
+        "how the timesteps of t_range follow the run; warm_up: drawn, as LucidDreamer",
+        choices=("warm_up", "uniform", "step", "moving", "linear", "sqrt", "dreamtime", "log_snr"),
+    )
+    t_range_start: tuple[float, float] = new((0.02, 0.98), "t_schedule step, moving: first t_range", **T_RANGE)
+    t_switch: float = new(0.2, "t_schedule step: share of the run after which t_range holds", **FRACTION)
+    noise_source: str = new(
+        "fresh",
+        "noise of the latents; fixed: one for all views and steps; camera: a function of the camera",
+        choices=("fresh", "fixed", "camera"),
+    )
+    noising: str = new(
+        "direct",
+        "how latents are noised; inversion: by DDIM steps away from the text (SDI)",
+        choices=("direct", "inversion"),
+    )
+    grad_clamp: tuple[float, float] = new(
+        (0.0, 0.0), "bound of each value of the gradient at the first and last step; 0 0: none", lo=0.0, hi=LARGE
+    )
+    grad_unit_norm: bool = new(False, "gradient of each view divided by its norm")
+    guidance_end_share: float = new(1.0, "guidance_scale at the last step over that at the first", lo=0.0, hi=100.0)
+    guidance_rescale: float = new(0.0, "how far guided latents get the deviation of unguided ones", **FRACTION)
+    contrast_text: str = new("", "CSD, NFSD: text of what is pushed away from")
+    source_words: str = new("", "Bridge: words after the prompt that describe the image as it is")
+    target_words: str = new("", "Bridge: words after the prompt that describe the image as it is to be")
+    camera_guidance: float = new(
+        1.0, "VSD, ESD: share of the camera in the prediction of the run's own renders", lo=0.0, hi=10.0
+    )
     fix_noise: bool = key(False, "keep the first noise")
     noise_seed: int = key(0, "seed of the noise generator", lo=0, hi=2**63 - 1)
     ddim_inv: bool = key(False, "accepted for upstream's files; ISM is chosen by sds", unread=True)
@@ -266,8 +302,8 @@ class GuidanceParams:
     lambda_guidance: float = key(1.0, "weight of the guidance", **RATE)
     weighting: str = new(
         "interval",
-        "w(t) of the timesteps: sqrt((1 - abar) / abar), as LucidDreamer; 1 - abar; or 1",
-        choices=("interval", "sigma_squared", "uniform"),
+        "w(t): sqrt((1 - abar) / abar), as LucidDreamer; 1 - abar; 1; sqrt(abar); sqrt(abar) (1 - abar)",
+        choices=("interval", "sigma_squared", "uniform", "alpha", "alpha_sigma_squared"),
     )
     front_bias: float = new(0.0, "share of the front embedding in every view, as weak view conditioning", **FRACTION)
     xs_delta_t: int = key(200, "ISM: length of an inversion step", unit="timesteps", lo=1, hi=1000)
@@ -277,9 +313,14 @@ class GuidanceParams:
     vis_interval: int = key(100, "iterations between panels in train_process/", **STEPS)
 
     @property
-    def loss_name(self) -> str:
-        """The distillation loss, a name of guidance.losses.LOSSES."""
-        return ("sds" if self.sds else "ism") if self.loss == "auto" else self.loss
+    def law_name(self) -> str:
+        """The distillation law, a name that distillation.find_law takes."""
+        return ("sds" if self.sds else "ism") if self.distillation == "auto" else self.distillation
+
+    @property
+    def law(self) -> Law:
+        """The distillation law."""
+        return find_law(self.law_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
     guidance = config.guidance
     if guidance.t_range[0] == guidance.t_range[1]:
         yield "GuidanceParams.t_range", show(list(guidance.t_range)), "lo < hi"
-    if guidance.t_range[1] > guidance.max_t_range:
+    if guidance.t_schedule == "warm_up" and guidance.t_range[1] > guidance.max_t_range:
         yield (
             "GuidanceParams.max_t_range",
             str(guidance.max_t_range),

@@ -17,10 +17,14 @@ from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
 from arguments.yaml_file import CONFIGS, find_settings, read_layers
+from distillation import find_law
 
 COMMAND_LINE = "command line"
+LAW = "GuidanceParams.distillation"
 MOST_GIVEN = 100
 """A file with so many keys is a resolved config.yaml."""
+RENAMED = {"loss": "distillation"}
+"""Key of an earlier version -> its name now."""
 OPENED_BY = {"gui": {"ip", "port"}, "viewer": {"viewer_host", "viewer_port"}}
 """Switch of a viewer -> the keys that turn it on when the command line has them."""
 
@@ -93,6 +97,7 @@ class _Collector:
         self.problems: list[str] = []
         self.run_folder: Path | None = None  # of a run that is resumed by name
         self.own_file: str | None = None  # the YAML file of the command line, unless it is one of configs/
+        self.layers: list[str] = []  # sources, each overrides those before it
 
     def read(self, argv: list[str]) -> bool:
         """Takes the YAML file, then the command line. False when a source could not be read at all."""
@@ -113,12 +118,15 @@ class _Collector:
             self.own_file = path if usable and not Path(path).resolve().is_relative_to(CONFIGS) else None
             self.problems += problems
             for source, tree in layers:
+                self.layers.append(source)
                 self._take_file(source, tree)
+        self.layers.append(COMMAND_LINE)
         for group, name, given in words.settings:
             self._take_words(group, name, given)
         for assignment in words.assignments:
             self._take_assignment(assignment)
         self._refuse_unknown(words.unknown)
+        self._take_preset()
         if self.run_folder is not None:
             self.values["ModelParams", "model_path"] = str(self.run_folder)
         named = {name for group, name, _ in words.settings if not group}
@@ -126,6 +134,18 @@ class _Collector:
             if named & places:
                 self.values.setdefault(("", viewer), True)
         return usable
+
+    def _take_preset(self) -> None:
+        """The numbers of the law that a source names, where neither that source nor a later one gives them."""
+        name, source = self.values.get(("GuidanceParams", "distillation")), self.sources.get(LAW)
+        if name is None or source is None or name == "auto":
+            return
+        for key, value in find_law(name).preset.items():
+            label = f"GuidanceParams.{key}"
+            given = self.sources.get(label)
+            if given is None or self.layers.index(given) < self.layers.index(source):
+                self.values["GuidanceParams", key] = value
+                self.sources[label] = f"the preset of {name}"
 
     def _settings_of_run(self, run: Path, opt: str | None) -> str | None:
         """The config.yaml of a run that is resumed: its folder is a path, or a name below output/."""
@@ -204,6 +224,7 @@ class _Collector:
     def _take(self, source: str, group: str, name: object, value: object) -> None:
         """One value of one key from one source."""
         bare = name.lstrip("_") if isinstance(name, str) and group else name
+        bare = RENAMED.get(bare, bare) if isinstance(bare, str) else bare
         known = keys_of(_declared(group))
         if bare not in known or (known[bare][1].transient and source != COMMAND_LINE):
             self._unknown(source, group, name, value)

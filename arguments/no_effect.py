@@ -55,8 +55,12 @@ def _from_text(c: Config) -> bool:
     return c.cameras.init_shape in ("pointe", "shap_e")
 
 
-def _ism(c: Config) -> bool:
-    return c.guidance.loss_name == "ism"
+def _read_by_law(key: str) -> Callable[[Config], bool]:
+    return lambda c: key in c.guidance.law.reads
+
+
+def _scheduled(*names: str) -> Callable[[Config], bool]:
+    return lambda c: c.guidance.t_schedule in names
 
 
 def _baseline(c: Config) -> bool:
@@ -68,7 +72,13 @@ def _is_file(key: str | None) -> bool:
 
 
 NO_SD = "GuidanceParams.guidance is ideal"
-NO_ISM = "the distillation loss is not ism (GuidanceParams.loss, sds)"
+OTHER_LAW = "the distillation law does not use it (GuidanceParams.distillation, sds)"
+LAW_KEYS = (
+    "guidance_scale guidance_end_share guidance_rescale noising contrast_text source_words target_words "
+    "camera_guidance delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t "
+    "xs_inv_steps xs_eta unet_cache_interval"
+)
+"""Settings that only some laws read."""
 PLACED = "CoGrad places the cameras in its regions (elevation_range, distance_range)"
 NO_FUSION = "CoGradParams.use_fusion is false"
 NO_DENSIFYING = "nothing is densified in these iterations (densify_from_iter, densify_until_iter)"
@@ -96,8 +106,11 @@ ROWS: tuple[Row, ...] = (
     Row(
         OPT,
         "warmup_iter",
-        lambda c: _baseline(c) or (_ism(c) and c.guidance.annealing_intervals),
-        "CoGrad sets the timesteps, and no ISM interval is annealed",
+        lambda c: (
+            (_baseline(c) and c.guidance.t_schedule == "warm_up")
+            or ("delta_t" in c.guidance.law.reads and c.guidance.annealing_intervals)
+        ),
+        "neither timesteps nor an interval follow the warm-up (CoGrad, t_schedule, distillation, annealing_intervals)",
     ),
     Row(
         OPT,
@@ -160,15 +173,34 @@ ROWS: tuple[Row, ...] = (
         lambda c: c.guidance.negative_w != 0,
         "GuidanceParams.negative_w is 0",
     ),
-    Row(GUIDANCE, "t_range max_t_range", _baseline, "CoGrad sets the timesteps (prog_range, t_base_range)"),
     Row(
         GUIDANCE,
-        "delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t xs_inv_steps xs_eta "
-        "unet_cache_interval",
-        _ism,
-        NO_ISM,
+        "t_schedule t_range_start t_switch max_t_range",
+        _baseline,
+        "CoGrad sets the timesteps (prog_range, t_base_range)",
     ),
-    Row(GUIDANCE, "sds", lambda c: c.guidance.loss == "auto", "GuidanceParams.loss names the loss"),
+    Row(
+        GUIDANCE,
+        "t_range",
+        lambda c: _baseline(c) or c.guidance.law_name == "asd",
+        "CoGrad sets the timesteps (prog_range, t_base_range)",
+    ),
+    Row(GUIDANCE, "max_t_range", _scheduled("warm_up"), "GuidanceParams.t_schedule is not warm_up"),
+    Row(GUIDANCE, "t_range_start", _scheduled("step", "moving"), "GuidanceParams.t_schedule is not step or moving"),
+    Row(GUIDANCE, "t_switch", _scheduled("step"), "GuidanceParams.t_schedule is not step"),
+    *(Row(GUIDANCE, key, _read_by_law(key), OTHER_LAW) for key in LAW_KEYS.split()),
+    Row(
+        GUIDANCE,
+        "sds",
+        lambda c: c.guidance.distillation == "auto",
+        "GuidanceParams.distillation names the law",
+    ),
+    Row(
+        GUIDANCE,
+        "fix_noise",
+        lambda c: c.guidance.noise_source == "fresh",
+        "GuidanceParams.noise_source is not fresh",
+    ),
     Row(GUIDANCE, "delta_t_start", lambda c: c.guidance.annealing_intervals, "annealing_intervals is false"),
     Row(COGRAD, COGRAD_KEYS, lambda c: c.cograd.enabled, "CoGradParams.enabled is false"),
     Row(COGRAD, "eps_stab tau min_visit_share", lambda c: c.cograd.use_regions, "CoGradParams.use_regions is false"),

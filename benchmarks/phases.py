@@ -9,8 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from guidance.losses import ism, sds
-from guidance.losses.ism import ISM
+from guidance.law_step import ViewStep
 from guidance.score import Distillation
 from trainer import step as training_step
 from trainer.run_log import PhaseTimer
@@ -44,7 +43,7 @@ def phases_apart(prior: Any, wait: Callable[[], None]) -> Iterator[None]:
         return within
 
     inside = (
-        ("inversion", ISM, "invert"), ("cfg", ism, "guided_noise"), ("cfg", sds, "guided_noise"),
+        ("inversion", ViewStep, "predict_rows"), ("cfg", ViewStep, "predict"),
         ("encode", prior, "encode_imgs"), ("image_backward", Distillation, "backward"),
     )  # fmt: skip
     with ExitStack() as stack:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What distillation needs of a 2D diffusion model, and classifier-free guidance on it.
+"""What distillation needs of a 2D diffusion model.
 
 Letters of shapes: B views, C latent channels, h w latent size, H W image, L tokens, D embedding width, K texts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from guidance.perpneg_utils import perp_neg_direction
 from utils.shard import Shard
 
 
@@ -51,7 +50,7 @@ class Conditioning:
     """What a batch of views is conditioned on.
 
     `negatives` holds (embeddings [B,L,D], weights [B]) and is empty without Perp-Neg; `control` is the ControlNet's
-    image [B,3,H,W] in [0,1], flipped as the latents are, None without one.
+    image [B,3,H,W] in [0,1], flipped as the latents are, None without one; `further` holds the texts of some laws.
     """
 
     uncond: Tensor  # [B,L,D]
@@ -59,6 +58,7 @@ class Conditioning:
     inverse: Tensor  # [B,L,D], used alone by the DDIM inversion
     negatives: tuple[tuple[Tensor, Tensor], ...] = ()
     control: Tensor | None = None
+    further: Mapping[str, Tensor] = field(default_factory=dict)  # contrast, source, target: [B,L,D]
 
     def control_for(self, texts: int, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """Further arguments of `predict_noise`: the control images of the views `rows`, repeated for each text."""
@@ -66,17 +66,3 @@ class Conditioning:
             return ()
         images = self.control if rows is None else self.control[rows]
         return (images.repeat(texts, 1, 1, 1),)
-
-
-def guided_noise(prior: Prior, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance, with Perp-Neg where there are negatives: one network call for all texts.
-
-    eps = uncond + guidance_scale * direction; direction = text - uncond, or Perp-Neg's sum.
-    """
-    texts = [conditioning.uncond, conditioning.positive, *(negative for negative, _ in conditioning.negatives)]
-    count = len(texts)
-    x_t, t, embeddings = x_t.repeat(count, 1, 1, 1), t.repeat(count), torch.cat(texts)
-    eps = prior.predict_noise(x_t, t, embeddings, *conditioning.control_for(count))
-    uncond, positive, *others = eps.chunk(count)
-    weighted = [(other - uncond, weights) for other, (_, weights) in zip(others, conditioning.negatives, strict=True)]
-    return uncond + guidance_scale * perp_neg_direction(positive - uncond, weighted)

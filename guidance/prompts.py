@@ -58,8 +58,19 @@ class PromptTexts:
         return replace(self, default=shorten(self.default, ("",)), **views)
 
 
+def further_texts(texts: PromptTexts, params: GuidanceParams) -> dict[str, str]:
+    """The texts of a law that has more than those: `contrast` alone, `source` and `target` for each view word."""
+    read, found = params.law.reads, {}
+    if "contrast_text" in read:
+        found["contrast"] = params.contrast_text
+    for name, setting in (("source", "source_words"), ("target", "target_words")):
+        if setting in read:
+            found |= {f"{name} {view}": getattr(texts, view) + getattr(params, setting) for view in VIEWS}
+    return found
+
+
 class PromptEmbeddings:
-    """Embeddings of the run's six texts.
+    """Embeddings of the run's six texts, and of those of its law.
 
     The prior's text encoder is called once, here. With a front_bias b the views' embeddings are (1 - b) view + b front,
     as if the prior were biased towards the front, which causes several faces.
@@ -68,12 +79,15 @@ class PromptEmbeddings:
     def __init__(self, prior: Prior, guidance_params: GuidanceParams):
         self.params = guidance_params
         self.texts = PromptTexts.from_params(guidance_params).shortened(prior)
-        names = tuple(vars(self.texts))
-        encoded = prior.get_text_embeds([getattr(self.texts, name) for name in names])  # [6,L,D]
-        self.embeddings: dict[str, Tensor] = {name: encoded[k] for k, name in enumerate(names)}  # each [L,D]
+        named = {**vars(self.texts), **further_texts(self.texts, guidance_params)}
+        encoded = prior.get_text_embeds(list(named.values()))  # [6 or more,L,D]
+        self.embeddings: dict[str, Tensor] = {name: encoded[k] for k, name in enumerate(named)}  # each [L,D]
         if bias := guidance_params.front_bias:
-            for view in VIEWS:
-                self.embeddings[view] = (1 - bias) * self.embeddings[view] + bias * self.embeddings["front"]
+            for name in self.embeddings:
+                *words, view = name.split()
+                if view in VIEWS:
+                    front = self.embeddings[" ".join([*words, "front"])]
+                    self.embeddings[name] = (1 - bias) * self.embeddings[name] + bias * front
 
     def conditioning(self, azimuth_deg: Sequence[float] | Tensor) -> Conditioning:
         """Embeddings for views at these azimuths [B] (0 = front, either sign, any turn)."""
@@ -83,22 +97,33 @@ class PromptEmbeddings:
         weighted = [view_weights(angle, *decay) for angle in angles]
         return Conditioning(
             uncond=self._repeated("uncond", len(angles)),
-            positive=torch.stack([self._blend(position) for position, _ in weighted]),
+            positive=self._blended("", [position for position, _ in weighted]),
             inverse=self._repeated("inverse", len(angles)),
             negatives=self._negatives([negatives for _, negatives in weighted]) if params.perpneg else (),
+            further=self._further([position for position, _ in weighted]),
         )
+
+    def _further(self, positions: list[float]) -> dict[str, Tensor]:
+        """Embeddings [B,L,D] of the law's own texts."""
+        found = {"contrast": self._repeated("contrast", len(positions))} if "contrast" in self.embeddings else {}
+        names = [name for name in ("source", "target") if f"{name} front" in self.embeddings]
+        return found | {name: self._blended(f"{name} ", positions) for name in names}
+
+    def _blended(self, text: str, positions: list[float]) -> Tensor:
+        """[B,L,D] of a text's views."""
+        return torch.stack([self._blend(position, text) for position in positions])
 
     def _repeated(self, name: str, count: int) -> Tensor:
         return self.embeddings[name].expand(count, -1, -1)  # [B,L,D]
 
-    def _blend(self, position: float) -> Tensor:
+    def _blend(self, position: float, text: str = "") -> Tensor:
         """Embedding at a position between front (0), side (1) and back (2), linear between neighbours: [L,D].
 
         Kept from upstream: text follows azimuth alone; a view from above is still a front, side or back view.
         """
         near, far = ("front", "side") if position <= 1 else ("side", "back")
         share = position if position <= 1 else position - 1
-        return (1 - share) * self.embeddings[near] + share * self.embeddings[far]
+        return (1 - share) * self.embeddings[text + near] + share * self.embeddings[text + far]
 
     def _negatives(self, rows: list[tuple[tuple[int, float], ...]]) -> tuple[tuple[Tensor, Tensor], ...]:
         """Turn each view's (view, weight) pairs into ([B,L,D], weights [B]) per negative."""

@@ -4,13 +4,14 @@
 | symbol | name | shape |
 |---|---|---|
 | eps_hat | guided noise prediction at t | [B,C,h,w] |
-| target | what the loss compares it with (guidance/losses) | [B,C,h,w] |
+| residual | what the law makes of it and other predictions (distillation/) | [B,C,h,w] |
 | w(t) | weight of the timestep, by default sqrt((1 - abar)/abar) | [B] |
-| grad | lambda_guidance * w(t) * (eps_hat - target), put on the latents as it is | [B,C,h,w] |
+| grad | lambda_guidance * post(w(t) * residual), put on the latents as it is | [B,C,h,w] |
 
 Letters of shapes: B views, C latent channels, h w latent size, H W image.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
-from guidance.losses import Loss, Residual
+from guidance.losses import Loss, Residual, StepInfo
+from guidance.predictor import Cameras
 from guidance.prior import Conditioning, Prior
+from guidance.schedules import draw_index
 from utils.random_streams import RandomStreams
 from utils.shard import Shard
 from utils.wording import counted
@@ -30,20 +33,37 @@ OFFSET_NOISE = 0.1
 
 @dataclass
 class NoiseMemory:
-    """What the guidance remembers between steps: the first noise that it drew, of all views of a step [B,C,h,w].
+    """What the guidance remembers between steps: the first noise that it drew, of all views of a step [B,C,h,w], and
+    the noise that noise_source keeps, [1,C,h,w] or [M,C,h,w].
 
     One object belongs to one run; a checkpoint must keep it.
     """
 
     first: Tensor | None = None
+    fixed: Tensor | None = None
+
+    def kept(self, latents: Tensor, count: int, streams: RandomStreams) -> Tensor:
+        """The noise [count,C,h,w] of noise_source, drawn when it is first asked for.
+
+        Raises ValueError where the latents' size has changed.
+        """
+        needed = (count, *latents.shape[1:])
+        if self.fixed is None:
+            self.fixed = _fresh_noise(latents, count, streams)
+        if self.fixed.shape != needed:
+            raise ValueError(
+                f"noise_source keeps a noise of shape {tuple(self.fixed.shape)} but this step needs {needed}; "
+                "keep noise_source and the image size through a run"
+            )
+        return self.fixed.to(latents)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The first noise, empty before the first step."""
-        return {} if self.first is None else {"first": self.first}
+        """The noises, empty before the first step."""
+        return {name: noise for name, noise in vars(self).items() if noise is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue where `state_dict` was taken."""
-        self.first = state.get("first")
+        self.first, self.fixed = state.get("first"), state.get("fixed")
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,7 @@ class Distillation:
 
     latents: Tensor  # [B,C,h,w], attached to the graph of the rendered images
     grad: Tensor  # [B,C,h,w], detached; what `backward` puts on the latents
-    loss_per_view: Tensor  # [B], mean of (eps_hat - target)^2 before w(t) and lambda_guidance
+    loss_per_view: Tensor  # [B], mean of residual^2 before w(t) and lambda_guidance
     t: Tensor  # [B]
     ind_t: Tensor  # [B]
     unet_timesteps: list[int]
@@ -95,12 +115,15 @@ def distill_views(
     ind_t: Tensor | None = None,
     use_control: bool = False,
     shard: Shard | None = None,
+    progress: float = 0.0,
+    cameras: Cameras | None = None,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
     pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
+    progress: of the run, 0..1.  cameras: of all views of the step, for laws and noises that depend on them.
     use_control: the prior's ControlNet is conditioned on each view's disparity, without gradient.
     shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
@@ -115,18 +138,21 @@ def distill_views(
     if use_control:
         disparity = pred_depth.detach().expand(-1, 3, -1, -1)
         conditioning = replace(conditioning, control=flipped(disparity, flip))
-    noise = shard.of(draw_noise(latents, shard.total, params, streams, memory))
+    noise = shard.of(draw_noise(latents, shard.total, params, streams, memory, cameras))
+    is_planned = ind_t is not None
     if ind_t is None:
-        ind_t = draw_ind_t(prior, params, streams, warm_up_rate).expand(batch)
+        ind_t = draw_ind_t(prior, params, streams, warm_up_rate, progress).expand(batch)
+    own = None if cameras is None else cameras.of(shard)
+    info = StepInfo(warm_up_rate, progress, is_planned, own, streams, shard)
     with torch.no_grad():
-        residual = loss(prior, latents.detach(), noise, ind_t, conditioning, warm_up_rate)
+        step = loss.view(prior, latents.detach(), noise, ind_t, conditioning, info)
+        residual = Residual.of(step, loss.law.residual(step))
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]
-    difference = residual.eps_hat - residual.target
-    weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), difference)
+    weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), residual.difference)
     return Distillation(
         latents=latents,
-        grad=params.lambda_guidance * weight * difference,
-        loss_per_view=difference.square().flatten(1).mean(dim=1),
+        grad=weighted_gradient(residual.difference, weight, params, progress),
+        loss_per_view=residual.difference.square().flatten(1).mean(dim=1),
         t=residual.t,
         ind_t=ind_t,
         unet_timesteps=residual.unet_timesteps,
@@ -134,6 +160,23 @@ def distill_views(
         alpha_bar=alpha_bar,
         flip=flip,
     )
+
+
+def weighted_gradient(difference: Tensor, weight: Tensor, params: GuidanceParams, progress: float) -> Tensor:
+    """lambda_guidance w(t) residual [B,C,h,w]; before lambda_guidance to unit norm a view, then clamped, where set.
+
+    grad_clamp: the bound of each value moves linearly from its first to its second number over the run.
+    """
+    first, last = params.grad_clamp
+    if not params.grad_unit_norm and last == 0:
+        return params.lambda_guidance * weight * difference
+    grad = weight * difference
+    if params.grad_unit_norm:
+        grad = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    if last > 0:
+        bound = first + (last - first) * progress
+        grad = grad.clamp(-bound, bound)
+    return params.lambda_guidance * grad
 
 
 def flipped(x: Tensor, flip: Tensor) -> Tensor:
@@ -158,13 +201,26 @@ def _checked_batch(rgb: Tensor, depth: Tensor, alpha: Tensor, conditioning: Cond
 
 
 def draw_noise(
-    latents: Tensor, total: int, params: GuidanceParams, streams: RandomStreams, memory: NoiseMemory
+    latents: Tensor,
+    total: int,
+    params: GuidanceParams,
+    streams: RandomStreams,
+    memory: NoiseMemory,
+    cameras: Cameras | None = None,
 ) -> Tensor:
     """Noise [total,C,h,w] for the step's views, of which `latents` [B,C,h,w] are some or all.
+
+    By noise_source: `fresh`; `fixed`, one for all views and steps; `camera`, a fixed function of the camera.
 
     Upstream's plain step draws a noise to keep before its first step, whether fix_noise then uses it or not; the
     Perp-Neg step knows no fix_noise.  Both are kept: they decide what every later draw is.
     """
+    if params.noise_source == "fixed":
+        return memory.kept(latents, 1, streams).expand(total, -1, -1, -1)
+    if params.noise_source == "camera":
+        if cameras is None:
+            raise ValueError("noise_source camera needs the cameras of the views; pass cameras")
+        return noise_of_cameras(memory.kept(latents, ANCHORS, streams), cameras)
     if params.perpneg:
         return _fresh_noise(latents, total, streams)
     if memory.first is None:
@@ -186,7 +242,30 @@ def _fresh_noise(latents: Tensor, total: int, streams: RandomStreams) -> Tensor:
     return noise + OFFSET_NOISE * streams.randn(1, latents.shape[1], 1, 1).to(noise)
 
 
-def draw_ind_t(prior: Prior, params: GuidanceParams, streams: RandomStreams, warm_up_rate: float) -> Tensor:
-    """One schedule index [1] for the whole batch."""
-    low, high = sd_step.index_range(prior.num_train_timesteps, params.t_range, params.max_t_range, warm_up_rate)
-    return torch.randint(low, high, (1,), generator=streams.noise, device=streams.noise.device)
+ANCHORS, SHARPNESS = 64, 8.0
+"""Directions that have a noise of their own, and how fast that of a camera changes with its direction."""
+
+
+def noise_of_cameras(anchors: Tensor, cameras: Cameras) -> Tensor:
+    """Noise [B,C,h,w] that follows from the direction of each camera: a sum of the anchors' [M,C,h,w].
+
+    The weights are exp(sharpness <direction, anchor>) over their norm: the noise is normal with variance 1 for every
+    camera, equal for equal cameras, and less correlated the farther they are apart.
+    """
+    k = torch.arange(len(anchors), dtype=torch.float64) + 0.5
+    z, phi = 1 - 2 * k / len(anchors), math.pi * (1 + 5**0.5) * k  # a Fibonacci sphere
+    across = (1 - z.square()).sqrt()
+    places = torch.stack([across * phi.cos(), across * phi.sin(), z], dim=1)
+    seen_from = -cameras.to_world[:, :3, 2].double()
+    weights = torch.exp(SHARPNESS * (seen_from @ places.T - 1))
+    weights = weights / weights.norm(dim=1, keepdim=True)
+    return torch.einsum("bm,mchw->bchw", weights.to(anchors), anchors)
+
+
+def draw_ind_t(
+    prior: Prior, params: GuidanceParams, streams: RandomStreams, warm_up_rate: float, progress: float
+) -> Tensor:
+    """One schedule index [1] for the whole batch, by t_schedule."""
+    every = torch.arange(prior.num_train_timesteps, device=prior.alphas_cumprod.device)
+    abar = prior.alphas_cumprod[prior.timesteps_of(every)]
+    return draw_index(params, abar, progress, warm_up_rate, streams.noise)

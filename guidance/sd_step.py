@@ -95,7 +95,8 @@ def _step_variance(abar_from: Tensor, abar_to: Tensor, eta: float) -> Tensor:
 def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
     """w(t) of Eqs. (5), (9), the weight on the residual; alpha_bar [B] -> [B].
 
-    interval: sqrt((1 - abar) / abar). sigma_squared: 1 - abar. uniform: 1.
+    interval: sqrt((1 - abar) / abar). sigma_squared: 1 - abar. uniform: 1. alpha: sqrt(abar).
+    alpha_sigma_squared: sqrt(abar) (1 - abar).
 
     DECISION: the paper leaves w(t) of Eqs. (5), (9) open; LucidDreamer's, on whose code it builds, is the default
     (field `weighting`).
@@ -104,6 +105,10 @@ def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
         return 1 - alpha_bar
     if weighting == "uniform":
         return torch.ones_like(alpha_bar)
+    if weighting == "alpha":
+        return alpha_bar.sqrt()
+    if weighting == "alpha_sigma_squared":
+        return alpha_bar.sqrt() * (1 - alpha_bar)
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 

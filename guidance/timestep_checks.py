@@ -9,7 +9,8 @@ from arguments import Config
 from arguments.checks import Problem
 from arguments.coerce import show
 from guidance.image_size import config_of_model
-from guidance.sd_step import index_range
+from guidance.schedules import window
+from guidance.sd_step import scaled_linear_alphas
 
 USUAL_TIMESTEPS = 1000
 
@@ -24,7 +25,7 @@ def timestep_problems(config: Config) -> Iterator[Problem]:
     if is_known and used > total:
         yield "GuidanceParams.num_train_timesteps", str(used), f"at most {total}, which this model has"
     elif not config.cograd.enabled and params.t_range[0] < params.t_range[1]:
-        low, high = index_range(used, params.t_range, params.max_t_range, 0.0)
-        if low >= high:
+        abar = scaled_linear_alphas(used)
+        if any(low > high for low, high in (window(params, abar, progress, 0.0) for progress in (0.0, 1.0))):
             expected = f"a range with a timestep in it, of {used} (num_train_timesteps)"
             yield "GuidanceParams.t_range", show(list(params.t_range)), expected

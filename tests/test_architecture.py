@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/architecture.md: a loss, a metric and an export format are added where it says, and the step is as deep as it says."""
+"""docs/architecture.md: a law, a metric and an export format are added where it says, and the step is as deep as it says."""
 
 import dataclasses
 import re
@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
+import distillation
 import evaluation
 import export
 import train
 from arguments import GROUPS
 from arguments.declare import keys_of
 from arguments.load import load_config
-from guidance import losses
-from guidance.losses.base import Loss, Residual
-from guidance.prior import guided_noise
 from guidance.prompts import PromptEmbeddings
+from guidance.schedules import SCHEDULES
 from scene.gaussian_model import GaussianModel
 from tests.drawn import Draws
 from tests.mixture_prior import GaussianMixturePrior
@@ -46,37 +45,24 @@ def choices(name: str) -> set[str]:
     return set(keys_of(GROUPS["GuidanceParams"][1])[name][1].choices)
 
 
-class Centred(Loss):
-    """A toy loss with a part that is trained: the running mean of the prediction is its target."""
-
-    def __init__(self, params) -> None:
-        super().__init__(params)
-        self.mean = torch.zeros(())
-
-    def __call__(self, prior, latents, noise, ind_t, conditioning, warm_up_rate=0.0) -> Residual:
-        t = prior.timesteps_of(ind_t)
-        eps_hat = guided_noise(prior, latents, t, conditioning, self.params.guidance_scale)
-        self.mean = 0.9 * self.mean + 0.1 * eps_hat.mean()
-        return Residual(latents, eps_hat, self.mean.expand_as(eps_hat), t, [])
-
-    def state_dict(self):
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state) -> None:
-        self.mean = state.get("mean", torch.zeros(()))
+def centred(step):
+    """A toy law that remembers something: the running mean of the prediction is what it is compared with."""
+    eps_hat = step.predict(step.x_t, step.index, "guided")["guided"]
+    step.memory["mean"] = 0.9 * step.memory.get("mean", torch.zeros(())) + 0.1 * eps_hat.mean()
+    return eps_hat - step.memory["mean"]
 
 
-def test_a_loss_is_a_class_and_an_entry(tmp_path, monkeypatch) -> None:
-    """It trains, what it has learned is in the checkpoint, and a run that resumes from it continues as the unbroken one."""
-    monkeypatch.setitem(losses.LOSSES, "centred", Centred)
+def test_a_law_is_a_file_and_nothing_else(tmp_path, monkeypatch) -> None:
+    """It trains, what it remembers is in the checkpoint, and a run that resumes from it continues as the unbroken one."""
+    monkeypatch.setitem(distillation.LAWS, "centred", distillation.Law(centred, {"t_schedule": "uniform"}))
     config = load_config(words(**SMALL, model_path=tmp_path))
-    config = dataclasses.replace(config, guidance=dataclasses.replace(config.guidance, loss="centred"))
+    config = dataclasses.replace(config, guidance=dataclasses.replace(config.guidance, distillation="centred"))
     prior = GaussianMixturePrior(Draws(3).normal(2, 3, 16, 16), 0.3)
     prompts, state = PromptEmbeddings(prior, config.guidance), TrainState.start(config, "cpu")
     for _ in range(3):
         _, update = training_step(state, prior, prompts, config)
         assert update.fault is None
-    assert state.loss.mean != 0
+    assert state.loss.memory["mean"] != 0
     save_tree(tmp_path / "state", state.state_dict())
     resumed = TrainState.start(config, "cpu")
     resumed.load_state_dict(load_tree(tmp_path / "state"))
@@ -86,7 +72,9 @@ def test_a_loss_is_a_class_and_an_entry(tmp_path, monkeypatch) -> None:
 
 
 def test_the_choices_of_the_settings_are_what_is_registered() -> None:
-    assert choices("loss") == {"auto", *losses.LOSSES}
+    files = {path.stem for path in (ROOT / "distillation" / "laws").glob("[!_]*.py")}
+    assert choices("distillation") == {"auto", *distillation.LAWS} == {"auto", *files}
+    assert choices("t_schedule") == set(SCHEDULES)
     assert choices("guidance") == set(PRIORS)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports point one way: app, apps, benchmarks, examples -> tools -> train -> viewer, evaluation, export -> trainer -> toy ->
-guidance -> gaussian_renderer -> scene -> arguments -> cograd, utils."""
+guidance -> gaussian_renderer -> scene -> arguments -> cograd, distillation, utils."""
 
 import ast
 import sys
@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYER = {
     "utils": 0,
     "cograd": 0,
+    "distillation": 0,
     "arguments": 1,
     "scene": 2,
     "gaussian_renderer": 3,

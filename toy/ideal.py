@@ -29,6 +29,7 @@ from toy.captions import (
     view_word_of,
 )
 from toy.objects import CLASSES
+from toy.particles import Particles
 from toy.posterior import ImageTable, NoiseLevel, posterior_mean
 from toy.reading import UnknownPrompt, read_prompt
 from toy.rendered_set import PoseRanges, RenderedSet, render_set
@@ -110,6 +111,10 @@ class IdealPrior:
         row = torch.zeros(len(SET_NAMES), device=self.device)
         row[SET_NAMES.index(name)] = 1
         return row
+
+    def new_predictor(self, prompts: Any) -> Particles:
+        """A model of the run's own renders, for VSD and ESD."""
+        return Particles(self.alphas_cumprod, self.scale, self.kernel_std, OFFSET_STD)
 
     def encode_imgs(
         self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None

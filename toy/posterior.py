@@ -65,9 +65,16 @@ class NoiseLevel:
         return NoiseLevel(self.a.repeat(2), self.sigma.repeat(2), self.s, self.offset_std)
 
 
-def posterior_mean(x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: Tensor) -> Tensor:
-    """E[z | x] of shape [B, 3, H, W]."""
+def posterior_mean(
+    x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: Tensor, mirrored: bool = True
+) -> Tensor:
+    """E[z | x] of shape [B, 3, H, W]. Without `mirrored` the images of the table are all there are."""
     batch, shape = len(x), x.shape[1:]
+    if not mirrored:
+        log_likelihood, offset = _evidence(x.flatten(2), level, table)
+        weights = torch.softmax(log_likelihood + log_prior, dim=1)
+        shift = (weights[..., None] * offset).sum(1)[..., None, None]
+        return _mean(x, level, _weighted_sum(weights, table.images).view(batch, *shape), shift)
     both = torch.cat([x, x.flip(-1)]).flatten(2)  # [2B, 3, P]: rows, then mirrored rows
     log_likelihood, offset = _evidence(both, level.doubled(), table)  # [2B, n], [2B, n, 3]
     rows = torch.cat([part + log_prior for part in log_likelihood.split(batch)], dim=1)  # [B, 2n]
@@ -75,7 +82,11 @@ def posterior_mean(x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: T
     image = _weighted_sum(weights, table.images).view(2 * batch, *shape)
     image = image[:batch] + image[batch:].flip(-1)
     shift = (weights[..., None] * offset).sum(1)  # [2B, 3]
-    shift = (shift[:batch] + shift[batch:])[..., None, None]
+    return _mean(x, level, image, (shift[:batch] + shift[batch:])[..., None, None])
+
+
+def _mean(x: Tensor, level: NoiseLevel, image: Tensor, shift: Tensor) -> Tensor:
+    """E[z | x] from the mean image [B, 3, H, W] of the set and the mean offset [B, 3, 1, 1]."""
     a = level.a.view(-1, 1, 1, 1)
     through = a * level.s**2 / level.v.view(-1, 1, 1, 1)  # how much of x itself the kernel lets through
     return through * (x - shift) + (1 - a * through) * image

@@ -6,12 +6,14 @@ Upstream's order is kept: camera and augmentation view by view, then `as_latent`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from arguments import Config
 from cograd import Plan
 from gaussian_renderer import Augmentation, draw_augmentation
+from guidance.predictor import Cameras
 from scene.cameras import RCamera
 from trainer.outputs import plain_background
 from trainer.run_log import PhaseTimer
@@ -27,6 +29,11 @@ class Draws:
     as_latent: bool  # whether disparity is encoded in the place of colour
     use_control: bool | None  # whether the ControlNet is used; None: the run has none
     warm_up_rate: float
+
+    @functools.cached_property
+    def cameras(self) -> Cameras:
+        """Of each view."""
+        return Cameras.of_views([camera for camera, _ in self.views])
 
     @property
     def azimuth_deg(self) -> list[float]:

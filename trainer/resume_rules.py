@@ -153,11 +153,15 @@ INITIAL = _named(
 REGIONS = _named(
     "CoGradParams", "elevation_levels", "azimuth_levels", "distance_levels", "elevation_range", "distance_range"
 )
-DISTILLATION_LOSS = (*MODEL, *_named("GuidanceParams", "loss", "sds"))
-FIRST_NOISE = ("GuidanceParams.C_batch_size", "GuidanceParams.noise_seed", *IMAGE_SIZE, *MODEL)
+DISTILLATION_LOSS = (*MODEL, *_named("GuidanceParams", "distillation", "sds"))
+FIRST_NOISE = (
+    *_named("GuidanceParams", "C_batch_size", "noise_seed", "noise_source"),
+    *IMAGE_SIZE,
+    *MODEL,
+)
 LOSS = (
     *DISTILLATION_LOSS,
-    *_named("GuidanceParams", "num_train_timesteps", "weighting"),
+    *_named("GuidanceParams", "num_train_timesteps", "weighting", "noising"),
     *_named("CoGradParams", "loss_signal", "loss_signal_bins"),
 )
 SEEDED = ("python_words", "numpy_words", "torch")
@@ -184,7 +188,7 @@ PIECES: dict[str, Piece] = {
         check=_streams_fit,
     ),
     "train/loss": Piece(_renewed(DISTILLATION_LOSS, "what the distillation loss has learned starts again")),
-    "train/memory": Piece(_renewed(FIRST_NOISE, "the noise that fix_noise keeps is drawn again")),
+    "train/memory": Piece(_renewed(FIRST_NOISE, "the noise that fix_noise or noise_source keeps is drawn again")),
     "train/cograd": Piece(
         _refused(REGIONS, "CoGrad's histories are of the regions as they were; keep it"),
         _renewed(LOSS, "CoGrad's histories of losses start again", "history", "sampler", "controller", "signal"),

@@ -13,6 +13,7 @@ from arguments import Config
 from arguments.load import load_config
 from arguments.no_effect import no_effect_notices
 from guidance.image_size import size_notices, size_problems
+from guidance.law_checks import law_problems
 from guidance.model_files import model_file_checks
 from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_point_cloud
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def read_settings(argv: list[str]) -> Config:
     """The settings of a run from the words of a command line, checked against its prior too. Raises ConfigError."""
-    return load_config(argv, prompt_problems, size_problems, timestep_problems)
+    return load_config(argv, prompt_problems, size_problems, timestep_problems, law_problems)
 
 
 def check_start(config: Config, world: World, check_viewers: Callable[[Config], None]) -> None:

@@ -13,6 +13,8 @@ import torch
 from arguments import Config
 from cograd import CoGrad
 from guidance.losses import Loss, make_loss
+from guidance.prior import Prior
+from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory
 from guidance.sd_step import timestep_weight
 from scene import Scene
@@ -65,6 +67,11 @@ class TrainState:
         if config.cograd.enabled:
             w = timestep_weight(alphas_cumprod, config.guidance.weighting)
             self.cograd = CoGrad(config.cograd, alphas_cumprod, config.optimization.iterations, w=w)
+
+    def begin_predictor(self, prior: Prior, prompts: PromptEmbeddings) -> None:
+        """Adds the model of the run's own renders, where the distillation law needs one."""
+        if self.loss.law.needs_predictor:
+            self.loss.predictor = prior.new_predictor(prompts)  # type: ignore[attr-defined]
 
     @property
     def maps(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:

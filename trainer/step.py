@@ -77,6 +77,7 @@ class StepGradients:
     fusion: list[dict[str, Any]]  # FusionResult.record() of each view
     fault: str | None  # what is not finite: the step is skipped
     timer: PhaseTimer
+    latents: Tensor | None = None  # [B, C, h, w] of all views, for a law with a predictor
 
     def record(self, update: Update, points: int) -> dict[str, Any]:
         """The JSON line of this step: losses, timesteps, points, phase times in milliseconds, peak memory."""
@@ -148,9 +149,14 @@ def compute_gradients(
             ind_t=None if draws.plan is None else _indices_of(prior, shard.of(draws.plan.t)),
             use_control=bool(draws.use_control),
             shard=shard,
+            progress=state.iteration / opt.iterations,
+            cameras=draws.cameras,
         )
         g_images, numbers = image_gradients(distillation, images, disparities, views, opt.lambda_tv, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)
+        latents = None
+        if state.loss.predictor is not None:
+            latents = world.gather(distillation.latents.detach(), shard)
     main, fault = [], losses.fault
     fusion: list[dict[str, Any]] = []
     if fault is None:
@@ -165,7 +171,7 @@ def compute_gradients(
         with timer("backward"), threads_for(_parameter_count(state)):
             fault = set_gradient(state, total, main, losses.t)
     stacks = images.detach(), disparities.detach(), transmittances
-    return StepGradients(state.iteration, draws, stacks, distillation, losses, main, fusion, fault, timer)
+    return StepGradients(state.iteration, draws, stacks, distillation, losses, main, fusion, fault, timer, latents)
 
 
 def apply_update(state: TrainState, step: StepGradients, config: Config) -> Update:
@@ -179,6 +185,9 @@ def apply_update(state: TrainState, step: StepGradients, config: Config) -> Upda
     if step.fault is not None:
         return Update(step.fault)
     record, last_scene = None, None
+    if step.latents is not None:
+        with step.timer("observe"):
+            state.loss.observe(step.latents, step.draws.cameras)
     if state.cograd is not None and plan is not None:
         with step.timer("observe"), threads_for(_parameter_count(state)):
             main = [view.g_main for view in step.views]

@@ -77,6 +77,7 @@ def run_worker(config: Config, world: World, device: torch.device, prior: Prior,
             return
         state = TrainState.start(config, device, writes=False)  # from the points that rank 0 has written
         state.begin_cograd(config, prior.alphas_cumprod)
+        state.begin_predictor(prior, prompts)
         while message != END:
             if message != KEEPALIVE:
                 if message != STEP:

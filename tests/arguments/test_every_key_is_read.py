@@ -10,7 +10,7 @@ from arguments import GROUPS, Config
 from arguments.declare import keys_of
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("train.py", "arguments", "cograd", "gaussian_renderer", "guidance", "scene", "trainer", "utils", "viewer")
+ROOMS = ("train.py", "arguments", "cograd", "distillation", "gaussian_renderer", "guidance", "scene", "trainer", "utils", "viewer")
 
 
 def attributes_read():

@@ -11,6 +11,7 @@ from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import load_config
 from arguments.no_effect import CAMERAS, COGRAD, GUIDANCE, MODEL, OPT, ROWS, TOP, no_effect_notices, without_effect
+from distillation import LAWS
 from toy.ideal import IdealPrior
 
 SD = "tests/data/golden/tiny-sd"
@@ -28,8 +29,9 @@ ALWAYS_READ: dict[str, str] = {
     "PipelineParams": "convert_SHs_python compute_cov3D_python debug rasterizer",
     CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
-    GUIDANCE: "guidance g_device perpneg loss memory_check num_train_timesteps fix_noise noise_seed text "
-    "allow_unknown_words guidance_scale lambda_guidance weighting front_bias C_batch_size vis_interval",
+    GUIDANCE: "guidance g_device perpneg memory_check num_train_timesteps noise_seed text allow_unknown_words "
+    "lambda_guidance weighting front_bias C_batch_size vis_interval distillation noise_source grad_clamp "
+    "grad_unit_norm",
     COGRAD: "enabled",
 }
 """Group -> keys that every run reads, or whose default is the only value without effect."""
@@ -79,7 +81,8 @@ RUNS = [
     ["--model_key", "a.safetensors", "--annealing_intervals", "false"],
     ["--model_key", "assets/toy-prior"],
     ["--iterations", "10"],
-    ["--loss", "ism"],
+    *(["--distillation", law] for law in LAWS),
+    ["--noise_source", "fixed", "--t_schedule", "step"],
 ]
 
 
@@ -89,7 +92,13 @@ RUNS = [
         (["--tau", "0.2"], "CoGradParams.tau", "CoGradParams.enabled is false"),
         (["--opt", PAPER, "--use_regions", "false", "--tau", "0.2"], "CoGradParams.tau", "use_regions is false"),
         (["--perpneg", "false", "--negative_w", "-1"], "GuidanceParams.negative_w", "perpneg is false"),
-        (["--sds", "--delta_t", "50"], "GuidanceParams.delta_t", "the distillation loss is not ism"),
+        (["--sds", "--delta_t", "50"], "GuidanceParams.delta_t", "the distillation law does not use it"),
+        (["--distillation", "csd", "--guidance_scale", "3"], "GuidanceParams.guidance_scale", "law does not use it"),
+        (["--distillation", "asd", "--noising", "inversion"], "GuidanceParams.noising", "law does not use it"),
+        (["--distillation", "cds", "--fix_noise"], "GuidanceParams.fix_noise", "noise_source is not fresh"),
+        (["--distillation", "cds", "--max_t_range", "0.9"], "GuidanceParams.max_t_range", "t_schedule is not warm_up"),
+        (["--distillation", "sds", "--sds"], "GuidanceParams.sds", "distillation names the law"),
+        (["--opt", PAPER, "--distillation", "sds", "--t_schedule", "sqrt"], "GuidanceParams.t_schedule", "CoGrad sets"),
         (["--init_prompt", "a"], "GenerateCamParams.init_prompt", "init_shape"),
         (["--controlnet_ratio", "1"], "GuidanceParams.controlnet_ratio", "controlnet_model_key"),
         (["--LoRA_scale", "0.5"], "GuidanceParams.LoRA_scale", "LoRA_path"),
@@ -200,7 +209,7 @@ def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys, tmp_path):
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "settings without effect in this run: GuidanceParams.vram_O (GuidanceParams.guidance is ideal); "
-        "GuidanceParams.delta_t, GuidanceParams.xs_eta (the distillation loss is not ism (GuidanceParams.loss, sds))"
+        "GuidanceParams.delta_t, GuidanceParams.xs_eta (the distillation law does not use it (GuidanceParams.distillation, sds))"
     ]
 
 

@@ -63,11 +63,12 @@ def test_upstream_like_asks_text_by_text_and_gets_the_same() -> None:
 
 def test_the_phases_are_put_back(monkeypatch) -> None:
     from guidance import score
-    from guidance.losses import ISM, ism, sds
+    from guidance.law_step import ViewStep
     from trainer import step as training_step
 
     def patched():
-        return training_step.PhaseTimer, ISM.invert, ism.guided_noise, sds.guided_noise, score.Distillation.backward
+        inside = ViewStep.predict_rows, ViewStep.predict
+        return training_step.PhaseTimer, *inside, score.Distillation.backward
 
     before = patched()
     prior = Counting()

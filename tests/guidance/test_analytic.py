@@ -13,7 +13,7 @@ import torch
 
 from arguments import GuidanceParams
 from guidance import sd_step
-from guidance.losses import ISM, make_loss
+from guidance.losses import make_loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
@@ -35,6 +35,14 @@ def one_gaussian():
 
 def conditioning(prior, views, params=PARAMS):
     return PromptEmbeddings(prior, params).conditioning([0.0] * views)
+
+
+def inverted(prior, latents, noise, indices, delta):
+    """ISM's inversion: x_t, and the prediction of its last step."""
+    residual = make_loss(dataclasses.replace(PARAMS, delta_t=delta, annealing_intervals=False))(
+        prior, latents, noise, torch.tensor(indices), conditioning(prior, len(latents))
+    )
+    return residual.x_t, residual.target
 
 
 def spread(abar):
@@ -64,7 +72,7 @@ def test_mixture_eps_survives_far_points_and_switched_off_components():
 def test_ddim_inversion_of_one_gaussian_is_linear(one_gaussian):
     prior, latents, noise = one_gaussian, randn(2, 3, 4, 4, seed=6), randn(2, 3, 4, 4, seed=7)
     ind_t = torch.tensor([700, 333])
-    x_t, target, _ = ISM(PARAMS).invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2))
+    x_t, target = inverted(prior, latents, noise, ind_t.tolist(), 80)
     for view, last in enumerate(ind_t.tolist()):
         path = [k + 1 for k in sd_step.inversion_path(last, 80, PARAMS.xs_delta_t, PARAMS.xs_inv_steps)]
         abar = prior.alphas_cumprod[path]
@@ -85,7 +93,7 @@ def test_residual_of_one_gaussian_is_the_closed_form(one_gaussian, sds):
     if sds:
         x_t, target = abar.sqrt() * latents + (1 - abar).sqrt() * noise, noise
     else:
-        x_t, target, _ = ISM(params).invert(prior, latents, noise, ind_t.tolist(), 80, conditioning(prior, 2))
+        x_t, target = inverted(prior, latents, noise, ind_t.tolist(), 80)
     eps = (1 - abar).sqrt() * (x_t - abar.sqrt() * prior.means) / spread(abar)
     assert (residual.eps_hat - eps).abs().max() < 1e-6
     assert (residual.target - target).abs().max() < 1e-6

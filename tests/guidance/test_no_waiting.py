@@ -124,7 +124,7 @@ def test_a_view_whose_gradient_is_not_finite_is_named():
 
 def test_nothing_flushes_the_cache_or_waits_for_the_device():
     """Upstream's `empty_cache` after every U-Net call; benchmarks may."""
-    rooms = ("arguments", "cograd", "gaussian_renderer", "guidance", "scene", "utils")
+    rooms = ("arguments", "cograd", "distillation", "gaussian_renderer", "guidance", "scene", "utils")
     for path in [ROOT / "train.py", *(p for room in rooms for p in (ROOT / room).rglob("*.py"))]:
         called = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert not called & {"empty_cache", "synchronize", "set_sync_debug_mode"}, path

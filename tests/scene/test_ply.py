@@ -117,7 +117,7 @@ def test_a_list_where_a_number_belongs(good) -> None:
 def test_plyfile_is_imported_in_one_module_only() -> None:
     """It is GPL-3.0-or-later: README says that it can be replaced at one place."""
     root = Path(__file__).resolve().parents[2]
-    rooms = ("arguments", "cograd", "gaussian_renderer", "guidance", "scene", "tools", "utils", "train.py")
+    rooms = ("arguments", "cograd", "distillation", "gaussian_renderer", "guidance", "scene", "tools", "utils", "train.py")
     paths = [path for room in rooms for path in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))]
     users = [path.relative_to(root).as_posix() for path in paths if path.is_file() and _imports_plyfile(path)]
     assert users == ["scene/ply.py"]

@@ -11,7 +11,7 @@ import pytest
 from utils.wording import counted
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("arguments", "cograd", "gaussian_renderer", "guidance", "scene", "utils")
+ROOMS = ("arguments", "cograd", "distillation", "gaussian_renderer", "guidance", "scene", "utils")
 COUNTED = re.compile(
     r" (steps|views|times|Gaussians|regions|timestep bins|levels|GPUs|layers|weights|more fields|timesteps|words)\b| \w+\(s\)"
 )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a distillation law is: a residual of named noise predictions, and the numbers that its field uses.
+
+A law fills four axes: how the latents are noised, the residual, w(t) with the schedule of the timesteps, and what is
+done to the gradient afterwards. The residual is a function; the others are settings of GuidanceParams, whose values
+for this law are its `preset`.
+
+| symbol | name | shape |
+|---|---|---|
+| x | clean latents of the rendered views | [B,C,h,w] |
+| n | noise | [B,C,h,w] |
+| K | number of schedule indices; an index k has the timestep that the prior gives it | int |
+| g | guidance scale, 1: no guidance; e^g = e_u + g (e_c - e_u) | float |
+
+Letters of shapes: B views, C latent channels, h w latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+GUIDED = frozenset({"guidance_scale", "guidance_end_share", "guidance_rescale"})
+"""Settings that every law reads whose residual contains e^g."""
+DIRECT = GUIDED | {"noising"}
+"""Those of a law that leaves the noising to its setting: it uses `Step.x_t`."""
+INTERVAL = frozenset({"delta_t", "delta_t_start", "annealing_intervals"})
+
+
+class Step(Protocol):
+    """The views of one step, as a law sees them. No prediction carries a gradient.
+
+    Predictions by name: `cond` e_c, the prompt with its view words; `uncond` e_u; `direction` e_c - e_u, with Perp-Neg
+    where it is on; `guided` e^g = e_u + g direction; `inverse`, `contrast`, `source` and `target`, of further texts.
+    """
+
+    params: Any  # GuidanceParams
+    x: Tensor  # [B,C,h,w]
+    noise: Tensor  # [B,C,h,w], n; with noising `inversion` the noise that x_t implies
+    index: Tensor  # [B] int64 on the CPU: schedule index of each view, 0..K - 1
+    count: int  # K
+    progress: float  # 0 before the first step, 1 at the last
+    is_planned: bool  # index comes from CoGrad or the caller, not from t_schedule
+    memory: dict[str, Any]  # tensors and plain values of this law, kept from step to step and in checkpoints
+
+    @property
+    def g(self) -> float:
+        """The guidance scale at this progress."""
+
+    @property
+    def x_t(self) -> Tensor:
+        """Noised latents at `index`, by the setting `noising`."""
+
+    def abar(self, index: Tensor) -> Tensor:
+        """alpha_bar [B,1,1,1] at schedule indices [B]."""
+
+    def noised(self, index: Tensor) -> Tensor:
+        """sqrt(abar) x + sqrt(1 - abar) n at schedule indices [B]."""
+
+    def predict(self, x_t: Tensor, index: Tensor, *names: str) -> dict[str, Tensor]:
+        """The named predictions for x_t [B,C,h,w] at schedule indices [B], in one call of the network."""
+
+    def particles(self, x_t: Tensor, index: Tensor) -> Tensor:
+        """The prediction of the model of the run's own renders, of a law with `needs_predictor`."""
+
+    def move(self, x: Tensor, eps: Tensor, ind_from: Tensor, ind_to: Tensor) -> Tensor:
+        """One DDIM step of x between two schedule indices [B], in either direction."""
+
+    def clean(self, x_t: Tensor, eps: Tensor, index: Tensor) -> Tensor:
+        """The clean latents that x_t and a noise prediction imply."""
+
+    def interval(self) -> int:
+        """The length delta of an interval, annealed by the settings delta_t, delta_t_start, annealing_intervals."""
+
+    def interval_rounds(self) -> tuple[Tensor, Sequence[Any]]:
+        """ISM's inversion to `index`: first indices [B], and the rounds of views that take a step together."""
+
+    def predict_rows(self, x: Tensor, moving: Any, *names: str) -> dict[str, Tensor]:
+        """`predict` for the views of x [B,C,h,w] that take a step in this round, where they come from."""
+
+    def move_rows(self, x: Tensor, last: Tensor, eps: Tensor, moving: Any, eta: float = 0.0) -> tuple[Tensor, Tensor]:
+        """x and last [B,C,h,w], those views moved, and with their eps in `last`."""
+
+    def uniform(self) -> Tensor:
+        """A uniform number in [0, 1) for each view [B], float64 on the CPU."""
+
+
+Coefficient = float | Tensor
+
+
+@dataclass(frozen=True)
+class Law:
+    """A distillation law; the gradient put on x is lambda_guidance w(t) residual(step), then the post steps.
+
+    preset: settings of GuidanceParams with this law's values, which a file or flag that names the law brings along.
+    reads: those settings that only some laws read and this one does.  perpneg_factor: on Perp-Neg's weights.
+    """
+
+    residual: Callable[[Step], Tensor]  # [B,C,h,w]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    reads: frozenset[str] = DIRECT
+    needs_predictor: bool = False
+    perpneg_factor: float = 1.0
+
+
+def linear(coefficients: Callable[[Step], Mapping[str, Coefficient]]) -> Callable[[Step], Tensor]:
+    """The residual sum of c_name e_name over predictions at `Step.x_t`; two more names: `noise` n, `particles` q."""
+
+    def residual(step: Step) -> Tensor:
+        x_t, c = step.x_t, coefficients(step)
+        predictions = step.predict(x_t, step.index, *(name for name in c if name not in ("noise", "particles")))
+        if "noise" in c:
+            predictions["noise"] = step.noise
+        if "particles" in c:
+            predictions["particles"] = step.particles(x_t, step.index)
+        first, *others = (factor * predictions[name] for name, factor in c.items())
+        return sum(others, start=first)
+
+    return residual
