@@ -17,7 +17,7 @@ Letters of shapes: B views, C latent channels, h w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -75,8 +75,8 @@ class Step(Protocol):
     def interval(self) -> int:
         """The length delta of an interval, annealed by the settings delta_t, delta_t_start, annealing_intervals."""
 
-    def interval_rounds(self) -> tuple[Tensor, Sequence[Any]]:
-        """ISM's inversion to `index`: first indices [B], and the rounds of views that take a step together."""
+    def interval_rounds(self) -> tuple[Tensor, Iterable[Any]]:
+        """ISM's inversion to `index`: first indices [B], and the rounds in which views take a step together."""
 
     def predict_rows(self, x: Tensor, moving: Any, *names: str) -> dict[str, Tensor]:
         """`predict` for the views of x [B,C,h,w] that take a step in this round, where they come from."""
