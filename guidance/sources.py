@@ -11,8 +11,6 @@ from arguments import GuidanceParams
 from utils.failures import first_line
 from utils.model_ids import current_id
 
-logger = logging.getLogger(__name__)
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Every upstream config names it; GuidanceParams.model_key_mirror stands for it.
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"

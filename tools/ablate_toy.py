@@ -67,7 +67,6 @@ def parser() -> argparse.ArgumentParser:
     add("--score_px", type=int, default=64, help="side of the scored images in pixels")
     add("--calibrate", type=int, default=0, metavar="TRIALS", help="find front biases in this many trials")
     add("--film", type=int, default=1, metavar="SNAPSHOTS", help="snapshots kept of each run")
-    add("--keep_all", action="store_true", help="keep the runs' logs and clouds in FOLDER/runs too")
     add("--sheet_seeds", type=int, default=2, help="seeds that the sheets show")
     add("--summary_only", action="store_true", help="run nothing; of the results that are there")
     return made
@@ -115,8 +114,8 @@ def _run(args: argparse.Namespace, runs: Sequence[Run]) -> list[str]:
     for source, config in configs_of(runs).items():
         check_regions(config, source)
     args.out.mkdir(parents=True, exist_ok=True)
-    measured = functools.partial(measure, score_px=args.score_px, keep_all=args.keep_all)
-    return run_grid(runs, Sweep(args.out, train.main, measured, jobs=args.jobs, keep_all=args.keep_all))
+    measured = functools.partial(measure, score_px=args.score_px)
+    return run_grid(runs, Sweep(args.out, train.main, measured, jobs=args.jobs))
 
 
 def _rescore(args: argparse.Namespace, make: functools.partial[Run]) -> int:

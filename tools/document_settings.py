@@ -84,16 +84,14 @@ def _first_comment(path: Path) -> str:
     return re.split(r"(?<=[.;]) (?=[A-Za-z])", " ".join(lines))[0].rstrip(".;")
 
 
-def filled(page: str) -> str:
-    """The page with the text between each pair of marks rewritten. ValueError when a mark is missing."""
-    for name, text in (("settings", settings()), ("configs", presets())):
-        begin, end = f"<!-- {name}: python tools/document_settings.py -->", f"<!-- end of {name} -->"
-        head, found, rest = page.partition(begin)
-        _, closed, tail = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"{PAGE.name}: expected the marks '{begin}' and '{end}'")
-        page = f"{head}{begin}\n\n{text}\n\n{end}{tail}"
-    return page
+def filled(page: str, name: str, text: str, tool: str = "document_settings") -> str:
+    """The page with what stands between the marks of `name`, which `tool` writes, replaced. ValueError without them."""
+    begin, end = f"<!-- {name}: python tools/{tool}.py -->", f"<!-- end of {name} -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"expected the marks '{begin}' and '{end}' in the page")
+    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 @program.refuses("document_settings", ValueError)
@@ -103,7 +101,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when the page is stale")
     args = parser.parse_args(argv)
     before = PAGE.read_text(encoding="utf-8")
-    after = filled(before)
+    after = filled(filled(before, "settings", f"\n{settings()}\n"), "configs", f"\n{presets()}\n")
     if args.check and after != before:
         print(f"document_settings: docs/{PAGE.name} is stale; run python tools/document_settings.py", file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from typing import Any
 
 from evaluation.known_truth import score_run
 from tools.contact_sheet import contact_sheet
+from tools.document_settings import filled
 from trainer.run_log import read_steps
 from utils.image_utils import write_png
 from utils.machine import machine
@@ -103,16 +104,6 @@ def row(run: Example, scores: dict[str, Any]) -> str:
     return f"| {' | '.join([run.prompt, f'`{run.config}`', *numbers, fronts])} |"
 
 
-def filled(page: str, name: str, text: str) -> str:
-    """The page with what stands between the marks of `name` replaced. ValueError without them."""
-    begin, end = f"<!-- {name}: python tools/readme_numbers.py -->", f"<!-- end of {name} -->"
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"docs/scores.md: expected the marks '{begin}' and '{end}'")
-    return f"{head}{begin}\n{text}\n{end}{tail}"
-
-
 def write(out: Path, root: Path) -> None:
     """Images, times and table of the finished runs in `out`, into the checkout at `root`."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -129,8 +120,10 @@ def write(out: Path, root: Path) -> None:
         sheet = contact_sheet([read_video(file) for file in files], FRAMES, SIDE_PX)
         write_png(root / "docs" / "images" / name, sheet)
     document = root / "docs" / "scores.md"
-    page = filled(document.read_text(encoding="utf-8"), "times", times(found))
-    document.write_text(filled(page, "scores", "\n".join(["", *rows, ""])), encoding="utf-8")
+    page = document.read_text(encoding="utf-8")
+    for name, text in (("times", times(found)), ("scores", "\n".join(["", *rows, ""]))):
+        page = filled(page, name, text, "readme_numbers")
+    document.write_text(page, encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:

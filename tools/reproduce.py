@@ -52,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
     add("--tflops", type=float, default=100.0, help="half precision that a GPU sustains; for the estimate")
     add("--view_px", type=int, default=192, help="side of the report's images")
     add("--miniature", action="store_true", help="toy: one prompt, two seeds, 40 steps; two minutes")
-    add("--keep_all", action="store_true", help="keep the runs' logs too")
     add("--yes", action="store_true", help=f"start even if it takes more than {CONFIRM_FROM_HOURS:g} hours")
     add("--dry_run", action="store_true", help="print what would be made and what it costs")
     add("--part", metavar="K/N", help="only every N-th asset, from the K-th on: the part of one of N machines")

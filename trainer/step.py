@@ -227,11 +227,12 @@ def render_view(state: TrainState, camera: RCamera, augmentation: Augmentation, 
     if 0 <= config.debug_from < state.iteration:
         pipe = dataclasses.replace(pipe, debug=True)
     out = render(camera, state.gaussians, pipe, augmentation.background, augmentation=augmentation)
-    names = ("render", "depth", "alpha", "viewspace_points", "radii", "scales")
     spread = None
     if config.optimization.lambda_z_variance:
         spread = depth_variance(camera, state.gaussians, pipe, augmentation, out["scales"])
-    return RenderedView(*(out[name] for name in names), z_variance=spread)
+    return RenderedView(
+        out["render"], out["depth"], out["alpha"], out["viewspace_points"], out["radii"], out["scales"], spread
+    )
 
 
 def _stacked(views: list[RenderedView]) -> tuple[Tensor, Tensor, Tensor]:

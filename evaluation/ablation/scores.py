@@ -63,13 +63,12 @@ def _headline(scores: dict[str, Any]) -> str:
     return f"psnr {scores['psnr']:.2f} dB{faces}"
 
 
-def measure(folder: Path, log: Log, score_px: int, keep_all: bool) -> Result:
+def measure(folder: Path, log: Log, score_px: int) -> Result:
     """What an ablation keeps of a run. Its clouds move to clouds/."""
     kept = clouds.folder_of(folder.parents[1], folder.name)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was stopped
     clouds.keep(folder, kept)
-    if not keep_all:
-        shutil.rmtree(folder / "point_cloud")
+    shutil.rmtree(folder / "point_cloud")
     prompt = known_truth.config_of_run(folder).guidance.text
     result = {
         "denoiser_calls": denoiser_calls(log),

@@ -82,7 +82,6 @@ class Sweep:
     gpus: tuple[str, ...] = ()
     retries: int = 0
     resume: bool = False
-    keep_all: bool = False
 
     def folder(self, name: str) -> Path:
         return self.out / "runs" / name
@@ -193,9 +192,8 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     seconds = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
     result = {**run.facts, "flags": list(run.flags), **{name: round(value, 1) for name, value in seconds.items()}}
     result |= sweep.measure(folder, read_steps(folder / "log.jsonl"))
-    if not sweep.keep_all:
-        for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
-            bulky.unlink()
+    for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
+        bulky.unlink()
     write_result(path, result)
 
 

@@ -67,7 +67,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)
     measured = functools.partial(measure, prior=args.prior, view_px=args.view_px)
     threads = 1 if is_toy else max(cores // at_once, 1)
-    sweep = Sweep(args.out, train, measured, at_once, threads, gpus, 1, resume=not is_toy, keep_all=args.keep_all)
+    sweep = Sweep(args.out, train, measured, at_once, threads, gpus, 1, resume=not is_toy)
     metrics = args.metrics if args.metrics is not None else [] if is_toy else list(METRICS)
     gpu = not is_toy and any(config.device != "cpu" for config in configs.values())
     where = "this machine, which has no GPU" if gpu and not gpus else "this machine"

@@ -14,20 +14,13 @@ from torch import Tensor
 from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS, SYNONYMS, caption
 from toy.objects import CLASSES, ONE_SIDED
 from toy.raycast import View, render_gbuffers
+from toy.rendered_set import PoseRanges
 
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 VIEW_ORDER: tuple[str, ...] = ("front", "side", "back")
 LEAD_INS: tuple[str, ...] = ("a photo of", "a dslr photo of", "an image of", "a toy of")
-
-
-@dataclass(frozen=True)
-class CameraSpread:
-    """Where the images are taken from; azimuth is uniform over the full turn."""
-
-    theta_deg: tuple[float, float] = (50.0, 105.0)
-    radius: tuple[float, float] = (3.4, 3.6)
-    fov_rad: tuple[float, float] = (0.42, 0.46)
-    size_px: int = 64
+POSES = PoseRanges(radius=(3.4, 3.6), theta_deg=(50.0, 105.0), fov_rad=(0.42, 0.46))
+SIZE_PX = 64
 
 
 @dataclass(frozen=True)
@@ -69,20 +62,19 @@ class Batch:
     share: Tensor  # [B]
 
 
-def draw_views(count: int, spread: CameraSpread, rng: np.random.RandomState) -> list[View]:
-    """`count` camera poses, azimuth stratified over the turn, the rest uniform."""
+def draw_views(count: int, rng: np.random.RandomState) -> list[View]:
+    """`count` camera poses, azimuth stratified over the turn, the rest uniform in POSES."""
     phi_deg = -180 + 360 * (np.arange(count) + rng.rand(count)) / count
-    columns = [phi_deg, *(rng.uniform(*span, count) for span in (spread.theta_deg, spread.radius, spread.fov_rad))]
+    columns = [phi_deg, *(rng.uniform(*span, count) for span in (POSES.theta_deg, POSES.radius, POSES.fov_rad))]
     return [View(float(theta), float(phi), float(radius), float(fov)) for phi, theta, radius, fov in zip(*columns)]
 
 
-def render_set(views: int, seed: int, spread: CameraSpread | None = None, workers: int = 2) -> RenderedSet:
+def render_set(views: int, seed: int, workers: int = 2) -> RenderedSet:
     """Renders `views` views of every class; some 8 ms each on one core at 64 pixels."""
-    spread = spread or CameraSpread()
     buffers, azimuths = [], []
     for index, class_name in enumerate(CLASSES):
-        poses = draw_views(views, spread, np.random.RandomState(seed + index))
-        buffers.append(render_gbuffers(class_name, poses, spread.size_px, workers=workers))
+        poses = draw_views(views, np.random.RandomState(seed + index))
+        buffers.append(render_gbuffers(class_name, poses, SIZE_PX, workers=workers))
         azimuths.append([pose.phi_deg for pose in poses])
     return RenderedSet(np.stack(buffers), np.array(azimuths, np.float32))
 

@@ -46,19 +46,11 @@ def word_level_bpe(known: Iterable[str]) -> tuple[dict[str, int], list[tuple[str
     known = sorted(set(known))
     merges: dict[tuple[str, str], None] = {}
     for word in known:
-        _refuse_unless_letters(word)
         for start in range(len(word) - 2, -1, -1):
             merges[word[start], word[start + 1 :] + "</w>"] = None
     letters = [*string.ascii_lowercase, *(letter + "</w>" for letter in string.ascii_lowercase), ",</w>", ".</w>"]
     tokens = [START, END, *(word + "</w>" for word in known), *letters, *(a + b for a, b in merges)]
     return {token: at for at, token in enumerate(dict.fromkeys(tokens))}, list(merges)
-
-
-def _refuse_unless_letters(word: str) -> None:
-    if not (word.isascii() and word.isalpha() and word.islower()):
-        raise ValueError(
-            f"The word {word!r} cannot be one token: CLIP's tokenizer splits digits and signs off; use letters a-z."
-        )
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -74,7 +66,7 @@ def check_one_token_a_word(tokenizer: CLIPTokenizer, known: Iterable[str]) -> No
     split = [word for word in known if len(tokenizer(word, add_special_tokens=False).input_ids) != 1]
     if split:
         raise ValueError(
-            f"These words are not one token each: {', '.join(split)}; add them to the vocabulary and its merges."
+            f"These words are not one token each: {', '.join(split)}; use letters a-z, and add them to the vocabulary."
         )
 
 
