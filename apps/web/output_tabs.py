@@ -4,7 +4,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from nicegui import run, ui
 
@@ -16,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OutputTab:
-    """Title, what finds the tab's file, the end of the file's address, text below it, text where there is none."""
+    """Title, pattern of the tab's files, the end of the file's address, text below it, text where there is none."""
 
     title: str
-    find: Callable[[Path], outputs.OutputFile | None]
+    pattern: str
     file: str
     caption: str
     empty: str
@@ -28,28 +27,28 @@ class OutputTab:
 TABS = {
     "live": OutputTab(
         "Live",
-        outputs.panel,
+        outputs.PANEL,
         "preview.png",
         "Above: rendered training views. Below: the prior's prediction for them.",
         "Training views appear here: above the rendered images, below the prior's prediction for them.",
     ),
     "turntable": OutputTab(
         "Turntable",
-        outputs.turntable,
+        outputs.TURNTABLE,
         "turntable.mp4",
         "One turn around the object.",
         "A turntable appears after the first step and is renewed a few times over the run.",
     ),
     "3d": OutputTab(
         "3D view",
-        outputs.scene,
+        outputs.SCENE,
         "view",
         "The newest saved scene.",
         "The scene appears once the run has saved one.",
     ),
     "regions": OutputTab(
         "Region map",
-        outputs.region_map,
+        outputs.REGION_MAP,
         "regions.png",
         "Visits, convergence and timestep offsets of CoGrad's regions.",
         "CoGrad's regions appear here; a run without CoGrad has none.",
@@ -86,14 +85,15 @@ class OutputTabs:
         now = job.name, job.state in MOVING
         if now != self._last:
             self._last = now
-            self.tabs.set_value("live" if now[1] or outputs.turntable(job.folder) is None else "turntable")
+            is_live = now[1] or outputs.newest(job.folder, outputs.TURNTABLE) is None
+            self.tabs.set_value("live" if is_live else "turntable")
         self._fill()
 
     def _fill(self) -> None:
         job, tab = self.job, TABS.get(str(self.tabs.value))
         if job is None or tab is None:
             return
-        found = tab.find(job.folder)
+        found = outputs.newest(job.folder, tab.pattern)
         if found is None:
             self.caption.set_text("")
             self._put((job.name, tab), lambda: _words(tab.empty))
@@ -149,7 +149,7 @@ class Downloads:
     def show(self, job: Job | None) -> None:
         """Offers the files of a run that has saved a scene."""
         self.job = job
-        self.card.set_visibility(job is not None and outputs.scene(job.folder) is not None)
+        self.card.set_visibility(job is not None and outputs.newest(job.folder, outputs.SCENE) is not None)
 
     def _fetch(self, file: str) -> None:
         if self.job is not None:

@@ -16,6 +16,9 @@ from utils.file_formats import FILE_FORMATS, SCENES
 
 SHOWN = ("rgb", "x0_guided")
 """Columns of a guidance panel that the page shows: the rendered views, and the prior's prediction."""
+PANEL, TURNTABLE = "train_process/iter_K.png", "videos/K_iteration/video_rgb_K.mp4"
+REGION_MAP, SCENE = "cograd/regions_K.png", "point_cloud/iteration_K/point_cloud.ply"
+"""Where `newest` finds the guidance panels, the turntables, the maps of CoGrad's regions and the saved Gaussians."""
 MAX_PANEL_BYTES, MAX_PANEL_PIXELS = 1 << 26, 1 << 26
 _EXPORTING = threading.Lock()
 
@@ -39,29 +42,9 @@ def newest(folder: Path, pattern: str) -> OutputFile | None:
     return best
 
 
-def panel(folder: Path) -> OutputFile | None:
-    """The newest guidance panel."""
-    return newest(folder, "train_process/iter_K.png")
-
-
-def turntable(folder: Path) -> OutputFile | None:
-    """The newest turntable video."""
-    return newest(folder, "videos/K_iteration/video_rgb_K.mp4")
-
-
-def region_map(folder: Path) -> OutputFile | None:
-    """The newest map of CoGrad's regions."""
-    return newest(folder, "cograd/regions_K.png")
-
-
-def scene(folder: Path) -> OutputFile | None:
-    """The newest saved Gaussians."""
-    return newest(folder, "point_cloud/iteration_K/point_cloud.ply")
-
-
 def preview_png(folder: Path) -> bytes | None:
     """SHOWN of the newest panel as a PNG: a row for each, a column a view. None without a panel that can be read."""
-    found = panel(folder)
+    found = newest(folder, PANEL)
     image = None if found is None else _read_png(found.path)
     if image is None:
         return None
@@ -112,7 +95,7 @@ def formats() -> dict[str, str]:
 
 def ready_export(folder: Path, format: str) -> Path | None:
     """The export of the newest scene, where it has been made."""
-    found, out = scene(folder), _export_path(folder, format)
+    found, out = newest(folder, SCENE), _export_path(folder, format)
     try:
         ready = found is not None and out is not None and out.stat().st_mtime >= found.path.stat().st_mtime
         return out if ready and out is not None and out.is_file() and not out.is_symlink() else None
@@ -139,7 +122,7 @@ def exported(folder: Path, format: str) -> Path:
 
 
 def _export_path(folder: Path, format: str) -> Path | None:
-    found = scene(folder)
+    found = newest(folder, SCENE)
     if found is None or format not in SCENES:
         return None
     return folder / "export" / f"{folder.name}_{found.step}{FILE_FORMATS[format].suffix}"

@@ -2,7 +2,7 @@
 """The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import HTTPException, Response
@@ -64,19 +64,19 @@ def _add_files(server: ServerState) -> None:
             raise HTTPException(404, "no such run")
         return job
 
-    def newest_of(find: Callable[[Path], outputs.OutputFile | None], name: str, kind: str) -> Response:
-        file = find(found(name).folder)
+    def newest_of(pattern: str, name: str, kind: str) -> Response:
+        file = outputs.newest(found(name).folder, pattern)
         if file is None:
             raise HTTPException(404, "not yet")
         return FileResponse(file.path, media_type=kind, headers=FRESH)
 
     @app.get("/runs/{name}/turntable.mp4")
     def turntable(name: str) -> Response:
-        return newest_of(outputs.turntable, name, "video/mp4")
+        return newest_of(outputs.TURNTABLE, name, "video/mp4")
 
     @app.get("/runs/{name}/regions.png")
     def regions(name: str) -> Response:
-        return newest_of(outputs.region_map, name, "image/png")
+        return newest_of(outputs.REGION_MAP, name, "image/png")
 
     @app.get("/runs/{name}/preview.png")
     def preview(name: str) -> Response:

@@ -7,7 +7,6 @@ Letters of shapes: K captions, C h w latent, S image size in pixels, M candidate
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,10 +18,12 @@ from toy.objects import CLASSES, ONE_SIDED, primitives_of
 from toy.raycast import View, render_primitives
 from toy.training.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
 from toy.training.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
+from utils.heat_map import text_strip
 
 WHITE = (1.0, 1.0, 1.0)
 AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
 CFG = 3.0
+LABEL_PX = 80  # width of the names of the grid's rows
 
 
 @dataclass(frozen=True)
@@ -103,24 +104,15 @@ def sample_grid(
         tiles = [np.concatenate([true_image(target), chunk[k]], axis=2) for k, target in enumerate(row)]
         strip = (np.concatenate(tiles, axis=2).transpose(1, 2, 0) * 255).round().astype(np.uint8)
         strips.append(_labelled(strip, row[0].class_name))
-    heads = [
-        f"{k}" for k in ("own colours, front", "side", "back", "other pair, front", "side", "back", "held-out pair")
-    ]
-    return np.concatenate([_head_line(heads, 128, 64), *strips], axis=0)
+    heads = ("own colours, front", "side", "back", "other pair, front", "side", "back", "held-out pair")
+    line = [text_strip("", LABEL_PX), *(text_strip(head, 128) for head in heads)]
+    return np.concatenate([np.concatenate(line, axis=1), *strips], axis=0)
 
 
 def _labelled(strip: np.ndarray, text: str) -> np.ndarray:
-    margin = np.full((strip.shape[0], 64, 3), 255, np.uint8)
-    cv2.putText(margin, text, (2, 36), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([margin, strip], axis=1)
-
-
-def _head_line(texts: Sequence[str], width_px: int, margin_px: int) -> np.ndarray:
-    line = np.full((20, margin_px + width_px * len(texts), 3), 255, np.uint8)
-    for at, text in enumerate(texts):
-        place = (margin_px + at * width_px + 2, 14)
-        cv2.putText(line, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-    return line
+    label = text_strip(text, LABEL_PX)
+    below = ((0, len(strip) - len(label)), (0, 0), (0, 0))
+    return np.concatenate([np.pad(label, below, constant_values=255), strip], axis=1)
 
 
 def retrieval_scores(rendered: RenderedSet, targets: Sequence[Target], samples: Tensor) -> dict[str, float]:

@@ -62,9 +62,9 @@ def test_the_newest_of_each_output_is_found_by_number(tmp_path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "train_process" / "iter_99.png").symlink_to("/etc/hostname")
-    finds = (outputs.panel, outputs.turntable, outputs.region_map, outputs.scene)
-    assert [find(tmp_path).step for find in finds] == [10, 5, 3, 7]
-    assert outputs.panel(tmp_path / "nowhere") is None and outputs.preview_png(tmp_path) is None
+    patterns = (outputs.PANEL, outputs.TURNTABLE, outputs.REGION_MAP, outputs.SCENE)
+    assert [outputs.newest(tmp_path, pattern).step for pattern in patterns] == [10, 5, 3, 7]
+    assert outputs.newest(tmp_path / "nowhere", outputs.PANEL) is None and outputs.preview_png(tmp_path) is None
 
 
 @pytest.mark.parametrize(("views", "height", "width"), [(4, 16, 16), (1, 32, 16), (2, 16, 24)])
