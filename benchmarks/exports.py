@@ -33,26 +33,28 @@ from arguments import PipelineParams
 from evaluation.orbits import Orbit, framing, full_turn
 from evaluation.run_folder import cloud_of
 from export import FORMATS, export
-from export.cloud import Y_DOWN, Y_UP, rotated
+from export.cloud import Y_UP, rotated
 from export.mesh import FOV_RAD
 from export.surface import intersection_over_union
 from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
 from tests.export.glb_reader import draw, read_glb
-from tests.export.readers import read_sog, read_splat, read_spz
+from tests.export.readers import Splats, read_compressed_ply, read_gltf_splats, read_sog, read_splat, read_spz
+from utils.file_formats import FILE_FORMATS
 from utils.image_utils import write_png
 from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0
-READ: dict[str, Callable[[Path], GaussianModel]] = {
-    "ply": lambda path: rotated(GaussianModel.from_ply(path), Y_DOWN.T),
-    "splat": lambda path: rotated(read_splat(path).model(), Y_DOWN.T),
-    "spz": lambda path: rotated(read_spz(path).model(), Y_UP.T),
-    "sog": lambda path: rotated(read_sog(path).model(), Y_DOWN.T),
+READ: dict[str, Callable[[Path], Splats]] = {
+    "compressed.ply": read_compressed_ply,
+    "splat": read_splat,
+    "spz": read_spz,
+    "sog": read_sog,
+    "gsglb": read_gltf_splats,
 }
-"""Format -> its reader, to training's axes."""
+"""Format -> its reader."""
 
 
 def short_run(folder: Path) -> Path:
@@ -84,8 +86,9 @@ def drawn_mesh(path: Path, cameras: list[RCamera]) -> list[tuple[np.ndarray, np.
 def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> str:
     """What the file's own images have in common with the cloud's."""
     truth = [image(cloud, camera) for camera in cameras]
-    if format in READ:
-        again = READ[format](path)
+    if format in READ or format == "ply":
+        found = GaussianModel.from_ply(path) if format == "ply" else READ[format](path).model()
+        again = rotated(found, Y_UP.T)  # to training's axes
         return f"{np.mean([psnr(image(again, camera)[0], true) for camera, (true, _) in zip(cameras, truth)]):.1f}"
     if format != "glb":
         return "-"
@@ -117,7 +120,7 @@ def main(argv: list[str]) -> None:
         print(f"SH degree {cloud.max_sh_degree}\n\n| format | kB | s | PSNR |\n|---|---|---|---|")
         for format in FORMATS:
             start = time.perf_counter()
-            path = export(run, format, Path(folder) / f"scene.{format}")
+            path = export(run, format, Path(folder) / f"scene{FILE_FORMATS[format].suffix}")
             took_s = time.perf_counter() - start
             quality = loss(format, path, cloud, cameras)
             print(f"| {format} | {path.stat().st_size / 1e3:.0f} | {took_s:.1f} | {quality} |")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.run_folder import cloud_of
-from export import mesh, page, splats
+from export import compressed_ply, gltf_splats, mesh, page, splats
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
@@ -24,10 +24,12 @@ class Format(NamedTuple):
 
 WRITERS = {
     "ply": splats.write_ply,
+    "compressed.ply": compressed_ply.write_compressed_ply,
     "splat": splats.write_splat,
     "spz": splats.write_spz,
     "sog": splats.write_sog,
     "glb": mesh.write_glb,
+    "gsglb": gltf_splats.write_gltf_splats,
     "html": page.write_page,
 }
 FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].description, WRITERS[name]) for name in SCENES}

@@ -16,6 +16,8 @@ Y_DOWN = torch.tensor([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])
 ROUNDING = 1e-9
 Y_UP = torch.tensor([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
 """To x right, y up, z back, as spz, glTF and three.js have it: the front looks along +z."""
+UP: dict[str, torch.Tensor] = {"y": Y_UP, "-y": Y_DOWN, "z": torch.eye(3)}
+"""--up -> the rotation to it."""
 
 
 def rotated(gaussians: GaussianModel, turn: torch.Tensor) -> GaussianModel:

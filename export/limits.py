@@ -43,6 +43,8 @@ EVERY_FORMAT = {name: Range(-MAX_NUMBER, MAX_NUMBER) for name in PER_GAUSSIAN} |
 HALF_COLOUR = Range(-2.3e5, 2.3e5)  # the colour 0.28 f_dc + 0.5 as a half float, which ends at 65504
 RANGES: dict[str, dict[str, Range]] = {
     "ply": {},
+    # the four parts of a group of 256 share their ranges
+    "compressed.ply": {"scaling": Range(-20, 20), "f_dc": Range(-8, 8), "f_rest": Range(-4, 4)},
     "splat": {"f_dc": Range(-1.7725, 1.7725)},  # colours 0 to 1 as bytes
     "spz": {
         "xyz": Range(-2047.9998, 2047.9998),  # 24 bits in steps of 1/4096
@@ -54,6 +56,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "sog": {"scaling": Range(-20, 10), "f_dc": Range(-8, 8), "f_rest": Range(-4, 4)},
     "html": {"scaling": Range(-13.8, 11.08), "f_dc": HALF_COLOUR, "f_rest": Range(-4, 4)},
     "glb": {},
+    "gsglb": {},
 }
 """Format -> parameter -> what it holds of it, where that is less than EVERY_FORMAT. sog: positions are stored as
 logarithms; html: scales are half floats, view dependence has one step for all."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from export.cloud import UP
 from utils.file_formats import FILE_FORMATS
 
+SPZ_VERSIONS = (2, 3)
 BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
 
 
@@ -19,7 +21,8 @@ class Options:
 
     iteration: int | None = None  # of the run's clouds; None: the last
     pad_sh: int | None = None  # ply: zeros up to this SH degree, for readers that expect degree 3
-    keep_axes: bool = False  # ply, splat, spz, sog: training's z up, not the format's axes
+    up: str = "y"  # ply, compressed.ply, splat, spz, sog: the axis that points up; training's is z
+    spz_version: int = 3  # spz: 2 for readers of 2024
     title: str = ""  # html: shown in a corner; empty: the file's name
     faces: int = 20_000  # glb: about so many triangles
     texture_px: int = 1024  # glb: side of the texture
@@ -27,6 +30,10 @@ class Options:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # html: red, green, blue in 0..1
 
     def __post_init__(self) -> None:
+        if self.up not in UP:
+            raise ValueError(f"up = {self.up}: expected one of {', '.join(UP)}.")
+        if self.spz_version not in SPZ_VERSIONS:
+            raise ValueError(f"spz_version = {self.spz_version}: expected 2 or 3.")
         for name, (least, most) in BOUNDS.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected a whole number from {least} to {most}.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussians as PLY, and through gaussforge as splat, spz and sog.
 
-Of gaussforge 0.6.0 it was found, and is taken care of here, that it converts no axes (spz must be y up, the field's PLY
-is y down), and that its sog takes quaternions for unit ones, which training's are not.
+Of gaussforge 0.6.0 it was found, and is taken care of here, that it converts no axes, and that its sog takes
+quaternions for unit ones, which training's are not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
-import torch
-
-from export.cloud import Y_DOWN, Y_UP, padded, rotated
+from export.cloud import UP, padded, rotated
 from export.limits import check, fitted
 from export.options import Options, library
 from scene.gaussian_model import GaussianModel
@@ -33,42 +31,42 @@ COUNTS: dict[str, Callable[[bytes], float]] = {
 
 
 def write_ply(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """Upstream's fields and activations, y down."""
-    gaussians = _placed(gaussians, "ply", Y_DOWN, options)
+    """Upstream's fields and activations."""
+    gaussians = _placed(gaussians, "ply", options)
     if options.pad_sh is not None:
         gaussians = padded(gaussians, options.pad_sh)
     write_vertices(out, gaussians.as_vertices())
 
 
 def write_splat(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """32 bytes a Gaussian: position and scale as floats, colour, opacity and quaternion as bytes; y down."""
-    _convert(_placed(gaussians, "splat", Y_DOWN, options), "splat", out)
+    """32 bytes a Gaussian: position and scale as floats, colour, opacity and quaternion as bytes."""
+    _convert(_placed(gaussians, "splat", options), "splat", out)
 
 
 def write_spz(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """Niantic's, version 3; y up."""
-    _convert(_placed(gaussians, "spz", Y_UP, options), "spz", out)
+    """Niantic's, version 2 or 3."""
+    _convert(_placed(gaussians, "spz", options), "spz", out, options.spz_version)
 
 
 def write_sog(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """PlayCanvas's, version 2, in one file; y down, as its tools write what they read from a PLY."""
-    _convert(_placed(gaussians, "sog", Y_DOWN, options), "sog", out)
+    """PlayCanvas's, version 2, in one file."""
+    _convert(_placed(gaussians, "sog", options), "sog", out)
 
 
-def _placed(gaussians: GaussianModel, format: str, turn: torch.Tensor, options: Options) -> GaussianModel:
-    """Turned, and within what the format holds."""
+def _placed(gaussians: GaussianModel, format: str, options: Options) -> GaussianModel:
+    """Rotated, and within what the format holds."""
     check(gaussians, format)
-    return fitted(rotated(gaussians, torch.eye(3) if options.keep_axes else turn), format)
+    return fitted(rotated(gaussians, UP[options.up]), format)
 
 
-def _convert(gaussians: GaussianModel, format: str, out: Path) -> None:
+def _convert(gaussians: GaussianModel, format: str, out: Path, spz_version: int = 3) -> None:
     """Raises ValueError, one sentence, where gaussforge is missing, refuses, fails, or writes something else."""
     forge = library("gaussforge").GaussForge()
     with tempfile.TemporaryDirectory() as folder:
         write_vertices(Path(folder) / "cloud.ply", gaussians.as_vertices())
         given = (Path(folder) / "cloud.ply").read_bytes()
     try:
-        answer = forge.convert(given, "ply", format)
+        answer = forge.convert(given, "ply", format, spz_version=spz_version)
         if "error" in answer:
             raise RuntimeError(answer["error"])
         count = COUNTS[format](answer["data"])

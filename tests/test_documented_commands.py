@@ -208,7 +208,7 @@ RULES = [
         r"python tools/(score_toy|compare_upstream|contact_sheet|turntable|side_by_side|show_cameras|document_settings)\.py ",
         runs,
     ),
-    Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|\s)+$", runs),
+    Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|gsglb|\s)+$", runs),
     Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),
     Rule(r"python benchmarks/quickstart\.py", is_read_by_train),

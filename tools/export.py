@@ -24,6 +24,7 @@ from typing import Any
 
 from evaluation.orbits import colour_of
 from export import FORMATS, check_known, exports
+from export.cloud import UP
 from export.options import Options
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options that were not given are absent."""
-    formats = "\n".join(f"  {name:<6} {format.description}" for name, format in FORMATS.items())
+    formats = "\n".join(f"  {name:<14} {format.description}" for name, format in FORMATS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,13 +49,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--iteration", type=int, help="which of the run's clouds (default: the last)")
     add("--pad_sh", "zeros up to this SH degree, for readers that expect 3", type=int)
-    add("--keep_axes", "leave training's z up", action="store_true")
+    add("--up", f"the axis that points up; z leaves training's axes ({Options.up})", choices=list(UP))
+    add("--spz_version", f"2 for readers of 2024 ({Options.spz_version})", type=int)
     add("--title", "shown in a corner (default: the file's name)")
     add("--background", "white, black, grey or #rrggbb (white)")
     add("--faces", f"about so many triangles ({Options.faces})", type=int)
     add("--texture_px", f"side of the texture ({Options.texture_px})", type=int)
     add("--grid", f"points along the longest side of the density's grid ({Options.grid})", type=int)
-    return parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    for at in range(len(words) - 1, 0, -1):
+        if words[at - 1] == "--up" and len(words[at]) == 2:  # argparse would take -y for a flag
+            words[at - 1 : at + 1] = [f"--up={words[at]}"]
+    return parser.parse_args(words)
 
 
 def _formats(args: argparse.Namespace) -> list[str]:

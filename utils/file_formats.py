@@ -17,17 +17,19 @@ class FileFormat(NamedTuple):
 
 
 FILE_FORMATS: dict[str, FileFormat] = {
-    "ply": FileFormat(".ply", "Gaussians, nothing lost; every splat viewer and editor", ("pad_sh", "keep_axes")),
-    "splat": FileFormat(
-        ".splat", "Gaussians, 32 bytes each, colours without view dependence; web viewers", ("keep_axes",)
+    "ply": FileFormat(".ply", "Gaussians, nothing lost; every splat viewer and editor", ("pad_sh", "up")),
+    "compressed.ply": FileFormat(
+        ".compressed.ply", "Gaussians, compressed 3 to 4 times; PlayCanvas, SuperSplat, Spark", ("up",)
     ),
-    "spz": FileFormat(".spz", "Gaussians, compressed 4 to 10 times; web and phone viewers", ("keep_axes",)),
-    "sog": FileFormat(".sog", "Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", ("keep_axes",)),
+    "splat": FileFormat(".splat", "Gaussians, 32 bytes each, colours without view dependence; web viewers", ("up",)),
+    "spz": FileFormat(".spz", "Gaussians, compressed 4 to 10 times; web and phone viewers", ("up", "spz_version")),
+    "sog": FileFormat(".sog", "Gaussians, compressed 4 to 10 times; PlayCanvas, SuperSplat", ("up",)),
     "glb": FileFormat(
         ".glb",
         "a textured mesh, an approximation; every 3D program, games, phones",
         ("faces", "texture_px", "grid"),
     ),
+    "gsglb": FileFormat(".gs.glb", "Gaussians in glTF, KHR_gaussian_splatting; PlayCanvas, Babylon.js, three.js"),
     "html": FileFormat(
         ".html",
         "one page with the Gaussians in it, to turn by mouse or finger; any browser, no network",
@@ -36,14 +38,14 @@ FILE_FORMATS: dict[str, FileFormat] = {
     "mp4": FileFormat(".mp4", "a video, H.264"),
     "png": FileFormat(".png", "an image"),
 }
-SCENES = ("ply", "splat", "spz", "sog", "glb", "html")
+SCENES = ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "gsglb", "html")
 """What a scene is exported to. Only ply is read."""
 
 
 def format_of(path: Path, among: Sequence[str] = SCENES) -> str:
     """The format that a file's suffix names, large or small letters. Raises ValueError, which lists the known."""
-    for name in among:
-        if path.suffix.lower() == FILE_FORMATS[name].suffix:
+    for name in sorted(among, key=lambda name: -len(FILE_FORMATS[name].suffix)):  # .compressed.ply before .ply
+        if "".join(path.suffixes).lower().endswith(FILE_FORMATS[name].suffix):
             return name
     known = ", ".join(FILE_FORMATS[name].suffix for name in among)
     has = f"ends in {path.suffix}" if path.suffix else "has no suffix"
@@ -51,10 +53,12 @@ def format_of(path: Path, among: Sequence[str] = SCENES) -> str:
 
 
 def check_suffix(path: Path, format: str) -> None:
-    """Raises ValueError where a file to be written is not named as its format is."""
-    if format_of(path, SCENES if format in SCENES else (format,)) != format:
-        suffix = FILE_FORMATS[format].suffix
-        raise ValueError(f"{path} ends in {path.suffix}, and the format is {format}; expected {suffix}.")
+    """Raises ValueError where a file to be written is not named as its format is: .gs.glb may be called .glb."""
+    suffix = FILE_FORMATS[format].suffix
+    found = format_of(path, SCENES if format in SCENES else (format,))
+    if found != format and not suffix.endswith(FILE_FORMATS[found].suffix):
+        ends = FILE_FORMATS[found].suffix
+        raise ValueError(f"{path} ends in {ends}, and the format is {format}; expected {suffix}.")
 
 
 def is_scene(path: Path) -> bool:

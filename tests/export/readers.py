@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of the splat formats, written from their public descriptions and sharing nothing with the writers.
 
-.splat: 32-byte records (antimatter15's viewer). SPZ version 3: Niantic's README. SOG version 2: PlayCanvas's specification.
+.splat: 32-byte records (antimatter15's viewer). SPZ versions 2 and 3: Niantic's README. SOG version 2 and compressed PLY:
+PlayCanvas's specification. glTF: the text of KHR_gaussian_splatting.
 Each returns arrays of N Gaussians: xyz [N, 3], log_scale [N, 3], wxyz [N, 4], dc [N, 3] (SH coefficient), opacity [N], rest [N, K - 1, 3].
 """
 
 import gzip
 import io
 import json
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from plyfile import PlyData
 
 from scene.gaussian_model import GaussianModel
 
@@ -57,7 +60,7 @@ def read_spz(path: Path) -> Splats:
     raw = gzip.decompress(path.read_bytes())
     magic, version, n = np.frombuffer(raw, "<u4", 3)
     degree, fractional_bits, flags, reserved = raw[12:16]
-    assert (raw[:4], version, flags, reserved) == (b"NGSP", 3, 0, 0), magic
+    assert (raw[:4], flags, reserved) == (b"NGSP", 0, 0) and version in (2, 3), magic
     left = io.BytesIO(raw[16:])
 
     def take(kind: str, *shape: int) -> np.ndarray:
@@ -69,10 +72,16 @@ def read_spz(path: Path) -> Splats:
     opacity = take("u1", n) / 255
     dc = (take("u1", n, 3) / 255 - 0.5) / 0.15
     log_scale = take("u1", n, 3) / 16 - 10
-    xyzw = _smallest_three(take("<u4", n))
+    xyzw = _smallest_three(take("<u4", n)) if version == 3 else _first_three(take("u1", n, 3))
     rest = (take("u1", n, (degree + 1) ** 2 - 1, 3).astype(float) - 128) / 128
     assert not left.read()
     return Splats(xyz, log_scale, np.roll(xyzw, 1, axis=1), dc, opacity, rest)
+
+
+def _first_three(packed: np.ndarray) -> np.ndarray:
+    """x, y and z as bytes from -1 to 1; w is not negative."""
+    xyz = packed / 127.5 - 1
+    return np.concatenate([xyz, np.sqrt(np.maximum(0, 1 - (xyz**2).sum(axis=1, keepdims=True)))], axis=1)
 
 
 def _smallest_three(packed: np.ndarray) -> np.ndarray:
@@ -129,3 +138,72 @@ def _sog_rest(meta: dict, centroids: np.ndarray, labels: np.ndarray) -> np.ndarr
     k = (meta["bands"] + 1) ** 2 - 1
     columns = (entry % 64)[:, None] * k + np.arange(k)
     return np.array(meta["codebook"])[centroids[(entry // 64)[:, None], columns, :3]]
+
+
+def read_compressed_ply(path: Path) -> Splats:
+    """Groups of 256 splats, of which each has a row of ranges; words of 11, 10 and 11 bits, highest first."""
+    file = PlyData.read(str(path))
+    chunk, vertex = file["chunk"].data, file["vertex"].data
+    group = np.arange(len(vertex)) // 256
+
+    def between(share: np.ndarray, prefix: str, axes: str) -> np.ndarray:
+        low, high = (np.stack([chunk[f"{end}_{prefix}{axis}"] for axis in axes], axis=1)[group] for end in ("min", "max"))
+        return low + share * (high.astype(float) - low)
+
+    def three(word: np.ndarray) -> np.ndarray:
+        return np.stack([(word >> 21) / 2047, (word >> 11 & 1023) / 1023, (word & 2047) / 2047], axis=1)
+
+    rgba = np.stack([vertex["packed_color"] >> shift & 255 for shift in (24, 16, 8, 0)], axis=1) / 255
+    word = vertex["packed_rotation"].astype(np.int64)
+    others = (np.stack([word >> 20 & 1023, word >> 10 & 1023, word & 1023], axis=1) / 1023 - 0.5) * np.sqrt(2)
+    wxyz = np.zeros((len(word), 4))
+    for row, largest, three_others in zip(wxyz, word >> 30, others):
+        row[[k for k in range(4) if k != largest]] = three_others
+        row[largest] = np.sqrt(max(0, 1 - (row**2).sum()))
+    rest = np.zeros((len(vertex), 0, 3))
+    if "sh" in file:
+        stored = np.stack([file["sh"].data[field] for field in file["sh"].data.dtype.names], axis=1).astype(float)
+        rest = (((stored + 0.5) / 256 - 0.5) * 8).reshape(len(vertex), 3, -1).transpose(0, 2, 1)
+    return Splats(
+        between(three(vertex["packed_position"]), "", "xyz"),
+        between(three(vertex["packed_scale"]), "scale_", "xyz"),
+        wxyz,
+        (between(rgba[:, :3], "", "rgb") - 0.5) / SH_C0,
+        rgba[:, 3],
+        rest,
+    )
+
+
+def read_gltf_splats(path: Path) -> Splats:
+    """The one primitive of a GLB file, whose required attributes, types and properties are checked."""
+    content = path.read_bytes()
+    magic, version, length, size, kind = struct.unpack("<4sIII4s", content[:20])
+    assert (magic, version, length, kind) == (b"glTF", 2, len(content), b"JSON") and size % 4 == 0
+    tree, binary = json.loads(content[20 : 20 + size]), content[28 + size :]
+    assert content[24 + size : 28 + size] == b"BIN\0" and tree["extensionsUsed"] == ["KHR_gaussian_splatting"]
+    assert 0 <= len(binary) - tree["buffers"][0]["byteLength"] < 4 and len(content) % 4 == 0
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive["mode"] == 0
+    facts = primitive["extensions"]["KHR_gaussian_splatting"]
+    assert (facts["kernel"], facts["colorSpace"]) == ("ellipse", "srgb_rec709_display")
+
+    def take(name: str) -> np.ndarray:
+        accessor = tree["accessors"][primitive["attributes"][name]]
+        view = tree["bufferViews"][accessor["bufferView"]]
+        assert view["byteOffset"] % 4 == 0 and accessor["componentType"] == 5126
+        width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        values = np.frombuffer(binary, "<f4", accessor["count"] * width, view["byteOffset"]).reshape(-1, width)
+        if name == "POSITION":
+            assert np.array_equal([accessor["min"], accessor["max"]], [values.min(axis=0), values.max(axis=0)])
+        return values
+
+    prefix = "KHR_gaussian_splatting:"
+    names = [name for name in primitive["attributes"] if "SH_DEGREE" in name]
+    degree = round(len(names) ** 0.5) - 1
+    assert names == [f"{prefix}SH_DEGREE_{k}_COEF_{m}" for k in range(degree + 1) for m in range(2 * k + 1)]
+    features = np.stack([take(name) for name in names], axis=1)
+    opacity, scale = take(f"{prefix}OPACITY")[:, 0], take(f"{prefix}SCALE")
+    assert (scale >= 0).all() and (opacity >= 0).all() and (opacity <= 1).all()
+    wxyz = np.roll(take(f"{prefix}ROTATION"), 1, axis=1)
+    assert np.allclose(np.linalg.norm(wxyz, axis=1), 1, atol=1e-5)
+    return Splats(take("POSITION"), np.log(scale), wxyz, features[:, 0], opacity, features[:, 1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export import FORMATS, export
-from export.options import Options
+from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from tests.export.readers import read_splat
 from tests.export.scenes import N, run_folder
@@ -91,6 +91,14 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
     assert "has SH degree 2 and cannot be padded to 1" in refused(
         capsys, tmp_path / "two", "--format", "ply", "--pad_sh", 1
     )
+    for up in ("x", "Y", "-z"):
+        with pytest.raises(SystemExit):
+            main([str(run), "--format", "ply", "--up", up])
+        assert f"argument --up: invalid choice: '{up}' (choose from 'y', '-y', 'z')" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=f"up = {up}: expected one of y, -y, z"):
+            Options(up=up)
+    assert "spz_version = 4: expected 2 or 3" in refused(capsys, run, "--format", "spz", "--spz_version", 4)
+    assert not (run / "export").exists()
     assert "cannot be padded to 4" in refused(capsys, run, "--format", "ply", "--pad_sh", 4)
 
 
@@ -136,17 +144,18 @@ def test_help_names_every_format(capsys) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_suffix_tells_the_format(run, tmp_path, capsys, format) -> None:
-    assert format_of(tmp_path / f"A.{format.upper()}") == format
+    suffix = FILE_FORMATS[format].suffix
+    assert format_of(tmp_path / f"A{suffix.upper()}") == format
     if format != "glb":
-        assert main([str(run), "--out", str(tmp_path / f"a.{format}")]) == 0
-        assert (tmp_path / f"a.{format}").stat().st_size > 0
-    for other in FORMATS:
-        if other != format:
-            told = refused(capsys, run, "--format", format, "--out", tmp_path / f"b.{other}")
-            assert f"b.{other} ends in .{other}, and the format is {format}; expected .{format}" in told
+        assert main([str(run), "--out", str(tmp_path / f"a{suffix}")]) == 0
+        assert (tmp_path / f"a{suffix}").stat().st_size > 0
+    for end in (FILE_FORMATS[other].suffix for other in FORMATS if other != format):
+        if not suffix.endswith(end):  # Gaussians in glTF may be called .glb
+            told = refused(capsys, run, "--format", format, "--out", tmp_path / f"b{end}")
+            assert f"b{end} ends in {end}, and the format is {format}; expected {suffix}" in told
     for name, has in (("b.xyz", "ends in .xyz"), ("b", "has no suffix"), ("b.ply.gz", "ends in .gz")):
         told = refused(capsys, run, "--format", format, "--out", tmp_path / name)
-        assert has in told and "expected one of .ply, .splat, .spz, .sog, .glb, .html" in told
+        assert has in told and "expected one of .ply, .compressed.ply, .splat, .spz, .sog, .glb, .gs.glb, .html" in told
         assert has in refused(capsys, run, "--out", tmp_path / name)
         assert not (tmp_path / name).exists()
     assert "no format was given; give --format" in refused(capsys, run)
@@ -157,6 +166,21 @@ def test_nothing_is_written_where_one_of_the_formats_is_unknown(run, capsys) -> 
     assert not (run / "export").exists()
 
 
+@pytest.mark.parametrize("given", [["--up", "-y"], ["--up=-y"]])
+def test_the_axis_that_points_up_may_be_negative(run, given) -> None:
+    """argparse takes a word that begins with a dash for a flag."""
+    assert main([str(run), "--format", "ply", *given]) == 0
+    expected = export(run, "ply", run / "expected.ply", Options(up="-y"))
+    assert (run / "export" / "mug.ply").read_bytes() == expected.read_bytes()
+
+
+def test_gaussians_in_gltf_stand_beside_the_mesh(run) -> None:
+    """Two formats share the suffix .glb: neither export replaces the other's file."""
+    paths = {format: default_path(run, format) for format in FORMATS}
+    assert len(set(paths.values())) == len(FORMATS)
+    assert export(run, "gsglb", run / "mug.glb").read_bytes() == export(run, "gsglb").read_bytes()
+
+
 def test_a_scene_is_read_once_for_several_formats(tmp_path, caplog) -> None:
     """So that what it leaves out is told once."""
     cloud = write(tmp_path / "c.ply", rows(3, opacity=[1.0, float("nan"), 1.0]))
@@ -164,14 +188,14 @@ def test_a_scene_is_read_once_for_several_formats(tmp_path, caplog) -> None:
     assert len(caplog.records) == 1 and len(list((tmp_path / "export").iterdir())) == 3
 
 
-VALUES = {"pad_sh": "3", "keep_axes": None, "title": "x", "background": "black", "faces": "500", "texture_px": "64", "grid": "16"}
+VALUES = {"pad_sh": "3", "up": "-y", "spz_version": "2", "title": "x", "background": "black", "faces": "500", "texture_px": "64", "grid": "16"}
 
 
 @pytest.mark.parametrize("option", VALUES)
 def test_an_option_without_effect_is_told_in_a_line(run, capsys, caplog, monkeypatch, option) -> None:
     """For every option and format; and where one of several formats honours it, nothing is told."""
     assert set(VALUES) == {field.name for field in dataclasses.fields(Options)} - {"iteration"}
-    given = [f"--{option}"] + ([] if VALUES[option] is None else [VALUES[option]])
+    given = [f"--{option}", VALUES[option]]
     monkeypatch.setattr("tools.export.exports", lambda run, *_: [run / "point_cloud" / "iteration_5" / "point_cloud.ply"])
     users = [name for name in FORMATS if option in FILE_FORMATS[name].options]
     for format in FORMATS:
@@ -190,9 +214,10 @@ def test_an_option_without_effect_is_told_in_a_line(run, capsys, caplog, monkeyp
 @pytest.mark.parametrize("format", [name for name in FORMATS if name != "glb"])
 def test_an_option_changes_the_files_of_those_formats_that_honour_it(tmp_path, format, option) -> None:
     run = run_folder(tmp_path / "mug", 1)
-    value = {"keep_axes": True, "background": (0.0, 0.0, 0.0), "title": "other"}.get(option) or int(VALUES[option])
-    plain = export(run, format, tmp_path / f"a.{format}").read_bytes()
-    changed = export(run, format, tmp_path / "b" / f"a.{format}", Options(**{option: value})).read_bytes()
+    value = {"up": "-y", "background": (0.0, 0.0, 0.0), "title": "other"}.get(option) or int(VALUES[option])
+    name = f"a{FILE_FORMATS[format].suffix}"
+    plain = export(run, format, tmp_path / name).read_bytes()
+    changed = export(run, format, tmp_path / "b" / name, Options(**{option: value})).read_bytes()
     assert (plain != changed) == (option in FILE_FORMATS[format].options)
 
 
@@ -201,9 +226,10 @@ def test_a_scene_of_another_format_is_named(tmp_path, capsys, format) -> None:
     from tools.contact_sheet import main as contact_sheet
     from tools.turntable import main as turntable
 
-    given = tmp_path / f"scene.{format.upper()}"
+    suffix = FILE_FORMATS[format].suffix.upper()
+    given = tmp_path / f"scene{suffix}"
     given.write_bytes(b"anything")
-    told = f"scene.{format.upper()} is a file of the format {format}, which is not read; give a .ply file"
+    told = f"scene{suffix} is a file of the format {format}, which is not read; give a .ply file"
     assert told in refused(capsys, given, "--format", "ply")
     assert turntable([str(given)]) == 2 and told in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -237,7 +263,7 @@ def test_the_documents_tell_the_same_formats_and_options() -> None:
     page = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
     for name, format in FILE_FORMATS.items():
         if name in FORMATS:
-            (row,) = re.findall(rf"^\| `{name}` \| ([^|]*)\|[^|]*\|[^|]*\|[^|]*\|$", page, re.MULTILINE)
+            (row,) = re.findall(rf"^\| `{re.escape(name)}` \| ([^|]*)\|[^|]*\|[^|]*\|[^|]*\|$", page, re.MULTILINE)
             assert re.findall(r"--(\w+)", row) == list(format.options)
 
 

@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 
 from export import FORMATS, export, mesh
+from export.cloud import Y_UP, rotated
+from export.compressed_ply import z_order
 from export.options import Options
 from scene.gaussian_model import GaussianModel
 from tests.export.page_reader import read_page
-from tests.export.readers import SH_C0, Splats, read_sog, read_splat, read_spz
+from tests.export.readers import (
+    SH_C0,
+    Splats,
+    read_compressed_ply,
+    read_gltf_splats,
+    read_sog,
+    read_splat,
+    read_spz,
+)  # fmt: skip
 from tests.export.scenes import N, lopsided
 from tests.scene.foreign_ply import GAUSSIAN, rows, write
 from tools.export import main
+from utils.file_formats import FILE_FORMATS
 
 PARAMETERS = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 POINTS = [name for name in FORMATS if name != "glb"]
@@ -29,15 +40,20 @@ EXTREME = {
     "rotation": [1e-8, 1e6, 1e15],  # a factor
 }
 IMPOSSIBLE = {name: [math.nan, -math.inf, 3e38] for name in PARAMETERS}
+EXACT = {"xyz": (0, 1e-6), "scaling": (1e-5, 0), "f_dc": (0, 1e-6), "f_rest": (2e-6, 2e-5)}
 HELD = {  # of xyz, scaling, f_dc, f_rest: what a file can hold, as its description has it; None: no such bound
     "ply": {},
+    "gsglb": {},
+    "compressed.ply": {"scaling": (-20, 20), "f_dc": (-8, 8), "f_rest": (-4, 4)},
     "splat": {"f_dc": (-0.5 / SH_C0, 0.5 / SH_C0)},
     "spz": {"xyz": (-2048, 2048), "scaling": (-10, 95 / 16), "f_dc": (-0.5 / 0.15, 0.5 / 0.15), "f_rest": (-1, 127 / 128)},
     "sog": {"scaling": (-20, 10), "f_dc": (-8, 8), "f_rest": (-4, 4)},
     "html": {"scaling": (-13.8, 11.08), "f_dc": (-2.3e5, 2.3e5), "f_rest": (-4, 4)},
 }
 STEPS = {  # largest errors of xyz, scaling, f_dc, f_rest: absolute, and relative to the number
-    "ply": {"xyz": (0, 1e-6), "scaling": (1e-5, 0), "f_dc": (0, 1e-6), "f_rest": (2e-6, 2e-5)},
+    "ply": EXACT,
+    "gsglb": EXACT,
+    "compressed.ply": {"xyz": (1e-6, 1e-6), "scaling": (1e-5, 0), "f_dc": (1e-5, 0), "f_rest": (0.51 / 32, 0)},
     "splat": {"xyz": (0, 1e-6), "scaling": (1e-5, 0), "f_dc": (1 / 255 / SH_C0, 0)},
     "spz": {"xyz": (0.51 / 4096, 0), "scaling": (0.51 / 16, 0), "f_dc": (0.51 / 255 / 0.15, 0), "f_rest": (8.51 / 128, 0)},
     "sog": {"xyz": (2e-3, 2e-3), "scaling": (0.1, 0), "f_dc": (0.06, 0), "f_rest": (0.08, 0)},
@@ -56,12 +72,18 @@ def scene_with(parameter: str, value: float, all_rows: bool = False) -> Gaussian
     return GaussianModel.of_parameters(raw)
 
 
+GROUP_STEPS = {"xyz": 0.51 / 1023, "scaling": 0.51 / 1023, "f_dc": 0.51 / 255}
+"""compressed.ply: shares of the range of a group of 256."""
+
+
 def read(path: Path) -> Splats:
+    if path.name.endswith(".compressed.ply"):
+        return read_compressed_ply(path)
     if path.suffix == ".ply":
         raw = {name: value.detach().numpy() for name, value in GaussianModel.from_ply(path).parameters_in_order().items()}
         opacity = 1 / (1 + np.exp(-raw["opacity"][:, 0].astype(float)))
         return Splats(raw["xyz"], raw["scaling"], raw["rotation"], raw["f_dc"][:, 0], opacity, raw["f_rest"])
-    return {".splat": read_splat, ".spz": read_spz, ".sog": read_sog, ".html": read_page}[path.suffix](path)
+    return {".splat": read_splat, ".spz": read_spz, ".sog": read_sog, ".html": read_page, ".glb": read_gltf_splats}[path.suffix](path)
 
 
 def assert_right(found: Splats, scene: GaussianModel, format: str) -> None:
@@ -72,6 +94,8 @@ def assert_right(found: Splats, scene: GaussianModel, format: str) -> None:
         logs = [np.sign(xyz) * np.log1p(np.abs(xyz.astype(float))) for xyz in (raw["xyz"], found.xyz)]
         order = np.linalg.norm(logs[0][:, None] - logs[1][None], axis=2).argmin(axis=1)
         assert len(set(order)) == N
+    if format == "compressed.ply":
+        order = z_order(scene.get_xyz).argsort().numpy()
     for name, stored in {"xyz": found.xyz, "scaling": found.log_scale, "f_dc": found.dc, "f_rest": found.rest}.items():
         if format == "splat" and name == "f_rest":
             continue
@@ -79,6 +103,9 @@ def assert_right(found: Splats, scene: GaussianModel, format: str) -> None:
         expected = np.clip(raw[name].reshape(N, -1), low, high)
         absolute, relative = STEPS[format][name]
         error = np.abs(stored[order].reshape(N, -1) - expected) - absolute - relative * np.abs(expected)
+        if format == "compressed.ply" and name in GROUP_STEPS:
+            ranges = [np.ptp(expected[order // 256 == group], axis=0) for group in range(2)]
+            error -= GROUP_STEPS[name] * np.stack(ranges)[order // 256]
         if name == "scaling":  # a flat Gaussian may have any small thickness: as an error of length
             lengths = np.abs(np.exp(stored[order].reshape(N, -1)) - np.exp(expected)) - 1e-4
             error = np.minimum(error, lengths)
@@ -92,17 +119,17 @@ def assert_right(found: Splats, scene: GaussianModel, format: str) -> None:
 @pytest.mark.parametrize(("parameter", "value"), [(name, value) for name, values in EXTREME.items() for value in values])
 @pytest.mark.parametrize("format", POINTS)
 def test_an_extreme_number_is_held_or_told(tmp_path, caplog, format, parameter, value, all_rows) -> None:
-    scene, out = scene_with(parameter, value, all_rows), tmp_path / f"out.{format}"
+    scene, out = scene_with(parameter, value, all_rows), tmp_path / f"out{FILE_FORMATS[format].suffix}"
     low, high = HELD[format].get(parameter, (-np.inf, np.inf)) if parameter != "rotation" else (-np.inf, np.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            FORMATS[format].write(scene, out, Options(keep_axes=True))
+            FORMATS[format].write(scene, out, Options(up="z"))
         except ValueError as problem:
             assert (parameter == "xyz" and not low < value < high) or (format == "html" and abs(value) > 10 and all_rows)
             assert "\n" not in str(problem) and "expected" in str(problem) and not out.exists()
             return
-    assert_right(read(out), scene, format)
+    assert_right(read(out), rotated(scene, Y_UP) if format == "gsglb" else scene, format)
     is_clipped = value > high or (value < low and parameter != "scaling")
     told = [record.getMessage() for record in caplog.records]
     assert len(told) >= is_clipped
@@ -138,7 +165,7 @@ def test_a_file_with_impossible_rows_is_exported_without_them(tmp_path, capsys, 
         columns[name][7] = 0.0
     cloud = write(tmp_path / "c.ply", columns, types="double")
     assert main([str(cloud), "--format", format]) == 0
-    assert len(read(tmp_path / "export" / f"c.{format}").xyz) == 4
+    assert len(read(tmp_path / "export" / f"c{FILE_FORMATS[format].suffix}").xyz) == 4
     assert "4 of 8 rows are left out: 1 with an all-zero quaternion (padding); 2 with NaN, infinity" in caplog.text
 
 
@@ -153,7 +180,7 @@ def test_a_file_without_one_usable_row_is_refused(tmp_path, capsys, field) -> No
 @pytest.mark.parametrize("answer", [{"data": b""}, {}, {"error": "no\nway"}, RuntimeError("std::bad_alloc"), {"data": b"rubbish"}])
 def test_a_failing_encoder_is_one_sentence(tmp_path, monkeypatch, answer) -> None:
     class Forge:
-        def convert(self, content, source, target):
+        def convert(self, content, source, target, **_):
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -170,7 +197,7 @@ def test_an_encoder_that_loses_gaussians_is_found_out(tmp_path, monkeypatch) -> 
         fewer = {"data": (tmp_path / f"out.{format}").read_bytes()}
         raw = {name: lopsided().parameters_in_order()[name].detach().repeat(2, *[1] * dims) for name, dims in zip(PARAMETERS, (1, 2, 2, 1, 1, 1))}
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"wrote 300 Gaussians into .*, and the scene has 600"):
-            patch.setattr("gaussforge.GaussForge", lambda: type("Forge", (), {"convert": lambda *_: fewer})())  # noqa: B023
+            patch.setattr("gaussforge.GaussForge", lambda: type("Forge", (), {"convert": lambda *_, **__: fewer})())  # noqa: B023
             FORMATS[format].write(GaussianModel.of_parameters(raw), tmp_path / "more.splat", Options())
 
 
@@ -209,6 +236,6 @@ def test_a_mesh_beside_an_extreme_gaussian_is_finite(tmp_path, monkeypatch, para
 
 def test_a_notice_of_clipping_goes_to_the_log(caplog, tmp_path) -> None:
     with caplog.at_level(logging.WARNING):
-        FORMATS["spz"].write(scene_with("f_dc", 5.0), tmp_path / "out.spz", Options(keep_axes=True))
+        FORMATS["spz"].write(scene_with("f_dc", 5.0), tmp_path / "out.spz", Options(up="z"))
     (record,) = caplog.records
     assert record.getMessage() == "spz holds base colour (f_dc) from -3.3334 to 3.3334: 1 of 300 Gaussians, from -0.701127 to 5, are clipped to that"
