@@ -33,7 +33,7 @@ from trainer.memory_estimate import remedy_of
 from trainer.outputs import RunOutputs
 from trainer.priors import load_prior_and_prompts
 from trainer.recovery import Recovery
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFinished, RunFolder
 from trainer.run_lock import FolderLost
 from trainer.run_log import RunLog
 from trainer.startup import check_start, checkpoint_of, read_settings, report_notices
@@ -135,7 +135,7 @@ class Trainer:
         if self.is_finished:
             if reason := self._skipped_too_many():
                 raise TrainingStopped(reason)
-            self.recovery.writes("run.json", self.folder.finished, peak_bytes(self.state.gaussians.device))
+            self.recovery.finish(peak_bytes(self.state.gaussians.device))
         if missing := self.recovery.writes.missing():
             raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
 
@@ -161,6 +161,9 @@ def main(argv: list[str]) -> int:
             return _run(argv, world, opened)
         except PeerLost as error:
             return world.exit_with(STOPPED, f"{error}. Resume with --resume auto")
+        except RunFinished as finished:
+            print(finished)
+            return FINISHED
         except (TrainingStopped, FolderLost) as error:
             return world.exit_with(STOPPED, error)
         except KeyboardInterrupt:
@@ -215,6 +218,9 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
     """Runs, and says how a run ended that nothing stopped but the last iteration or a signal."""
     try:
         trainer = Trainer(config, opened, world)
+    except RunFinished:
+        Workers(world).end()
+        raise
     except ValueError as error:
         return world.exit_with(REFUSED, error)
     except OSError as error:

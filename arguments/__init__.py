@@ -352,6 +352,7 @@ class Config:
     checkpoint_iterations: tuple[int, ...] = key((), "write checkpoints there, and keep them", **STEPS)
     checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", **FROM_STEP)
     keep_checkpoints: int = new(2, "number of newest checkpoints that are kept", lo=1, hi=1000)
+    keep_last_checkpoint: bool = new(False, "keep the newest checkpoints of a finished run, to train it further")
     start_checkpoint: str | None = key(None, "start from this checkpoint, ours or upstream's .pth, in a new run folder")
     resume: str | None = new(None, "auto: resume the run folder, or start; FOLDER: resume there", transient=True)
     overwrite: bool = new(False, "delete what an earlier run left in the run folder", transient=True)

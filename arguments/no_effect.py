@@ -91,7 +91,7 @@ COGRAD_KEYS = " ".join(key for key in keys_of(GROUPS[COGRAD][1]) if key != "enab
 ROWS: tuple[Row, ...] = (
     Row(TOP, "port ip", lambda c: c.gui, "gui is false"),
     Row(TOP, "viewer_host viewer_port viewer_interval", lambda c: c.viewer, "viewer is false"),
-    Row(TOP, "keep_checkpoints", lambda c: c.checkpoint_every > 0, "checkpoint_every is 0"),
+    Row(TOP, "keep_checkpoints keep_last_checkpoint", lambda c: c.checkpoint_every > 0, "checkpoint_every is 0"),
     Row(TOP, "debug_from", lambda c: not c.pipeline.debug, "PipelineParams.debug is true"),
     Row(MODEL, "workspace", lambda c: not c.model.model_path, "ModelParams.model_path is given"),
     Row(MODEL, "batch", _baseline, PLACED),

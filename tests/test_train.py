@@ -98,7 +98,7 @@ def test_a_finished_run_is_found_done(finished, tmp_path, capsys) -> None:
     before = [(run / name).read_bytes() for name in kept]
     assert train.main(_argv(run, resume="auto")) == 0
     assert [(run / name).read_bytes() for name in kept] == before
-    assert "The scene is in" in capsys.readouterr().out
+    assert "its 4 steps are done, and its scene is in" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Error detected in")  # torch's, with the stack of the operation

@@ -60,6 +60,12 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
+    def remove(self) -> None:
+        """Removes all but the chosen ones. Raises OSError."""
+        for number, path in numbered(self.folder):
+            if number not in self.rules.chosen:
+                path.unlink(missing_ok=True)
+
     def load(self, path: Path, tree: Mapping[str, Any]) -> None:
         """Continues every part from a checkpoint that was read. ValueError when it is of another kind of run."""
         try:

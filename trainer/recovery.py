@@ -87,6 +87,16 @@ class Recovery:
         self._saved = self.state.iteration
         return True
 
+    def finish(self, peak_bytes: dict[str, int]) -> None:
+        """Notes that the last step is done; removes the checkpoints unless they are to stay or an output lacks."""
+        self.writes("run.json", self.folder.finished, peak_bytes, self.state.iteration)
+        if self.config.keep_last_checkpoint or self.writes.missing():
+            return
+        try:
+            self.checkpoints.remove()
+        except OSError as error:
+            self.log.note(f"the checkpoints could not be removed ({error}); remove them, or keep them to train further")
+
     def save_last_scene(self) -> None:
         """The scene of a run that is about to stop, unless it is broken; of an empty one, the last that was not."""
         self.writes("scene", self._save_last_scene)

@@ -25,7 +25,7 @@ from arguments.load import to_yaml
 from trainer.checkpoints import LoadedCheckpoint, newest_good, run_id_of
 from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
-from trainer.run_records import read_object, read_regular
+from trainer.run_records import is_count, read_object, read_regular
 from utils.general_utils import PART, atomic_path
 
 OUTPUTS = (
@@ -37,6 +37,10 @@ INITIAL_POINTS = "init_points3d.ply"
 RECORD = "run.json"
 START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
 """What is written once, when a run starts; RECORD is written again at times."""
+
+
+class RunFinished(Exception):
+    """The run to be resumed has done its last step and kept no checkpoint; the message says where its scene is."""
 
 
 class RunFolder:
@@ -75,10 +79,11 @@ class RunFolder:
         """The checkpoint to continue from, None for a new run. Nothing is changed yet.
 
         Raises ValueError when the folder holds an earlier run that may be neither continued nor overwritten, and when
-        its newest checkpoint is another run's.
+        its newest checkpoint is another run's; RunFinished when nothing is left to do and no checkpoint was kept.
         """
         self._record = self._read_record()
         found = newest_good(self.path, self.report) if self.config.resume else None
+        self._check_finished(found)
         if found is not None:
             self._resumed = found[0]
             self.run_id = self._identity(*found)
@@ -149,9 +154,9 @@ class RunFolder:
         self.remade = True
         self.report(f"{self.path} was removed or moved; the run made it again and continues there")
 
-    def finished(self, peak_bytes: dict[str, int]) -> None:
+    def finished(self, peak_bytes: dict[str, int], steps: int) -> None:
         """Notes in run.json that the run came to its end, and the most memory that it had. Raises OSError."""
-        self._record |= {"finished_utc": now(), "peak_bytes": peak_bytes}
+        self._record |= {"finished_utc": now(), "steps": steps, "peak_bytes": peak_bytes}
         self._write_record()
 
     def rolled_back(self, from_step: int, to_step: int, reason: str) -> None:
@@ -214,13 +219,32 @@ class RunFolder:
         late = log, self.path / "point_cloud", *self.path.glob("chkpnt*")
         return any(path.exists() for path in late[1:]) or (log.is_file() and log.stat().st_size > 0)
 
+    def _check_finished(self, found: LoadedCheckpoint | None) -> None:
+        """RunFinished for a finished run whose last checkpoint is gone; ValueError where more steps are wanted."""
+        steps, wanted = self._record.get("steps"), self.config.optimization.iterations
+        if not (self.config.resume and "finished_utc" in self._record and is_count(steps)):
+            return
+        scene = f"{self.path} is finished: its {steps} steps are done, and its scene is in {self.path / 'point_cloud'}"
+        last = self.path / f"chkpnt{steps}.safetensors"
+        if wanted <= steps and (found is None or found[0] != last):
+            raise RunFinished(scene)
+        if found is not None:
+            return
+        raise ValueError(
+            f"{scene}. No checkpoint was kept from which it could be trained to step {wanted}: view or export the "
+            "scene, or start again with --overwrite --keep_last_checkpoint true"
+        )
+
     def _may_clear(self) -> None:
         """ValueError unless what an earlier run has left may be removed."""
         earlier, start = self._record, self.config.start_checkpoint
         finished = "finished_utc" in earlier
-        young = self.config.resume and earlier and not finished and not list(self.path.glob("chkpnt*"))
+        saved = list(self.path.glob("chkpnt*"))
+        young = self.config.resume and earlier and not finished and not saved
         if not (self.config.overwrite or young):
             hint = "no checkpoint of it is whole" if self.config.resume else "--resume auto continues it"
+            if finished and not saved:
+                hint = "its steps are done"
             raise ValueError(
                 f"{self.path} holds {'a finished' if finished else 'an earlier'} run, started "
                 f"{earlier.get('started_utc', 'at an unknown time')}: {hint}, --overwrite deletes it and starts again, "
@@ -282,7 +306,7 @@ class RunFolder:
         if self._resumed is None:
             points = "given" if (self.path / INITIAL_POINTS).exists() else "sampled"
             return {"run_id": self.run_id, **made, "initial_points": points}
-        earlier = {name: value for name, value in self._record.items() if name != "finished_utc"}
+        earlier = {name: value for name, value in self._record.items() if name not in ("finished_utc", "steps")}
         resumed = [*earlier.get("resumed", []), {**made, "from": self._resumed.name}]
         return {"run_id": self.run_id, **earlier, "resumed": resumed}
 

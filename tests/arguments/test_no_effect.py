@@ -115,6 +115,7 @@ RUNS = [
         (["--opt", PAPER, "--t_range", "0.1", "0.2"], "GuidanceParams.t_range", "CoGrad sets the timesteps"),
         (["--images", "photos"], "ModelParams.images", "nothing reads it"),
         (["--keep_checkpoints", "3", "--checkpoint_every", "0"], "keep_checkpoints", "checkpoint_every is 0"),
+        (["--keep_last_checkpoint", "true", "--checkpoint_every", "0"], "keep_last_checkpoint", "checkpoint_every is 0"),
         (["--iterations", "10", "--max_fovy_range", "0.2", "0.3"], "GenerateCamParams.max_fovy_range", "widened"),
         (["--model_path", "x", "--workspace", "y"], "ModelParams.workspace", "model_path is given"),
     ],

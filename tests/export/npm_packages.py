@@ -79,7 +79,7 @@ def shown(viewer: str, file: Path, eye: tuple[float, float, float], fov_deg: flo
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.route(f"{ORIGIN}/**", serve)
         page.goto(f"{ORIGIN}/")
-        ready = "(window.frames_drawn ?? 0) > 60"
+        ready = "(window.frames_drawn ?? 0) > 20"
         until(lambda: page.evaluate(ready) or failures, f"{viewer} draws {file.name}", poll_s=0.2)
         image = read_png(screenshot(page, f"{viewer}_test", file.parent))
         page.complaints.clear()  # viewers warn about much

@@ -49,7 +49,7 @@ def by_our_renderer(cloud: GaussianModel) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return 10 * math.log10(255**2 / ((a.astype(float) - b.astype(float)) ** 2).mean())
+    return 10 * math.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9))
 
 
 def in_viewer(viewer: str, format: str, folder, **options) -> np.ndarray:
@@ -62,10 +62,9 @@ def in_viewer(viewer: str, format: str, folder, **options) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("viewer", "format"), OPENED)
 def test_a_y_up_viewer_shows_what_our_renderer_shows(tmp_path, viewer, format) -> None:
-    """Without an option of the viewer or of the export. dB; measured: ."""
+    """Without an option of the viewer or of the export. dB; measured: 36 (Spark), 34 (PlayCanvas), 27 (mkkellogg), 31 for splat."""
     image = in_viewer(viewer, format, tmp_path, spz_version=2 if viewer == "mkkellogg" else 3)
     truth = by_our_renderer(scene())
-    print('PSNR', viewer, format, psnr(image, truth))
     assert psnr(image, truth) > 26
     flipped = by_our_renderer(rotated(scene(), torch.diag(torch.tensor([-1.0, 1, -1]))))
     assert psnr(truth, flipped) < 18  # the bound above tells them apart

@@ -38,7 +38,7 @@ SMALL = {
     "densify_grad_threshold": 1e-7, "opacity_reset_interval": 12, "densify_until_iter": 36, "scale_up_cameras_iter": 7,
     "progressive_view_iter": 7, "warmup_iter": 20, "vis_interval": 9, "test_ratio": 2, "save_ratio": 4, "save_video": False, "pro_frames_num": 40,
     "CoGradParams.enabled": True, "azimuth_levels": 4, "elevation_levels": 1, "max_step_share": 0.9, "max_t_difference": 900,
-    "checkpoint_every": EVERY, "quiet": True,
+    "checkpoint_every": EVERY, "keep_last_checkpoint": True, "quiet": True,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def earlier_run(folder: Path, steps: int = 1, finished: bool = False) -> None:
         (folder / "point_cloud").mkdir()
         (folder / "point_cloud" / "p.ply").write_text("cloud")
         if finished:
-            run.finished({})
+            run.finished({}, steps)
 
 
 def run_json(folder: Path) -> dict:

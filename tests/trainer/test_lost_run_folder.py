@@ -44,7 +44,7 @@ def test_a_folder_that_went_away_is_locked_and_filled_again(tmp_path, how) -> No
         assert len(again.pop("remade_utc")) == 1 and again == record
         with pytest.raises(FolderInUse):
             opened(folder)
-        run.finished({"main": 1})
+        run.finished({"main": 1}, 3)
         assert run_json(folder)["run_id"] == record["run_id"] and "seed" in run_json(folder)
     opened(folder).close()
 

@@ -13,7 +13,7 @@ import pytest
 
 from arguments.load import load_config
 from tests.trainer.run_folders import begin, contents, earlier_run, opened, run_json
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFinished, RunFolder
 from trainer.run_lock import FolderInUse
 from utils.general_utils import atomic_path
 from utils.tree_file import save_tree
@@ -47,10 +47,10 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch) -> None:
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path, finished) -> None:
     earlier_run(tmp_path, finished=finished)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.name != "run.lock"}
-    kind = "a finished" if finished else "an earlier"
+    kind, hint = ("a finished", "its steps are done") if finished else ("an earlier", "--resume auto continues it")
     with (
         opened(tmp_path) as run,
-        pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*--resume auto .*--overwrite .*--workspace"),
+        pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*: {hint}, --overwrite .*--workspace"),
     ):
         begin(run)
     assert {path: path.read_bytes() for path in before} == before
@@ -123,9 +123,16 @@ def test_auto_begins_anew_before_the_first_checkpoint_but_spares_a_finished_run(
         assert begin(run) is None
     assert len(told) == 1 and "ended before its first checkpoint; it starts again" in told[0]
     assert not (tmp_path / "cut" / "log.jsonl").exists()
-    earlier_run(tmp_path / "done", finished=True)
-    with opened(tmp_path / "done", "--resume", "auto") as run, pytest.raises(ValueError, match="holds a finished run"):
+    earlier_run(tmp_path / "done", steps=3, finished=True)
+    before = contents(tmp_path / "done")
+    for iterations in ("3", "2"):
+        told = pytest.raises(RunFinished, match=r"done is finished: its 3 steps are done, and its scene is in .*point_cloud$")
+        with opened(tmp_path / "done", "--resume", "auto", "--iterations", iterations) as run, told:
+            begin(run)
+    told = pytest.raises(ValueError, match=r"3 steps are done.* trained to step 4: view or export .* --keep_last_checkpoint true")
+    with opened(tmp_path / "done", "--resume", "auto", "--iterations", "4") as run, told:
         begin(run)
+    assert contents(tmp_path / "done") == before
 
 
 def test_auto_goes_on_and_removes_what_was_half_written(tmp_path) -> None:

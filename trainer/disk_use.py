@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What run folders take of the disk, and what of it a finished run needs no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arguments.yaml_file import read_yaml
+from trainer.checkpoints import numbered
+from trainer.run_folder import RECORD
+from trainer.run_lock import FolderInUse, RunLock
+from trainer.run_records import read_object
+
+EXPORTS = "export"
+"""The folder of exported files, which can be made again."""
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """`state`: finished, unfinished or in use. `removable`: files that may go; none while a run may need them."""
+
+    run: Path
+    state: str
+    total_bytes: int
+    removable: tuple[Path, ...]
+
+    @property
+    def removable_bytes(self) -> int:
+        """What removing them frees."""
+        return sum(_bytes_of(path) for path in self.removable)
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Run folders at and below a folder: those with a run.json. Links are not followed."""
+    return sorted({path.parent for path in folder.rglob(RECORD) if not path.is_symlink()})
+
+
+def disk_use(run: Path, with_exports: bool = False) -> DiskUse:
+    """What a run folder takes. Of a finished run, checkpoints may go that its settings did not ask for.
+
+    with_exports: exported files too.
+    """
+    removable = _removable(run, with_exports)
+    state = "unfinished" if removable is None else "finished"
+    try:
+        RunLock.refuse_if_held(run)
+    except FolderInUse:
+        state, removable = "in use", None
+    total = sum(_bytes_of(path) for path in run.rglob("*") if _is_own_file(path))
+    return DiskUse(run, state, total, tuple(removable or ()))
+
+
+def free(run: Path, with_exports: bool = False) -> int:
+    """Removes what `disk_use` names, while no run has the folder; returns the bytes that it freed.
+
+    Raises FolderInUse when a run does, and OSError.
+    """
+    lock = RunLock(run)
+    try:
+        removable = _removable(run, with_exports) or []
+        freed = sum(map(_bytes_of, removable))
+        for path in removable:
+            path.unlink(missing_ok=True)
+        return freed
+    finally:
+        lock.withdraw()
+
+
+def _removable(run: Path, with_exports: bool) -> list[Path] | None:
+    """None for a run that is not finished: one that is continued is no longer."""
+    try:
+        if "finished_utc" not in read_object(run / RECORD):
+            return None
+    except (OSError, ValueError):
+        return None
+    removable, exports = _unwanted_checkpoints(run), run / EXPORTS
+    if with_exports and not exports.is_symlink():
+        removable += [path for path in exports.rglob("*") if _is_own_file(path)]
+    return removable
+
+
+def _unwanted_checkpoints(run: Path) -> list[Path]:
+    """All but those of `checkpoint_iterations`; none where `keep_last_checkpoint` is set or config.yaml is damaged."""
+    settings, problems = read_yaml(str(run / "config.yaml"))
+    chosen = settings.get("checkpoint_iterations", ())
+    if problems or settings.get("keep_last_checkpoint", False) is not False or not isinstance(chosen, list | tuple):
+        return []
+    return [path for number, path in numbered(run) if number not in chosen]
+
+
+def _is_own_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _bytes_of(path: Path) -> int:
+    """0 for a file that has just gone."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
