@@ -20,7 +20,7 @@ SD = str(ROOT / "tests" / "data" / "golden" / "tiny-sd")
 SMALL = {
     "opt": str(ROOT / "configs" / "quickstart.yaml"), "iterations": 2, "image_w": 16, "image_h": 16, "view_px": 16,
     "init_num_pts": 30, "save_video": False, "save_process": False, "C_batch_size": 2, "device": "cpu",
-    "checkpoint_every": 1, "workspace": "mug",
+    "checkpoint_every": 1, "keep_last_checkpoint": True, "workspace": "mug",
 }  # fmt: skip
 KINDS = {
     # settings

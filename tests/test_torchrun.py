@@ -23,7 +23,7 @@ SMALL = {
     "iterations": 10, "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 60, "guidance": "ideal", "perpneg": False,
     "text": "a red cube", "device": "cpu", "pro_frames_num": 2, "C_batch_size": 3, "densify_from_iter": 1, "test_ratio": 1,
     "densification_interval": 4, "densify_until_iter": 9, "densify_grad_threshold": 1e-7, "save_video": False, "vis_interval": 5,
-    "CoGradParams.enabled": True, "azimuth_levels": 4, "max_step_share": 0.9, "max_t_difference": 900, "checkpoint_every": 4,
+    "CoGradParams.enabled": True, "azimuth_levels": 4, "max_step_share": 0.9, "max_t_difference": 900, "checkpoint_every": 4, "keep_last_checkpoint": True,
     "quiet": True,
 }  # fmt: skip
 
@@ -135,3 +135,12 @@ def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert bool(numbered(run)) == ("0" not in killed), (tmp_path / "told").read_text()
+
+
+def test_a_finished_run_without_a_checkpoint_ends_every_process_well(tmp_path) -> None:
+    """So that torchrun reports success, and restarts nothing."""
+    run = tmp_path / "run"
+    result = _torchrun(_argv(run, iterations=2, keep_last_checkpoint=False))
+    assert result.returncode == 0 and numbered(run) == []
+    result = _torchrun(_argv(run, iterations=2, keep_last_checkpoint=False, resume="auto"))
+    assert result.returncode == 0 and f"{run} is finished" in result.stdout, result.stderr

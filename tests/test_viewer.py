@@ -35,7 +35,7 @@ SMALL = {
     "iterations": 8, "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 60, "guidance": "ideal", "perpneg": False,
     "text": "a red cube", "device": "cpu", "pro_frames_num": 4, "C_batch_size": 2, "densify_from_iter": 1, "test_ratio": 1,
     "densification_interval": 4, "densify_grad_threshold": 1e-7, "save_video": False, "vis_interval": 5, "checkpoint_every": 4,
-    "CoGradParams.enabled": True, "azimuth_levels": 4, "quiet": True,
+    "CoGradParams.enabled": True, "azimuth_levels": 4, "keep_last_checkpoint": True, "quiet": True,
 }  # fmt: skip
 WATCHED = {"viewer_port": 0, "viewer_interval": 0}
 SEEN_AT = 500 if PICTURES else 60  # the step whose scene is looked at; the README's picture takes longer

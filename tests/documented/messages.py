@@ -204,7 +204,7 @@ def out_of_memory(at: Scene) -> None:
 
 
 def earlier_run(at: Scene) -> None:
-    assert at.train(TOY | {"iterations": 1}) == 0
+    assert at.train(TOY | {"iterations": 1, "checkpoint_iterations": 1}) == 0
     assert at.train(TOY) == 2
 
 

@@ -53,7 +53,7 @@ class Checkout:
         self.run = folder / "output" / "tiny"  # a name that no document has
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
             quick = ["--opt", "configs/quickstart.yaml", "--workspace", "tiny"]
-            assert train.main([*quick, *SMALL, "save_video=true", "checkpoint_every=1"]) == 0
+            assert train.main([*quick, *SMALL, "save_video=true", "checkpoint_every=1", "keep_last_checkpoint=true"]) == 0
 
     def printed(self) -> str:
         """What was printed since the last call, errors last."""
