@@ -276,18 +276,14 @@ class RunFolder:
             "resume it from where its checkpoints are, with --resume FOLDER"
         )
 
-    def _at_start(self, name: str) -> bytes | None:
-        """One of START_FILES as it was written; None for one that was not."""
-        if name not in self._open_files:
-            return None
-        file = self._open_files[name]
-        file.seek(0)
-        return file.read(os.fstat(file.fileno()).st_size)
-
     def _is_as_written(self, name: str) -> bool:
         """Whether one of START_FILES is the one of this run, in the folder that is there now."""
-        own = self._at_start(name)
-        return own is not None and read_regular(self.path / name, len(own) + 1) == own
+        if name not in self._open_files:
+            return False
+        file = self._open_files[name]
+        file.seek(0)
+        own = file.read()
+        return read_regular(self.path / name, len(own) + 1) == own
 
     def _remove_partial_files(self) -> None:
         """Files that were being written when a run was killed: those of a run's own outputs, unless they are in use."""
