@@ -68,7 +68,8 @@ class ViewStep:
         self.progress, self.is_planned = info.progress, info.is_planned
         self.first_calls: list[Tensor] = []  # index [1] of the first view, for each network call that it is part of
         self.samples = 0  # of the network, over all views
-        self.shown: tuple[Tensor, Tensor, Tensor] | None = None  # x_t, index, guided prediction
+        self.shown: tuple[Tensor, Tensor, Tensor] | None = None  # x_t, index, prediction: the first guided one, if any
+        self._shows_guided = False
 
     @property
     def g(self) -> float:
@@ -146,8 +147,9 @@ class ViewStep:
         self.first_calls.append(index[:1])
         eps = self.prior.predict_noise(*self._batch(x_t, index, names))
         found = self._named(eps, x_t, index, names)
-        if self.shown is None:
-            self.shown = x_t, index, found["guided"] if "guided" in found else found[names[0]]
+        if self.shown is None or ("guided" in found and not self._shows_guided):
+            self._shows_guided = "guided" in found
+            self.shown = x_t, index, found["guided" if self._shows_guided else names[0]]
         return found
 
     def predict_rows(self, x: Tensor, moving: Moving, *names: str) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ Schedule = Callable[[GuidanceParams, Tensor, float, float], Window]
 
 
 def _indices(shares: tuple[float, float], count: int) -> Window:
-    low, high = (min(int(share * count), count - 1) for share in shares)
+    low, high = (min(round(share * count), count - 1) for share in shares)
     return low, high
 
 

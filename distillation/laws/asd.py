@@ -13,7 +13,7 @@ ETA = 0.1
 
 def residual(step: Step) -> Tensor:
     """e^g(x_t, t) - e_c(x_t', t'), t' = t + int(u eta (t - t_min)); t_min is the lower end of t_range."""
-    t_min = int(step.params.t_range[0] * step.count)
+    t_min = round(step.params.t_range[0] * step.count)
     shift = (step.uniform() * ETA * (step.index - t_min).clamp(min=0)).long()
     later = (step.index + shift).clamp(max=step.count - 1)
     guided = step.predict(step.noised(step.index), step.index, "guided")["guided"]

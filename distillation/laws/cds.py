@@ -15,8 +15,8 @@ LIMITS = (0.1, 0.98)
 
 def levels(step: Step) -> tuple[Tensor, Tensor]:
     """The noisier index t and t1 < t, [B] each. t_schedule gives t1; a planned index is t. The gap is kept."""
-    low, high = (int(share * step.count) for share in LIMITS)
-    gap = int(GAP[0] * step.count) + (step.uniform() * int((GAP[1] - GAP[0]) * step.count)).long()
+    low, high, least, most = (round(share * step.count) for share in (*LIMITS, *GAP))
+    gap = least + (step.uniform() * (most - least)).long()
     if step.is_planned:
         return step.index, (step.index - gap).clamp(min=0)
     lower = step.index.clamp(low, high)

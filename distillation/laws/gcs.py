@@ -17,7 +17,7 @@ def levels(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     delta = step.interval()
     t = step.index.clamp(min=2)
     p = (t - delta).clamp(min=1)
-    width = max(delta - int(MARGIN * step.count), 1)
+    width = max(delta - round(MARGIN * step.count), 1)
     e = t - 2 * delta + (step.uniform() * width).long()
     return e.clamp(min=0).minimum(p - 1), p, t
 

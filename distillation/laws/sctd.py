@@ -14,10 +14,10 @@ def levels(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     """e < p < t [B]: the segment's lower edge, a uniform index between, and t, raised to e + 80 of 1000."""
     low, high = SPAN
     edges = torch.tensor([low + (high - low) * k / SEGMENTS for k in range(SEGMENTS)], dtype=torch.float64)
-    edges = (edges * step.count).long()
+    edges = (edges * step.count).round().long()
     e = edges[(torch.searchsorted(edges, step.index.contiguous()) - 1).clamp(min=0)]
-    t = torch.maximum(step.index, e + int(LEAST * step.count)).clamp(max=step.count - 1)
-    margin = int(MARGIN * step.count)
+    t = torch.maximum(step.index, e + round(LEAST * step.count)).clamp(max=step.count - 1)
+    margin = round(MARGIN * step.count)
     p = e + margin + (step.uniform() * (t - e - 2 * margin)).long()
     return e, torch.minimum(torch.maximum(p, e + 1), t - 1), t
 
