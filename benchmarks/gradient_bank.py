@@ -16,7 +16,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +83,7 @@ def row(count: int, seen: float, repeats: int, device: torch.device) -> list[str
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--seen", type=float, nargs="+", default=[1.0, 0.3])
     parser.add_argument("--repeats", type=int, default=9)

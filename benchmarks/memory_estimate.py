@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import subprocess
 from datetime import UTC, datetime
 
@@ -66,7 +65,7 @@ def measure(mode: str, views: int, size_px: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--size_px", type=int, default=128, help="side of the images")
     parser.add_argument("--case", type=int, help="index of one case, measured in this process")
     options = parser.parse_args(argv)

@@ -18,7 +18,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import importlib
 import math
 import statistics
@@ -240,7 +239,7 @@ def peak_memory(device: torch.device) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--px", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--sh", type=int, nargs="+", default=[0, 3])

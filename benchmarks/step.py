@@ -223,7 +223,7 @@ def load_priors(options: argparse.Namespace, case: Case, folder: Path, device: t
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--size", choices=tuple(SIZES), help="default: full on CUDA, else small")
     parser.add_argument("--views", type=int, nargs="+", default=[1, 4], help="C_batch_size")
     parser.add_argument("--perpneg", nargs="+", choices=("off", "on"), default=["off", "on"])

@@ -50,7 +50,7 @@ from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
 
 def parser() -> argparse.ArgumentParser:
     """All flags of this tool."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = program.parser(__doc__)
     where = made.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="folder of the results; resumes there")
     where.add_argument("--rescore", type=Path, metavar="FOLDER", help="score the clouds in FOLDER again; run nothing")

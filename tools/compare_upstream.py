@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,7 +101,7 @@ def as_html(a: Side, b: Side, seen: Sequence[ViewPair], numbers: Sequence[int], 
 @program.refuses("compare_upstream", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 compared, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--views", type=int, default=VIEWS, help="cameras at most")

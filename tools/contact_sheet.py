@@ -54,7 +54,7 @@ def frames_of(source: Path, count: int, side_px: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--frames", type=int, default=8, help="columns (default 8)")
     parser.add_argument("--side_px", type=int, default=128, help="side of a frame (default 128)")

@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import re
 from typing import Any
 
@@ -97,7 +96,7 @@ def filled(page: str, name: str, text: str, tool: str = "document_settings") -> 
 @program.refuses("document_settings", ValueError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written or fresh, 1 stale, 2 marks are missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when the page is stale")
     args = parser.parse_args(argv)
     before = PAGE.read_text(encoding="utf-8")

@@ -14,7 +14,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -60,7 +59,7 @@ def table(scores: Scores) -> str:
 @program.refuses("evaluate", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 all were measured, 1 some are missing, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=list(METRICS))
     parser.add_argument("--weights", type=Path, help="folder of the metrics' hub repositories; default: the hub")

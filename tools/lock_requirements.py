@@ -17,7 +17,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import re
 import subprocess
 import tempfile
@@ -103,7 +102,7 @@ def _with_bases(name: str) -> list[str]:
 @program.refuses("lock_requirements", ValueError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 no lock could be made; then none is changed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--upgrade", action="store_true", help="the newest releases that the pins allow")
     args = parser.parse_args(argv)
     texts = locks(ROOT, resolve, args.upgrade)

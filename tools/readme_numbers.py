@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import json
 import subprocess
 from collections.abc import Sequence
@@ -129,7 +128,7 @@ def write(out: Path, root: Path) -> None:
 def main(argv: list[str]) -> int:
     """Exit status 0; that of a run that failed."""
     own, flags = program.split_at_dashes(argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; finished ones are kept")
     args = parser.parse_args(own)
     for number, run in enumerate(RUNS, 1):

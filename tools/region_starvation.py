@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import math
 from dataclasses import dataclass, replace
 
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> int:
     """Reads the command line and prints the table."""
     paper = CoGradParams()
     count = paper.elevation_levels * paper.azimuth_levels * paper.distance_levels
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--sigma", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.8], help="spread of log loss")
     parser.add_argument("--min_visit_share", type=float, nargs="+", default=[0.0], help="visit floors to try")
     parser.add_argument("--tau", type=float, default=paper.tau)

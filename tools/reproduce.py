@@ -35,7 +35,7 @@ CONFIRM_FROM_HOURS = 2.0
 
 def parser() -> argparse.ArgumentParser:
     """All flags of this tool."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = program.parser(__doc__)
     add = made.add_argument
     add("--out", type=Path, help="folder of the results; resumes there; default: output/tables, output/toy_tables")
     add("--prior", choices=["sd", "toy"], default="sd", help="toy: the embedded world, on a laptop")

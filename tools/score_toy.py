@@ -15,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +49,7 @@ def _assignment(assigned_deg: Sequence[float]) -> str:
 @program.refuses("score_toy", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored images in pixels")

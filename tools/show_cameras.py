@@ -14,7 +14,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import dataclasses
 import tempfile
 
@@ -62,7 +61,7 @@ def camera_sheet(config: Config, columns: int) -> np.ndarray:
 @program.refuses("show_cameras", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--columns", type=int, default=8, help="views in a row")
     args, words = parser.parse_known_args(argv)

@@ -39,7 +39,7 @@ def labels_of(args: argparse.Namespace) -> list[str]:
 @program.refuses("side_by_side", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--labels", nargs="+", help="words above the images (default: names of files and folders)")

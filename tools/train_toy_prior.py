@@ -29,7 +29,7 @@ from toy.training.training import PriorTrainer, TrainSettings
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train, or continue a stopped training")
     export = commands.add_parser(

@@ -14,7 +14,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
 from export.options import default_path
@@ -25,7 +24,7 @@ from utils.video import VideoWriter
 @program.refuses("turntable", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/NAME.mp4, or beside the .ply)")
     add_flags(parser)

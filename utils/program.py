@@ -5,6 +5,7 @@ Standard streams that cannot be written (a closed terminal, `| head`, a full dis
 instead of ending the program; an interrupt ends it without a stack trace, during the imports too.
 """
 
+import argparse
 import errno
 import functools
 import io
@@ -138,6 +139,11 @@ def refuses(name: str, *kinds: type[Exception]) -> Callable[[Main], Main]:
         return checked
 
     return decorated
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """For a command line that `--help` describes by its module's docstring, printed as it stands."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
