@@ -175,7 +175,10 @@ class StableDiffusion:
 
         control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
-        (output,) = self._in_batches(self._call_networks, x_t, t, embeddings, *self._control_of(control))
+        batches = self._batches(x_t, t, embeddings, *self._control_of(control))
+        with self.execution.attention():
+            parts = list(starmap(self._call_networks, batches))
+        (output,) = _joined(parts)
         return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t])
 
     @torch.no_grad()
@@ -205,15 +208,16 @@ class StableDiffusion:
             raise ValueError("a ControlNet image was given but GuidanceParams.controlnet_model_key is not set")
         return (control,)
 
-    def _in_batches(
-        self, call: NetworkCall, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor
-    ) -> tuple[Tensor, ...]:
-        """call(x_t, t, embeddings, *more) in the prior's dtype, `unet_batch` samples at a time."""
+    def _in_batches(self, call: NetworkCall, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """call(*inputs), batch by batch."""
+        with self.execution.attention():
+            return _joined(list(starmap(call, self._batches(*inputs))))
+
+    def _batches(self, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor) -> list[tuple[Tensor, ...]]:
+        """The inputs of the networks in the prior's dtype, `unet_batch` samples at a time."""
         inputs = x_t.to(self.dtype), t, embeddings.to(self.dtype), *more
         at_a_time = self.execution.unet_batch or len(x_t)
-        with self.execution.attention():
-            parts = list(starmap(call, zip(*(x.split(at_a_time) for x in inputs), strict=True)))
-        return tuple(map(torch.cat, zip(*parts, strict=True)))
+        return list(zip(*(x.split(at_a_time) for x in inputs), strict=True))
 
     def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Features:
         """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's image [B,3,H,W]."""
@@ -229,3 +233,8 @@ class StableDiffusion:
 
     def _outer_layers(self, x: Tensor, t: Tensor, embeddings: Tensor, *features: Tensor) -> Features:
         return (outer_layers(self.unet, x, t, embeddings, *features),)
+
+
+def _joined(parts: Sequence[Features]) -> tuple[Tensor, ...]:
+    """What the calls of all batches returned, each tensor over all samples."""
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
