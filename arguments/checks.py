@@ -86,7 +86,7 @@ def _regions(config: Config) -> Iterator[Problem]:
 def _add_ons(config: Config) -> Iterator[Problem]:
     """What only a diffusion model can use, and a ControlNet that is never used."""
     guidance, start = config.guidance, config.optimization.use_control_net_iter
-    for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key"):
+    for name in ("LoRA_path", "textual_inversion_path", "controlnet_model_key", "tiny_vae"):
         value = getattr(guidance, name)
         if value and guidance.guidance != "SD":
             expected = f"none: GuidanceParams.guidance {guidance.guidance} does not use it"

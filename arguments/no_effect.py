@@ -148,7 +148,7 @@ ROWS: tuple[Row, ...] = (
         "model_key model_key_mirror model_revision is_safe_tensor base_model_key controlnet_model_key vram_O fp16 "
         "precision channels_last fuse_qkv attention_kernel compile_unet cuda_graphs keep_text_encoder unet_batch "
         "unet_cache_interval vae_slicing vae_checkpointing offload_unet textual_inversion_path LoRA_path LoRA_scale "
-        "controlnet_ratio negative inverse_text",
+        "tiny_vae tiny_vae_until controlnet_ratio negative inverse_text",
         _is_sd,
         NO_SD,
     ),
@@ -166,6 +166,8 @@ ROWS: tuple[Row, ...] = (
     Row(GUIDANCE, "LoRA_path", lambda c: c.guidance.LoRA_scale != 0, "GuidanceParams.LoRA_scale is 0"),
     Row(GUIDANCE, "controlnet_ratio", lambda c: bool(c.guidance.controlnet_model_key), NO_CONTROL),
     Row(GUIDANCE, "controlnet_model_key", lambda c: c.guidance.controlnet_ratio > 0, "controlnet_ratio is 0"),
+    Row(GUIDANCE, "tiny_vae", lambda c: c.guidance.tiny_vae_until > 0, "GuidanceParams.tiny_vae_until is 0"),
+    Row(GUIDANCE, "tiny_vae_until", lambda c: bool(c.guidance.tiny_vae), "GuidanceParams.tiny_vae is not set"),
     Row(GUIDANCE, "negative_w front_decay_factor side_decay_factor", lambda c: c.guidance.perpneg, "perpneg is false"),
     Row(
         GUIDANCE,

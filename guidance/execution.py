@@ -4,9 +4,14 @@ by more than rounding; docs/performance.md says when each setting is worth it.
 """
 
 import contextlib
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -120,6 +125,8 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
     kernel = params.attention_kernel
     found: list[tuple[str, Any, str, str]] = []
     half = _dtype(params, capability is not None) != torch.float32
+    if params.compile_unet and (lack := _no_compiler(capability is not None)):
+        found.append(("compile_unet", True, *lack))
     if capability is None:
         if params.cuda_graphs:
             found.append(("cuda_graphs", True, "has none", "leave it out"))
@@ -139,6 +146,19 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
     return found
 
 
+def _no_compiler(on_gpu: bool) -> tuple[str, str] | None:
+    """What torch.compile lacks on this machine, and what to do; None where it can compile."""
+    if on_gpu and find_spec("triton") is None:
+        return "is compiled for by the package triton, which is not installed", "install it, or leave it out"
+    name = os.environ.get("CC", "gcc") if on_gpu else os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        return f"needs a compiler on the host, and {name} is not found", "install it, or leave it out"
+    headers = Path(sysconfig.get_paths()["include"])
+    if not (headers / "Python.h").is_file():
+        return f"needs Python's headers, which are not in {headers}", "install them (python3-dev), or leave it out"
+    return None
+
+
 def prepare(module: nn.Module, execution: Execution, device: torch.device) -> None:
     """Freeze a network, move it to its device, and put its convolutions into the chosen layout."""
     module.requires_grad_(False).eval().to(device)
@@ -151,7 +171,9 @@ def speed_up(unet: Any, execution: Execution) -> None:
     if execution.fuse_qkv:
         fuse_qkv(unet)
     if execution.compile_unet:
-        unet.compile_repeated_blocks()
+        # dynamic: the number of samples changes from call to call. Shapes compiled one by one would exceed torch's
+        # limit of recompilations, beyond which it runs the blocks uncompiled.
+        unet.compile_repeated_blocks(dynamic=True)
 
 
 def fuse_qkv(unet: Any) -> None:

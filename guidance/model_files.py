@@ -13,6 +13,7 @@ from guidance.lora_file import read_lora
 from guidance.model_checks import check_configs, check_layout, read_json, refuse_other_names
 from guidance.sources import HOW_TO_GET, ModelUnavailable, find_local, local_folder
 from guidance.textual_inversion import check_widths, read_words
+from guidance.tiny_vae import check_tiny_vae_shape, find_tiny_vae, tiny_vae_shape
 from guidance.weight_files import NETWORKS, variant_of
 from guidance.weights import BASE_MODEL, check_file, read_header
 
@@ -29,6 +30,8 @@ def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(_check_words, params.textual_inversion_path, model)
     if params.controlnet_model_key:
         yield partial(_check_controlnet, params.controlnet_model_key, model)
+    if params.tiny_vae:
+        yield partial(_check_tiny_vae, params.tiny_vae, model)
     yield partial(_check_model, params)
 
 
@@ -49,6 +52,14 @@ def _check_controlnet(key: str, model: Callable[[], Components | None]) -> None:
     source = find_controlnet(key)
     if isinstance(source, Path) and (parts := model()) is not None:
         check_controlnet(read_json(source / "config.json"), parts.unet.config, str(source))
+
+
+def _check_tiny_vae(key: str, model: Callable[[], Components | None]) -> None:
+    folder = find_tiny_vae(key)
+    shape = tiny_vae_shape(folder)
+    variant_of(folder)
+    if (parts := model()) is not None:
+        check_tiny_vae_shape(shape, parts.vae, str(folder))
 
 
 def model_on_this_machine(params: GuidanceParams) -> Components | None:

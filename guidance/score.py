@@ -12,6 +12,7 @@ Letters of shapes: B views, C latent channels, h w latent size, H W image.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,6 +30,9 @@ from utils.wording import counted
 
 # Upstream adds one random offset per channel to the noise, drawn outside the seeded noise generator (kept).
 OFFSET_NOISE = 0.1
+
+Encode = Callable[[Tensor, torch.Generator, Shard], Tensor]
+"""As `Prior.encode_imgs`."""
 
 
 @dataclass
@@ -79,20 +83,15 @@ class Distillation:
     residual: Residual = field(repr=False)
     alpha_bar: Tensor = field(repr=False)  # [B]
     flip: Tensor = field(repr=False)  # [1] bool, whether the views were mirrored left to right
-    images: Tensor | None = field(default=None, repr=False)  # [B,3,H,W] as rendered, where they get a gradient directly
-    image_grad: Tensor | None = field(default=None, repr=False)  # [B,3,H,W], detached; what `backward` puts on them
 
     @property
     def finite_per_view(self) -> Tensor:
         """[B] bool: gradient and loss of the view hold no NaN or infinity."""
-        finite = torch.isfinite(self.grad).flatten(1).all(dim=1) & torch.isfinite(self.loss_per_view)
-        return finite if self.image_grad is None else finite & torch.isfinite(self.image_grad).flatten(1).all(dim=1)
+        return torch.isfinite(self.grad).flatten(1).all(dim=1) & torch.isfinite(self.loss_per_view)
 
     def backward(self) -> None:
         """Put `grad` on the latents and carry it back to the images (upstream: no division by the batch size)."""
         self.latents.backward(self.grad)
-        if self.images is not None:
-            self.images.backward(self.image_grad)
 
     @torch.no_grad()
     def x0_preview(self, prior: Prior) -> dict[str, Tensor]:
@@ -122,13 +121,14 @@ def distill_views(
     shard: Shard | None = None,
     progress: float = 0.0,
     cameras: Cameras | None = None,
+    encode: Encode | None = None,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
     pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
-    progress: of the run, 0..1.  cameras: of all views of the step, for laws and noises that depend on them.
+    progress: of the run, 0..1.  cameras: of all views, for laws that need them.  encode: replaces prior.encode_imgs.
     use_control: the prior's ControlNet is conditioned on each view's disparity, without gradient.
     shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
@@ -139,10 +139,9 @@ def distill_views(
     shard = shard or Shard.whole(batch)
     flip = streams.rand(1) < 0.5
     encoded = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
-    latents = prior.encode_imgs(flipped(encoded, flip), streams.torch, shard)
+    latents = (encode or prior.encode_imgs)(flipped(encoded, flip), streams.torch, shard)
     if use_control:
-        disparity = pred_depth.detach().expand(-1, 3, -1, -1)
-        conditioning = replace(conditioning, control=flipped(disparity, flip))
+        conditioning = replace(conditioning, control=flipped(pred_depth.detach().expand(-1, 3, -1, -1), flip))
     noise = shard.of(draw_noise(latents, shard.total, params, streams, memory, cameras))
     is_planned = ind_t is not None
     if ind_t is None:
@@ -154,7 +153,6 @@ def distill_views(
         residual = Residual.of(step, loss.law.residual(step))
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]
     weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), residual.difference)
-    has_image_residual = params.image_residual > 0 and not as_latent
     return Distillation(
         latents=latents,
         grad=weighted_gradient(residual.difference, weight, params, progress),
@@ -165,26 +163,7 @@ def distill_views(
         residual=residual,
         alpha_bar=alpha_bar,
         flip=flip,
-        images=pred_rgb if has_image_residual else None,
-        image_grad=image_gradient(prior, pred_rgb, residual, alpha_bar, params, flip) if has_image_residual else None,
     )
-
-
-@torch.no_grad()
-def image_gradient(
-    prior: Prior, images: Tensor, residual: Residual, alpha_bar: Tensor, params: GuidanceParams, flip: Tensor
-) -> Tensor:
-    """HiFA's image residual: lambda_guidance image_residual w(t) (a/s) (I - Dec(x0(e^g))), [B,3,H,W] without gradient.
-
-    x0 is what the law's guided prediction implies. Pixels that the prior does not see, at the edge of an image whose
-    size is no multiple of a latent's, get none.
-    """
-    decoded = prior.decode_latents(sd_step.predict_x0(residual.x_t, residual.eps_hat, alpha_bar))
-    seen, gradient, (height, width) = flipped(images, flip), torch.zeros_like(images), decoded.shape[-2:]
-    factor = sd_step.timestep_weight(alpha_bar, params.weighting) * (alpha_bar / (1 - alpha_bar)).sqrt()
-    factor = params.lambda_guidance * params.image_residual * sd_step.per_view(factor, images)
-    gradient[..., :height, :width] = factor * (seen[..., :height, :width] - decoded)
-    return flipped(gradient, flip)
 
 
 def weighted_gradient(difference: Tensor, weight: Tensor, params: GuidanceParams, progress: float) -> Tensor:

@@ -6,7 +6,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import starmap
 
 import torch
@@ -24,6 +24,7 @@ from guidance.lora import merge_lora, read_lora
 from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words
+from guidance.tiny_vae import check_images, check_latents, find_tiny_vae, load_tiny_vae
 from guidance.weights import load_components
 from utils.shard import Shard
 
@@ -59,6 +60,9 @@ class StableDiffusion:
         words = read_words(embeddings) if embeddings else {}
         control = guidance_params.controlnet_model_key
         control_source = find_controlnet(control) if control else None
+        tiny_vae = guidance_params.tiny_vae
+        if tiny_vae:
+            find_tiny_vae(tiny_vae)
         parts = load_components(guidance_params, self.dtype)
         if lora is not None:
             merge_lora(parts, lora, guidance_params.LoRA_scale)
@@ -68,7 +72,12 @@ class StableDiffusion:
         if guidance_params.unet_cache_interval > 1:
             check_unet(self.unet)
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
+        self.tiny_vae = load_tiny_vae(tiny_vae, self.vae, self.dtype) if tiny_vae else None
+        self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._place()
+        if self.tiny_vae is not None:
+            images = check_images(self.pixels_per_latent).to(self.device)
+            check_latents(self.encode_imgs_tiny, self._mean_latents, images)
         known_words = None if guidance_params.allow_unknown_words else parts.known_words
 
         def normalize(texts: Sequence[str], learned: Sequence[str]) -> Sequence[str]:
@@ -79,14 +88,13 @@ class StableDiffusion:
         encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.learned_words, normalize)
         self._texts: TextEncoder | None = encoder
         self._take_schedule(parts, guidance_params.num_train_timesteps)
-        self.pixels_per_latent = 2 ** (len(parts.vae.config.block_out_channels) - 1)
 
     def _place(self) -> None:
         """Freeze the networks, move them to the device, and set them up as `execution` says."""
         execution, device = self.execution, self.device
         self.unet.requires_grad_(False)
         speed_up(self.unet, execution)
-        for module in (self.unet, self.vae, self.text_encoder, self.controlnet):
+        for module in (self.unet, self.vae, self.text_encoder, self.controlnet, self.tiny_vae):
             if module is not None:
                 on_call = execution.offload_unet and module is self.unet
                 prepare(module, execution, torch.device("cpu") if on_call else device)
@@ -142,19 +150,33 @@ class StableDiffusion:
 
         shard: the images are this part of a step's, whose noise is drawn whole.
         """
+        posterior = DiagonalGaussianDistribution(self._encode(self._moments, images))
+        noise = (shard or Shard.whole(len(images))).randn(posterior.mean, generator)
+        latents = posterior.mean + posterior.std * noise
+        return (latents * self.vae.config.scaling_factor).to(images.dtype)
+
+    def encode_imgs_tiny(
+        self, images: Tensor, generator: torch.Generator | None = None, shard: Shard | None = None
+    ) -> Tensor:
+        """`encode_imgs` by GuidanceParams.tiny_vae, which has no posterior: nothing is drawn; differentiable."""
+        assert self.tiny_vae is not None, "only a run with tiny_vae asks for it"
+        latents = self._encode(lambda part: self.tiny_vae.encode(part).latents, images)
+        return (latents * self.tiny_vae.config.scaling_factor).to(images.dtype)
+
+    def _encode(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """network(images in [-1,1], in the prior's dtype), one view at a time where vae_slicing is on."""
         if min(images.shape[2:]) < self.pixels_per_latent:
             size = f"{images.shape[3]}x{images.shape[2]} px"
             raise ValueError(f"image is {size}; this model needs at least {self.pixels_per_latent} px a side")
         scaled = (2 * images - 1).to(self.dtype)
         with self.execution.attention():
             if self.execution.vae_slicing:
-                moments = [self.execution.recompute(self._moments, one) for one in scaled.split(1)]
-            else:
-                moments = [self._moments(scaled)]
-        posterior = DiagonalGaussianDistribution(torch.cat(moments))
-        noise = (shard or Shard.whole(len(images))).randn(posterior.mean, generator)
-        latents = posterior.mean + posterior.std * noise
-        return (latents * self.vae.config.scaling_factor).to(images.dtype)
+                return torch.cat([self.execution.recompute(network, one) for one in scaled.split(1)])
+            return network(scaled)
+
+    def _mean_latents(self, images: Tensor) -> Tensor:
+        """Scaled latents [B,C,h,w] without the posterior's noise."""
+        return self.vae.config.scaling_factor * DiagonalGaussianDistribution(self._encode(self._moments, images)).mean
 
     def _moments(self, images: Tensor) -> Tensor:
         """Mean and log variance [B,2C,h,w] of the latents of images [B,3,H,W] in [-1,1]."""
@@ -175,11 +197,9 @@ class StableDiffusion:
 
         control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
-        batches = self._batches(x_t, t, embeddings, *self._control_of(control))
         with self.execution.attention():
-            parts = list(starmap(self._call_networks, batches))
-        (output,) = _joined(parts)
-        return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t])
+            parts = list(starmap(self._call_networks, self._batches(x_t, t, embeddings, *self._control_of(control))))
+        return self._eps_of(torch.cat([output for (output,) in parts]), x_t, t)
 
     @torch.no_grad()
     def predict_noise_cached(
@@ -193,12 +213,13 @@ class StableDiffusion:
     ) -> tuple[Tensor, Features]:
         """`predict_noise`, and the features to keep; with `features` of a call before, by the outer layers alone."""
         if features is None:
-            inputs = (x_t, t, embeddings, *self._control_of(control))
-            output, *kept = self._in_batches(self._call_keeping, *inputs)
-            features = tuple(kept)
+            call, more = self._call_keeping, self._control_of(control)
         else:
-            (output,) = self._in_batches(self._call_outer, x_t, t, embeddings, *features)
-        return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t]), features
+            call, more = self._call_outer, features
+        with self.execution.attention():
+            parts = list(starmap(call, self._batches(x_t, t, embeddings, *more)))
+        output, *kept = map(torch.cat, zip(*parts, strict=True))
+        return self._eps_of(output, x_t, t), tuple(kept) if features is None else features
 
     def _control_of(self, control: Tensor | None) -> tuple[Tensor, ...]:
         """The further input of the networks' call."""
@@ -208,16 +229,15 @@ class StableDiffusion:
             raise ValueError("a ControlNet image was given but GuidanceParams.controlnet_model_key is not set")
         return (control,)
 
-    def _in_batches(self, call: NetworkCall, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """call(*inputs), batch by batch."""
-        with self.execution.attention():
-            return _joined(list(starmap(call, self._batches(*inputs))))
-
-    def _batches(self, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor) -> list[tuple[Tensor, ...]]:
-        """The inputs of the networks in the prior's dtype, `unet_batch` samples at a time."""
+    def _batches(self, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of the networks' calls: in the prior's dtype, `unet_batch` samples at a time."""
         inputs = x_t.to(self.dtype), t, embeddings.to(self.dtype), *more
         at_a_time = self.execution.unet_batch or len(x_t)
-        return list(zip(*(x.split(at_a_time) for x in inputs), strict=True))
+        return zip(*(x.split(at_a_time) for x in inputs), strict=True)
+
+    def _eps_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise prediction [B,C,h,w] that the U-Net's output means, in x_t's dtype."""
+        return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t])
 
     def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Features:
         """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's image [B,3,H,W]."""
@@ -233,8 +253,3 @@ class StableDiffusion:
 
     def _outer_layers(self, x: Tensor, t: Tensor, embeddings: Tensor, *features: Tensor) -> Features:
         return (outer_layers(self.unet, x, t, embeddings, *features),)
-
-
-def _joined(parts: Sequence[Features]) -> tuple[Tensor, ...]:
-    """What the calls of all batches returned, each tensor over all samples."""
-    return tuple(map(torch.cat, zip(*parts, strict=True)))

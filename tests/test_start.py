@@ -44,6 +44,7 @@ KINDS = {
     "model file": (["--guidance", "SD", "--model_key", "gone.safetensors"], "gone.safetensors"),
     "LoRA": (["--guidance", "SD", "--model_key", SD, "--LoRA_path", "gone.safetensors"], "gone.safetensors"),
     "learned word": (["--guidance", "SD", "--model_key", SD, "--textual_inversion_path", "gone.bin"], "gone.bin"),
+    "tiny autoencoder": (["--guidance", "SD", "--model_key", SD, "--tiny_vae", "no/such/folder"], "no/such/folder"),
     "Point-E": (["--init_shape", "pointe", "--init_prompt", "a mug"], "point_e"),
     "start checkpoint": (["--start_checkpoint", "gone.safetensors"], "gone.safetensors"),
     "start checkpoint of rubbish": (["--start_checkpoint", "rubbish.safetensors"], "rubbish.safetensors"),

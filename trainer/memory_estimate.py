@@ -18,6 +18,7 @@ from arguments import Config
 from guidance.execution import Execution
 from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
+from guidance.tiny_vae import find_tiny_vae, tiny_vae_shape
 from utils.device import resolve_device
 from utils.failures import MachineFailure
 from utils.memory import free_bytes, in_gb
@@ -37,6 +38,7 @@ CONTROLNET_SHARE = 0.42  # weights of a ControlNet, over those of its U-Net
 # (most at once, kept for the backward pass; the same with blocks recomputed) or decodes it; of the U-Net, for a sample.
 ENCODE_PEAK, ENCODE_KEPT, RECOMPUTED_PEAK, RECOMPUTED_KEPT, DECODE = 23.7, 23.6, 15.3, 1.7, 6.0
 UNET_SAMPLE = 33.2 / 64
+TINY_ENCODE = 7.4  # of an AutoencoderTiny while it encodes a view, kept too
 
 LEAST_SAVING_BYTES, MOST_SAVINGS = 10**6, 4
 
@@ -50,20 +52,28 @@ class ModelSize:
     text_encoder: int = 340_000_000
     unet_channels: int = 320
     vae_channels: int = 128
+    tiny_vae: int = 0
+    tiny_vae_channels: int = 0
 
     @classmethod
     def of(cls, config: Config) -> Self | None:
         """Of the run's diffusion model; None without one, the default if its configs are not on this machine."""
         if config.guidance.guidance != "SD":
             return None
-        if (model := model_on_this_machine(config.guidance)) is None:
-            return cls()
+        params, tiny = config.guidance, {}
+        if params.tiny_vae:
+            network = tiny_vae_shape(find_tiny_vae(params.tiny_vae))
+            tiny["tiny_vae"] = network.num_parameters()
+            tiny["tiny_vae_channels"] = network.config.encoder_block_out_channels[0]
+        if (model := model_on_this_machine(params)) is None:
+            return cls(**tiny)
         return cls(
             unet=model.unet.num_parameters(),
             vae=model.vae.num_parameters(),
             text_encoder=model.text_encoder.num_parameters(),
             unet_channels=model.unet.config.block_out_channels[0],
             vae_channels=model.vae.config.block_out_channels[0],
+            **tiny,
         )
 
 
@@ -112,12 +122,15 @@ def _of_model(model: ModelSize, config: Config, device: torch.device, views: int
     at_once, waiting = (1, 0) if execution.vae_slicing else (views, views)
     of_unet = samples * UNET_SAMPLE * model.unet_channels + waiting * kept * model.vae_channels
     of_vae = at_once * max(peak, DECODE) * model.vae_channels
+    if model.tiny_vae and params.tiny_vae_until == 1:  # the model's own autoencoder only decodes
+        of_unet -= waiting * (kept * model.vae_channels - TINY_ENCODE * model.tiny_vae_channels)
+        of_vae = at_once * max(TINY_ENCODE * model.tiny_vae_channels, DECODE * model.vae_channels)
     activations = width * height * max(of_unet, of_vae)
     unet = 0 if execution.offload_unet else model.unet
     control = CONTROLNET_SHARE * model.unet if params.controlnet_model_key else 0
     text_later = model.text_encoder if params.keep_text_encoder else 0
     parts = {
-        "weights": unet + model.vae + control + text_later,
+        "weights": unet + model.vae + model.tiny_vae + control + text_later,
         "activations": max(activations, model.text_encoder - text_later),
     }
     return {name: execution.dtype.itemsize * count for name, count in parts.items()}

@@ -7,6 +7,8 @@ from arguments import Config
 from guidance.image_size import prior_size_px
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
+from guidance.score import Encode
+from guidance.tiny_vae import uses_tiny_vae
 from toy.prompt_words import in_known_words
 
 
@@ -42,3 +44,10 @@ def load_prior_and_prompts(config: Config, device: torch.device) -> tuple[Prior,
     if release is not None and not config.guidance.keep_text_encoder:
         release()
     return prior, prompts
+
+
+def encoder_at(prior: Prior, config: Config, iteration: int) -> Encode:
+    """What encodes the rendered images of this iteration: tiny_vae in the run's first share, then the prior's own."""
+    if uses_tiny_vae(config.guidance, iteration, config.optimization.iterations):
+        return prior.encode_imgs_tiny  # type: ignore[attr-defined]
+    return prior.encode_imgs

@@ -32,6 +32,7 @@ from scene.cameras import RCamera
 from trainer.distributed import ALONE, World
 from trainer.draws import Draws, draw_views
 from trainer.exchange import ViewGradient, gather_gradients, gather_numbers
+from trainer.priors import encoder_at
 from trainer.run_log import PhaseTimer
 from trainer.state import TrainState
 from utils.device import threads_for
@@ -151,6 +152,7 @@ def compute_gradients(
             shard=shard,
             progress=state.iteration / opt.iterations,
             cameras=draws.cameras,
+            encode=encoder_at(prior, config, state.iteration),
         )
         g_images, numbers = image_gradients(distillation, images, disparities, views, opt.lambda_tv, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)

@@ -31,7 +31,7 @@ ALWAYS_READ: dict[str, str] = {
     "default_azimuth default_fovy jitter_pose device",
     GUIDANCE: "guidance g_device perpneg memory_check num_train_timesteps noise_seed text allow_unknown_words "
     "lambda_guidance weighting front_bias C_batch_size vis_interval distillation noise_source grad_clamp "
-    "grad_unit_norm image_residual",
+    "grad_unit_norm",
     COGRAD: "enabled",
 }
 """Group -> keys that every run reads, or whose default is the only value without effect."""
@@ -74,7 +74,7 @@ RUNS = [
     ["--init_shape", "pointe", "--init_prompt", "a", "--jitter_pose", "false", "--negative_w", "0"],
     ["--init_shape", "file", "--init_file", "points.ply", "--init_grow", "9"],
     ["--init_shape", "shap_e", "--init_prompt", "a", "--precision", "float32", "--device", "cpu", "--LoRA_scale", "0"],
-    ["--controlnet_model_key", "a/b", "--use_control_net_iter", "1", "--controlnet_ratio", "0", "--LoRA_path", "x"],
+    ["--controlnet_model_key", "a/b", "--use_control_net_iter", "1", "--controlnet_ratio", "0", "--LoRA_path", "x", "--tiny_vae", "x", "--tiny_vae_until", "0"],
     ["--opt", PAPER, "--use_regions", "false", "--timestep_mode", "random", "--loss_signal", "t_normalised"],
     ["--opt", PAPER, "--use_fusion", "false", "--c_local", "0", "--timestep_mode", "random"],
     ["--opt", PAPER, "--sds", "--use_progressive", "true"],
@@ -125,9 +125,7 @@ def test_a_setting_without_effect_is_named_with_its_reason(words, label, reason)
     assert label in told and reason in told and "\n" not in told
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["--opt", IDEAL], ["--opt", PAPER], ["--opt", "bagel"], ["--opt", IDEAL, "--SSAA", "1"]]
-)
+@pytest.mark.parametrize("words", [[], ["--opt", IDEAL], ["--opt", PAPER], ["--opt", "bagel"], ["--opt", IDEAL, "--SSAA", "1"]])
 def test_nothing_is_told_of_what_the_user_did_not_set(words):
     assert notice(*words) == ""
 
@@ -149,7 +147,7 @@ def test_the_users_own_file_is_looked_at_and_a_resolved_one_is_not(tmp_path, cap
     assert notice("--opt", str(resolved)) == ""
 
 
-LEFT_OUT = {"LoRA_path", "textual_inversion_path", "controlnet_model_key"}  # refused by the ideal prior
+LEFT_OUT = {"LoRA_path", "textual_inversion_path", "controlnet_model_key", "tiny_vae"}  # refused by the ideal prior
 OPENING = {"ip", "port", "viewer_host", "viewer_port"}  # they open a viewer
 SMALL = {
     "image_w": 16, "image_h": 16, "view_px": 16, "init_num_pts": 40, "iterations": 3, "save_video": False,
@@ -208,23 +206,7 @@ def test_what_is_told_to_have_no_effect_has_none(variant, tmp_path, monkeypatch)
 
 def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys, tmp_path):
     with caplog.at_level(logging.WARNING):
-        assert (
-            train.main(
-                [
-                    "--opt",
-                    IDEAL,
-                    "--delta_t",
-                    "50",
-                    "--xs_eta",
-                    "0.1",
-                    "--vram_O",
-                    "--dry-run",
-                    "--model_path",
-                    str(tmp_path / "run"),
-                ]
-            )
-            == 0
-        )
+        assert train.main(["--opt", IDEAL, "--delta_t", "50", "--xs_eta", "0.1", "--vram_O", "--dry-run", "--model_path", str(tmp_path / "run")]) == 0
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "settings without effect in this run: GuidanceParams.vram_O (GuidanceParams.guidance is ideal); "

@@ -14,6 +14,7 @@ from arguments import Config
 from arguments.load import load_config
 from scene.gaussian_model import GaussianModel
 from tests.guidance.test_full_size import TEXTS, UNETS
+from tests.live_bytes import LiveBytes
 from trainer import memory_estimate
 from trainer.memory_estimate import ModelSize, check_memory, estimate, remedy_of, savings
 from utils.failures import MachineFailure, machine_failure
@@ -88,6 +89,24 @@ def test_what_the_autoencoder_keeps_for_its_backward_pass() -> None:
         latents = vae.encode(image).latent_dist.mean
     values = sum(x.untyped_storage().nbytes() for x in kept.values()) / 4 / 128 / 256**2
     assert latents.requires_grad and values == pytest.approx(memory_estimate.ENCODE_KEPT, rel=0.1)
+
+
+def test_a_tiny_autoencoder(tmp_path, ampere) -> None:
+    """Its weights beside the others; it spares memory only where the model's own autoencoder never encodes."""
+    from diffusers import AutoencoderTiny
+
+    AutoencoderTiny().save_pretrained(tmp_path)
+    words = ["--image_w", "512", "--image_h", "512", "--unet_batch", "1"]
+    tiny = ["--tiny_vae", str(tmp_path), "--tiny_vae_until"]
+    plain, half, whole = (total(config(*words, *more), GPU) for more in ([], [*tiny, "0.5"], [*tiny, "1"]))
+    weights = sum(parameter.numel() for parameter in AutoencoderTiny().parameters())
+    assert half - plain == pytest.approx(1.1 * 2 * weights, abs=2)
+    assert plain - whole > 2 * GB
+    with torch.device("meta"):
+        network, image = AutoencoderTiny().requires_grad_(False), torch.empty(1, 3, 256, 256).requires_grad_()
+    with LiveBytes([image, *network.parameters()]) as live:
+        network.encode(image).latents.sum().backward()
+    assert live.peak / 4 / 64 / 256**2 == pytest.approx(memory_estimate.TINY_ENCODE, rel=0.02)
 
 
 def test_the_scene_takes_what_its_tensors_take() -> None:
