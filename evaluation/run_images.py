@@ -3,12 +3,12 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from evaluation.pages import image, jpeg, video_file
 from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
 from utils.device import resolve_device
+from utils.image_utils import read_png
 from utils.video import VideoWriter
 
 FRAMES, FPS, SIDES = 48, 12, 8
@@ -29,7 +29,7 @@ def draw(run: Path, view_px: int) -> None:
 
 def turntable_html(run: Path, alt: str) -> str:
     """The turntable, with the front as its poster."""
-    views = cv2.cvtColor(cv2.imread(str(run / FOLDER / VIEWS)), cv2.COLOR_BGR2RGB)
+    views = read_png(run / FOLDER / VIEWS)
     return video_file(run / FOLDER / TURNTABLE, jpeg(views[:, : views.shape[1] // SIDES]), alt)
 
 

@@ -46,6 +46,12 @@ def text_strip(text: str, width_px: int) -> np.ndarray:
     return cv2.putText(strip, text, (2, TITLE_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
 
 
+def text_lines(texts: Sequence[str], width_px: int, height_px: int) -> np.ndarray:
+    """Lines of text from the upper edge on, [height_px, width_px, 3]; what does not fit is cut off."""
+    lines = np.concatenate([text_strip(text, width_px) for text in texts])[:height_px]
+    return np.pad(lines, ((0, height_px - len(lines)), (0, 0), (0, 0)), constant_values=255)
+
+
 def in_rows(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Images side by side in rows, all of one size in a row and as many in each row, with margins."""
     lines = [np.concatenate([_with_margin(image) for image in row], axis=1) for row in rows]

@@ -11,10 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import imageio_ffmpeg
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from utils.general_utils import atomic_path
 from utils.stop_signals import name_of
@@ -134,16 +134,9 @@ def _reason(printed: str, status: int) -> str:
 
 def _fitted(frame: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
     """The frame scaled, with its aspect ratio kept, into the middle of width_px x height_px black pixels."""
-    height, width = frame.shape[:2]
-    if (width, height) == (width_px, height_px):
+    if frame.shape[:2] == (height_px, width_px):
         return frame
-    scale = min(width_px / width, height_px / height)
-    inner = max(round(width * scale), 1), max(round(height * scale), 1)
-    left, top = (width_px - inner[0]) // 2, (height_px - inner[1]) // 2
-    canvas = np.zeros((height_px, width_px, 3), np.uint8)
-    scaled = cv2.resize(frame, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    canvas[top : top + inner[1], left : left + inner[0]] = scaled
-    return canvas
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), (width_px, height_px)))
 
 
 def _even_sized(frame: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from evaluation.experiments.runs import Result
 from evaluation.experiments.tables import by_variant, csv_text, markdown
 from toy.fronts import Fronts, fronts_of
+from utils.heat_map import text_lines
 
 COLOURS = np.array([[200, 30, 30], [235, 160, 60], [170, 170, 170], [60, 100, 200]], np.uint8)
 """Of true views within 22.5, 45, 135 and 180 degrees of the front: RGB."""
@@ -79,8 +80,7 @@ def _strip(result: Result) -> np.ndarray:
     assigned = np.abs(np.array(result["film"]["assigned_deg"])).T  # [A, S]
     colours = COLOURS[np.searchsorted(BOUNDS_DEG, assigned)]
     strip = cv2.resize(colours, (STRIP_PX, ROW_PX - 4), interpolation=cv2.INTER_NEAREST)
-    label = np.full((ROW_PX - 4, LABEL_PX, 3), 255, np.uint8)
     outcome = "clean" if verdicts(result)[-1].clean else "not clean"
-    for line, text in enumerate((result["prompt"], f"{result['variant']}, seed {result['seed']}: {outcome}")):
-        cv2.putText(label, text, (4, 22 + 20 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    texts = result["prompt"], f"{result['variant']}, seed {result['seed']}: {outcome}"
+    label = text_lines(texts, LABEL_PX, ROW_PX - 4)
     return np.pad(np.hstack([label, strip]), ((0, 4), (0, 0), (0, 0)), constant_values=255)

@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from evaluation.ablation import clouds
@@ -13,6 +12,7 @@ from evaluation.ablation.summary import runs_csv, summary
 from evaluation.experiments.runs import Result
 from evaluation.known_truth import renderer_of_gaussians
 from toy.raycast import View
+from utils.heat_map import text_lines
 from utils.image_utils import write_png
 
 ELEVATION_DEG = 10.0
@@ -66,13 +66,9 @@ def _views(path: Path, side_px: int, columns: int) -> np.ndarray:
 
 
 def _label(result: Result, side_px: int) -> np.ndarray:
-    page = np.full((side_px, LABEL_PX, 3), 255, np.uint8)
     scores = result["scores"]
     lines = [f"{result['variant']}, seed {result['seed']}", f"{result['prior']}, {result['words']} words"]
     lines.append(f"{scores['psnr']:.1f} dB, yaw {scores['yaw_deg']:.0f}")
     if scores["clean"] is not None:
         lines.append(f"{'clean' if scores['clean'] else 'NOT CLEAN'}, share {scores['front_share']:.2f}")
-    for line, text in enumerate(lines):
-        at = (4, side_px // 2 - 24 + 18 * line)
-        cv2.putText(page, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-    return page
+    return text_lines(lines, LABEL_PX, side_px)

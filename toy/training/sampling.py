@@ -18,7 +18,7 @@ from toy.objects import CLASSES, ONE_SIDED, primitives_of
 from toy.raycast import View, render_primitives
 from toy.training.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
 from toy.training.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
-from utils.heat_map import text_strip
+from utils.heat_map import text_lines, text_strip
 
 WHITE = (1.0, 1.0, 1.0)
 AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
@@ -103,16 +103,10 @@ def sample_grid(
         chunk = samples[at * len(row) : (at + 1) * len(row)].numpy()
         tiles = [np.concatenate([true_image(target), chunk[k]], axis=2) for k, target in enumerate(row)]
         strip = (np.concatenate(tiles, axis=2).transpose(1, 2, 0) * 255).round().astype(np.uint8)
-        strips.append(_labelled(strip, row[0].class_name))
+        strips.append(np.concatenate([text_lines([row[0].class_name], LABEL_PX, len(strip)), strip], axis=1))
     heads = ("own colours, front", "side", "back", "other pair, front", "side", "back", "held-out pair")
     line = [text_strip("", LABEL_PX), *(text_strip(head, 128) for head in heads)]
     return np.concatenate([np.concatenate(line, axis=1), *strips], axis=0)
-
-
-def _labelled(strip: np.ndarray, text: str) -> np.ndarray:
-    label = text_strip(text, LABEL_PX)
-    below = ((0, len(strip) - len(label)), (0, 0), (0, 0))
-    return np.concatenate([np.pad(label, below, constant_values=255), strip], axis=1)
 
 
 def retrieval_scores(rendered: RenderedSet, targets: Sequence[Target], samples: Tensor) -> dict[str, float]:
