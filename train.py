@@ -4,8 +4,6 @@
 On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one for each of the step's views.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contradictions between keys, and settings with which no run can start."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import PurePath
 

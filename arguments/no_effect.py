@@ -4,8 +4,6 @@
 A new key needs a row in ROWS, or a place among those that every run reads in tests/arguments/test_no_effect.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ against the renderer's images of training's own cloud. Files are read by the tes
 their z-buffer. --image writes Gaussians above mesh.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The phases of a training step one after the other, for benchmarks: the trainer itself never waits for the device."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

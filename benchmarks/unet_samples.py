@@ -11,8 +11,6 @@ Settings that spare U-Net samples, each against LucidDreamer's inversion (5 step
 (toy/scoring.py); differences are paired by seed.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -15,8 +15,6 @@ for this law are its `preset`.
 Letters of shapes: B views, C latent channels, h w latent size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol

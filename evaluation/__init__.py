@@ -7,8 +7,6 @@ for only then, and MetricUnavailable says in one sentence why they are not avail
 Letters: V images of one scene.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CLIP similarity (Radford et al. 2021): 100 times the cosine between an image's and the prompt's embedding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a metric's weights come from: a local folder, the hub's cache or the hub; read without executing anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished scene as a file that other programs open: export(run, format). docs/exports.md compares the formats."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

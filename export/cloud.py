@@ -4,8 +4,6 @@
 N Gaussians, K = (degree + 1)^2 SH coefficients a channel. Rotations are matrices [3, 3]: new = TURN @ old.
 """
 
-from __future__ import annotations
-
 import torch
 
 from scene.gaussian_model import GaussianModel

@@ -4,8 +4,6 @@
 N Gaussians, C groups. A word of 32 bits holds x, y, z in 11, 10 and 11 bits, or red, green, blue and opacity in bytes.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

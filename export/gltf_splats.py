@@ -4,8 +4,6 @@
 Scales are deviations and opacities lie in 0..1: both without the activations of a PLY file.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ wrap around or coarsen the steps of all others. So: what no format holds is refu
 positions are refused, and the rest is clipped to the nearest that it holds, which a line tells.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import NamedTuple
 

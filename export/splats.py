@@ -5,8 +5,6 @@ Of gaussforge 0.6.0 it was found, and is taken care of here, that it converts no
 quaternions for unit ones, which training's are not.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -7,11 +7,9 @@ that last layer and the output alone. A ControlNet is not called then: what it a
 Letters of shapes: B views, N samples of a call (views times texts), C latent channels, h w latent size, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -97,7 +95,7 @@ class DeepFeatures:
         self._layer, self._skip_channels = unet.up_blocks[-1].resnets[-1], unet.conv_in.out_channels
         self.value: Tensor
 
-    def __enter__(self) -> DeepFeatures:
+    def __enter__(self) -> Self:
         self._hook = self._layer.register_forward_pre_hook(self._keep)
         return self
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A distillation law that the run's prior cannot serve: met with the settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from arguments import Config

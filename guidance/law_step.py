@@ -4,8 +4,6 @@
 Letters of shapes: B views, C latent channels, h w latent size, L tokens, D embedding width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

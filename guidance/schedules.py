@@ -5,8 +5,6 @@ A window (low, high) holds schedule indices, both ends included; a deterministic
 `t_range_start` are shares of the K indices.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

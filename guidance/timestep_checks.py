@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Timesteps that a run's prior does not have: met with the settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from arguments import Config

@@ -5,8 +5,6 @@ Its latents must be those of the model's own autoencoder, which still encodes th
 Letters of shapes: B views, C latent channels, h w latent size, H W image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ A FOLDER is a run folder or holds run folders (default: output). Checkpoints of 
 checkpoint_iterations or keep_last_checkpoint asked for them; --delete removes them. A run in progress is left alone.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -8,8 +8,6 @@ A run's variant is its folder's name up to the first "-". The sheet is one page 
 for "Janus or inconsistent", "consistent", "unsure", and a button that saves labels.json. tools/reproduce.py writes one.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -8,8 +8,6 @@ themselves, (2x - 1) * 32/resolution: white noise averages out over pixels, so w
 of any resolution as much as it hides one of 32 x 32.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

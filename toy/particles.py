@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """VSD's model of the run's own renders in closed form: the posterior over those of the last steps, no network."""
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

@@ -21,9 +21,8 @@ of the whole image, which weighs as much as thousands of pixels.
 Images come as half sets: image i stands for itself and its mirror image, each with half its probability.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ class ImageTable:
     sums: Tensor  # [n, 3] sum of G_c
 
     @classmethod
-    def build(cls, images: Tensor) -> ImageTable:
+    def build(cls, images: Tensor) -> Self:
         """From G [n, 3, H, W]."""
         return cls(images.flatten(1), images.square().sum((1, 2, 3)), images.sum((2, 3)))
 
@@ -60,7 +59,7 @@ class NoiseLevel:
         """Variance of a pixel given image and offset."""
         return (self.a * self.s) ** 2 + self.sigma**2
 
-    def doubled(self) -> NoiseLevel:
+    def doubled(self) -> Self:
         """For rows followed by their mirror images."""
         return NoiseLevel(self.a.repeat(2), self.sigma.repeat(2), self.s, self.offset_std)
 

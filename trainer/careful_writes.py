@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes that may fail without ending a run: a failed one is reported, and training continues."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar

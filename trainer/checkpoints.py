@@ -5,8 +5,6 @@
 the run's id and settings.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What run folders take of the disk, and what of it a finished run needs no more."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 Upstream's order is kept: camera and augmentation view by view, then `as_latent`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass

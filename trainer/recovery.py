@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run survives: it continues from checkpoints, goes back to one after faults, reports what cannot be written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

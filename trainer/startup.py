@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run checks and reports before it starts; `--dry-run` does the same and stops."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from functools import partial

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """TrainState: all that a training run changes, and so all that a checkpoint holds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -49,7 +47,7 @@ class TrainState:
     rollbacks: int = 0
 
     @classmethod
-    def start(cls, config: Config, device: Any, writes: bool = True, has_stale_points: bool = False) -> TrainState:
+    def start(cls, config: Config, device: Any, writes: bool = True, has_stale_points: bool = False) -> Self:
         """Seeded streams, the initial points, their optimizer: a run before its first step.
 
         writes: whether the run folder gets its init_points3d.ply and cameras.json; False: `scene.write_start` does it.

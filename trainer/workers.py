@@ -6,8 +6,6 @@ Before each step rank 0 sends what is next: its whole state, where the step begi
 nothing.
 """
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file formats of what is made of a scene: their suffixes, and the options of tools/export.py that each honours."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
