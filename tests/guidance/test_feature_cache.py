@@ -38,8 +38,9 @@ def tiny_unet(kinds=(ATTENTION, ONE_LAYER), **changes):
     }  # fmt: skip
     unet = UNet2DConditionModel(**{**settings, **changes}).requires_grad_(False).eval()
     draws = Draws(3)
-    for parameter in unet.parameters():
-        parameter.copy_(parameter + 0.2 * draws.normal(*parameter.shape))
+    for name, parameter in unet.named_parameters():
+        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        parameter.copy_(mean + 0.2 * draws.normal(*parameter.shape))
     return unet
 
 
