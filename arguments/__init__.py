@@ -16,7 +16,7 @@ from typing import Any
 
 from arguments.declare import key, new
 from cograd.params import CoGradParams
-from distillation import LAWS, Law, find_law
+from distillation import LAW_FILE, LAWS, Law, find_law
 
 FRACTION = {"lo": 0.0, "hi": 1.0}
 T_RANGE: dict[str, Any] = {**FRACTION, "ordered": True}
@@ -243,8 +243,7 @@ class GuidanceParams:
     distillation: str = new(
         "auto",
         "distillation law, which brings its own numbers; auto: by sds, sds or ism with the numbers set here",
-        choices=("auto", *LAWS),
-        aliases=("--loss",),
+        choices=("auto", *LAWS), others=("FILE.py:NAME on the command line", LAW_FILE), aliases=("--loss",),
     )
     sds: bool = key(False, "what distillation auto means: SDS; false: interval score matching (ISM)")
     t_schedule: str = new(

@@ -49,7 +49,7 @@ def expectation(kind: Any, spec: KeySpec) -> str:
     """What a key takes, in words: type, bounds, unit."""
     optional, kind = _optional(kind)
     if spec.choices:
-        words = "one of " + ", ".join(spec.choices)
+        words = "one of " + ", ".join(spec.choices) + (f", or {spec.others[0]}" if spec.others else "")
     elif spec.device:
         words = "auto, cpu, cuda or cuda:N"
     elif is_tuple(kind):
@@ -121,6 +121,8 @@ def _text(value: object, spec: KeySpec, wanted: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise Unexpected(f"{wanted} in UTF-8") from None
+    if spec.others and spec.others[1].fullmatch(value):
+        return value
     if (spec.choices and value not in spec.choices) or (spec.device and not DEVICE_NAME.fullmatch(value)):
         raise Unexpected(wanted)
     return value

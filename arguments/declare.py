@@ -7,6 +7,7 @@ documentation all read that one declaration.
 
 import dataclasses
 import functools
+import re
 import typing
 from typing import Any
 
@@ -15,6 +16,7 @@ from typing import Any
 class KeySpec:
     """What a key accepts beyond its type. Bounds hold for every element of a pair.
 
+    others: what a text may be besides `choices`, in words and as a pattern;
     lo, hi: inclusive bounds; above, below: exclusive bounds; ordered: a range, lo <= hi;
     device: a device name; transient: about this call only, so never written to a file;
     unread: accepted for upstream's files, nothing reads it; ours: LucidDreamer has no such key;
@@ -28,6 +30,7 @@ class KeySpec:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    others: tuple[str, re.Pattern[str]] | None = None
     ordered: bool = False
     device: bool = False
     transient: bool = False

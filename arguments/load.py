@@ -17,7 +17,7 @@ from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
 from arguments.yaml_file import CONFIGS, find_settings, read_layers
-from distillation import find_law
+from distillation import find_law, is_law_file
 
 COMMAND_LINE = "command line"
 LAW = "GuidanceParams.distillation"
@@ -126,7 +126,9 @@ class _Collector:
         for assignment in words.assignments:
             self._take_assignment(assignment)
         self._refuse_unknown(words.unknown)
-        self._take_preset()
+        flags = [given for _, name, given in words.settings if name == "distillation"]
+        if self._may_use_law(flags):
+            self._take_preset()
         if self.run_folder is not None:
             self.values["ModelParams", "model_path"] = str(self.run_folder)
         named = {name for group, name, _ in words.settings if not group}
@@ -134,6 +136,23 @@ class _Collector:
             if named & places:
                 self.values.setdefault(("", viewer), True)
         return usable
+
+    def _may_use_law(self, flags: list[list[str]]) -> bool:
+        """Reads a law from its file, which only the flag --distillation may name: the file is a program."""
+        name = self.values.get(("GuidanceParams", "distillation"), "")
+        if not is_law_file(name):
+            return True
+        try:
+            if [name] not in flags:
+                raise ValueError(
+                    f"a law's name; a file is run, so it is named by a flag alone: pass --distillation {name}"
+                )
+            find_law(name)
+        except ValueError as error:
+            del self.values["GuidanceParams", "distillation"]
+            self._reject(self.sources.get(LAW, COMMAND_LINE), LAW, show(name), f"expected {error}")
+            return False
+        return True
 
     def _take_preset(self) -> None:
         """The numbers of the law that a source names, where neither that source nor a later one gives them."""
@@ -144,8 +163,7 @@ class _Collector:
             label = f"GuidanceParams.{key}"
             given = self.sources.get(label)
             if given is None or self.layers.index(given) < self.layers.index(source):
-                self.values["GuidanceParams", key] = value
-                self.sources[label] = f"the preset of {name}"
+                self._take(f"the preset of {name}", "GuidanceParams", key, value)
 
     def _settings_of_run(self, run: Path, opt: str | None) -> str | None:
         """The config.yaml of a run that is resumed: its folder is a path, or a name below output/."""

@@ -31,7 +31,11 @@ class Residual:
     @classmethod
     def of(cls, step: ViewStep, difference: Tensor) -> Residual:
         """That of a step whose law has computed `difference`."""
-        assert step.shown is not None, "a law predicts at least once"
+        if step.shown is None or difference.shape != step.x.shape:
+            raise ValueError(
+                f"the distillation law {step.params.law_name} returned {tuple(difference.shape)} after "
+                f"{len(step.first_calls)} predictions; expected {tuple(step.x.shape)} after one or more"
+            )
         x_t, index, eps_hat = step.shown
         calls = step.prior.timesteps_of(torch.cat(step.first_calls)).tolist()
         return cls(x_t, eps_hat, difference, step.timesteps(index), calls, step.samples)

@@ -7,6 +7,7 @@ It holds the resolved config (feed it back for the same run), upstream's cfg_arg
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import torch
 from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
+from distillation import is_law_file, law_path
 from trainer.checkpoints import LoadedCheckpoint, newest_good, run_id_of
 from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
@@ -30,12 +32,13 @@ from utils.general_utils import PART, atomic_path
 
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
-    "point_cloud", "videos", "process_videos", "test_six_views", "train_process", "cograd",
+    "law.py", "point_cloud", "videos", "process_videos", "test_six_views", "train_process", "cograd",
 )  # fmt: skip
 """All that a run leaves but run.json, and init_points3d.ply, which a user may have put there."""
 INITIAL_POINTS = "init_points3d.ply"
 RECORD = "run.json"
-START_FILES = ("config.yaml", "cfg_args", "cameras.json", INITIAL_POINTS)
+LAW_COPY = "law.py"
+START_FILES = ("config.yaml", "cfg_args", "cameras.json", LAW_COPY, INITIAL_POINTS)
 """What is written once, when a run starts; RECORD is written again at times."""
 
 
@@ -115,6 +118,7 @@ class RunFolder:
                 temporary.write_text(to_yaml(self.config), encoding="utf-8")
             write_cfg_args(self.path / "cfg_args", self.config)
             self._record = self._new_record(device)
+            self._copy_law()
             self._write_record()
             write_scene()
         except OSError as error:
@@ -305,6 +309,18 @@ class RunFolder:
         earlier = {name: value for name, value in self._record.items() if name not in ("finished_utc", "steps")}
         resumed = [*earlier.get("resumed", []), {**made, "from": self._resumed.name}]
         return {"run_id": self.run_id, **earlier, "resumed": resumed}
+
+    def _copy_law(self) -> None:
+        """A law's own file, beside what it made; a resumed run is told where it is another than before."""
+        name = self.config.guidance.distillation
+        if not is_law_file(name):
+            return
+        source, copy = law_path(name).read_bytes(), self.path / LAW_COPY
+        if self._resumed is not None and copy.is_file() and copy.read_bytes() != source:
+            self.report(f"{law_path(name)} differs from {copy}, with which the run began; the new one is used")
+        with atomic_path(copy) as temporary:
+            temporary.write_bytes(source)
+        self._record["law"] = {"name": name, "file": LAW_COPY, "sha256": hashlib.sha256(source).hexdigest()}
 
     def _read_record(self) -> dict[str, Any]:
         """run.json; empty when it is missing or damaged."""

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's own law, from a file that the command line names: `FILE.py:NAME`, NAME a `Law` at the file's top level."""
+
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+from distillation.law import Law
+
+LAW_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+def is_law_file(text: str) -> bool:
+    """Whether a value of `GuidanceParams.distillation` names a file."""
+    return LAW_FILE.fullmatch(text) is not None
+
+
+def law_path(text: str) -> Path:
+    """The file that such a value names."""
+    found = LAW_FILE.fullmatch(text)
+    assert found is not None, text
+    return Path(found["path"])
+
+
+def read_law(text: str) -> Law:
+    """The law that FILE.py:NAME names; the file is run once, whatever it does. Raises ValueError, one sentence."""
+    found = LAW_FILE.fullmatch(text)
+    assert found is not None, text
+    path = Path(found["path"]).absolute()
+    if not path.is_file():
+        raise ValueError(f"a file that exists: there is no {path}")
+    law = _contents(path).get(found["name"])
+    if not isinstance(law, Law):
+        what = "no such name" if law is None else f"a {type(law).__name__}"
+        raise ValueError(f"a distillation.Law called {found['name']} in {path}, which has {what}")
+    return law
+
+
+@functools.cache
+def _contents(path: Path) -> dict[str, object]:
+    """What a file defines."""
+    spec = importlib.util.spec_from_file_location(f"law_file_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"a file that Python can run; {path} raises {reason}") from error
+    return vars(module)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A law from a user's file: what is refused before anything is written, what a run keeps of it, and the example."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+import train
+from arguments.exit_codes import FINISHED, REFUSED
+from arguments.load import ConfigError, load_config
+from distillation import find_law
+from toy.ideal import IdealPrior
+from utils.tree_file import load_tree
+
+EXAMPLE = "examples/cosine_law.py"
+SMALL = {
+    "opt": "configs/quickstart.yaml", "iterations": 4, "init_num_pts": 40, "image_w": 16, "image_h": 16, "view_px": 16,
+    "C_batch_size": 2, "device": "cpu", "save_video": False, "save_process": False, "quiet": True, "checkpoint_every": 2, "test_ratio": 1, "keep_last_checkpoint": True,
+}  # fmt: skip
+
+
+def words(**settings):
+    return [word for name, value in {**SMALL, **settings}.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch):
+    monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
+
+
+def law_file(tmp_path, text, name="my_law.py"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+PLAIN = "from distillation import Law, linear\nmine = Law(linear(lambda step: {'guided': 1, 'noise': -1}), {%s})\n"
+
+
+def problems(*argv):
+    with pytest.raises(ConfigError) as caught:
+        load_config(["--text", "x", *argv])
+    return caught.value.problems
+
+
+def test_its_preset_is_the_settings_and_flags_come_before_it(tmp_path):
+    path = law_file(tmp_path, PLAIN % "'guidance_scale': 12, 't_range': [0.1, 0.3]")
+    params = load_config(["--text", "x", "--distillation", f"{path}:mine", "--t_range", "0.2", "0.4"]).guidance
+    assert (params.guidance_scale, params.t_range) == (12.0, (0.2, 0.4)) and params.law is find_law(f"{path}:mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (None, "mine", "expected a file that exists: there is no "),
+        ("def broken(:", "mine", "that Python can run; "),
+        ("raise RuntimeError('no luck')", "mine", "raises RuntimeError: no luck"),
+        ("other = 1", "mine", "a distillation.Law called mine in "),
+        ("mine = 1", "mine", "which has a int"),
+        (PLAIN % "'guidance_scale': 'much'", "mine", "expected a number >= 0"),
+        (PLAIN % "'guidanse_scale': 3", "mine", "did you mean GuidanceParams.guidance_scale?"),
+    ],
+)
+def test_a_file_that_is_no_law_is_refused_in_a_sentence(tmp_path, text, name, message):
+    path = tmp_path / "my_law.py" if text is None else law_file(tmp_path, text)
+    (found,) = problems("--distillation", f"{path}:{name}")
+    assert message in found and "\n" not in found
+
+
+@pytest.mark.parametrize("way", ["yaml", "set", "base"])
+def test_a_file_is_run_only_where_the_flag_names_it(tmp_path, way):
+    """Neither a settings file nor --set, which a web page fills in, may start a program."""
+    path = law_file(tmp_path, f"open({str(tmp_path / 'was_run')!r}, 'w')\n" + PLAIN % "")
+    name = f"{path}:mine"
+    settings = tmp_path / "own.yaml"
+    settings.write_text(f"GuidanceParams: {{distillation: '{name}'}}\n")
+    upper = tmp_path / "upper.yaml"
+    upper.write_text("base: own.yaml\n")
+    argv = {"yaml": ["--opt", str(settings)], "base": ["--opt", str(upper)], "set": ["--set", f"GuidanceParams.distillation={name}"]}[way]
+    (found,) = problems(*argv)
+    assert "named by a flag alone: pass --distillation" in found and not (tmp_path / "was_run").exists()
+    assert load_config(["--text", "x", *argv[: 2 * (way != "set")], "--distillation", name]).guidance.law_name == name
+    assert (tmp_path / "was_run").exists()
+
+
+def test_nothing_is_written_for_a_law_that_is_refused(tmp_path, capsys):
+    assert train.main(words(distillation=f"{tmp_path}/gone.py:mine", model_path=tmp_path / "run")) == REFUSED
+    assert "there is no" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_the_example_trains_is_kept_and_resumes_bit_for_bit(tmp_path, capsys):
+    """The run folder has the file and its hash; resuming needs the flag again, and a changed file is reported."""
+    own = tmp_path / "cosine_law.py"
+    shutil.copy(EXAMPLE, own)
+    name, whole, broken = f"{own}:LAW", tmp_path / "whole", tmp_path / "broken"
+    assert train.main(words(distillation=name, model_path=whole)) == FINISHED
+    record = json.loads((whole / "run.json").read_text())["law"]
+    assert record == {"name": name, "file": "law.py", "sha256": hashlib.sha256(own.read_bytes()).hexdigest()}
+    assert (whole / "law.py").read_bytes() == own.read_bytes()
+    shutil.copytree(whole, broken)
+    (broken / "chkpnt4.safetensors").unlink()
+    (broken / "run.json").write_text(json.dumps({k: v for k, v in json.loads((broken / "run.json").read_text()).items() if k not in ("finished_utc", "steps")}))
+    capsys.readouterr()
+    assert train.main(["--resume", str(broken)]) == REFUSED
+    assert f"pass --distillation {name}" in capsys.readouterr().err
+    own.write_text(own.read_text() + "\n")
+    assert train.main(["--resume", str(broken), "--distillation", name]) == FINISHED
+    assert f"{own} differs from {broken / 'law.py'}" in capsys.readouterr().out
+    trees = [load_tree(folder / "chkpnt4.safetensors")["train"] for folder in (whole, broken)]
+    assert (trees[0]["loss"]["memory"]["mean"] == trees[1]["loss"]["memory"]["mean"]).all()
+    assert (trees[0]["gaussians"]["parameters"]["xyz"] == trees[1]["gaussians"]["parameters"]["xyz"]).all()
+
+
+def test_a_law_that_returns_something_else_is_named(tmp_path):
+    path = law_file(tmp_path, "from distillation import Law\nmine = Law(lambda step: step.x[:, :1])\n")
+    with pytest.raises(ValueError, match=r"law .*my_law.py:mine returned \(2, 1, 16, 16\) after 0 predictions; expected \(2, 3, 16, 16\)"):
+        train.main(words(distillation=f"{path}:mine", model_path=tmp_path / "run"))
