@@ -21,7 +21,7 @@ of the whole image, which weighs as much as thousands of pixels.
 Images come as half sets: image i stands for itself and its mirror image, each with half its probability.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -61,7 +61,7 @@ class NoiseLevel:
 
     def doubled(self) -> Self:
         """For rows followed by their mirror images."""
-        return NoiseLevel(self.a.repeat(2), self.sigma.repeat(2), self.s, self.offset_std)
+        return replace(self, a=self.a.repeat(2), sigma=self.sigma.repeat(2))
 
 
 def posterior_mean(
