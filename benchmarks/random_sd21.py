@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable Diffusion 2.1 at full size with random weights, in a folder that the program loads: no download."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,3 +75,16 @@ def write_random_sd21(folder: Path, device: torch.device) -> Path:
         shutil.copy(TOKENIZER / file, folder / "tokenizer" / file)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
+
+
+def main(argv: list[str]) -> None:
+    """Writes the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    print(write_random_sd21(options.folder, torch.device(options.device)))
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -6,8 +6,9 @@ The trainer's own step, CoGrad with fusion on, at a fixed timestep (950 has the 
 --upstream-like adds the same steps made as LucidDreamer makes them: a network call for each text of the guidance, the
 cache flushed after each call, the device waited for in each iteration, cudnn deterministic, none of the settings for
 speed. The two take turns, step by step. `step` is timed as the trainer runs; the phases in further steps, each waiting
-for the device at its ends. Arithmetic is that of the networks, counted in one more step. GB is the device's peak; with
---upstream-like it is left out, for two priors are loaded. Further flags are our mode's settings (`--cuda_graphs true`).
+for the device at its ends. Arithmetic is that of the networks, counted in one more step. GB is the device's peak,
+beside what trainer/memory_estimate.py expects; with --upstream-like both are left out, for two priors are loaded.
+Further flags are our mode's settings (`--cuda_graphs true`).
 """
 
 import sys
@@ -44,6 +45,7 @@ from benchmarks.phases import INSIDE, phases_apart
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
 from trainer import step as training_step
+from trainer.memory_estimate import ModelSize, estimate
 from trainer.priors import load_prior
 from trainer.state import TrainState
 from utils.machine import machine
@@ -206,7 +208,9 @@ def lines(case: Case, priors: dict[str, Any], options: argparse.Namespace, devic
     for mode, run, (tflop, peak) in zip(priors, runs, found):
         cells, work = run.cells(), tflop * (1 if full else 1000)
         last = [f"{work:.3g}{noted}", f"{1e3 * work / cells[-1]:.3g}"]
-        last += [f"{peak / 1e9:.1f}" if peak and alone else "", "" if alone else f"{slowest / cells[-1]:.2f}"]
+        expected = sum(estimate(run.config, device, ModelSize.of(run.config)).values())
+        last += [f"{peak / 1e9:.3g}", f"{expected / 1e9:.3g}"] if peak and alone else ["", ""]
+        last += ["" if alone else f"{slowest / cells[-1]:.2f}"]
         head = [mode, str(case.views), "on" if case.perpneg else "off"]
         made.append("| " + " | ".join([*head, *(f"{ms:.1f}" for ms in cells), *last]) + " |")
     return made
@@ -232,6 +236,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--warm_up", type=int, default=3, help="steps before the clock starts, at least 2")
     parser.add_argument("--upstream-like", action="store_true", help="the same steps as LucidDreamer makes them, too")
+    parser.add_argument("--weights", type=Path, help="folder of the random weights: made there once, and kept")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options, more = parser.parse_known_args(argv)
@@ -244,7 +249,9 @@ def main(argv: Sequence[str]) -> None:
         if options.size == "full":
             from benchmarks.random_sd21 import write_random_sd21
 
-            base["model_key"] = write_random_sd21(Path(folder) / "sd21", device)
+            weights = options.weights or Path(folder) / "sd21"
+            is_there = (weights / "model_index.json").is_file()  # which is written last
+            base["model_key"] = weights if is_there else write_random_sd21(weights, device)
         cases = [
             Case(n, p == "on", options.t, options.points, base, more)
             for n, p in product(options.views, options.perpneg)
@@ -253,7 +260,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}, torch {torch.__version__}, {options.size} size\n")
         unit = "TFLOP" if options.size == "full" else "GFLOP"
         timed = [f"{name} ms" for name in (*COLUMNS, "rest", "step")]
-        header = ["mode", "views", "Perp-Neg", *timed, unit, f"{unit}/s", "GB", "gain"]
+        header = ["mode", "views", "Perp-Neg", *timed, unit, f"{unit}/s", "GB", "estimate GB", "gain"]
         print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
         for case in cases:
             print("\n".join(lines(case, priors, options, device)), flush=True)

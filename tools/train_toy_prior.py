@@ -51,6 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     train.add_argument(
         "--compile", action="store_true", help="torch.compile the U-Net (minutes to start, faster steps)"
     )
+    train.add_argument("--device", default="cpu", help="cpu, or cuda: the networks' part; images are drawn on the CPU")
     export.add_argument("--to", type=Path, required=True, help="folder to write, for example assets/toy-prior")
     export.add_argument("--remarks", default="", help="what you saw in the sample grid, quoted by the model card")
     return parser.parse_args(argv)
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
     settings = TrainSettings(
         seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
     )
-    trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder)
+    trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder, args.device)
     print(f"continuing at step {trainer.step}" if trainer.resume() else "starting", flush=True)
     trainer.run()
     return 0

@@ -102,6 +102,7 @@ def _patch_torch(patch: pytest.MonkeyPatch, memory: DeviceMemory) -> None:
         "reset_peak_memory_stats": lambda device=None: memory.reset_peak(),
         "synchronize": lambda device=None: memory.wait("synchronize"),
         "empty_cache": lambda: None,
+        "set_sync_debug_mode": lambda mode: None,
         "current_stream": lambda device=None: Stream(),
         "Stream": Stream,
         "Event": Event,

@@ -79,7 +79,7 @@ def fit_autoencoder(rendered: RenderedSet, settings: TrainSettings) -> LinearAut
 class PriorTrainer:
     """Remembers networks, their running average, the optimizer, steps done and seconds trained; nothing else."""
 
-    def __init__(self, settings: TrainSettings, sizes: Sizes, rendered: RenderedSet, folder: Path):
+    def __init__(self, settings: TrainSettings, sizes: Sizes, rendered: RenderedSet, folder: Path, device: str = "cpu"):
         self.settings, self.sizes, self.rendered, self.folder = settings, sizes, rendered, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
@@ -87,7 +87,8 @@ class PriorTrainer:
         self.autoencoder = fit_autoencoder(rendered, settings)
         self.alphas_cumprod = build_scheduler().alphas_cumprod
         self.networks = build_networks(sizes, settings.latent_channels, self.table.tokenizer)
-        self.networks.unet.to(memory_format=torch.channels_last)
+        self.device = torch.device(device)
+        self.networks.to(self.device).unet.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
@@ -157,13 +158,15 @@ class PriorTrainer:
         noise = torch.randn(clean.shape, generator=generator) + offset
         a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        error = (self.predict(noisy, t, self.conditioning(batch)) - clean).square().mean(dim=(1, 2, 3))
-        return (error * loss_weight(self.alphas_cumprod, t, self.settings.scaling_factor)).mean()
+        predicted = self.predict(noisy.to(self.device), t.to(self.device), self.conditioning(batch))
+        error = (predicted - clean.to(self.device)).square().mean(dim=(1, 2, 3))
+        weight = loss_weight(self.alphas_cumprod, t, self.settings.scaling_factor)
+        return (error * weight.to(self.device)).mean()
 
     def conditioning(self, batch: Batch) -> Tensor:
         """Blended caption embeddings [B, L, D]."""
-        near, far = self.networks.embed(self.table.ids(batch.near + batch.far)).chunk(2)
-        return torch.lerp(near, far, batch.share.view(-1, 1, 1))
+        near, far = self.networks.embed(self.table.ids(batch.near + batch.far).to(self.device)).chunk(2)
+        return torch.lerp(near, far, batch.share.to(self.device).view(-1, 1, 1))
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -191,7 +194,7 @@ class PriorTrainer:
         """Continues from the folder's checkpoint, if there is one; settings that shape the networks must agree."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         if tuple(state["sizes"]["channels"]) != tuple(self.sizes.channels):
             raise ValueError(
                 f"{self.checkpoint} holds a U-Net with channels {tuple(state['sizes']['channels'])}, but"
@@ -225,4 +228,5 @@ class PriorTrainer:
     def log_sensitivity(self) -> None:
         """Logs the averaged network's error with right and wrong words, per band of t."""
         check_set = build_check_set(self.rendered, self.autoencoder)
-        self.log(kind="text", bands=text_sensitivity(self.average, check_set, self.table, self.alphas_cumprod))
+        average = copy.deepcopy(self.average).to("cpu")
+        self.log(kind="text", bands=text_sensitivity(average, check_set, self.table, self.alphas_cumprod))
