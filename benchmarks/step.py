@@ -2,7 +2,8 @@
 """Time, memory and arithmetic of one training step by phase: `python benchmarks/step.py`.
 
 The trainer's own step, CoGrad with fusion on, at a fixed timestep (950 has the longest inversion: 5 + 1 network calls).
---size full is Stable Diffusion 2.1 with random weights at 512 px, the default on CUDA; small: assets/toy-prior, 64 px.
+--size full is Stable Diffusion 2.1 with random weights at 512 px, the default on CUDA; small: assets/toy-prior, 64 px;
+tiny, to rehearse: 16 px.
 --upstream-like adds the same steps made as LucidDreamer makes them: a network call for each text of the guidance, the
 cache flushed after each call, the device waited for in each iteration, cudnn deterministic, none of the settings for
 speed. The two take turns, step by step. `step` is timed as the trainer runs; the phases in further steps, each waiting
@@ -68,9 +69,11 @@ STEP = {
     "max_t_difference": 1000, "max_step_share": 0.9, "t_jitter": 0, "densify_until_iter": 0, "as_latent_ratio": 0,
     "iterations": 6000, "sds": "false", "delta_t": 50,
 }  # fmt: skip
-SIZES = {
+SMALL = {"opt": ROOT / "configs" / "toy_trained.yaml", "model_key": ROOT / "assets" / "toy-prior"}
+SIZES: dict[str, dict[str, Any]] = {
     "full": {"opt": ROOT / "configs" / "prompt.yaml"},
-    "small": {"opt": ROOT / "configs" / "toy_trained.yaml", "model_key": ROOT / "assets" / "toy-prior"},
+    "small": SMALL,
+    "tiny": {**SMALL, "image_w": 16, "image_h": 16, "xs_inv_steps": 1, "init_num_pts": 200},
 }
 SLOW = {"channels_last": "off", "fuse_qkv": "off"}  # of the prior's settings, what LucidDreamer does without
 

@@ -51,8 +51,8 @@ def score_gaussians(
     return score_object(renderer_of_gaussians(gaussians), spec, radius, fov_rad, size_px)
 
 
-def score_run(run: Path, size_px: int = SIZE_PX) -> dict[str, Any]:
-    """Scores of the last saved iteration of a run folder, with the prompt and the iteration.
+def score_run(run: Path, size_px: int = SIZE_PX, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Scores of the last saved iteration of a run folder, rendered on `device`, with the prompt and the iteration.
 
     Raises ValueError for a folder that is no run, and for a prompt that the toy world does not know.
     """
@@ -60,6 +60,6 @@ def score_run(run: Path, size_px: int = SIZE_PX) -> dict[str, Any]:
     spec = parse_prompt(config.guidance.text)
     if notice := read_prompt(config.guidance.text).notice:
         logger.warning("%s", notice)
-    iteration, gaussians = last_point_cloud(run)[0], gaussians_of_run(run, config)
+    iteration, gaussians = last_point_cloud(run)[0], gaussians_of_run(run, config, device)
     scores = score_gaussians(gaussians, spec, config.cameras, size_px)
     return {"run": run.name, "prompt": config.guidance.text, "iteration": iteration, "size_px": size_px, **scores}

@@ -15,6 +15,7 @@ import torch
 from evaluation.orbits import Orbit, colour_of, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
+from utils.device import resolve_device
 
 BOUNDS = {
     "frames": (1, 100_000),
@@ -36,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius", type=float, help="camera's distance from the middle (default: all is seen)")
     parser.add_argument("--background", default="white", help="white, black, grey or #rrggbb (%(default)s)")
     parser.add_argument("--iteration", type=int, help="which cloud of a run folder (default: the last)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images are rendered")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -45,11 +47,13 @@ def check_flags(args: argparse.Namespace) -> None:
         if value is not None and not least <= value <= most:
             raise ValueError(f"--{name} {value}: expected a number from {least} to {most}.")
     colour_of(args.background)
+    resolve_device(args.device)
 
 
-def load(paths: Sequence[Path], iteration: int | None) -> list[GaussianModel]:
+def load(paths: Sequence[Path], args: argparse.Namespace) -> list[GaussianModel]:
     """The cloud of each run folder or .ply file. Raises ValueError, one sentence."""
-    return [GaussianModel.from_ply(cloud_of(path, iteration)) for path in paths]
+    device = resolve_device(args.device)
+    return [GaussianModel.from_ply(cloud_of(path, args.iteration), device) for path in paths]
 
 
 def turns(clouds: Sequence[GaussianModel], args: argparse.Namespace) -> Iterator[list[np.ndarray]]:

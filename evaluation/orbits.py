@@ -106,8 +106,9 @@ def full_turn(centre: torch.Tensor, orbit: Orbit, count: int) -> list[RCamera]:
 def render_images(
     gaussians: GaussianModel, cameras: Sequence[RCamera], background: torch.Tensor
 ) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] of one camera after the other, on `background` [3]."""
-    for rgb, _ in turntable(gaussians, cameras, Config(), background):
+    """uint8 [H, W, 3] of one camera after the other, on `background` [3]; rendered on the Gaussians' device."""
+    device = gaussians.get_xyz.device
+    for rgb, _ in turntable(gaussians, [camera.to(device) for camera in cameras], Config(), background.to(device)):
         yield rgb
 
 

@@ -83,9 +83,10 @@ def _seen_from(
 
 @torch.no_grad()
 def _colour_and_coverage(gaussians: GaussianModel, camera: RCamera) -> torch.Tensor:
-    """[4, H, W]: colour on black and 1 - transmittance."""
-    out = render(camera, gaussians, PipelineParams(), torch.zeros(3))
-    return torch.cat((out["render"].clamp(0, 1), 1 - out["alpha"]))
+    """[4, H, W] on the CPU: colour on black and 1 - transmittance."""
+    device = gaussians.get_xyz.device
+    out = render(camera.to(device), gaussians, PipelineParams(), torch.zeros(3, device=device))
+    return torch.cat((out["render"].clamp(0, 1), 1 - out["alpha"])).cpu()
 
 
 def _sampled(image: torch.Tensor, places: np.ndarray, camera: RCamera) -> np.ndarray:

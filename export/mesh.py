@@ -35,10 +35,10 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     check(gaussians, "glb")
     seen = framing([gaussians])
     grid = grid_around(gaussians, seen, options.grid)
-    mesh = best_surface(gaussians, grid, views(seen, OUTLINE_VIEWS, OUTLINE_PX))
+    mesh = best_surface(gaussians, grid, views(seen, OUTLINE_VIEWS, OUTLINE_PX), options.device)
     mesh = simplified(without_fragments(mesh), options.faces)
     normals = vertex_normals(mesh)
-    solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step)
+    solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step, options.device)
     mesh, normals, uv = unwrapped(mesh, normals)
     texels = texels_of(mesh, normals, uv, options.texture_px)
     texture = bake(solid, mesh, texels, views(seen, BAKE_VIEWS, BAKE_PX), options.texture_px, seen.radius)
@@ -57,14 +57,19 @@ def views(seen: Framing, count: int, size_px: int) -> list[RCamera]:
     return cameras
 
 
-def without_floaters(gaussians: GaussianModel, mesh: Mesh, normals: np.ndarray, distance: float) -> GaussianModel:
-    """Only what is inside of the mesh or within `distance` of it: the rest would be painted on what is behind it."""
+def without_floaters(
+    gaussians: GaussianModel, mesh: Mesh, normals: np.ndarray, distance: float, device: str | torch.device = "cpu"
+) -> GaussianModel:
+    """Only what is inside of the mesh or within `distance` of it: the rest would be painted on what is behind it.
+
+    The result is on `device`.
+    """
     xyz = gaussians.get_xyz.detach().cpu().numpy()
     away, nearest = library("scipy.spatial").cKDTree(mesh.vertices).query(xyz)
     outside = np.einsum("ni,ni->n", xyz - mesh.vertices[nearest], normals[nearest]) > 0
     kept = torch.from_numpy(~outside | (away <= distance))
     raw = gaussians.parameters_in_order()
-    return GaussianModel.of_parameters({name: raw[name].detach()[kept] for name in PER_GAUSSIAN})
+    return GaussianModel.of_parameters({name: raw[name].detach()[kept] for name in PER_GAUSSIAN}, device)
 
 
 def unwrapped(mesh: Mesh, normals: np.ndarray) -> tuple[Mesh, np.ndarray, np.ndarray]:

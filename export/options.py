@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from export.cloud import UP
 from utils.file_formats import FILE_FORMATS
 
@@ -27,6 +29,7 @@ class Options:
     faces: int = 20_000  # glb: about so many triangles
     texture_px: int = 1024  # glb: side of the texture
     grid: int = 128  # glb: points along the longest side of the density's grid
+    device: str | torch.device = "cpu"  # glb: where images are rendered
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # html: red, green, blue in 0..1
 
     def __post_init__(self) -> None:

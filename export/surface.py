@@ -126,10 +126,16 @@ def surface_at(field: np.ndarray, grid: Grid, level: float) -> Mesh:
     return Mesh(grid.low + grid.step * vertices, np.ascontiguousarray(faces[:, ::-1]).astype(np.int64))
 
 
-def best_surface(gaussians: GaussianModel, grid: Grid, cameras: list[RCamera]) -> Mesh:
-    """The surface at the one of LEVELS whose outlines are the Gaussians' own. Raises ValueError where there is none."""
+def best_surface(
+    gaussians: GaussianModel, grid: Grid, cameras: list[RCamera], device: str | torch.device = "cpu"
+) -> Mesh:
+    """The surface at the one of LEVELS whose outlines are the Gaussians' own, which are rendered on `device`.
+
+    Raises ValueError where there is none.
+    """
     field = density(gaussians, grid)
-    outlines = [coverage(gaussians, camera) > 0.5 for camera in cameras]
+    shown = GaussianModel.of_parameters(gaussians.parameters_in_order(), device)
+    outlines = [coverage(shown, camera) > 0.5 for camera in cameras]
     best, best_score = None, -1.0
     for level in LEVELS:
         if field.max() <= level:
@@ -148,7 +154,9 @@ def best_surface(gaussians: GaussianModel, grid: Grid, cameras: list[RCamera]) -
 @torch.no_grad()
 def coverage(gaussians: GaussianModel, camera: RCamera) -> np.ndarray:
     """[H, W]: 1 - transmittance."""
-    return 1 - render(camera, gaussians, PipelineParams(), torch.zeros(3))["alpha"][0].numpy()
+    device = gaussians.get_xyz.device
+    out = render(camera.to(device), gaussians, PipelineParams(), torch.zeros(3, device=device))
+    return 1 - out["alpha"][0].cpu().numpy()
 
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:

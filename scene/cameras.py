@@ -6,6 +6,7 @@ r (sin theta sin phi, sin theta cos phi, cos theta). B cameras are built togethe
 at once. Matrices are stored transposed: a row vector [x y z 1] times world_view_transform is the point in view space.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class RCamera:
     camera_center: torch.Tensor  # [3]
     znear: float = ZNEAR
     zfar: float = ZFAR
+
+    def to(self, device: str | torch.device) -> "RCamera":
+        """The same camera with its tensors on `device`."""
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        return dataclasses.replace(self, **{name: x.to(device) for name, x in tensors.items()})
 
 
 @dataclass(frozen=True)

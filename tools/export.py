@@ -26,6 +26,7 @@ from evaluation.orbits import colour_of
 from export import FORMATS, check_known, exports
 from export.cloud import UP
 from export.options import Options
+from utils.device import resolve_device
 from utils.file_formats import FILE_FORMATS, SCENES, format_of, without_effect
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, help="file to write; its suffix gives the format (default: RUN/export/NAME.FORMAT)"
     )
     parser.add_argument("--iteration", type=int, help="which of the run's clouds (default: the last)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images for glb are rendered")
     add("--pad_sh", "zeros up to this SH degree, for readers that expect 3", type=int)
     add("--up", f"the axis that points up; z leaves training's axes ({Options.up})", choices=list(UP))
     add("--spz_version", f"2 for readers of 2024 ({Options.spz_version})", type=int)
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 bad input; what was written before it stays."""
     args = _arguments(argv)
     given = {name: value for name, value in vars(args).items() if name not in ("run", "format", "out")}
-    formats = _formats(args)
+    formats, given["device"] = _formats(args), resolve_device(args.device)
     if "background" in given:
         given["background"] = colour_of(given["background"])
     options = Options(**given)

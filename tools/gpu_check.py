@@ -50,19 +50,18 @@ def main(argv: list[str]) -> int:
     command = " ".join(["tools/gpu_check.py", *argv])
     title = f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}, revision {code_revision()}: `{command}`"
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(
-            (sys.executable, *(('-m', args.under) if args.under else ())), args.device, args.size == "tiny", Path(folder), time.monotonic() + args.budget,
-            args.original, {"PYTHONPATH": _with_root()},
-        )  # fmt: skip
+        python = (sys.executable, "-m", args.under) if args.under else (sys.executable,)
+        end_s = time.monotonic() + args.budget
+        session = Session(python, args.device, args.size == "tiny", Path(folder), end_s, args.original, _environment())
         parts = [part for part in PARTS if args.only is None or part.name in args.only]
         is_sound = check(parts, session, args.out / "gpu_check.md", title)
     print(f"The page is {args.out / 'gpu_check.md'}")
     return 0 if is_sound else 1
 
 
-def _with_root() -> str:
-    """PYTHONPATH under which the programs import this tree."""
-    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
+def _environment() -> dict[str, str]:
+    """The programs import this tree from any folder."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))}
 
 
 if __name__ == "__main__":

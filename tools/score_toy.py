@@ -21,6 +21,7 @@ from typing import Any
 
 from evaluation.known_truth import SIZE_PX, score_run
 from toy.fronts import FRONT_DEG
+from utils.device import resolve_device
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -53,8 +54,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored images in pixels")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images are rendered")
     args = parser.parse_args(argv)
-    scores = score_run(args.run, args.size)
+    scores = score_run(args.run, args.size, resolve_device(args.device))
     print(table(scores))
     if args.json is not None:
         args.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")

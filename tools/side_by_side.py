@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     check_flags(args)
     check_suffix(args.out, "mp4")
     strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
-    clouds = load(args.scenes, args.iteration)
+    clouds = load(args.scenes, args)
     with VideoWriter(args.out, args.fps) as video:
         for row in turns(clouds, args):
             video.add(np.concatenate([strip, np.concatenate(row, axis=1)]))

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
     if args.out is not None:
         check_suffix(args.out, "mp4")
-    for path, cloud in zip(args.scenes, load(args.scenes, args.iteration)):
+    for path, cloud in zip(args.scenes, load(args.scenes, args)):
         with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
             for (image,) in turns([cloud], args):
                 video.add(image)

@@ -10,8 +10,7 @@ from evaluation.gpu_check.protocol import ROOT, Finding, Part, PartFailed, Sessi
 from evaluation.gpu_check.resumed_run import continues_as_before, random_weights
 
 EXTENSIONS = {"diff-gaussian-rasterization": "diff_gaussian_rasterization", "simple-knn": "simple_knn"}
-STEP_TINY = ("--size", "small", "--views", "1", "--perpneg", "off", "--repeats", "1", "--warm_up", "2",
-             "--points", "200")  # fmt: skip
+STEP_TINY = ("--size", "tiny", "--views", "1", "--perpneg", "off", "--repeats", "1", "--warm_up", "2")
 STEP_FULL = ("--size", "full", "--views", "4", "--perpneg", "off", "--repeats", "3", "--warm_up", "2")
 MOST_OVER_ESTIMATE = 1.0  # of the measured peak over the estimate: above it a run that was let through does not fit
 ITERATIONS = 6000  # of configs/prompt.yaml
@@ -52,7 +51,8 @@ def build(session: Session) -> Finding | str:
 
 def kernels(session: Session) -> Finding:
     """The kernels' tests on the recorded cases: bits repeat, overflow, side streams, no waiting."""
-    return _tests(session, "tests/submodules/test_cuda_tensors.py", limit_s=120)
+    chosen = ["-k", "tiny_random or neighbour_distances and 50"] if session.is_tiny else []
+    return _tests(session, "tests/submodules/test_cuda_tensors.py", *chosen, limit_s=120)
 
 
 def sanitizer(session: Session) -> Finding | str:
@@ -72,7 +72,7 @@ def _rest_of(session: Session) -> tuple:
 
 def gpu_tests(session: Session) -> Finding:
     """Every test that needs a GPU, but those of the kernels."""
-    where = ["tests/trainer/test_memory_estimate.py"] if session.is_tiny else ["tests/guidance", "tests/trainer"]
+    where = ["tests/guidance/test_no_waiting.py"] if session.is_tiny else ["tests/guidance", "tests/trainer"]
     return _tests(session, *where, "-m", "gpu", limit_s=180)
 
 

@@ -19,7 +19,7 @@ EARLY = {
 FULL = {"iterations": 60, "checkpoint_every": 20, "killed_after": 30, "C_batch_size": 4}
 TINY = {"iterations": 6, "checkpoint_every": 2, "killed_after": 4, "C_batch_size": 1}
 TINY_RUN = {
-    "image_w": 64, "image_h": 64, "init_num_pts": 200, "view_px": 16, "save_process": "false", "xs_inv_steps": 1,
+    "image_w": 16, "image_h": 16, "loss": "sds", "init_num_pts": 200, "view_px": 16, "save_process": "false",
 }  # fmt: skip
 
 
