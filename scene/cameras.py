@@ -48,8 +48,13 @@ class RCamera:
 
     def to(self, device: str | torch.device) -> "RCamera":
         """The same camera with its tensors on `device`."""
-        tensors = {name: x for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
-        return dataclasses.replace(self, **{name: x.to(device) for name, x in tensors.items()})
+        return dataclasses.replace(
+            self,
+            world_view_transform=self.world_view_transform.to(device),
+            projection_matrix=self.projection_matrix.to(device),
+            full_proj_transform=self.full_proj_transform.to(device),
+            camera_center=self.camera_center.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,7 +294,7 @@ class GaussianModel:
             np.savetxt(temporary, torch.cat([self.get_xyz.detach(), rgb], dim=1).cpu().numpy())
 
     @classmethod
-    def of_parameters(cls, values: dict[str, torch.Tensor], device: str | torch.device = "cpu") -> GaussianModel:
+    def of_parameters(cls, values: Mapping[str, torch.Tensor], device: str | torch.device = "cpu") -> GaussianModel:
         """A model of raw parameters by name (PER_GAUSSIAN), with the SH degree of f_rest [N, K - 1, 3]."""
         gaussians = cls(math.isqrt(values["f_rest"].shape[1] + 1) - 1, device)
         gaussians._set_parameters({name: values[name] for name in PER_GAUSSIAN})

@@ -8,8 +8,8 @@ import pytest
 from tests.checkout import ROOT, files
 
 OWN_TOOLS = (
-    "apps/", "benchmarks/", "evaluation/ablation/", "evaluation/pages.py", "evaluation/reproduction/", "evaluation/experiments/",
-    "evaluation/run_images.py", "examples/", "export/", "tools/", "toy/training/",
+    "apps/", "benchmarks/", "evaluation/ablation/", "evaluation/gpu_check/", "evaluation/pages.py", "evaluation/reproduction/",
+    "evaluation/experiments/", "evaluation/run_images.py", "examples/", "export/", "tools/", "toy/training/",
 )  # fmt: skip
 """These read back what the project itself wrote: the limit on reading is not asked of them."""
 

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a GPU, its torch and the two extensions are, as JSON: `python -m evaluation.gpu_check.device cuda`."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
 from utils import program
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a Python program on the simulated GPU: `python -m tests.simulated_cuda PROGRAM.py WORDS`, or `... -m MODULE WORDS`."""
 
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
 import runpy
 import sys
 
@@ -9,7 +14,6 @@ import pytest  # noqa: F401
 import transformers  # noqa: F401
 
 from tests.simulated_cuda.device import simulated_gpu
-from utils import program
 
 
 def main(argv: list[str]) -> None:
