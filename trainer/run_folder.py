@@ -286,7 +286,7 @@ class RunFolder:
             return False
         file = self._open_files[name]
         file.seek(0)
-        own = file.read()
+        own = file.read(os.fstat(file.fileno()).st_size)
         return read_regular(self.path / name, len(own) + 1) == own
 
     def _remove_partial_files(self) -> None:
