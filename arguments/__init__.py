@@ -269,6 +269,9 @@ class GuidanceParams:
     grad_unit_norm: bool = new(False, "gradient of each view divided by its norm")
     guidance_end_share: float = new(1.0, "guidance_scale at the last step over that at the first", lo=0.0, hi=100.0)
     guidance_rescale: float = new(0.0, "how far guided latents get the deviation of unguided ones", **FRACTION)
+    image_residual: float = new(
+        0.0, "weight of the residual on the decoded image beside that on the latents, as HiFA; 0: none", **RATE
+    )
     contrast_text: str = new("", "CSD, NFSD: text of what is pushed away from")
     source_words: str = new("", "Bridge: words after the prompt that describe the image as it is")
     target_words: str = new("", "Bridge: words after the prompt that describe the image as it is to be")

@@ -83,15 +83,20 @@ class Distillation:
     residual: Residual = field(repr=False)
     alpha_bar: Tensor = field(repr=False)  # [B]
     flip: Tensor = field(repr=False)  # [1] bool, whether the views were mirrored left to right
+    images: Tensor | None = field(default=None, repr=False)  # [B,3,H,W] as rendered, where they get a gradient directly
+    image_grad: Tensor | None = field(default=None, repr=False)  # [B,3,H,W], detached; what `backward` puts on them
 
     @property
     def finite_per_view(self) -> Tensor:
         """[B] bool: gradient and loss of the view hold no NaN or infinity."""
-        return torch.isfinite(self.grad).flatten(1).all(dim=1) & torch.isfinite(self.loss_per_view)
+        finite = torch.isfinite(self.grad).flatten(1).all(dim=1) & torch.isfinite(self.loss_per_view)
+        return finite if self.image_grad is None else finite & torch.isfinite(self.image_grad).flatten(1).all(dim=1)
 
     def backward(self) -> None:
         """Put `grad` on the latents and carry it back to the images (upstream: no division by the batch size)."""
         self.latents.backward(self.grad)
+        if self.images is not None:
+            self.images.backward(self.image_grad)
 
     @torch.no_grad()
     def x0_preview(self, prior: Prior) -> dict[str, Tensor]:
@@ -153,6 +158,7 @@ def distill_views(
         residual = Residual.of(step, loss.law.residual(step))
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]
     weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), residual.difference)
+    has_image_residual = params.image_residual > 0 and not as_latent
     return Distillation(
         latents=latents,
         grad=weighted_gradient(residual.difference, weight, params, progress),
@@ -163,7 +169,26 @@ def distill_views(
         residual=residual,
         alpha_bar=alpha_bar,
         flip=flip,
+        images=pred_rgb if has_image_residual else None,
+        image_grad=image_gradient(prior, pred_rgb, residual, alpha_bar, params, flip) if has_image_residual else None,
     )
+
+
+@torch.no_grad()
+def image_gradient(
+    prior: Prior, images: Tensor, residual: Residual, alpha_bar: Tensor, params: GuidanceParams, flip: Tensor
+) -> Tensor:
+    """HiFA's image residual: lambda_guidance image_residual w(t) (a/s) (I - Dec(x0(e^g))), [B,3,H,W] without gradient.
+
+    x0 is what the law's guided prediction implies. Pixels that the prior does not see, at the edge of an image whose
+    size is no multiple of a latent's, get none.
+    """
+    decoded = prior.decode_latents(sd_step.predict_x0(residual.x_t, residual.eps_hat, alpha_bar))
+    seen, gradient, (height, width) = flipped(images, flip), torch.zeros_like(images), decoded.shape[-2:]
+    factor = sd_step.timestep_weight(alpha_bar, params.weighting) * (alpha_bar / (1 - alpha_bar)).sqrt()
+    factor = params.lambda_guidance * params.image_residual * sd_step.per_view(factor, images)
+    gradient[..., :height, :width] = factor * (seen[..., :height, :width] - decoded)
+    return flipped(gradient, flip)
 
 
 def weighted_gradient(difference: Tensor, weight: Tensor, params: GuidanceParams, progress: float) -> Tensor:

@@ -31,7 +31,7 @@ ALWAYS_READ: dict[str, str] = {
     "default_azimuth default_fovy jitter_pose device",
     GUIDANCE: "guidance g_device perpneg memory_check num_train_timesteps noise_seed text allow_unknown_words "
     "lambda_guidance weighting front_bias C_batch_size vis_interval distillation noise_source grad_clamp "
-    "grad_unit_norm",
+    "grad_unit_norm image_residual",
     COGRAD: "enabled",
 }
 """Group -> keys that every run reads, or whose default is the only value without effect."""
@@ -125,7 +125,9 @@ def test_a_setting_without_effect_is_named_with_its_reason(words, label, reason)
     assert label in told and reason in told and "\n" not in told
 
 
-@pytest.mark.parametrize("words", [[], ["--opt", IDEAL], ["--opt", PAPER], ["--opt", "bagel"], ["--opt", IDEAL, "--SSAA", "1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--opt", IDEAL], ["--opt", PAPER], ["--opt", "bagel"], ["--opt", IDEAL, "--SSAA", "1"]]
+)
 def test_nothing_is_told_of_what_the_user_did_not_set(words):
     assert notice(*words) == ""
 
@@ -206,7 +208,23 @@ def test_what_is_told_to_have_no_effect_has_none(variant, tmp_path, monkeypatch)
 
 def test_it_is_one_line_at_the_start_and_in_a_dry_run(caplog, capsys, tmp_path):
     with caplog.at_level(logging.WARNING):
-        assert train.main(["--opt", IDEAL, "--delta_t", "50", "--xs_eta", "0.1", "--vram_O", "--dry-run", "--model_path", str(tmp_path / "run")]) == 0
+        assert (
+            train.main(
+                [
+                    "--opt",
+                    IDEAL,
+                    "--delta_t",
+                    "50",
+                    "--xs_eta",
+                    "0.1",
+                    "--vram_O",
+                    "--dry-run",
+                    "--model_path",
+                    str(tmp_path / "run"),
+                ]
+            )
+            == 0
+        )
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "settings without effect in this run: GuidanceParams.vram_O (GuidanceParams.guidance is ideal); "
