@@ -17,7 +17,7 @@ import torch
 
 from evaluation.weights import MetricUnavailable
 
-__all__ = ["METRICS", "Metric", "MetricKind", "MetricUnavailable", "load_metric", "over_views"]
+__all__ = ["METRICS", "PAPER_METRICS", "Metric", "MetricKind", "MetricUnavailable", "load_metric", "over_views"]
 
 Metric = Callable[[np.ndarray, str], np.ndarray]
 """(images, uint8 [V, H, W, 3] RGB; prompt) -> a score for each image, float64 [V]."""
@@ -30,9 +30,10 @@ class MetricKind:
     title: str
     views: int
     has_std: bool  # the paper prints the spread over the views
-    source: str  # where the weights come from
+    source: str  # where the weights come from: a hub repository, or a file of one
     download_gb: float
     module: str
+    in_paper: bool = True
 
 
 METRICS: dict[str, MetricKind] = {
@@ -40,7 +41,12 @@ METRICS: dict[str, MetricKind] = {
     "clip_l14": MetricKind("CLIP L/14", 120, True, "openai/clip-vit-large-patch14", 1.7, "clip_similarity"),
     "vqascore": MetricKind("VQAScore", 6, False, "zhiqiulin/clip-flant5-xl", 13.5, "vqascore"),
     "image_reward": MetricKind("ImageReward", 6, False, "THUDM/ImageReward", 1.8, "image_reward"),
+    "pick_score": MetricKind("PickScore", 6, False, "yuvalkirstain/PickScore_v1", 4.0, "pick_score", False),
+    "hps_v2": MetricKind("HPSv2", 6, False, "xswu/HPSv2/HPS_v2_compressed.pt", 2.0, "hps", False),
+    "hps_v21": MetricKind("HPSv2.1", 6, False, "xswu/HPSv2/HPS_v2.1_compressed.pt", 2.0, "hps", False),
 }
+
+PAPER_METRICS = [name for name, kind in METRICS.items() if kind.in_paper]
 
 
 def load_metric(name: str, device: str | torch.device = "cpu", folder: Path | None = None) -> Metric:

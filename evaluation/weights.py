@@ -66,14 +66,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise MetricUnavailable(f"{folder} holds no weights; expected .safetensors, .bin or .pt files")
     state: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            if path.suffix == ".safetensors":
-                state.update(load_file(path))
-            else:
-                state.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-        except Exception as error:  # safetensors, pickle, zip and torch raise their own classes
-            raise MetricUnavailable(f"{path} cannot be read ({reason_of(error)}); fetch it again") from error
+        state.update(read_file(path))
     return state
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a .safetensors, .bin or .pt file holds; nothing in it is executed. Raises MetricUnavailable."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # safetensors, pickle, zip and torch raise their own classes
+        raise MetricUnavailable(f"{path} cannot be read ({reason_of(error)}); fetch it again") from error
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import torch
 
-from evaluation import METRICS, MetricUnavailable, load_metric
+from evaluation import METRICS, PAPER_METRICS, MetricUnavailable, load_metric
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from utils.device import resolve_device
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     """Exit status: 0 all were measured, 1 some are missing, 2 bad input."""
     parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=list(METRICS))
+    parser.add_argument("--metrics", nargs="+", choices=list(METRICS), default=PAPER_METRICS)
     parser.add_argument("--weights", type=Path, help="folder of the metrics' hub repositories; default: the hub")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the scores to this file")

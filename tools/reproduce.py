@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--count", type=int, help="so many prompts of the list, by the rule of evaluation/prompts.py")
     add("--choice_seed", type=int, default=0, help="of that rule")
     add("--seeds", type=int, help="seeds 0, 1, ... of each cell; default: 1, toy: 4")
-    add("--metrics", nargs="*", choices=list(METRICS), help="default: all, toy: none")
+    add("--metrics", nargs="*", choices=list(METRICS), help="default: the paper's, toy: none")
     add("--weights", type=Path, help="folder of the metrics' hub repositories; default: the hub")
     add("--jobs", type=int, help="runs at a time; default: the GPUs, without one the cores")
     ray = "on the Ray cluster that this machine is part of, or on HOST:PORT or ray://HOST:PORT"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from evaluation import METRICS
+from evaluation import PAPER_METRICS
 from evaluation.experiments.grid import OBJECTS, PAPER_VARIANTS, TOY_TABLE_VARIANTS, configs_of, runs_of, table_run
 from evaluation.experiments.runs import Pass, Result, Run, RunFailed, Sweep, local_pass, read_results, run_all, waiting
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
@@ -68,7 +68,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     measured = functools.partial(measure, prior=args.prior, view_px=args.view_px)
     threads = 1 if is_toy else max(cores // at_once, 1)
     sweep = Sweep(args.out, train, measured, at_once, threads, gpus, 1, resume=not is_toy)
-    metrics = args.metrics if args.metrics is not None else [] if is_toy else list(METRICS)
+    metrics = args.metrics if args.metrics is not None else [] if is_toy else list(PAPER_METRICS)
     gpu = not is_toy and any(config.device != "cpu" for config in configs.values())
     where = "this machine, which has no GPU" if gpu and not gpus else "this machine"
     return Order(args.prior, runs, sweep, metrics, gpu, at_once, where)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation import METRICS
+from evaluation import METRICS, PAPER_METRICS
 from evaluation.experiments.runs import Result, read_results
 from evaluation.janus_sheet import SAVED, read_rates, write_sheet
 from evaluation.reproduction.order import Order
@@ -67,6 +67,6 @@ def _joined(texts: Any) -> str:
 
 
 def left_out(order: Order) -> dict[str, str]:
-    """Metrics that --metrics left out, with what they would cost."""
-    left = [name for name in METRICS if name not in order.metrics]
+    """The paper's metrics that --metrics left out, with what they would cost."""
+    left = [name for name in PAPER_METRICS if name not in order.metrics]
     return {name: f"not asked for; --metrics {name} fetches {METRICS[name].download_gb:g} GB" for name in left}

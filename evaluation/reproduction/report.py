@@ -61,7 +61,7 @@ def report(
         f"<p>{len(results)} assets: {counts_text}. {escape(PRIORS[prior])}</p>",
         f'<p class="quiet">{escape(made)}</p>',
         *_uneven(rows),
-        *_numbers(rows, columns(prior), missing),
+        *_numbers(rows, columns(prior, results), missing),
         *_janus(rows, rates),
         *_failures(failures),
         *_cost(results),

@@ -37,10 +37,11 @@ class Column:
         return None if score is None else score["std" if self.key.endswith("_std") else "mean"]
 
 
-def columns(prior: str) -> list[Column]:
-    """The paper's, and where there is a known truth the scores against it."""
+def columns(prior: str, results: Sequence[Result]) -> list[Column]:
+    """The paper's, other metrics that were measured, and where there is a known truth the scores against it."""
     found = [Column(key, TRUTH_TITLES[key], decimals) for key, decimals in TRUTH.items()] if prior == "toy" else []
-    for name, kind in METRICS.items():
+    measured = {name for result in results for name in result["metrics"]}
+    for name, kind in [(n, k) for n, k in METRICS.items() if k.in_paper or n in measured]:
         found.append(Column(name, kind.title, 2 if kind.has_std else 4))
         if kind.has_std:
             found.append(Column(f"{name}_std", f"{kind.title} std", 2))
@@ -64,13 +65,13 @@ def mean_and_spread(results: Sequence[Result], column: Column) -> tuple[float | 
 def summary(results: Sequence[Result], prior: str, rates: Mapping[str, Rate]) -> list[dict[str, Any]]:
     """A mapping a variant, plain values only: title, table, assets, and for each column ours and the paper's."""
     rows = []
-    own = by_variant(results)
+    own, shown = by_variant(results), columns(prior, results)
     for name in [name for name in VARIANTS if name in own]:
         variant = VARIANTS[name]
         paper = variant.paper_on(prior)
         row: dict[str, Any] = {"variant": name, "title": variant.title_on(prior), "table": variant.table}
         row["assets"] = len(own[name])
-        for column in columns(prior):
+        for column in shown:
             row[column.key], row[f"{column.key}_seed_sd"] = mean_and_spread(own[name], column)
             row[f"{column.key}_paper"] = paper.get(column.key)
         rate = rates.get(name)
@@ -84,7 +85,7 @@ def summary(results: Sequence[Result], prior: str, rates: Mapping[str, Rate]) ->
 def assets_csv(results: Sequence[Result], prior: str) -> str:
     """A line an asset; a number that was not measured is left empty."""
     header = ["variant", "prompt", "seed", "train_s", "cpu_s", "steps", "points", "peak_gb"]
-    own = columns(prior)
+    own = columns(prior, results)
     lines = [[*(result[name] for name in header), *(column.of(result) for column in own)] for result in results]
     return csv_text([[*header, *(column.key for column in own)], *lines])
 

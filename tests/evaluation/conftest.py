@@ -8,9 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import open_clip_reference as open_clip
 import tiny_models as tiny
 
-from evaluation import image_reward
+from evaluation import hps, image_reward
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +20,14 @@ def weights(tmp_path_factory):
     tiny.write_clip(folder, "clip-vit-base-patch32")
     tiny.write_vqascore(folder)
     tiny.write_image_reward(folder)
+    tiny.write_clip(folder, "PickScore_v1")
+    open_clip.write_hps(folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def two_heads(monkeypatch):
-    """The tiny ImageReward has two heads; a checkpoint does not tell how many."""
-    monkeypatch.setattr(image_reward, "VISION_HEADS", 2)
-    monkeypatch.setattr(image_reward, "TEXT_HEADS", 2)
+    """The tiny models have two heads; a checkpoint of ImageReward or HPSv2 does not tell how many."""
+    for module in (image_reward, hps):
+        monkeypatch.setattr(module, "VISION_HEADS", 2)
+        monkeypatch.setattr(module, "TEXT_HEADS", 2)

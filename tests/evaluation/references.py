@@ -198,9 +198,10 @@ def image_reward(state, ids, mask, x) -> list[float]:
 
 
 def record() -> dict[str, list[float]]:
-    """The three metrics on four square images of 40 pixels and tiny_models.PROMPT."""
+    """The metrics on four square images of 40 pixels and tiny_models.PROMPT."""
     import tempfile
 
+    import open_clip_reference as open_clip
     import tiny_models as tiny
     from transformers import AutoTokenizer, CLIPModel
 
@@ -218,8 +219,12 @@ def record() -> dict[str, list[float]]:
     question = f'\nDoes this figure show "{tiny.PROMPT}"? Please answer yes or no. ASSISTANT: '
     before, after, answer = (torch.tensor(words(text).input_ids) for text in (system, question, "Yes"))
     state = {**tiny.flan_t5(), **tiny.projector()}
+    of_clip = clip_similarity(clip, ids, prepared(shown, 16))
+    scale = math.exp(float(clip["logit_scale"]))
     return {
-        "clip": clip_similarity(clip, ids, prepared(shown, 16)),
+        "clip": of_clip,
+        "pick_score": [scale * score / 100 for score in of_clip],
+        "hps_v2": open_clip.hps(open_clip.state(), ids, prepared(shown, 16)),
         "vqascore": vqascore(
             state, tiny.clip_tower("vision_model."), before, after, answer, prepared(shown, 24), tiny.T5_WORDS
         ),

@@ -11,7 +11,7 @@ import references
 import tiny_models as tiny
 import torch
 
-from evaluation import METRICS, MetricUnavailable, load_metric, over_views, vqascore
+from evaluation import METRICS, PAPER_METRICS, MetricUnavailable, load_metric, over_views, vqascore
 
 RECORDED = json.loads(references.RECORDED.read_text())
 SQUARE = tiny.images(4, 40, 40)
@@ -32,7 +32,13 @@ def reward(weights):
 
 @pytest.mark.parametrize(
     ("metric", "name", "rtol", "atol"),
-    [("clip_b32", "clip", RTOL, 0), ("vqascore", "vqascore", RTOL, 0), ("image_reward", "image_reward", 0, 1e-6)],
+    [
+        ("clip_b32", "clip", RTOL, 0),
+        ("vqascore", "vqascore", RTOL, 0),
+        ("image_reward", "image_reward", 0, 1e-6),
+        ("pick_score", "pick_score", RTOL, 0),
+        ("hps_v2", "hps_v2", 0, 1e-4),
+    ],
 )
 def test_a_metric_is_what_the_plain_reference_recorded(weights, metric, name, rtol, atol) -> None:
     """ImageReward has no scale to be relative to: it crosses zero. Measured with RTOL: 1.9e-7; margin 5."""
@@ -52,6 +58,18 @@ def test_a_score_depends_on_its_own_image_alone(weights, monkeypatch) -> None:
     clip = load_metric("clip_b32", "cpu", weights)
     monkeypatch.setattr(preprocess, "BATCH", 3)
     np.testing.assert_allclose(clip(SQUARE[::-1], tiny.PROMPT)[::-1], RECORDED["clip"], RTOL)
+
+
+def test_hps_has_two_versions_in_two_files(weights) -> None:
+    """The tiny one's version 2.1 looks at images the other way round."""
+    first, second = (load_metric(name, "cpu", weights)(SQUARE, tiny.PROMPT) for name in ("hps_v2", "hps_v21"))
+    np.testing.assert_allclose(second, -first, atol=1e-5)
+
+
+def test_clips_beside_all_prompts_at_once_are_those_of_each(weights) -> None:
+    clip, prompts = load_metric("clip_b32", "cpu", weights), ["a dog", tiny.PROMPT, "dog " * 90]
+    found = clip.similarities(SQUARE, prompts)
+    np.testing.assert_allclose(found, np.stack([clip(SQUARE, prompt) for prompt in prompts], axis=1), RTOL)
 
 
 def test_no_torchvision(weights, t5) -> None:
@@ -193,6 +211,17 @@ def test_a_checkpoint_of_something_else_is_told(weights, tmp_path) -> None:
         load_metric("clip_b32", "cpu", tmp_path)
 
 
+def test_a_file_of_hps_that_is_not_there_or_something_else_is_told(weights, tmp_path) -> None:
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "HPSv2" / "HPS_v2_compressed.pt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, path)
+    with pytest.raises(MetricUnavailable, match=r"lack 'vision_model\.embeddings.*'; expected an open_clip checkpoint"):
+        load_metric("hps_v2", "cpu", tmp_path)
+    path.unlink()
+    with pytest.raises(MetricUnavailable, match=r"HPS_v2_compressed\.pt does not exist; expected the file .* of the hub"):
+        load_metric("hps_v2", "cpu", tmp_path)
+
+
 class _Harmful:
     def __reduce__(self):
         return (print, ("executed",))
@@ -221,4 +250,8 @@ def test_the_papers_views() -> None:
         "clip_l14": 120,
         "vqascore": 6,
         "image_reward": 6,
+        "pick_score": 6,
+        "hps_v2": 6,
+        "hps_v21": 6,
     }
+    assert PAPER_METRICS == ["clip_b32", "clip_l14", "vqascore", "image_reward"]
