@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of finished runs in GPTEval3D's folder layout: python tools/gpteval3d.py RUN [RUN ...] --out FOLDER
+
+120 views of 512 px of each run and their normals; evaluation/gpteval3d.py says where and how. A run's method is its
+folder's name up to the first "-". The evaluator, its config.json and its key are yours: nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from utils import program
+
+if __name__ == "__main__":
+    program.start()  # before the imports below, which may take seconds
+
+import argparse
+
+from tqdm import tqdm
+
+from evaluation.gpteval3d import SIDE_PX, VIEWS, assets_of, write_asset, write_prompts
+from evaluation.prompts import read_prompts
+
+
+@program.refuses("gpteval3d", ValueError, OSError)
+def main(argv: list[str]) -> int:
+    """Exit status: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the layout")
+    add = parser.add_argument
+    add("--prompts", type=Path, metavar="FILE", help="prompts.json of the tournament; default: the runs'")
+    parser.add_argument("--views", type=int, default=VIEWS, help="images of a turn (%(default)s)")
+    parser.add_argument("--size_px", type=int, default=SIDE_PX, help="side of the images (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.views < 1 or not 16 <= args.size_px <= 4096:
+        raise ValueError(f"--views {args.views} --size_px {args.size_px}: expected 1 or more, and 16 to 4096")
+    prompts, assets = assets_of(args.runs, read_prompts(args.prompts) if args.prompts else None)
+    for asset in assets:
+        if (args.out / asset.folder).exists():
+            raise ValueError(f"{args.out / asset.folder} exists; delete it or give another --out")
+    write_prompts(args.out, prompts)
+    for asset in tqdm(assets, disable=None):
+        write_asset(args.out, asset, args.views, args.size_px)
+    print(f"Wrote {len(assets)} assets to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    program.run(main)
