@@ -32,6 +32,9 @@ CALIBRATION = Path(__file__).with_name("janus_calibration.json")
 MEASURED_ON = "clouds"
 """The scenes of the calibration that are most like a finished run: clouds of toy runs."""
 
+CLEAN = {"sensitivity": (770, 770), "specificity": (70, 70)}
+"""Of the toy world's yardstick, from benchmarks/results/yardstick.csv."""
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -53,7 +56,7 @@ def flag_by_order(gaussians: GaussianModel, config: Config) -> Flag:
     views = [View(cameras.default_polar, 360 * k / VIEWS, *pose) for k in range(VIEWS)]
     images, coverage = renderer_of_gaussians(gaussians)(views, SIDE_PX)
     value = order(np.rint(255 * images).astype(np.uint8).transpose(0, 2, 3, 1), coverage)
-    return Flag(value, None if math.isnan(value) else value < calibration()["threshold"])
+    return flag_of_order(None if math.isnan(value) else value)
 
 
 def flag_by_words(gaussians: GaussianModel, config: Config, clip: Metric) -> Flag:
@@ -69,6 +72,11 @@ def flags_of(run: Path, device: torch.device, clip: Metric | None) -> dict[str, 
     gaussians = gaussians_of_run(run, config, device)
     found = {"order": flag_by_order(gaussians, config)}
     return found if clip is None else {**found, "words": flag_by_words(gaussians, config, clip)}
+
+
+def flag_of_order(value: float | None) -> Flag:
+    """Of a stored number; None: the scene shows nothing."""
+    return Flag(math.nan, None) if value is None else Flag(value, value < calibration()["threshold"])
 
 
 def rate_of(flags: Sequence[Flag]) -> Rate:
@@ -88,6 +96,9 @@ def rates_by_variant(flags: Mapping[str, Mapping[str, Flag]]) -> dict[tuple[str,
 
 def accuracy_text(measure: str) -> str:
     """How often a flag of the measure is right, for printing beside a rate."""
+    if measure == "clean":
+        shares = (f"{name} {share(*CLEAN[name])}" for name in CLEAN)
+        return f"Not being clean as a sign of Janus, on scenes of known truth: {', '.join(shares)}"
     if measure == "words":
         return "sensitivity and specificity not measured: no CLIP weights were available"
     own = calibration()["scenes"][MEASURED_ON]

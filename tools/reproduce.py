@@ -4,6 +4,7 @@
 Every variant, prompt and seed is one run of train.py, which leaves one JSON file in FOLDER; called again, only what is
 missing is done. The cost is printed first. At last FOLDER holds report.html (everything, one file), table.csv,
 assets.csv, results.json, and janus/sheet.html for those who count faces.
+With --verify FOLDER nothing is made: its numbers are compared with its clouds.
 With --ray the runs are tasks of a Ray cluster instead of processes of this machine.
 What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 3000
 """
@@ -28,6 +29,7 @@ from evaluation.experiments.grid import TABLE_VARIANTS
 from evaluation.reproduction.measure import add_metrics
 from evaluation.reproduction.order import Order, make_runs, order_of, placed
 from evaluation.reproduction.outputs import left_out, write_all
+from evaluation.reproduction.verify import verify
 from utils.device import resolve_device
 
 CONFIRM_FROM_HOURS = 2.0
@@ -55,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add("--yes", action="store_true", help=f"start even if it takes more than {CONFIRM_FROM_HOURS:g} hours")
     add("--dry_run", action="store_true", help="print what would be made and what it costs")
     add("--part", metavar="K/N", help="only every N-th asset, from the K-th on: the part of one of N machines")
+    add("--verify", type=Path, metavar="FOLDER", help="compute all numbers of FOLDER again from its clouds")
     add("--report_only", action="store_true", help="make nothing; tables and report of what is there")
     return made
 
@@ -64,6 +67,8 @@ def main(argv: list[str]) -> int:
     """Exit status: 0 everything is there, 1 some assets failed, 2 bad input, 130 interrupted."""
     own, of_train = program.split_at_dashes(argv)
     args = parser().parse_args(own)
+    if args.verify:
+        return _verified(args)
     args.out = args.out or Path("output", "toy_tables" if args.prior == "toy" else "tables")
     try:
         order = order_of(args, of_train, train.main)
@@ -84,6 +89,16 @@ def main(argv: list[str]) -> int:
         print(f"reproduce: failed: {failure}")
     print(f"The report is {path}")
     return 1 if failures else 0
+
+
+def _verified(args: argparse.Namespace) -> int:
+    """Exit status 1 where a number differs or could not be computed again."""
+    checked = verify(args.verify, resolve_device("auto"), args.weights)
+    for line in (*checked.differences, *(f"not checked: {reason}" for reason in checked.unchecked)):
+        print(line)
+    counts = f"{len(checked.differences)} differ, {len(checked.unchecked)} things were not checked"
+    print(f"{checked.numbers} numbers were computed again; {counts}.")
+    return 1 if checked.differences or checked.unchecked else 0
 
 
 def _made(order: Order, args: argparse.Namespace) -> list[str]:

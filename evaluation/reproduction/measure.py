@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is kept of each asset: its facts, images for the report, and the scores of the metrics."""
 
+import math
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 
 from evaluation import METRICS, MetricUnavailable, load_metric
+from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.facts import denoiser_calls, mechanism
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, write_result
 from evaluation.known_truth import score_run
-from evaluation.run_folder import score_scene
+from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from evaluation.run_images import draw
+from utils.device import resolve_device
 
 
 def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
@@ -29,8 +32,16 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
         "skipped_steps": sum(step["fault"] is not None for step in log),
         "mechanism": mechanism(log),
         "known_truth": score_run(folder) if prior == "toy" else None,
+        "janus_order": _janus_order(folder),
         "metrics": {},
     }
+
+
+def _janus_order(folder: Path) -> float | None:
+    """The automatic Janus measure without weights; None for a scene that shows nothing."""
+    config = config_of_run(folder)
+    value = flag_by_order(gaussians_of_run(folder, config, resolve_device(config.device)), config).value
+    return None if math.isnan(value) else value
 
 
 def _peak_gb() -> float:

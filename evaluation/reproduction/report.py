@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from evaluation import METRICS
+from evaluation.automatic_janus import accuracy_text
 from evaluation.experiments.grid import VARIANTS
 from evaluation.experiments.runs import Result, Sweep
 from evaluation.experiments.tables import MECHANISMS, by_variant, mechanism_cells
@@ -86,7 +87,8 @@ def _numbers(rows: Sequence[Mapping[str, Any]], own: Sequence[Column], missing: 
     truth = [column for column in own if column.key in TRUTH]
     body = []
     if truth:
-        body += ["<h2>Against the known truth</h2>", _table(rows, truth), f"<p class=quiet>{escape(TRUTH_LEGEND)}</p>"]
+        legend = f"{TRUTH_LEGEND} {accuracy_text('clean')}."
+        body += ["<h2>Against the known truth</h2>", _table(rows, truth), f"<p class=quiet>{escape(legend)}</p>"]
     papers = _table(rows, [column for column in own if column.key not in TRUTH])
     body += ["<h2>Tables 1 and 2</h2>", papers, f"<p class=quiet>{escape(LEGEND)}</p>"]
     if missing:
@@ -100,8 +102,8 @@ LEGEND = (
     "number: the paper's. A dash: not measured. std: over the views of an asset."
 )
 TRUTH_LEGEND = (
-    "24 views of the same object, ray cast. detail, face: correlation of fine structure with the truth, and with the "
-    "true front; fronts: of eight sides, those that show the front (right: 1). Mean ± deviation between seeds."
+    "24 views of the same object, ray cast. detail: correlation of fine structure with the truth; front share: of all "
+    "azimuths, those that resemble the front (right: 0.25); clean: one front. Mean ± deviation between seeds."
 )
 
 
@@ -131,9 +133,16 @@ def _janus(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, Rate]) -> list
             if rate is None
             else [f"{rate.value:.4f} ({rate.janus} of {rate.counted})", "{:.3f} .. {:.3f}".format(*rate.interval)]
         )
-        lines.append([escape(row["title"]), *ours, paper])
-    how = "Counted by people on janus/sheet.html, which hides the variants; what it saves goes to janus/labels.json."
-    head = ["variant", "Janus rate", "95 % interval", "paper"]
+        interval = row["janus_order_interval"]
+        automatic = "–"
+        if interval is not None:
+            automatic = f"{row['janus_order']:.4f}<small>{interval[0]:.3f} .. {interval[1]:.3f}</small>"
+        lines.append([escape(row["title"]), *ours, paper, automatic])
+    how = (
+        "Counted by people on janus/sheet.html, which hides the variants; what it saves goes to janus/labels.json. "
+        f"Automatic: by the order of the views, no substitute for labels; {accuracy_text('order')}."
+    )
+    head = ["variant", "Janus rate", "95 % interval", "paper", "automatic"]
     return ["<h2>Janus rate</h2>", table(head, lines), f'<p class="quiet">{escape(how)}</p>']
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import METRICS
+from evaluation.automatic_janus import flag_of_order, rate_of
 from evaluation.experiments.grid import VARIANTS
 from evaluation.experiments.runs import Result
 from evaluation.experiments.tables import by_variant, csv_text
@@ -78,8 +79,16 @@ def summary(results: Sequence[Result], prior: str, rates: Mapping[str, Rate]) ->
         row["janus"] = None if rate is None or not rate.counted else rate.value
         row["janus_interval"] = None if rate is None or not rate.counted else list(rate.interval)
         row["janus_paper"] = paper.get("janus")
+        automatic = automatic_rate(own[name])
+        row["janus_order"] = automatic.value if automatic.counted else None
+        row["janus_order_interval"] = list(automatic.interval) if automatic.counted else None
         rows.append(row)
     return rows
+
+
+def automatic_rate(results: Sequence[Result]) -> Rate:
+    """By the order of the views, of the runs that it was measured of."""
+    return rate_of([flag_of_order(result["janus_order"]) for result in results if "janus_order" in result])
 
 
 def assets_csv(results: Sequence[Result], prior: str) -> str:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/reproduce.py --verify: a folder's numbers are those of its clouds, and whatever is changed is noticed."""
+
+import csv
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation import run_folder
+from evaluation.automatic_janus import CLEAN, accuracy_text, calibration
+from evaluation.experiments import runs
+from evaluation.reproduction import measure, report, verify
+from evaluation.reproduction.summary import summary
+from evaluation.run_folder import orbit
+from tests.red_ball import write_run
+from tests.toy.calibration.scenes import KINDS
+from tools import reproduce
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
+import tiny_models as tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("full-ball-seed0", "full-ball-seed1")
+LOG = [{"phase_ms": {"render": 2.0}, "points": 3000, "unet_timesteps": [7], "t": [1], "loss_per_view": [2.0], "fault": None}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_orbits():
+    """Three views of 32 px in place of 120 of 512."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "orbit", lambda gaussians, config, count: orbit(gaussians, config, 3, 32))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of two toy runs, measured, with its table; and weights of CLIP."""
+    out = tmp_path_factory.mktemp("made") / "tables"
+    weights = out.parent / "weights"
+    weights.mkdir()
+    tiny.write_clip(weights, "clip-vit-base-patch32")
+    clip = measure.load_metric("clip_b32", "cpu", weights)
+    for seed, name in enumerate(NAMES):
+        run = write_run(out / "runs" / name, (5,))
+        facts = {"prior": "toy", "variant": "full", "prompt": "a red sphere with red stripe", "seed": seed}
+        result = {**facts, "flags": [], "train_s": 1.0, "cpu_s": 1.0, **measure.measure(run, LOG, "toy", 24)}
+        result["metrics"] = {"clip_b32": measure.score_scene(run, "clip_b32", clip, torch.device("cpu"))}
+        runs.write_result(out / f"{name}.json", result)
+    (out / "results.json").write_text(json.dumps({"rows": summary(runs.read_folder(out), "toy", {})}))
+    return out, weights
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "tables")
+    return tmp_path / "tables"
+
+
+def verified(folder: Path, weights: Path, capsys) -> tuple[int, str]:
+    status = reproduce.main(["--verify", str(folder), "--weights", str(weights)])
+    return status, capsys.readouterr().out
+
+
+def test_what_was_measured_is_measured_again(folder, made, capsys) -> None:
+    status, out = verified(folder, made[1], capsys)
+    assert status == 0, out
+    count = int(re.search(r"(\d+) numbers were computed again; 0 differ, 0 things were not checked", out)[1])
+    assert count > 20
+
+
+CHANGES = {
+    "psnr": lambda asset: asset["known_truth"].update(psnr=asset["known_truth"]["psnr"] + 0.1),
+    "iou": lambda asset: asset["known_truth"].update(iou=asset["known_truth"]["iou"] - 0.01),
+    "yaw_deg": lambda asset: asset["known_truth"].update(yaw_deg=asset["known_truth"]["yaw_deg"] + 5),
+    "janus_order": lambda asset: asset.update(janus_order=asset["janus_order"] + 0.01),
+    "points": lambda asset: asset.update(points=2999),
+    "mean": lambda asset: asset["metrics"]["clip_b32"].update(mean=99.0),
+    "std": lambda asset: asset["metrics"]["clip_b32"].update(std=9.0),
+}
+
+
+def test_every_changed_number_is_noticed(folder, made, capsys) -> None:
+    """Of a run and of the table; the other run's are not reported."""
+    path, stored = folder / f"{NAMES[1]}.json", json.loads((folder / "results.json").read_text())
+    asset = json.loads(path.read_text())
+    for change in CHANGES.values():
+        change(asset)
+    path.write_text(json.dumps(asset))
+    table = ("iou_seed_sd", "psnr", "clip_b32", "clip_b32_std", "assets")
+    for number in table:
+        stored["rows"][0][number] += 1
+    (folder / "results.json").write_text(json.dumps(stored))
+    status, out = verified(folder, made[1], capsys)
+    assert status == 1 and NAMES[0] not in out
+    for number in CHANGES:
+        assert re.search(rf"^{NAMES[1]}.*: {number} is stored as .*, and is ", out, re.MULTILINE), number
+    for number in table:
+        assert f"table, full: {number} is stored as " in out
+
+
+def test_another_cloud_is_noticed(folder, made, capsys) -> None:
+    from scene.gaussian_model import GaussianModel
+
+    path = folder / "runs" / NAMES[0] / "point_cloud" / "iteration_5" / "point_cloud.ply"
+    values = {name: value[:1500] for name, value in GaussianModel.from_ply(path).parameters_in_order().items()}
+    GaussianModel.of_parameters(values).save_ply(path)
+    status, out = verified(folder, made[1], capsys)
+    assert status == 1 and f"{NAMES[0]}: points is stored as 3000, and is 1500" in out and f"{NAMES[0]}: psnr" in out
+
+
+def test_what_cannot_be_checked_is_reported(folder, tmp_path, capsys) -> None:
+    shutil.rmtree(folder / "runs" / NAMES[0] / "point_cloud")
+    (folder / "results.json").unlink()
+    status, out = verified(folder, tmp_path, capsys)
+    assert status == 1 and "0 differ, 3 things were not checked" in out
+    assert f"not checked: {NAMES[0]}: " in out and "let the run finish or save first" in out
+    assert "not checked: clip_b32: " in out and "results.json does not exist; make it with --report_only" in out
+
+
+def test_a_folder_without_results_is_refused(tmp_path, capsys) -> None:
+    assert reproduce.main(["--verify", str(tmp_path)]) == 2
+    assert "holds no results; expected a folder that tools/reproduce.py --out wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "same"),
+    [(20.0, 20.01, True), (20.0, 20.03, False), (0.5, 0.5009, True), (0.5, 0.502, False), (True, True, True),
+     (True, False, False), (True, 1, False), (2999, 3000, False), (1.0, None, False), (float("nan"), float("nan"), True), (1.0, float("nan"), False)],
+)  # fmt: skip
+def test_numbers_are_the_same_to_a_thousandth(stored, now, same) -> None:
+    assert verify._same(stored, now) is same
+
+
+# --- how often a proxy is right, beside it ----------------------------------------------------------------------------
+
+
+def test_the_report_says_how_often_its_proxies_are_right(made) -> None:
+    rows = summary(runs.read_folder(made[0]), "toy", {})
+    assert rows[0]["janus_order"] == 1.0 and rows[0]["janus_order_interval"][1] == 1.0  # red all round
+    page = "".join(report._janus(rows, {}))
+    assert "1.0000<small>0.342 .. 1.000</small>" in page and accuracy_text("order") in page
+    assert f"{calibration()['scenes']['clouds']['specificity'][1]}" in accuracy_text("order")
+    columns = report.columns("toy", runs.read_folder(made[0]))
+    assert accuracy_text("clean") in "".join(report._numbers(rows, columns, {}))
+
+
+def test_how_often_clean_is_right_is_that_of_the_stored_scenes() -> None:
+    lines = list(csv.DictReader((ROOT / "benchmarks" / "results" / "yardstick.csv").open(encoding="utf-8")))
+    right = [line["clean"] == "True" for line in lines if KINDS[line["kind"]].right is True]
+    wrong = [line["clean"] == "False" for line in lines if KINDS[line["kind"]].right is False]
+    assert {"sensitivity": (sum(wrong), len(wrong)), "specificity": (sum(right), len(right))} == CLEAN
