@@ -5,8 +5,6 @@ Labels of people (evaluation/janus_sheet.py) remain the reference. The threshold
 toy scenes of known fronts, are those of janus_calibration.json, written by `python -m tests.evaluation.janus_roc`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

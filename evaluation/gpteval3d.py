@@ -6,8 +6,6 @@ the list, K = 0..119 goes once around at the run's default pose. A normal image 
 black, where n is the direction of a Gaussian's shortest axis that faces the camera. N Gaussians.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -66,15 +64,15 @@ def write_prompts(out: Path, prompts: Sequence[str]) -> None:
     (out / "prompts.json").write_text(json.dumps(list(prompts), indent=1) + "\n", encoding="utf-8")
 
 
-def write_asset(out: Path, asset: Asset, views: int = VIEWS, size_px: int = SIDE_PX) -> None:
+def write_asset(out: Path, asset: Asset, device: torch.device, views: int = VIEWS, size_px: int = SIDE_PX) -> None:
     """The images of one asset."""
-    gaussians = gaussians_of_run(asset.run, asset.config)
+    gaussians = gaussians_of_run(asset.run, asset.config, device)
     cameras = circle_cameras(replace(asset.config.cameras, view_px=size_px), views, gaussians.get_xyz.device)
-    folder = out / asset.folder
+    folder, black = out / asset.folder, torch.zeros(3, device=device)
     folder.mkdir(parents=True)
     for k, (camera, (rgb, _)) in enumerate(zip(cameras, turntable(gaussians, cameras, asset.config))):
         write_png(folder / f"rgb_{k}.png", rgb)
-        [(normals, _)] = turntable(coloured_by_normals(gaussians, camera), [camera], asset.config, torch.zeros(3))
+        [(normals, _)] = turntable(coloured_by_normals(gaussians, camera), [camera], asset.config, black)
         write_png(folder / f"normal_{k}.png", normals)
 
 

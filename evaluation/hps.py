@@ -5,8 +5,6 @@ The weights are published in open_clip's layout and are read here into transform
 by the long side and pads; the images here are square, for which that is the same.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

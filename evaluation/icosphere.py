@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evenly spread directions: an icosahedron whose triangles are halved along each edge. N corners."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

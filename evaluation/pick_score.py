@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """PickScore (Kirstain et al. 2023): CLIP-H fine-tuned on which of two images people picked; its logits, about 20."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@
 Chance level is 1 / P, so a number means something only beside the size of its set. V views, P prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 A scene is flagged where its score is above the threshold. N scenes; `fault` [N] says which have the fault.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

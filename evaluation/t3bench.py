@@ -7,8 +7,6 @@ does not count; the quality is the largest mean. DECISION: the zooms are ours, r
 image; the protocol's own code and numbers have not been compared. D directions, Z zooms.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@ without the background: silhouettes of many objects are the same from front and 
 how often the measure is right. Letters: V views of one turn, H W image, C colours.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 VIEWS, SIDE_PX = 24, 64

@@ -6,8 +6,6 @@ Each view is classified by a soft-max over CLIP's similarities with "front view 
 wrongly is none: probabilities are averaged over neighbouring views first. V views of one turn.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from evaluation import Metric

@@ -5,8 +5,6 @@
 folder's name up to the first "-". The evaluator, its config.json and its key are yours: nothing is sent from here.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -17,25 +15,27 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 
 from tqdm import tqdm
 
 from evaluation.gpteval3d import SIDE_PX, VIEWS, assets_of, write_asset, write_prompts
 from evaluation.prompts import read_prompts
+from utils.device import resolve_device
 
 
 @program.refuses("gpteval3d", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, required=True, help="folder of the layout")
     add = parser.add_argument
     add("--prompts", type=Path, metavar="FILE", help="prompts.json of the tournament; default: the runs'")
     parser.add_argument("--views", type=int, default=VIEWS, help="images of a turn (%(default)s)")
     parser.add_argument("--size_px", type=int, default=SIDE_PX, help="side of the images (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda: where images are rendered")
     args = parser.parse_args(argv)
+    device = resolve_device(args.device)
     if args.views < 1 or not 16 <= args.size_px <= 4096:
         raise ValueError(f"--views {args.views} --size_px {args.size_px}: expected 1 or more, and 16 to 4096")
     prompts, assets = assets_of(args.runs, read_prompts(args.prompts) if args.prompts else None)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"{args.out / asset.folder} exists; delete it or give another --out")
     write_prompts(args.out, prompts)
     for asset in tqdm(assets, disable=None):
-        write_asset(args.out, asset, args.views, args.size_px)
+        write_asset(args.out, asset, device, args.views, args.size_px)
     print(f"Wrote {len(assets)} assets to {args.out}")
     return 0
 

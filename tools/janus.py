@@ -36,7 +36,7 @@ CLIPS = [name for name, kind in METRICS.items() if kind.module == "clip_similari
 @program.refuses("janus", ValueError, OSError, MetricUnavailable)
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sheet = commands.add_parser("sheet", help="write the blinded sheet")
     sheet.add_argument("out", type=Path)

@@ -5,8 +5,6 @@ How often CLIP picks a run's own prompt out of a set: per view (120 of a turn), 
 its views. The set is the gallery's 415 prompts, or those of FILE (a prompt a line, or a JSON list).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 
 from evaluation import METRICS, MetricUnavailable, clip_similarity
 from evaluation.prompts import gallery, read_prompts
@@ -32,7 +29,7 @@ CLIPS = [name for name, kind in METRICS.items() if kind.module == "clip_similari
 @program.refuses("r_precision", ValueError, OSError, MetricUnavailable)
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input or missing weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="the set; default: the gallery's 415")
     parser.add_argument("--clip", choices=CLIPS, default=CLIPS[0])

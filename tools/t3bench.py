@@ -5,8 +5,6 @@ FILE holds the benchmark's prompts, a prompt a line, as fetched from its reposit
 FOLDER holds the weights of ImageReward (docs/evaluation.md). evaluation/t3bench.py says what is computed.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +30,7 @@ from utils.device import resolve_device
 @program.refuses("t3bench", ValueError, OSError, MetricUnavailable)
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input or missing weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="the benchmark's, a prompt a line")
     parser.add_argument("--metric", choices=list(METRICS), default="image_reward", help="default: %(default)s")
@@ -43,13 +40,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not 16 <= args.size_px <= 4096:
         raise ValueError(f"--size_px {args.size_px}: expected a number from 16 to 4096")
-    prompts = read_prompts(args.prompts)
+    prompts, device = read_prompts(args.prompts), resolve_device(args.device)
     own = {run: _prompt(run, prompts, args.prompts) for run in args.runs}
-    metric = load_metric(args.metric, resolve_device(args.device), args.weights)
+    metric = load_metric(args.metric, device, args.weights)
     _, neighbours = icosphere(HALVINGS)
     found: dict[str, list[float]] = {}
     for run, prompt in tqdm(own.items(), disable=None):
-        gaussians = gaussians_of_run(run, config_of_run(run))
+        gaussians = gaussians_of_run(run, config_of_run(run), device)
         value = quality(score_scene(gaussians, prompt, metric, args.size_px), neighbours)
         found.setdefault(prompt, []).append(value)
         print(f"{run}: {value:.4f}")

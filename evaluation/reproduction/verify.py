@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Are the numbers of a reproduction those of its clouds? Every score is computed again from what is in the folder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ the tables of benchmarks/results/janus.md. With --weights the view words are tri
 simulated classifiers. --scenes FILE.csv reads the scenes of an earlier call instead of making them.
 """
 
-from __future__ import annotations
-
 from utils import program
 
 if __name__ == "__main__":
@@ -68,7 +66,7 @@ def _made(args: argparse.Namespace) -> Iterator[Scene]:
 @program.refuses("janus_roc", ValueError, OSError, MetricUnavailable)
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of scenes.csv, calibration.json and roc.png")
     parser.add_argument("--kept", type=Path, nargs="+", default=[], metavar="FOLDER", help="of tools/ablate_toy.py")
     parser.add_argument("--objects", nargs="+", choices=ONE_SIDED, default=ONE_SIDED)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The view words with a real CLIP on built toy scenes: for those who have its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ROC of the measure without weights, and how its numbers spread, as one image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scenes say of the measures: the calibration that the tools print, and the tables of the page. A = 24 azimuths."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

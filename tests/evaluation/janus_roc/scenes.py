@@ -5,8 +5,6 @@ Built scenes are those of tests/toy/calibration, known by construction; the clou
 (tools/ablate_toy.py) are known by the toy world's yardstick. A = 24 azimuths.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
