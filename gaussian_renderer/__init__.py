@@ -131,7 +131,7 @@ def normalised_disparity(depth: torch.Tensor, transmittance: torch.Tensor, focal
 def raster_settings(
     camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float
 ) -> GaussianRasterizationSettings:
-    """What the rasterizer is told of a view."""
+    """What the rasterizer needs to know of a view."""
     settings = GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),

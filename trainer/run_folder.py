@@ -28,6 +28,7 @@ from trainer.checkpoints import LoadedCheckpoint, newest_good, run_id_of
 from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
 from trainer.run_records import is_count, read_object, read_regular
+from utils.bounded_file import read_bytes
 from utils.general_utils import PART, atomic_path
 
 OUTPUTS = (
@@ -37,7 +38,7 @@ OUTPUTS = (
 """All that a run leaves but run.json, and init_points3d.ply, which a user may have put there."""
 INITIAL_POINTS = "init_points3d.ply"
 RECORD = "run.json"
-LAW_COPY = "law.py"
+LAW_COPY, MAX_LAW_BYTES = "law.py", 1 << 20
 START_FILES = ("config.yaml", "cfg_args", "cameras.json", LAW_COPY, INITIAL_POINTS)
 """What is written once, when a run starts; RECORD is written again at times."""
 
@@ -311,12 +312,15 @@ class RunFolder:
         return {"run_id": self.run_id, **earlier, "resumed": resumed}
 
     def _copy_law(self) -> None:
-        """A law's own file, beside what it made; a resumed run is told where it is another than before."""
+        """A law's own file, beside what it made; reports where a resumed run has another.
+
+        Raises ValueError for a file that is too long.
+        """
         name = self.config.guidance.distillation
         if not is_law_file(name):
             return
-        source, copy = law_path(name).read_bytes(), self.path / LAW_COPY
-        if self._resumed is not None and copy.is_file() and copy.read_bytes() != source:
+        source, copy = read_bytes(law_path(name), MAX_LAW_BYTES), self.path / LAW_COPY
+        if self._resumed is not None and copy.is_file() and read_regular(copy, len(source) + 1) != source:
             self.report(f"{law_path(name)} differs from {copy}, with which the run began; the new one is used")
         with atomic_path(copy) as temporary:
             temporary.write_bytes(source)
