@@ -205,7 +205,8 @@ class WebViewer:
     @torch.no_grad()
     def _show_gaussians(self, gaussians: GaussianModel) -> None:
         """Colours are those of SH degree 0; viser keeps covariances in float16."""
-        covariances = gaussians.get_covariance()[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].view(-1, 3, 3)
+        upper = gaussians.get_covariance().unbind(1)
+        covariances = torch.stack([upper[k] for k in (0, 1, 2, 1, 3, 4, 2, 4, 5)], dim=1).view(-1, 3, 3)
         shown = (
             gaussians.get_xyz,
             covariances.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.gpu_check.protocol import ROOT, Finding, PartFailed, Session, end, last_lines
+from trainer.checkpoints import numbered
 from trainer.run_log import read_steps
 
 MOST_APART = 0.05  # of the loss, relative, between a step and its repetition on a GPU, which may sum in another order
@@ -17,7 +18,7 @@ EARLY = {
     "quiet": "true",
 }  # fmt: skip
 FULL = {"iterations": 60, "checkpoint_every": 20, "killed_after": 30, "C_batch_size": 4}
-TINY = {"iterations": 6, "checkpoint_every": 2, "killed_after": 4, "C_batch_size": 1}
+TINY = {"iterations": 7, "checkpoint_every": 3, "killed_after": 5, "C_batch_size": 1}
 TINY_RUN = {
     "image_w": 16, "image_h": 16, "loss": "sds", "init_num_pts": 200, "view_px": 16, "save_process": "false",
 }  # fmt: skip
@@ -30,14 +31,16 @@ def continues_as_before(session: Session) -> Finding:
     words = words_of(session, folder)
     begun = time.monotonic()
     before = _until_step(session, words, folder / "log.jsonl", size["killed_after"])
+    first = max((number for number, _ in numbered(folder)), default=0)  # the step that is resumed after
     text = session.output_of([*words, "--resume", "auto"], 300)
     after = {step["iteration"]: step for step in read_steps(folder / "log.jsonl")}
     seconds = time.monotonic() - begun
     if sorted(after) != list(range(1, size["iterations"] + 1)):
         raise PartFailed(f"the resumed run has {len(after)} of {size['iterations']} steps", last_lines(text))
-    first = size["killed_after"] // size["checkpoint_every"] * size["checkpoint_every"]
     twice = [step for step in before if step["iteration"] > first]
-    apart = max((_apart(step, after[step["iteration"]]) for step in twice), default=0.0)
+    if not (first and twice):
+        raise PartFailed(f"killed after step {len(before)} and resumed after {first}: no step was made twice")
+    apart = max(_apart(step, after[step["iteration"]]) for step in twice)
     peaks = {name: max(step["peak_mb"].get(name, 0) for step in after.values()) for name in after[1]["peak_mb"]}
     summary = f"{size['iterations']} steps, killed and resumed, in {seconds:.0f} s; {len(twice)} made twice, "
     summary += f"losses {apart:.1e} apart"

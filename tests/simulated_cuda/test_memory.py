@@ -127,7 +127,7 @@ def test_out_of_memory_anywhere_else_ends_with_a_sentence(full, tmp_path, capsys
     """A checkpoint needs none of the GPU: only there the run continues."""
     full(kind, name)
     status = run(
-        "ideal", tmp_path, iterations=2, densify_from_iter=1, densification_interval=1, densify_until_iter=9, checkpoint_every=1
+        "ideal", tmp_path, iterations=2, densify_from_iter=1, densification_interval=1, densify_until_iter=9, checkpoint_iterations=1
     )  # fmt: skip
     told = capsys.readouterr().err
     assert "Traceback" not in told

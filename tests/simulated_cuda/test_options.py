@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of guidance, pipeline and CoGrad that changes what is computed, on the simulated GPU.
+
+`make test` tries the first of each list; the rest is `make test-device`.
+"""
+
+import pytest
+import torch
+
+from arguments.exit_codes import FINISHED
+from arguments.load import load_config
+from tests.simulated_cuda.conftest import run, words_of
+from trainer.priors import load_prior_and_prompts
+from trainer.state import TrainState
+from trainer.step import apply_update, compute_gradients
+
+DIFFUSION = {
+    "sds, half precision of a GPU": {"loss": "sds"},
+    "perpneg off": {"perpneg": "false"},
+    "ism with inversion guided": {"denoise_guidance_scale": 3.0},
+    "bfloat16": {"precision": "bfloat16", "loss": "sds"},
+    "float32": {"fp16": "false", "loss": "sds"},
+    "vram_O": {"vram_O": "true"},
+    "offload_unet": {"offload_unet": "true", "loss": "sds"},
+    "unet_batch": {"unet_batch": 1, "loss": "sds"},
+    "attention math with recomputation": {"attention_kernel": "math", "vram_O": "true", "loss": "sds"},
+    "layouts": {"channels_last": "off", "fuse_qkv": "off", "loss": "sds"},
+    "text encoder kept": {"keep_text_encoder": "true", "loss": "sds"},
+    "disparity encoded": {"geo_iter": 99, "loss": "sds"},
+    "noise kept": {"fix_noise": "true", "loss": "sds"},
+    "weights": {"weighting": "sigma_squared", "front_bias": 0.3, "loss": "sds"},
+    "panels": {"vis_interval": 1, "loss": "sds"},
+    "deep features reused": {"unet_cache_interval": 2},
+}
+TRAINER = {
+    "in Python": {"convert_SHs_python": "true", "compute_cov3D_python": "true", "sh_degree": 1, "sh_deg_aug_ratio": 0},
+    "augmentations": {"sh_degree": 2, "sh_deg_aug_ratio": 1, "bg_aug_ratio": 1, "shs_aug_ratio": 1, "scale_aug_ratio": 1},
+    "the baseline": {"enabled": "false", "jitter_pose": "true", "SSAA": 2},
+    "bank on the CPU": {"fusion_range": "0.0,1.0", "max_step_share": 0.9, "azimuth_levels": 2, "elevation_levels": 1,
+                        "max_t_difference": 1000, "bank_on_cpu": "true", "iterations": 6},
+    "each tensor projected": {"fusion_range": "0.0,1.0", "max_step_share": 0.9, "azimuth_levels": 2, "elevation_levels": 1,
+                              "max_t_difference": 1000, "projection": "group", "iterations": 6},
+    "densified": {"densify_from_iter": 1, "densification_interval": 2, "densify_until_iter": 99, "opacity_reset_interval": 3,
+                  "densify_grad_threshold": 0, "iterations": 5, "fusion_range": "0.0,1.0", "max_step_share": 0.9},
+    "outputs": {"save_video": "true", "save_process": "true", "render_45": "true", "pro_frames_num": 2},
+    "anomalies": {"detect_anomaly": "true", "debug": "true"},
+}  # fmt: skip
+
+
+def later(table: dict) -> list:
+    """The first as it is, the others for `make test-device`."""
+    return [name if k == 0 else pytest.param(name, marks=pytest.mark.device) for k, name in enumerate(table)]
+
+
+@pytest.mark.parametrize("name", later(DIFFUSION))
+def test_a_diffusion_models_options(gpu, tmp_path, name):
+    assert run("SD", tmp_path, **{"iterations": 1, "C_batch_size": 1} | DIFFUSION[name]) == FINISHED
+    assert gpu.host_indices == {}
+
+
+@pytest.mark.parametrize("name", later(TRAINER))
+def test_the_trainers_options(gpu, tmp_path, name):
+    assert run("ideal", tmp_path, **{"iterations": 2} | TRAINER[name]) == FINISHED
+    assert gpu.host_indices == {}
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("where", ["cuda", "cpu"])
+def test_a_run_is_resumed_on_the_gpu(gpu, tmp_path, where):
+    """With fusion, densification and the bank on either device; the second half as it would have been."""
+    settings = {**TRAINER["bank on the CPU"], "bank_on_cpu": str(where == "cpu").lower(), "keep_checkpoints": 9}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run("ideal", whole, **settings, checkpoint_iterations=3) == FINISHED
+    assert run("ideal", halves, **settings, start_checkpoint=whole / "chkpnt3.safetensors") == FINISHED
+    clouds = [folder / "point_cloud/iteration_6/point_cloud.ply" for folder in (whole, halves)]
+    assert clouds[0].read_bytes() == clouds[1].read_bytes()
+
+
+def waits_of_a_step(gpu, folder, count: int, **settings) -> int:
+    config = load_config(words_of("ideal", folder, init_num_pts=count, jitter_pose="false", **settings))
+    state = TrainState.start(config, torch.device("cuda"))
+    prior, prompts = load_prior_and_prompts(config, torch.device("cuda"))
+    state.begin_cograd(config, prior.alphas_cumprod)
+    gpu.waits.clear()
+    step = compute_gradients(state, prior, prompts, config)
+    apply_update(state, step, config)
+    assert step.fault is None
+    return sum(n for place, n in gpu.waits.items() if "toy/" not in place)  # the ideal prior's own are of its kind
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_steps_waits_do_not_grow_with_the_gaussians(gpu, tmp_path, enabled):
+    """The table of losses and two sums; three draws and a norm a view of CoGrad, or without it six draws of a batch of
+    cameras and upstream's one timestep.
+    """
+    few, many = (waits_of_a_step(gpu, tmp_path / str(n), n, enabled=enabled) for n in (60, 3000))
+    assert few == many <= 1 + 2 + (3 + 2 if enabled == "true" else 6 + 1), gpu.waits
