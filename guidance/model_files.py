@@ -8,6 +8,7 @@ from pathlib import Path
 from arguments import Config, GuidanceParams
 from guidance.components import Components, load_shapes
 from guidance.controlnet import check_controlnet, find_controlnet
+from guidance.feature_cache import check_unet
 from guidance.lora import layers_of
 from guidance.lora_file import read_lora
 from guidance.model_checks import check_configs, check_layout, read_json, refuse_other_names
@@ -30,6 +31,8 @@ def model_file_checks(config: Config) -> Iterator[Callable[[], object]]:
         yield partial(_check_words, params.textual_inversion_path, model)
     if params.controlnet_model_key:
         yield partial(_check_controlnet, params.controlnet_model_key, model)
+    if params.unet_cache_interval > 1:
+        yield partial(_check_caching, model)
     if params.tiny_vae:
         yield partial(_check_tiny_vae, params.tiny_vae, model)
     yield partial(_check_model, params)
@@ -52,6 +55,11 @@ def _check_controlnet(key: str, model: Callable[[], Components | None]) -> None:
     source = find_controlnet(key)
     if isinstance(source, Path) and (parts := model()) is not None:
         check_controlnet(read_json(source / "config.json"), parts.unet.config, str(source))
+
+
+def _check_caching(model: Callable[[], Components | None]) -> None:
+    if (parts := model()) is not None:
+        check_unet(parts.unet)
 
 
 def _check_tiny_vae(key: str, model: Callable[[], Components | None]) -> None:

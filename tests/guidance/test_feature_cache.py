@@ -3,11 +3,15 @@
 
 import functools
 import itertools
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
+import train
 from arguments import GuidanceParams
 from guidance.cuda_graphs import GraphedCall
 from guidance.feature_cache import DeepFeatures, check_unet, inversion_calls, outer_layers
@@ -70,6 +74,17 @@ def test_the_outer_layers_give_the_whole_networks_output_from_its_own_features(n
 def test_other_u_nets_are_refused(changes, named):
     with pytest.raises(ValueError, match=f"config has {named}, which caching of its features does not support; set .*unet_cache_interval to 1"):
         check_unet(tiny_unet(**changes))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["start", "dry run"])
+def test_a_run_with_such_a_u_net_is_refused_before_anything_is_written(golden_dir, tmp_path, capsys, dry):
+    model, run = Path(shutil.copytree(golden_dir / "tiny-sd", tmp_path / "model")), tmp_path / "run"
+    config = model / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"center_input_sample": True}))
+    words = ["--opt", "configs/prompt.yaml", "--device", "cpu", "--image_w", "64", "--image_h", "64", "--init_num_pts", "50"]
+    words += ["--model_key", str(model), "--unet_cache_interval", "3", "--model_path", str(run), *dry]
+    assert train.main(words) == 2 and not run.exists()
+    assert "config has center_input_sample True, which caching of its features does not support" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

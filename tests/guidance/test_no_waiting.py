@@ -6,6 +6,7 @@ index) raises.
 """
 
 import ast
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,14 @@ def test_with_timesteps_from_the_host_the_guidance_reads_nothing(on_meta):
     assert result.unet_timesteps == [1, 201, 401, 601, 801, 811, 901]
     with pytest.raises(RuntimeError):
         assert bool(result.flip)  # read only where a picture is made
+
+
+def test_cached_rounds_read_nothing(on_meta):
+    """Of views that leave the inversion one after the other, and whose features are picked from those kept."""
+    prior, prompts, params = on_meta
+    cached = dataclasses.replace(params, unet_cache_interval=3)
+    gradient, _ = run((prior, prompts, cached), ind_t=torch.tensor([900, 30, 450]))
+    assert gradient.device == META
 
 
 def test_upstreams_one_timestep_is_the_only_number_read(on_meta, monkeypatch):
