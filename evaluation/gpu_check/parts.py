@@ -5,20 +5,23 @@ import json
 import re
 import shutil
 import sys
+from typing import Any
 
+from evaluation.gpu_check.goals import MEAN_T, judged
 from evaluation.gpu_check.protocol import ROOT, Finding, Part, PartFailed, Session
 from evaluation.gpu_check.resumed_run import continues_as_before, random_weights
 
 EXTENSIONS = {"diff-gaussian-rasterization": "diff_gaussian_rasterization", "simple-knn": "simple_knn"}
 STEP_TINY = ("--size", "tiny", "--views", "1", "--perpneg", "off", "--repeats", "1", "--warm_up", "2")
 STEP_FULL = ("--size", "full", "--views", "4", "--perpneg", "off", "--repeats", "3", "--warm_up", "2")
+ONE_ROW = ("--sh", "0", "--opacity", "0.1", "--threads", "1")  # of rasterizers, for a number of Gaussians
 MOST_OVER_ESTIMATE = 1.0  # of the measured peak over the estimate: above it a run that was let through does not fit
 ITERATIONS = 6000  # of configs/prompt.yaml
 
 
 def device(session: Session) -> Finding:
     """GPU, driver, torch and the extensions. Fails where images of the GPU would be rendered on the CPU."""
-    found = json.loads(session.output_of(["-m", "evaluation.gpu_check.device", session.device], 60).splitlines()[-1])
+    found = _facts(session)
     rasterizer, neighbours = found["rasterizer"], found["nearest_neighbours"]
     details = [f"{name}: {value}" for name, value in found.items()]
     if session.device != "cpu":
@@ -27,6 +30,10 @@ def device(session: Session) -> Finding:
                 raise PartFailed(f"the {name} has no CUDA kernels here: {part['why_not_cuda']}", details)
     where = found.get("gpu", "CPU")
     return Finding(f"{where}, driver {found.get('driver', '-')}, torch {found['torch']}, CUDA {found['cuda']}", details)
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    return json.loads(session.output_of(["-m", "evaluation.gpu_check.device", session.device], 60).splitlines()[-1])
 
 
 def build(session: Session) -> Finding | str:
@@ -94,7 +101,7 @@ def agreement(session: Session) -> Finding:
 def rasterizer(session: Session) -> Finding:
     """Forward and backward by the number of Gaussians, and of the peers in turn."""
     counts = ["500"] if session.is_tiny else ["10000", "100000", "500000"]
-    size = ["--px", "64" if session.is_tiny else "512", "--sh", "0", "--opacity", "0.1", "--threads", "1"]
+    size = ["--px", "64" if session.is_tiny else "512", *ONE_ROW]
     size += ["--repeats", "1"] if session.is_tiny else []
     words = ["--gaussians", *counts, *size, *_original(session)]
     table = _table(session, "benchmarks/rasterizer.py", *words, limit_s=90)
@@ -128,6 +135,22 @@ def steps(name: str, *words: str) -> Part:
         return Finding(summary, table)
 
     return Part(f"step{name}", 60, run)
+
+
+def goals(session: Session) -> Finding:
+    """Steps at the timestep of mean cost, by ISM and by SDS, and the rasterizer's share, against the GPU's goals."""
+    size = STEP_TINY if session.is_tiny else (*STEP_FULL, "--weights", str(random_weights(session)))
+    words = ("benchmarks/step.py", *size, "--t", str(MEAN_T))
+    tables = [_table(session, *words, *more, limit_s=120) for more in ([], ["--sds", "true"])]
+    ism_ms, sds_ms = (float(_rows(table)[0]["step ms"]) for table in tables)
+    scene = ["--gaussians", "500", "--px", "64"] if session.is_tiny else ["--gaussians", "100000", "--px", "512"]
+    table = _table(session, "benchmarks/rasterizer.py", *scene, *ONE_ROW, limit_s=60)
+    ours = next(row for row in _rows(table) if row["rasterizer"] == "ours")
+    lines = judged(_facts(session).get("gpu", ""), ism_ms, sds_ms, float(ours["both"]))
+    missed = [] if session.is_tiny else [line for line, is_met in lines if not is_met]
+    if missed:
+        raise PartFailed(f"missed: {'; '.join(missed)}", [line for line, _ in lines])
+    return Finding("; ".join(line for line, _ in lines))
 
 
 def resumed_run(session: Session) -> Finding:
@@ -197,6 +220,7 @@ PARTS = (
     steps(", upstream-like", "--upstream-like"),
     steps(", vram_O", "--vram_O", "true"),
     steps(", cuda_graphs", "--cuda_graphs", "true"),
+    Part("goals", 90, goals),
     Part("resumed run", 60, resumed_run),
     Part("toy training", 30, toy_training),
     Part("several GPUs", 40, several_gpus),

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic of a run: samples counted by hand, and the goals' rates."""
 
+from pathlib import Path
+
 import pytest
 
 from arguments.load import load_config
 from benchmarks import budget
 from benchmarks.budget import Work, samples_of, tflop_of_run
+from evaluation.gpu_check.goals import MEAN_T
 
 
 def config(*words):
@@ -44,6 +47,14 @@ def test_the_table(monkeypatch, capsys):
     assert "| ISM, prompt.yaml | 3 | 34.8 | 1.00 |" in shown
     rate = 1e3 * 3.48 / 720
     assert f"| prompt.yaml on an H100 | 720 | 7200 | {rate:.0f} |" in shown
+
+
+def test_the_gpu_checks_timestep_costs_what_the_runs_steps_cost_in_the_mean():
+    """25.2 TFLOP, from the committed table; of SDS any timestep does."""
+    table = (Path(budget.__file__).parent / "results" / "budget.md").read_text()
+    mean = float(table.partition("| ISM, prompt.yaml | ")[2].split("|")[1])
+    work = Work(sample=0.804, outer=0.063, encode=2.27, tiny_encode=0.24)
+    assert tflop_of_run(config(), work, [[MEAN_T] * 4]) == pytest.approx(mean, rel=0.01)
 
 
 def test_cograd_plans_falling_timesteps():
