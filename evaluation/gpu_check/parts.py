@@ -146,7 +146,7 @@ def goals(session: Session) -> Finding:
     scene = ["--gaussians", "500", "--px", "64"] if session.is_tiny else ["--gaussians", "100000", "--px", "512"]
     table = _table(session, "benchmarks/rasterizer.py", *scene, *ONE_ROW, limit_s=60)
     ours = next(row for row in _rows(table) if row["rasterizer"] == "ours")
-    lines = judged(_facts(session).get("gpu", ""), ism_ms, sds_ms, float(ours["both"]))
+    lines = judged(_facts(session).get("gpu", ""), ism_ms, sds_ms, float(ours["both"].split()[0]))
     missed = [] if session.is_tiny else [line for line, is_met in lines if not is_met]
     if missed:
         raise PartFailed(f"missed: {'; '.join(missed)}", [line for line, _ in lines])

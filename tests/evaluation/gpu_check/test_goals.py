@@ -36,7 +36,7 @@ def test_a_missed_goal_fails_the_part_but_not_a_rehearsal(tmp_path, monkeypatch,
         if "evaluation.gpu_check.device" in words:
             return json.dumps({"gpu": "NVIDIA H100"})
         if "benchmarks/rasterizer.py" in words:
-            return "| rasterizer | both |\n|---|---|\n| ours | 1.0 |\n"
+            return "| rasterizer | both |\n|---|---|\n| ours | 1.0 (0.9) |\n"
         return f"| step ms |\n|---|\n| {45.0 if '--sds' in words else ism_ms} |\n"
 
     monkeypatch.setattr(Session, "output_of", printed)
