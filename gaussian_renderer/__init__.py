@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 
 
 def check_rasterizer(module: Any) -> None:
-    """Raises ImportError when the module that was imported is one of the forks that share its name.
+    """Raises ImportError for an older version of the module, and for one of the forks that share its name.
 
-    They return two or four tensors where this one returns three, which shows only deep in a run.
+    Forks return two or four tensors where this one returns three, which shows only deep in a run.
     """
-    if getattr(module, "backend", None) is None or module.backend().get("outputs") != 3:
-        raise ImportError(
-            f"{module.__name__} at {module.__file__} is another fork under the same name; "
-            "install this project's with: pip install --force-reinstall ./submodules/diff-gaussian-rasterization"
-        )
+    is_ours = getattr(module, "backend", None) is not None and module.backend().get("outputs") == 3
+    if is_ours and hasattr(module, "rasterize_views"):
+        return
+    what = "an older version of this project's" if is_ours else "another fork under the same name"
+    raise ImportError(
+        f"{module.__name__} at {module.__file__} is {what}; "
+        "install this project's with: pip install --force-reinstall ./submodules/diff-gaussian-rasterization"
+    )
 
 
 check_rasterizer(diff_gaussian_rasterization)
@@ -95,19 +98,12 @@ def render(
     augmentation = augmentation or Augmentation(pc.active_sh_degree, bg_color)
     settings = raster_settings(viewpoint_camera, pipe, augmentation, scaling_modifier)
     screen_points = torch.zeros_like(pc.get_xyz, requires_grad=True)
-    scales = _noisy_scales(pc.get_scaling, augmentation.scale_noise)
-    image, radii, depth_transmittance = GaussianRasterizer(raster_settings=settings)(
-        means3D=pc.get_xyz,
-        means2D=screen_points,
-        opacities=pc.get_opacity,
-        **_colour_inputs(viewpoint_camera, pc, pipe, augmentation),
-        **shape_inputs(pc, pipe, scales, scaling_modifier),
-    )
-    depth, transmittance = depth_transmittance.chunk(2)
-    focal = 1 / (2 * math.tan(viewpoint_camera.FoVx / 2))
+    inputs, scales = rasterizer_inputs(viewpoint_camera, activate(pc), pipe, augmentation, scaling_modifier)
+    image, radii, depth_transmittance = GaussianRasterizer(raster_settings=settings)(means2D=screen_points, **inputs)
+    disparity, transmittance = maps_of(viewpoint_camera, depth_transmittance)
     return {
         "render": image,
-        "depth": normalised_disparity(depth, transmittance, focal),
+        "depth": disparity,
         "alpha": transmittance,
         "viewspace_points": screen_points,
         "visibility_filter": radii > 0,
@@ -128,10 +124,17 @@ def normalised_disparity(depth: torch.Tensor, transmittance: torch.Tensor, focal
     return ((disparity - lowest) / torch.where(span > 0, span, 1.0)).clamp(0, 1)
 
 
+def maps_of(camera: RCamera, depth_transmittance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised disparity and transmittance [1, H, W] from the rasterizer's third output."""
+    depth, transmittance = depth_transmittance.chunk(2)
+    focal = 1 / (2 * math.tan(camera.FoVx / 2))
+    return normalised_disparity(depth, transmittance, focal), transmittance
+
+
 def raster_settings(
-    camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float
+    camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float = 1.0
 ) -> GaussianRasterizationSettings:
-    """What the rasterizer needs to know of a view."""
+    """One view as the rasterizer takes it."""
     settings = GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),
@@ -149,6 +152,39 @@ def raster_settings(
     return settings if pipe.rasterizer == "auto" else settings._replace(backend=pipe.rasterizer)
 
 
+@dataclass(frozen=True)
+class Activated:
+    """The Gaussians as they are rendered, before augmentations: the same for all views of a step."""
+
+    means: torch.Tensor  # [N, 3]
+    opacities: torch.Tensor  # [N, 1]
+    shs: torch.Tensor  # [N, K, 3]
+    scales: torch.Tensor  # [N, 3]
+    rotations: torch.Tensor  # [N, 4] of unit length
+    raw_rotations: torch.Tensor  # [N, 4]
+
+
+def activate(pc: GaussianModel) -> Activated:
+    """The model's parameters through their activations."""
+    return Activated(
+        pc.get_xyz, pc.get_opacity, pc.get_features, pc.get_scaling, pc.get_rotation, pc.get_raw_rotation
+    )
+
+
+def rasterizer_inputs(
+    camera: RCamera,
+    gaussians: Activated,
+    pipe: PipelineParams,
+    augmentation: Augmentation,
+    scaling_modifier: float = 1.0,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What the rasterizer takes of the Gaussians for one view, by name, without means2D; scales [N, 3] as rendered."""
+    scales = _noisy_scales(gaussians.scales, augmentation.scale_noise)
+    inputs = {"means3D": gaussians.means, "opacities": gaussians.opacities}
+    inputs |= _colour_inputs(camera, gaussians, pipe, augmentation)
+    return inputs | shape_inputs(gaussians, pipe, scales, scaling_modifier), scales
+
+
 def _noisy_scales(scales: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     """Scales [N, 3] with relative noise, not below 0."""
     if noise is None:
@@ -157,22 +193,22 @@ def _noisy_scales(scales: torch.Tensor, noise: torch.Tensor | None) -> torch.Ten
 
 
 def _colour_inputs(
-    camera: RCamera, pc: GaussianModel, pipe: PipelineParams, augmentation: Augmentation
+    camera: RCamera, gaussians: Activated, pipe: PipelineParams, augmentation: Augmentation
 ) -> dict[str, torch.Tensor]:
     """Either SH coefficients for the rasterizer, or colours [N, 3] computed here (convert_SHs_python)."""
-    shs = pc.get_features
+    shs = gaussians.shs
     if augmentation.shs_noise is not None:
         shs = shs + augmentation.shs_noise * (NOISE_DEVIATION * shs)
     if not pipe.convert_SHs_python:
         return {"shs": shs}
-    directions = torch.nn.functional.normalize(pc.get_xyz - camera.camera_center)
+    directions = torch.nn.functional.normalize(gaussians.means - camera.camera_center)
     return {"colors_precomp": (eval_sh(augmentation.sh_degree, shs, directions) + 0.5).clamp(min=0)}
 
 
 def shape_inputs(
-    pc: GaussianModel, pipe: PipelineParams, scales: torch.Tensor, scaling_modifier: float
+    gaussians: Activated, pipe: PipelineParams, scales: torch.Tensor, scaling_modifier: float = 1.0
 ) -> dict[str, torch.Tensor]:
     """Either scales and rotations for the rasterizer, or covariances [N, 6] computed here (compute_cov3D_python)."""
     if pipe.compute_cov3D_python:
-        return {"cov3D_precomp": build_covariance(scales * scaling_modifier, pc.get_raw_rotation)}
-    return {"scales": scales, "rotations": pc.get_rotation}
+        return {"cov3D_precomp": build_covariance(scales * scaling_modifier, gaussians.raw_rotations)}
+    return {"scales": scales, "rotations": gaussians.rotations}

@@ -26,7 +26,7 @@ SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
 ARCH = "sm_70"
 KERNELS = {
     "rasterizer": (SUBMODULES / "diff-gaussian-rasterization" / "csrc",
-                   ("cuda_sort.cuh", "cuda_project.cuh", "cuda_bin.cuh", "cuda_blend.cuh")),
+                   ("cuda_project.cuh", "cuda_bin.cuh", "cuda_blend.cuh")),
     "simple-knn": (SUBMODULES / "simple-knn" / "csrc", ("cuda_neighbours.cuh",)),
 }  # fmt: skip
 # The ABI's host functions are only declared; 161 is the compiler's number for their visibility pragmas.

@@ -19,16 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arguments import Config, OptimizationParams
+from arguments import Config, OptimizationParams, PipelineParams
 from cograd import Plan
 from cograd.fusion import Gradient, added, flat
-from gaussian_renderer import Augmentation, render
-from gaussian_renderer.depth_variance import depth_variance
+from gaussian_renderer.views import RenderedView, backward_to_inputs, backward_to_parameters, render_views
 from guidance import sd_step
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
 from guidance.score import Distillation, distill_views
-from scene.cameras import RCamera
 from trainer.distributed import ALONE, World
 from trainer.draws import Draws, draw_views
 from trainer.exchange import ViewGradient, gather_gradients, gather_numbers
@@ -40,19 +38,6 @@ from utils.general_utils import first_not_finite
 from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
 from utils.shard import Shard
-
-
-@dataclass(frozen=True)
-class RenderedView:
-    """One view of a step, with the graph that leads back to the Gaussians."""
-
-    image: Tensor  # [3, H, W] in [0, 1]
-    disparity: Tensor  # [1, H, W] normalised to [0, 1]; upstream calls it depth
-    transmittance: Tensor  # [1, H, W]; upstream calls it alpha
-    screen_points: Tensor  # [N, 3], whose gradient is the NDC gradient
-    radii_px: Tensor  # [N]
-    scales: Tensor  # [N, 3] after augmentation
-    z_variance: Tensor | None = None  # [], HiFA's; None where lambda_z_variance is 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +118,8 @@ def compute_gradients(
     prepare_schedules(state, config)
     draws = draw_views(state, config, timer)  # regions: Eqs. (6), (7); timesteps: Eqs. (8), (9)
     with timer("render"):
-        views = [render_view(state, camera, varied, config) for camera, varied in shard.of(draws.views)]
+        with_z_variance = opt.lambda_z_variance > 0
+        views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), with_z_variance)
     with timer("guidance"):
         images, disparities, transmittances = _stacked(views)
         distillation = distill_views(  # Eqs. (5), (9)
@@ -163,9 +149,7 @@ def compute_gradients(
     fusion: list[dict[str, Any]] = []
     if fault is None:
         with timer("backward"):
-            main = [
-                view_gradient(state, view, [g[v] for g in g_images], opt, shard.total) for v, view in enumerate(views)
-            ]
+            main = view_gradients(state, views, g_images, opt, shard.total)
         if world.size > 1:
             with timer("exchange"):
                 main = gather_gradients(main, shard, world)
@@ -223,18 +207,11 @@ def prepare_schedules(state: TrainState, config: Config) -> None:
     state.scene.ranges = state.scene.ranges.at_step(iteration, config.optimization, config.cameras)
 
 
-def render_view(state: TrainState, camera: RCamera, augmentation: Augmentation, config: Config) -> RenderedView:
-    """One view, with its graph."""
-    pipe = config.pipeline
+def pipeline_of(state: TrainState, config: Config) -> PipelineParams:
+    """The pipeline's settings, with `debug` from the iteration on that `debug_from` names."""
     if 0 <= config.debug_from < state.iteration:
-        pipe = dataclasses.replace(pipe, debug=True)
-    out = render(camera, state.gaussians, pipe, augmentation.background, augmentation=augmentation)
-    spread = None
-    if config.optimization.lambda_z_variance:
-        spread = depth_variance(camera, state.gaussians, pipe, augmentation, out["scales"])
-    return RenderedView(
-        out["render"], out["depth"], out["alpha"], out["viewspace_points"], out["radii"], out["scales"], spread
-    )
+        return dataclasses.replace(config.pipeline, debug=True)
+    return config.pipeline
 
 
 def _stacked(views: list[RenderedView]) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,12 +235,13 @@ def image_gradients(
     views: list[RenderedView],
     lambda_tv: float,
     shard: Shard,
-) -> tuple[list[Tensor], dict[str, Tensor]]:
+) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
     """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
     distillation.backward()
     tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
     (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
-    g_images = [leaf.grad for leaf in (images, disparities) if leaf.grad is not None]
+    assert images.grad is not None and disparities.grad is not None, "the total variation has just been there"
+    g_images = images.grad, disparities.grad
     spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
     return g_images, {
         **({"z_variance": torch.stack(spreads)} if spreads else {}),
@@ -294,24 +272,29 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
     return Losses(terms, numbers["guidance"], t, fault)
 
 
-def view_gradient(
-    state: TrainState, view: RenderedView, g_images: list[Tensor], opt: OptimizationParams, total: int
-) -> ViewGradient:
-    """Takes one view's gradients [3, H, W], [1, H, W] and its share of the mean scale and z-variance of `total` views
-    back through the renderer.
+def view_gradients(
+    state: TrainState, views: list[RenderedView], g_images: tuple[Tensor, Tensor], opt: OptimizationParams, total: int
+) -> list[ViewGradient]:
+    """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the mean scale and z-variance of
+    `total` views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
+    their images keep what was rendered in memory.
 
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
     """
-    terms = [(view.scales.mean(), opt.lambda_scale)]
-    if view.z_variance is not None:
-        terms.append((view.z_variance, opt.lambda_z_variance))
-    device = view.scales.device  # torch.full: a tensor from a number would wait
-    weights = [torch.full((), weight / total, device=device) for _, weight in terms]
-    outputs = [view.image, view.disparity, *(term for term, _ in terms)]
-    torch.autograd.backward(outputs, [*g_images, *weights])
-    assert view.screen_points.grad is not None, "the backward pass has just been there"
-    return ViewGradient(pop_gradient(state), view.screen_points.grad[:, :2], view.radii_px)
+    device = views[0].scales.device
+    g_scale, g_z_variance = (  # torch.full: a tensor from a number would wait
+        torch.full((), weight / total, device=device) for weight in (opt.lambda_scale, opt.lambda_z_variance)
+    )
+    to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
+    behind = [(view.edges, view.scales, view.radii_px) for view in views]
+    views.clear()
+    gradients = []
+    while behind:
+        (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
+        backward_to_parameters(edges, g_inputs, scales, g_scale, last=not behind)
+        gradients.append(ViewGradient(pop_gradient(state), g_screen[:, :2], radii_px))
+    return gradients
 
 
 def fuse_views(

@@ -126,7 +126,7 @@ inline float atomicAdd(float* at, float value) {
 typedef int cudaError_t;
 typedef void* cudaStream_t;
 struct cudaFuncAttributes {};
-enum { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
+enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
 
 cudaError_t cudaGetLastError();

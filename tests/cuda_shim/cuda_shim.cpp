@@ -94,6 +94,7 @@ const std::function<void()>* kernel;
 unsigned block_phase;
 int block_count;
 
+int launches = 0;
 uint64_t seed;
 std::mt19937_64 random_bits;
 std::string fault, skipped, site_list;
@@ -231,6 +232,7 @@ int lane() { return running->number % kWarp; }
 
 void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
     const std::lock_guard<std::mutex> guard(one_at_a_time);
+    ++launches;
     grid_size = grid;
     block_size = block;
     kernel = &body;
@@ -292,3 +294,6 @@ EXPORT void cuda_shim_skip(const char* site) { skipped = site; }
 
 // The barriers passed so far that can be skipped, one a line.
 EXPORT const char* cuda_shim_barriers() { return site_list.c_str(); }
+
+// Kernels launched so far.
+EXPORT int cuda_shim_launches() { return launches; }

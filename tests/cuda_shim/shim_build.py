@@ -19,6 +19,7 @@ SUBMODULES = HERE.parents[1] / "submodules"
 RASTERIZER = SUBMODULES / "diff-gaussian-rasterization" / "csrc" / "cuda_api.cu"
 NEIGHBOURS = SUBMODULES / "simple-knn" / "csrc" / "cuda_neighbours.cu"
 FAULTY = HERE / "faulty.cu"
+SLOT_SUMS = HERE / "slot_sums.cu"
 # The flags that decide about arithmetic are those of the real builds.
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
          "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]  # fmt: skip
@@ -35,7 +36,8 @@ def compiler_command(source: Path, target: Path, *extra: str) -> list[str]:
 
 def compiled(source: Path) -> Path:
     """Path of the shim library of one .cu file, compiled unless a file of these very sources is there already."""
-    inputs = sorted([*source.parent.glob("*.cu*"), *source.parent.glob("*.h"), *HERE.glob("*.h"), *HERE.glob("*.cpp")])
+    folders = {source.parent, HERE, RASTERIZER.parent}  # slot_sums.cu includes a header of the rasterizer
+    inputs = sorted(p for f in folders for kind in ("*.cu", "*.cuh", "*.h", "*.cpp") for p in f.rglob(kind))
     digest = hashlib.sha256(repr(FLAGS).encode() + b"".join(p.read_bytes() for p in inputs)).hexdigest()[:16]
     target = HERE / "build" / f"{source.stem}_{digest}.so"
     if not target.is_file():

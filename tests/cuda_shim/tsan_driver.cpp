@@ -52,33 +52,47 @@ void render(bool pairs_fit) {
     const Floats means = uniform(3 * n, -0.6f, 0.6f), shs = uniform(3 * kCoeffs * n, -0.5f, 0.5f);
     const Floats opacities = uniform(n, 0.05f, 0.9f), scales = uniform(3 * n, 0.02f, 0.2f);
     const Floats rotations = uniform(4 * n, -1, 1);
-    DgrBatch b = {};
-    b.n_gaussians = n;
-    b.pair_capacity = (pairs_fit ? 8 : 1) * n * kViews;
-    b.n_views = kViews;
-    b.n_sh_coeffs = kCoeffs;
-    b.width_px = kWidth_px;
-    b.height_px = kHeight_px;
-    b.means = means.data();
-    b.shs = shs.data();
-    b.opacities = opacities.data();
-    b.scales = scales.data();
-    b.rotations = rotations.data();
-    for (int v = 0; v < kViews; ++v) b.views[v] = {view, proj, position, background, 0.33f, 0.33f, 1.0f - 0.3f * v, 1};
+    DgrScene in = {};
+    in.n_gaussians = n;
+    in.n_sh_coeffs = kCoeffs;
+    in.sh_degree = 1;
+    in.width_px = kWidth_px;
+    in.height_px = kHeight_px;
+    in.tan_fov_x = in.tan_fov_y = 0.33f;
+    in.means = means.data();
+    in.shs = shs.data();
+    in.opacities = opacities.data();
+    in.scales = scales.data();
+    in.rotations = rotations.data();
+    in.viewmatrix = view;
+    in.projmatrix = proj;
+    in.campos = position;
+    in.background = background;
+    DgrScene views[kViews];
+    for (int v = 0; v < kViews; ++v) views[v] = in, views[v].scale_modifier = 1.0f - 0.3f * v;
+    const DgrBatch b = {(pairs_fit ? 8 : 1) * n * kViews, kViews, 0, views};
     DgrBufferBytes bytes;
     expect_ok(dgr_cuda_buffer_bytes(&b, &bytes));
     std::vector<char> state(bytes.state), scratch(std::max(bytes.forward, bytes.backward));
     Floats color(kViews * 3 * kPixels), depth_alpha(kViews * 2 * kPixels);
     std::vector<int32_t> radii(kViews * n);
-    const DgrBatchImages images = {color.data(), radii.data(), depth_alpha.data(), nullptr};
-    expect_ok(dgr_cuda_forward(&b, &images, state.data(), scratch.data(), 0, nullptr));
-    const Floats grad_color = uniform(kViews * 3 * kPixels, -1, 1), grad_depth = uniform(kViews * 2 * kPixels, -1, 1);
-    Floats out[6];
+    DgrImages images[kViews] = {};
+    for (int v = 0; v < kViews; ++v) {
+        images[v].color = &color[v * 3 * kPixels];
+        images[v].depth_alpha = &depth_alpha[v * 2 * kPixels];
+        images[v].radii = &radii[v * n];
+    }
+    expect_ok(dgr_cuda_forward(&b, images, nullptr, state.data(), scratch.data(), nullptr));
+    const Floats grad_color = uniform(3 * kPixels, -1, 1), grad_depth = uniform(2 * kPixels, -1, 1);
+    Floats out[kViews][6];
     const int sizes[6] = {3, 3, 3 * kCoeffs, 1, 3, 4};
-    for (int k = 0; k < 6; ++k) out[k].resize(kViews * n * sizes[k]);
-    const DgrGradients g = {grad_color.data(), grad_depth.data(), out[0].data(), out[1].data(), out[2].data(), nullptr,
-                            out[3].data(), out[4].data(), out[5].data(), nullptr};
-    expect_ok(dgr_cuda_backward(&b, &g, state.data(), scratch.data(), 0, nullptr));
+    DgrGradients g[kViews] = {};
+    for (int v = 0; v < kViews; ++v) {
+        for (int k = 0; k < 6; ++k) out[v][k].resize(n * sizes[k]);
+        g[v] = {grad_color.data(), grad_depth.data(), out[v][0].data(), out[v][1].data(), out[v][2].data(), nullptr,
+                out[v][3].data(), out[v][4].data(), out[v][5].data(), nullptr};
+    }
+    expect_ok(dgr_cuda_backward(&b, g, state.data(), scratch.data(), nullptr));
     std::vector<uint8_t> visible(n);
     expect_ok(dgr_cuda_mark_visible(n, means.data(), view, visible.data(), 0, nullptr));
 }

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from arguments import PipelineParams
-from gaussian_renderer import Augmentation, render
-from gaussian_renderer.depth_variance import depth_variance
+from diff_gaussian_rasterization import GaussianRasterizer
+from gaussian_renderer import Augmentation, activate, raster_settings, render
+from gaussian_renderer.depth_variance import depth_variance, moment_inputs, moment_settings
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
 from tests.checkout import ROOT
@@ -38,7 +39,9 @@ def model_of(xyz, opacity=0.6, scale=0.3):
 
 
 def variance_of(model, camera, pipe=PIPE):
-    return depth_variance(camera, model, pipe, Augmentation(0, BLACK), model.get_scaling)
+    settings = moment_settings(raster_settings(camera, pipe, Augmentation(0, torch.ones(3))))
+    inputs = moment_inputs(camera, activate(model), pipe, model.get_scaling)
+    return depth_variance(GaussianRasterizer(settings)(means2D=torch.zeros(len(model.get_xyz), 3), **inputs)[0])
 
 
 def one_pixel_weights(model, camera):

@@ -207,3 +207,12 @@ def test_another_fork_of_the_rasterizer_is_told():
     fork = types.SimpleNamespace(__name__="diff_gaussian_rasterization", __file__="/somewhere/else.py")
     with pytest.raises(ImportError, match=r"else\.py is another fork .* pip install --force-reinstall"):
         gaussian_renderer.check_rasterizer(fork)
+
+
+def test_an_older_version_of_the_rasterizer_is_reported():
+    """As after an update of the sources alone: before a run begins, not when its first step is rendered."""
+    old = types.SimpleNamespace(
+        __name__="diff_gaussian_rasterization", __file__="/site/old.py", backend=lambda: {"outputs": 3}
+    )
+    with pytest.raises(ImportError, match=r"old\.py is an older version .* pip install --force-reinstall"):
+        gaussian_renderer.check_rasterizer(old)

@@ -145,5 +145,14 @@ def _patch_extensions(patch: pytest.MonkeyPatch, memory: DeviceMemory, kernels: 
             raise SimulationError(f"a kernel is given a tensor that is not contiguous: {tuple(x.shape)}, at {place()}")
         return x.data_ptr()
 
-    names = {name: value for name, value in vars(_abi).items() if not name.startswith("__")}
-    patch.setattr(_cuda, "_abi", types.SimpleNamespace(**{**names, "address": address}))
+    patch.setattr(_cuda, "_abi", _with_another(address))
+
+
+def _with_another(address: Any) -> types.SimpleNamespace:
+    """The names of _abi, whose functions call `address` in the place of their own. The CPU backend keeps the module."""
+    names = dict(vars(_abi))
+    for name, value in vars(_abi).items():
+        if isinstance(value, types.FunctionType):
+            names[name] = types.FunctionType(value.__code__, names, name, value.__defaults__)
+    names["address"] = address
+    return types.SimpleNamespace(**{name: value for name, value in names.items() if not name.startswith("__")})

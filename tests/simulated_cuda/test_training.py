@@ -6,6 +6,7 @@ import json
 import pytest
 
 from arguments.exit_codes import FINISHED
+from diff_gaussian_rasterization import _cuda, _host
 from tests.simulated_cuda.conftest import run
 
 
@@ -16,6 +17,17 @@ def test_a_run_stays_on_the_device(gpu, tmp_path):
     assert gpu.host_indices == {}
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["rasterizer"]["backend"] == record["nearest_neighbours"]["backend"] == "cuda"
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_views_of_a_step_are_rendered_by_one_call(gpu, tmp_path, monkeypatch, kernels):
+    """One launch of each kernel for three views on the GPU, one call of the CPU's library where that renders."""
+    owner, name = (_cuda, "rasterize") if kernels else (_host.Rasterize, "apply")
+    calls, original = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda settings, *rest: calls.append(len(settings)) or original(settings, *rest))
+    options = {"C_batch_size": 3, "lambda_z_variance": 0.5, "rasterizer": "auto" if kernels else "cpu"}
+    assert run("ideal", tmp_path, iterations=4, **options) == FINISHED
+    assert [count for count in calls if count > 1] == [3] * 2 * 4  # the images and the z-variances of four steps
 
 
 @pytest.mark.parametrize("loss", ["ism", "sds"])

@@ -6,14 +6,13 @@ A scene is a dict of the rasterizer's arguments (means3D, opacities, ...) and a 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from reference import View, render
 from torch import Tensor
 
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, rasterize_batch
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, rasterize_views
 from tests.drawn import Draws
 
 REFERENCE_NAMES = {"means3D": "means", "cov3D_precomp": "cov3", "colors_precomp": "colors"}
@@ -137,15 +136,16 @@ def three_views(precomputed: bool = False) -> list[Scene]:
     return scenes
 
 
-def run_batch(scenes: list[Scene], inputs: dict[str, torch.Tensor], depth_z: bool = False):
-    """Images [B,5,H,W], radii [B,N], the gradients of the sum of the views' losses, and the counts."""
-    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-    leaves["means2D"] = torch.zeros(len(scenes), *scenes[0].inputs["means3D"].shape, requires_grad=True)
-    counts: dict[str, Any] = {}
-    color, radii, depth_alpha = rasterize_batch([settings_of(s.view, depth_z) for s in scenes], counts=counts, **leaves)
-    images = torch.cat([color, depth_alpha], 1)
-    (images * torch.stack([s.weights for s in scenes])).sum().backward()
-    return images.detach(), radii, {k: v.grad for k, v in leaves.items()}, counts
+def run_views(scenes: list[Scene], depth_z: bool = False) -> list[Result]:
+    """All scenes rendered by one call, with every view's own gradients."""
+    leaves = [{k: v.detach().requires_grad_() for k, v in s.inputs.items()} for s in scenes]
+    for inputs in leaves:
+        inputs["means2D"] = torch.zeros_like(inputs["means3D"], requires_grad=True)
+    rendered = rasterize_views([settings_of(s.view, depth_z) for s in scenes], leaves)
+    images = [torch.cat([color, depth_alpha]) for color, _, depth_alpha in rendered]
+    torch.stack([(image * s.weights).sum() for image, s in zip(images, scenes)]).sum().backward()
+    gradients = [{k: v.grad for k, v in inputs.items()} for inputs in leaves]
+    return [Result(i.detach(), r[1], g) for i, r, g in zip(images, rendered, gradients, strict=True)]
 
 
 def run_reference(

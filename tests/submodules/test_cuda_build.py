@@ -94,7 +94,9 @@ def test_no_kernel_spills(package):
         pytest.skip(f"no CUDA code to look at: {why}")
     assert {k.name for k in kernels} >= ({"blend", "blend_backward", "project"} if "gauss" in package else {"search"})
     assert [k for k in kernels if not k.stays_in_registers] == []
-    assert all(0 < k.registers <= 128 for k in kernels)
+    own = [k for k in kernels if not k.name.startswith("DeviceRadixSort")]  # cub chooses its own block sizes
+    assert len(own) < len(kernels) or "gauss" not in package
+    assert all(0 < k.registers <= 128 for k in own)
 
 
 def test_report_is_read_as_ptxas_writes_it():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels, executed by the shim: any order of execution, every barrier, overflow, batches, the shim itself.
+"""The CUDA kernels, executed by the shim: any order of execution, every barrier, overflow, room for pairs, wide Gaussians.
 
-The golden, law, reference, batch and message tests run on these kernels too (fixture `each_backend`).
+The golden, law, reference, view and message tests run on these kernels too (fixture `each_backend`).
 """
 
 import ctypes
@@ -10,9 +10,9 @@ import pytest
 import shim_build
 import torch
 from conftest import compiled
-from raster_scenes import Result, Scene, random_scene, run_batch, run_extension, settings_of, three_views
+from raster_scenes import Result, Scene, random_scene, run_extension, run_views, settings_of, three_views
 
-from diff_gaussian_rasterization import GaussianRasterizer, _cuda
+from diff_gaussian_rasterization import GaussianRasterizer, _abi, _cuda
 
 SEEDS = (1, 2, 3, 4)
 
@@ -54,6 +54,7 @@ def many_small_views() -> list[Scene]:
     scenes = [random_scene(60, n=600, height=8, width=32) for _ in range(_cuda.MAX_VIEWS)]
     for k, scene in enumerate(scenes):
         scene.view.scale_modifier = 0.2 + 0.02 * k
+        scene.inputs = scenes[0].inputs
     return scenes
 
 
@@ -66,19 +67,20 @@ def orders_memory_only(barrier: str) -> bool:
 def test_every_barrier_is_needed(cuda_kernels):
     """Each barrier of the kernels removed in turn: some order of execution must notice it."""
     scene, views = crowded_scene(), many_small_views()
-    natural, natural_batch = run_extension(scene), run_batch(views, views[0].inputs)[0]
+    natural, natural_views = run_extension(scene), run_views(views)
 
     def is_right() -> bool:
         for seed in (*SEEDS, 0):
             with shim_build.shuffled(cuda_kernels, seed):
                 assert_same_bits(natural, run_extension(scene))
         with shim_build.shuffled(cuda_kernels, SEEDS[0]):
-            assert torch.equal(run_batch(views, views[0].inputs)[0], natural_batch)
+            for expected, result in zip(natural_views, run_views(views), strict=True):
+                assert_same_bits(expected, result)
         return True
 
     assert not shim_build.caught(cuda_kernels, "none", is_right)
     found = shim_build.barriers(cuda_kernels)
-    assert len(found) > 10
+    assert len(found) == 8
     missed = [barrier for barrier in found if not shim_build.caught(cuda_kernels, barrier, is_right)]
     assert [barrier for barrier in missed if not orders_memory_only(barrier)] == []
 
@@ -99,16 +101,54 @@ def test_pairs_that_do_not_fit_change_nothing_but_speed(cuda_kernels, monkeypatc
     assert_close_gradients(expected, result, 2e-6)
 
 
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.fixture
+def poisoned_memory():
+    """torch fills what it allocates with NaN and the largest integers."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(3, dtype=torch.uint8).min() == 255
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("pairs_fit", [True, False])
+def test_memory_that_no_kernel_has_written_is_not_read(cuda_kernels, monkeypatch, request, pairs_fit):
+    """Behind an opaque layer no slot is written but its flag; some Gaussians lie there alone."""
+    scene = crowded_scene()
+    scene.inputs["opacities"][:12] = 0.999
+    if not pairs_fit:
+        monkeypatch.setattr(_cuda.PairCount, "capacity", lambda self, n_splats: n_splats)
+    expected = run_extension(scene)
+    request.getfixturevalue("poisoned_memory")
+    result = run_extension(scene)
+    if pairs_fit:
+        assert_same_bits(expected, result)
+    assert torch.equal(expected.images, result.images)
+    assert_close_gradients(expected, result, 2e-6)
+
+
+# ------------------------------------------------------------------------------------------------ room for pairs
+
+
+def render_once(scene: Scene, requires_grad: bool = False) -> int:
+    """Renders one view; returns the number of its pairs."""
+    rasterizer = GaussianRasterizer(settings_of(scene.view))
+    means2d = torch.zeros(len(scene.inputs["means3D"]), 3, requires_grad=requires_grad)
+    rasterizer(means2D=means2d, **scene.inputs)
+    return int(rasterizer.counts["n_pairs"])
+
+
 def test_the_next_call_has_room(cuda_kernels):
     """The first call guesses too low, sends its count, and the second one fits."""
     scene = random_scene(41, n=200, height=100, width=100, scale=0.2)
     capacities = []
     for _ in range(2):
-        rasterizer = GaussianRasterizer(settings_of(scene.view))
-        rasterizer(means2D=torch.zeros(200, 3), **scene.inputs)
+        n_pairs = render_once(scene)
         counts = next(iter(_cuda._pairs.values()))
         capacities.append(counts.capacity(200))
-    n_pairs = int(rasterizer.counts["n_pairs"])
     assert n_pairs > 1024 >= 4 * 200
     assert list(_cuda._pairs.values()) == [counts]
     assert capacities == [counts.capacity(200)] * 2 and 1.25 * n_pairs <= capacities[0] < 1.5 * n_pairs
@@ -125,30 +165,80 @@ def test_capacity_shrinks_slowly_and_always_holds_one_pair_per_gaussian():
     assert counts.capacity(3_000_000) >= 3_000_000
 
 
-# ------------------------------------------------------------------------------------------------ batches
+@pytest.fixture
+def asked_for(cuda_kernels, monkeypatch):
+    """The capacities that the buffers were cut for, call by call."""
+    capacities, original = [], _cuda.PairCount.capacity
+
+    def noting(self, n_splats):
+        capacities.append(original(self, n_splats))
+        return capacities[-1]
+
+    monkeypatch.setattr(_cuda.PairCount, "capacity", noting)
+    return capacities
 
 
-def test_a_batch_that_does_not_fit(cuda_kernels, one_list):
+def test_a_viewers_images_do_not_enlarge_the_buffers_of_the_training(asked_for):
+    """Large images without gradients, as a viewer or test views render them, between two steps; and the converse."""
+    small, large = (random_scene(43, n=200, height=h, width=h, scale=0.3) for h in (16, 160))
+    n_small = render_once(small, requires_grad=True)
+    render_once(small, requires_grad=True)
+    in_training = asked_for[-1]
+    for _ in range(3):
+        n_large = render_once(large)
+        with torch.no_grad():  # as a viewer does: the model's parameters require gradients all the same
+            render_once(large, requires_grad=True)
+    assert asked_for[-1] >= n_large > 4 * in_training >= 4 * n_small
+    render_once(small, requires_grad=True)
+    assert asked_for[-1] == in_training
+
+
+def test_views_rendered_together_have_room_of_their_own(asked_for):
+    scenes = [random_scene(44 + k, n=200, height=60, width=60, scale=0.2) for k in range(3)]
+    for _ in range(2):
+        run_views(scenes)
+    together = asked_for[-1]
+    run_extension(scenes[0])
+    run_extension(scenes[0])
+    alone = asked_for[-1]
+    run_views(scenes)
+    assert asked_for[-1] == together > alone
+
+
+# ------------------------------------------------------------------------------------------------ several views
+
+
+def test_views_that_do_not_fit(cuda_kernels, one_list):
     scenes = three_views()
-    alone = [run_extension(s) for s in scenes]
-    inputs = {name: torch.stack([s.inputs[name] for s in scenes]) for name in scenes[0].inputs}
-    images, _, gradients, _ = run_batch(scenes, inputs)
-    assert torch.equal(images, torch.stack([r.images for r in alone]))
-    for name in scenes[0].inputs:
-        expected = torch.stack([r.gradients[name] for r in alone])
-        torch.testing.assert_close(gradients[name], expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
+    for result, scene in zip(run_views(scenes), scenes, strict=True):
+        alone = run_extension(scene)
+        assert torch.equal(result.images, alone.images)
+        assert_close_gradients(alone, result, 2e-6)
 
 
-def test_too_many_views_at_once(cuda_kernels):
-    scene = random_scene(1, n=4, height=8, width=8)
-    with pytest.raises(ValueError, match="17 views in one batch, expected at most 16: split the batch"):
-        run_batch([scene] * 17, scene.inputs)
+def test_one_launch_of_each_kernel_renders_all_views(cuda_kernels):
+    """Three views, forward and backward, launch what one view does."""
+    scenes = three_views()
+    launches = []
+    for render in (lambda: run_extension(scenes[0]), lambda: run_views(scenes)):
+        before = cuda_kernels.cuda_shim_launches()
+        render()
+        launches.append(cuda_kernels.cuda_shim_launches() - before)
+    assert launches[0] == launches[1] == 9
 
 
 def test_images_that_are_too_large_are_an_error_not_a_crash(cuda_kernels):
-    batch = _cuda.Batch(n_gaussians=1, pair_capacity=1, n_views=2, width_px=65536, height_px=65536)
+    views = (_abi.Scene * 2)(*[_abi.Scene(n_gaussians=1, width_px=65536, height_px=65536)] * 2)
+    batch = _cuda.Batch(pair_capacity=1, n_views=2, views=views)
     assert cuda_kernels.dgr_cuda_buffer_bytes(ctypes.byref(batch), ctypes.byref(_cuda.BufferBytes())) == 1
     assert b"more than 2^24 tiles" in cuda_kernels.dgr_cuda_last_error()
+
+
+def test_too_many_views_are_an_error_not_a_crash(cuda_kernels):
+    views = (_abi.Scene * 17)(*[_abi.Scene(n_gaussians=1, width_px=8, height_px=8)] * 17)
+    batch = _cuda.Batch(pair_capacity=17, n_views=17, views=views)
+    assert cuda_kernels.dgr_cuda_buffer_bytes(ctypes.byref(batch), ctypes.byref(_cuda.BufferBytes())) == 1
+    assert b"a batch of 17 views, expected 1 to 16" in cuda_kernels.dgr_cuda_last_error()
 
 
 # ------------------------------------------------------------------------------------------------ the shim

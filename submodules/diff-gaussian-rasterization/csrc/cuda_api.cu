@@ -5,13 +5,14 @@
 // Nothing here allocates device memory or waits for the device.
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <cub/device/device_radix_sort.cuh>
 #include <stdexcept>
 #include <string>
 
 #include "cuda_bin.cuh"
 #include "cuda_blend.cuh"
 #include "cuda_project.cuh"
-#include "cuda_sort.cuh"
 
 #ifndef CUDA_LAUNCH  // tests/cuda_shim has its own, which runs the kernel on a CPU
 #define CUDA_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
@@ -82,14 +83,15 @@ void check_limits(const DgrBatch& b, const Frame& f) {
 }
 
 Frame make_frame(const DgrBatch& b, Carver& state) {
+    const DgrScene& in = b.views[0];
     Frame f;
-    f.n = b.n_gaussians;
+    f.n = in.n_gaussians;
     f.capacity = b.pair_capacity;
     f.n_views = b.n_views;
-    f.width_px = b.width_px;
-    f.height_px = b.height_px;
-    f.tiles_x = (b.width_px + gm::kTile_px - 1) / gm::kTile_px;
-    f.tiles_y = (b.height_px + gm::kTile_px - 1) / gm::kTile_px;
+    f.width_px = in.width_px;
+    f.height_px = in.height_px;
+    f.tiles_x = (in.width_px + gm::kTile_px - 1) / gm::kTile_px;
+    f.tiles_y = (in.height_px + gm::kTile_px - 1) / gm::kTile_px;
     f.n_tiles = f.tiles_x * f.tiles_y;
     check_limits(b, f);
     const int64_t n = f.n * f.n_views, n_tiles = (int64_t)f.n_tiles * f.n_views;
@@ -106,94 +108,114 @@ Frame make_frame(const DgrBatch& b, Carver& state) {
     return f;
 }
 
-// What the forward pass needs and no later call reads. The depth sort and the sort by tile use it in turn.
-struct Scratch {
-    uint32_t *keys[2], *values[2], *histogram, *totals;
-    SlotCount* block_sums;
-};
-
-Scratch make_scratch(const Frame& f, Carver& scratch) {
-    Scratch s;
-    for (uint32_t*& keys : s.keys) keys = scratch.take<uint32_t>(f.capacity);
-    for (uint32_t*& values : s.values) values = scratch.take<uint32_t>(f.capacity);
-    const int64_t by_tile = blocks_for(f.capacity, kSortTile);
-    const int64_t by_depth = f.n_views * (int64_t)blocks_for(f.n, kSortTile);
-    s.histogram = scratch.take<uint32_t>(kDigits * (by_tile > by_depth ? by_tile : by_depth));
-    s.totals = scratch.take<uint32_t>((int64_t)kDigits * f.n_views);
-    s.block_sums = scratch.take<SlotCount>((int64_t)f.n_views * blocks_for(f.n, kThreads));
-    return s;
-}
-
-// ---------------------------------------------------------------------------------------------- forward
-
-// Sorts n_segments times n keys, which are in keys[0], by their lowest n_bits; values are the indices in the segment.
-// The sorted keys end in keys[n_passes % 2], which is returned, the values in `sorted`.
-const uint32_t* sort_by_key(const Scratch& sc, int n_segments, int64_t n, const uint32_t* count, int n_bits,
-                            uint32_t* sorted, cudaStream_t s) {
-    const int n_passes = n_bits > kDigitBits ? (n_bits + kDigitBits - 1) / kDigitBits : 1;
-    SortPass p = {};
-    p.histogram = sc.histogram;
-    p.totals = sc.totals;
-    p.count = count;
-    p.n = n;
-    p.n_blocks = (int)blocks_for(n, kSortTile);
-    for (int pass = 0; pass < n_passes; ++pass) {
-        p.keys = sc.keys[pass % 2];
-        p.keys_out = sc.keys[(pass + 1) % 2];
-        p.values = pass ? p.values_out : nullptr;
-        p.values_out = pass == n_passes - 1 ? sorted : sc.values[pass % 2];
-        p.shift = pass * kDigitBits;
-        LAUNCH(sort_histogram, dim3(p.n_blocks, n_segments), p);
-        LAUNCH(sort_scan, dim3(kDigits / kWarps, n_segments), p);
-        LAUNCH(sort_scatter, dim3(p.n_blocks, n_segments), p);
-    }
-    return sc.keys[n_passes % 2];
-}
-
 int bits_for(int64_t n_values) {
     int bits = 0;
     while ((1ll << bits) < n_values) ++bits;
     return bits;
 }
 
-// Fills the tiles' lists. The depth order is in values[1], which the sort by tile may overwrite: emit_pairs is done then.
-void make_lists(const Frame& f, const Scratch& sc, cudaStream_t s) {
-    const unsigned n_blocks = blocks_for(f.n, kThreads);
-    uint32_t* order = sc.values[1];
-    sort_by_key(sc, f.n_views, f.n, nullptr, 32, order, s);
-    LAUNCH(count_slots, dim3(n_blocks, f.n_views), f, order, sc.block_sums);
-    LAUNCH(scan_slots, dim3(1), f, sc.block_sums, (int64_t)n_blocks * f.n_views);
-    LAUNCH(emit_pairs, dim3(n_blocks, f.n_views), f, order, sc.block_sums, sc.keys[0]);
-    const int64_t n_lists = (int64_t)f.n_views * f.n_tiles;
-    const uint32_t* sorted = sort_by_key(sc, 1, f.capacity, &f.header->n_entries, bits_for(n_lists), f.slots, s);
-    LAUNCH(find_lists, dim3(blocks_for(n_lists + 1, kThreads)), f, sorted);
+constexpr int kDepthBits = 32;
+// Of a tile's number, counted through all views; one number more, all ones, is that of the unused keys.
+int tile_bits(const Frame& f) { return bits_for((int64_t)f.n_views * f.n_tiles + 1); }
+
+// Bytes that cub wants for sorting n keys by n_bits.
+size_t sort_bytes(int64_t n, int n_bits) {
+    size_t bytes = 0;
+    const uint32_t* in = nullptr;
+    uint32_t* out = nullptr;
+    check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, in, out, in, out, (int)n, 0, n_bits), "cub");
+    return bytes;
 }
 
-void forward(const DgrBatch& b, const DgrBatchImages& out, void* state, void* scratch, cudaStream_t s) {
+// What the forward pass needs and no later call reads. The sort by depth and the sort by tile use it in turn.
+struct Scratch {
+    uint32_t *keys, *values, *sorted_keys;  // [C]
+    SlotCount* block_sums;
+    char* sort;
+    size_t sort_bytes;
+};
+
+Scratch make_scratch(const Frame& f, Carver& scratch) {
+    Scratch s;
+    s.keys = scratch.take<uint32_t>(f.capacity);
+    s.values = scratch.take<uint32_t>(f.capacity);
+    s.sorted_keys = scratch.take<uint32_t>(f.capacity);
+    s.block_sums = scratch.take<SlotCount>(blocks_for(f.n * f.n_views, kThreads));
+    s.sort_bytes = std::max(sort_bytes(f.n * f.n_views, kDepthBits), sort_bytes(f.capacity, tile_bits(f)));
+    s.sort = scratch.take<char>((int64_t)s.sort_bytes);
+    return s;
+}
+
+// Stable, by the lowest n_bits of the first n keys.
+void sort_pairs(Scratch& sc, uint32_t* sorted_values, int64_t n, int n_bits, cudaStream_t s) {
+    const uint32_t *keys = sc.keys, *values = sc.values;
+    check(cub::DeviceRadixSort::SortPairs(sc.sort, sc.sort_bytes, keys, sc.sorted_keys, values, sorted_values, (int)n, 0,
+                                          n_bits, s),
+          "cub");
+}
+
+template <class T>
+PerView<T> per_view(const T* views, int n_views) {
+    PerView<T> all = {};
+    std::copy(views, views + n_views, all.at);
+    return all;
+}
+
+// ---------------------------------------------------------------------------------------------- forward
+
+// Fills the tiles' lists from depth keys and indices, which are in sc.keys and sc.values.
+void make_lists(const Frame& f, Scratch& sc, cudaStream_t s) {
+    const int64_t n = f.n * f.n_views;
+    uint32_t* order = f.slots;  // has room for it until the second sort
+    sort_pairs(sc, order, n, kDepthBits, s);
+    const unsigned n_blocks = blocks_for(n, kThreads);
+    LAUNCH(count_slots, dim3(n_blocks), f, order, sc.block_sums);
+    LAUNCH(scan_slots, dim3(1), f, sc.block_sums, n_blocks);
+    check(cudaMemsetAsync(sc.keys, 0xff, sizeof(uint32_t) * (size_t)f.capacity, s), "cudaMemsetAsync");
+    LAUNCH(emit_pairs, dim3(n_blocks), f, order, sc.block_sums, sc.keys, sc.values);
+    sort_pairs(sc, f.slots, f.capacity, tile_bits(f), s);
+    LAUNCH(find_lists, dim3(blocks_for((int64_t)f.n_views * f.n_tiles + 1, kThreads)), f, sc.sorted_keys);
+}
+
+void forward(const DgrBatch& b, const DgrImages* out, int64_t* host_counts, void* state, void* scratch,
+             cudaStream_t s) {
     Carver in_state(state), in_scratch(scratch);
     const Frame f = make_frame(b, in_state);
+    const Scenes scenes = per_view(b.views, f.n_views);
+    const PerView<DgrImages> images = per_view(out, f.n_views);
     check(cudaMemsetAsync(f.header, 0, sizeof(Header), s), "cudaMemsetAsync");
     if (f.n > 0) {
-        const Scratch sc = make_scratch(f, in_scratch);
-        LAUNCH(project, dim3(blocks_for(f.n, kThreads), f.n_views), b, f, out.radii, sc.keys[0]);
+        Scratch sc = make_scratch(f, in_scratch);
+        LAUNCH(project, dim3(blocks_for(f.n, kThreads), f.n_views), scenes, f, images, sc.keys, sc.values);
         make_lists(f, sc, s);
     } else {
         const size_t bytes = sizeof(uint32_t) * ((size_t)f.n_views * f.n_tiles + 1);
         check(cudaMemsetAsync(f.tile_begin, 0, bytes, s), "cudaMemsetAsync");
     }
-    if (out.host_counts)
-        check(cudaMemcpyAsync(out.host_counts, f.header, 2 * sizeof(int64_t), cudaMemcpyDeviceToHost, s), "counts");
-    LAUNCH(blend, dim3(f.tiles_x, f.tiles_y, f.n_views), b, f, out);
+    if (host_counts)
+        check(cudaMemcpyAsync(host_counts, f.header, 2 * sizeof(int64_t), cudaMemcpyDeviceToHost, s), "counts");
+    LAUNCH(blend, dim3(f.tiles_x, f.tiles_y, f.n_views), scenes, f, images);
 }
 
-void backward(const DgrBatch& b, const DgrGradients& g, void* state, void* scratch, cudaStream_t s) {
+// ---------------------------------------------------------------------------------------------- backward
+
+Partials make_partials(const Frame& f, Carver& scratch) {
+    Partial* sums = scratch.take<Partial>(f.capacity);
+    return {sums, scratch.take<uint8_t>(f.capacity)};
+}
+
+void backward(const DgrBatch& b, const DgrGradients* g, void* state, void* scratch, cudaStream_t s) {
     Carver in_state(state), in_scratch(scratch);
     const Frame f = make_frame(b, in_state);
     if (f.n == 0) return;
-    Partial* partials = in_scratch.take<Partial>(f.capacity);
+    const Scenes scenes = per_view(b.views, f.n_views);
+    const PerView<DgrGradients> gradients = per_view(g, f.n_views);
+    const Partials partials = make_partials(f, in_scratch);
     LAUNCH(clear_partials, dim3(kThreads), f, partials);
-    LAUNCH(blend_backward, dim3(f.tiles_x, f.tiles_y, f.n_views), b, f, g, partials);
-    LAUNCH(project_backward, dim3(blocks_for(f.n, kThreads), f.n_views), b, f, partials, g);
+    LAUNCH(blend_backward, dim3(f.tiles_x, f.tiles_y, f.n_views), scenes, f, gradients, partials);
+    for (int64_t stride = 1; f.n_tiles > stride * kSerialSlots; stride *= kSerialSlots)
+        LAUNCH(sum_wide, dim3(kThreads), f, partials, (uint32_t)stride);
+    LAUNCH(project_backward, dim3(blocks_for(f.n, kThreads), f.n_views), scenes, f, partials, gradients);
 }
 
 // Runs fn and turns what it throws into a code and a message.
@@ -234,27 +256,27 @@ int dgr_cuda_probe(int device) {
 
 int dgr_cuda_buffer_bytes(const DgrBatch* batch, DgrBufferBytes* bytes) {
     return guarded([&] {
+        const DeviceGuard guard(batch->device);  // cub's part depends on it
         Carver state(nullptr), scratch(nullptr), partials(nullptr);
         const Frame f = make_frame(*batch, state);
         make_scratch(f, scratch);
-        partials.take<Partial>(f.capacity);
+        make_partials(f, partials);
         *bytes = {state.used(), scratch.used(), partials.used()};
     });
 }
 
-int dgr_cuda_forward(const DgrBatch* batch, const DgrBatchImages* images, void* state, void* scratch, int device,
+int dgr_cuda_forward(const DgrBatch* batch, const DgrImages* images, int64_t* host_counts, void* state, void* scratch,
                      void* stream) {
     return guarded([&] {
-        const DeviceGuard guard(device);
-        forward(*batch, *images, state, scratch, static_cast<cudaStream_t>(stream));
+        const DeviceGuard guard(batch->device);
+        forward(*batch, images, host_counts, state, scratch, static_cast<cudaStream_t>(stream));
     });
 }
 
-int dgr_cuda_backward(const DgrBatch* batch, const DgrGradients* gradients, void* state, void* scratch, int device,
-                      void* stream) {
+int dgr_cuda_backward(const DgrBatch* batch, const DgrGradients* gradients, void* state, void* scratch, void* stream) {
     return guarded([&] {
-        const DeviceGuard guard(device);
-        backward(*batch, *gradients, state, scratch, static_cast<cudaStream_t>(stream));
+        const DeviceGuard guard(batch->device);
+        backward(*batch, gradients, state, scratch, static_cast<cudaStream_t>(stream));
     });
 }
 

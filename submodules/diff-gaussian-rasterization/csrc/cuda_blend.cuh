@@ -101,11 +101,10 @@ GM_DEVICE void blend_one(const gm::Splat& s, const Pixel& p, uint32_t position, 
     out.t = next;
 }
 
-GM_DEVICE void store_pixel(const Frame& f, const DgrBatchImages& images, const Tile& t, const Pixel& p,
-                           const float* background, const Blended& px) {
+GM_DEVICE void store_pixel(const Frame& f, const DgrImages& images, const Pixel& p, const float* background,
+                           const Blended& px) {
     const int64_t plane = (int64_t)f.width_px * f.height_px;
-    float* color = images.color + 3 * plane * t.v + p.index;
-    float* depth_alpha = images.depth_alpha + 2 * plane * t.v + p.index;
+    float *color = images.color + p.index, *depth_alpha = images.depth_alpha + p.index;
     color[0] = fmaf(background[0], px.t, px.r);
     color[plane] = fmaf(background[1], px.t, px.g);
     color[2 * plane] = fmaf(background[2], px.t, px.b);
@@ -114,8 +113,8 @@ GM_DEVICE void store_pixel(const Frame& f, const DgrBatchImages& images, const T
 }
 
 // Five blocks a multiprocessor: without the number ptxas spills on 7.0. It is ignored on 7.5, which holds only four.
-__global__ void __launch_bounds__(kThreads, 5) blend(const __grid_constant__ DgrBatch batch, const Frame f,
-                                                  const DgrBatchImages images) {
+__global__ void __launch_bounds__(kThreads, 5) blend(const __grid_constant__ Scenes scenes, const Frame f,
+                                                  const __grid_constant__ PerView<DgrImages> images) {
     __shared__ gm::Splat splats[kThreads];
     __shared__ uint8_t patches[kThreads];
     const Tile t = tile_of_block(f);
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 5) blend(const __grid_constant__ Dgr
     const int64_t at = t.index * kThreads + threadIdx.x;
     f.final_t[at] = px.t;
     f.stop[at] = px.stop;
-    if (p.inside) store_pixel(f, images, t, p, batch.views[t.v].background, px);
+    if (p.inside) store_pixel(f, images.at[t.v], p, scenes.at[t.v].background, px);
 }
 
 // ---------------------------------------------------------------------------------------------- backward
@@ -161,11 +160,11 @@ GM_DEVICE PixelGradient load_gradient(const Frame& f, const Tile& t, const Pixel
     PixelGradient px = {f.final_t[at], 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, p.inside ? f.stop[at] : 0};
     float transmittance = 0.0f;
     if (p.inside && incoming.color) {
-        const float* g = incoming.color + 3 * plane * t.v + p.index;
+        const float* g = incoming.color + p.index;
         px.r = g[0], px.g = g[plane], px.b = g[2 * plane];
     }
     if (p.inside && incoming.depth_alpha) {
-        const float* g = incoming.depth_alpha + 2 * plane * t.v + p.index;
+        const float* g = incoming.depth_alpha + p.index;
         px.z = g[0], transmittance = g[plane];
     }
     px.behind = px.t * (transmittance + background[0] * px.r + background[1] * px.g + background[2] * px.b);
@@ -230,31 +229,36 @@ GM_DEVICE uint32_t warp_max(uint32_t value) {
 // Adds the warps' sums of one batch and hands them to the slots. Warps whose patch was not reached wrote nothing. With
 // one list per view several tiles meet in a slot: the only place where the order of additions is left to chance.
 GM_DEVICE void store_partials(const Frame& f, const float (&sums)[kWarps][kBackwardBatch * gm::kMoments],
-                              const uint8_t* patches, const uint32_t* slots, uint32_t n, Partial* partials) {
+                              const uint8_t* patches, const uint32_t* slots, uint32_t n, const Partials& partials) {
     const bool one_list = f.header->one_list;
+    if (!one_list && threadIdx.x < n) partials.any[slots[threadIdx.x]] = patches[threadIdx.x] != 0;
     for (uint32_t k = threadIdx.x; k < n * gm::kMoments; k += kThreads) {
         const uint32_t g = k / gm::kMoments;
+        if (!patches[g]) continue;
         float sum = 0.0f;
         for (int w = 0; w < kWarps; ++w)
             if (patches[g] >> w & 1) sum += sums[w][k];
-        float* to = &partials[slots[g]].moments.w + k % gm::kMoments;
-        if (!one_list)
-            *to = sum;
-        else if (patches[g])
+        float* to = &partials.sums[slots[g]].moments.w + k % gm::kMoments;
+        if (one_list)
             atomicAdd(to, sum);
+        else
+            *to = sum;
     }
 }
 
 // Slots that several tiles add to begin at zero.
-__global__ void __launch_bounds__(kThreads) clear_partials(const Frame f, Partial* partials) {
+__global__ void __launch_bounds__(kThreads) clear_partials(const Frame f, const Partials partials) {
     if (!f.header->one_list) return;
     const int64_t n = f.header->n_entries;
-    for (int64_t k = (int64_t)blockIdx.x * kThreads + threadIdx.x; k < n; k += (int64_t)gridDim.x * kThreads)
-        partials[k] = {};
+    for (int64_t k = (int64_t)blockIdx.x * kThreads + threadIdx.x; k < n; k += (int64_t)gridDim.x * kThreads) {
+        partials.sums[k] = {};
+        partials.any[k] = 1;
+    }
 }
 
-__global__ void __launch_bounds__(kThreads) blend_backward(const __grid_constant__ DgrBatch batch, const Frame f,
-                                                           const DgrGradients incoming, Partial* partials) {
+__global__ void __launch_bounds__(kThreads) blend_backward(
+    const __grid_constant__ Scenes scenes, const Frame f, const __grid_constant__ PerView<DgrGradients> gradients,
+    const Partials partials) {
     __shared__ gm::Splat splats[kBackwardBatch];
     __shared__ uint8_t patches[kBackwardBatch];
     __shared__ uint32_t slots[kBackwardBatch], warp_stop[kWarps];
@@ -263,14 +267,14 @@ __global__ void __launch_bounds__(kThreads) blend_backward(const __grid_constant
     if (t.size == 0) return;
     const Pixel p = pixel_of_thread(f, t);
     const int warp = warp_of(), lane = lane_of(), moment = moment_of_lane();
-    PixelGradient px = load_gradient(f, t, p, incoming, batch.views[t.v].background);
+    PixelGradient px = load_gradient(f, t, p, gradients.at[t.v], scenes.at[t.v].background);
     const uint32_t own_stop = warp_max(px.stop);
     if (lane == 0) warp_stop[warp] = own_stop;
     __syncthreads();
     uint32_t end = 0;
     for (int w = 0; w < kWarps; ++w) end = warp_stop[w] > end ? warp_stop[w] : end;
     if (!f.header->one_list)  // nobody came this far
-        for (uint32_t k = end + threadIdx.x; k < t.size; k += kThreads) partials[f.slots[t.begin + k]] = {};
+        for (uint32_t k = end + threadIdx.x; k < t.size; k += kThreads) partials.any[f.slots[t.begin + k]] = 0;
     for (uint32_t n; end > 0; end -= n) {
         n = end < kBackwardBatch ? end : kBackwardBatch;
         const uint32_t first = end - n;

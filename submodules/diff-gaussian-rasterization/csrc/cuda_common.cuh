@@ -22,15 +22,31 @@ struct Rect {
     uint16_t x0, y0, x1, y1;  // tiles [x0, x1) x [y0, y1)
 };
 
+constexpr uint32_t kSerialSlots = 64;  // how many slots, at most, one thread adds up
+
+// Views by blockIdx: what the kernels get of the caller's arrays.
+template <class T>
+struct PerView {
+    T at[DGR_MAX_VIEWS];
+};
+typedef PerView<DgrScene> Scenes;
+
 struct Header {
     unsigned long long n_pairs, n_dropped;
     uint32_t n_entries;  // pairs in the lists
     uint32_t one_list;   // 1: the pairs did not fit, so each view has one list for all of its tiles
+    uint32_t n_wide;     // Gaussians of more than kSerialSlots tiles
 };
 
-struct alignas(16) Partial {
+struct alignas(8) Partial {
     gm::Moments<float> moments;
-    float unused[2];
+};
+
+// What the tiles contribute to the Gaussians' gradients, by slot. Where `any` is 0 no pixel contributed and the sum was
+// never written: behind a solid surface that is most of them, and a byte is all that they cost.
+struct Partials {
+    Partial* sums;  // [C]
+    uint8_t* any;   // [C]
 };
 
 // What the forward pass leaves for the backward one. Letters: B views, N Gaussians, T tiles of a view, C capacity.
@@ -79,11 +95,6 @@ GM_DEVICE T block_exclusive_scan(T value, T (&warp_sums)[kWarps], T* total) {
     __syncthreads();
     *total = sum;
     return before + inclusive - value;
-}
-
-// Array k of the batch as view v sees it; `stride` floats per Gaussian.
-GM_DEVICE const float* seen_by(const DgrBatch& batch, const float* array, int k, int v, int stride) {
-    return batch.per_view >> k & 1 ? array + (int64_t)v * batch.n_gaussians * stride : array;
 }
 
 GM_DEVICE gm::Vec3<float> load3(const float* p) { return {p[0], p[1], p[2]}; }

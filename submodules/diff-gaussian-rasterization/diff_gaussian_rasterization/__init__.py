@@ -5,7 +5,7 @@
 
 A family of packages shares this module's name and returns two, three or four values; `backend()` says that this is the
 one with three. The names and numbers are those that LucidDreamer uses; `depth_z_gradient`, `backend`
-and `rasterize_batch` (several views at once) are additions.
+and `rasterize_views` (several views at once) are additions.
 Letters: N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 
@@ -13,7 +13,7 @@ from ._rasterizer import (
     GaussianRasterizationSettings,
     GaussianRasterizer,
     backend,
-    rasterize_batch,
+    rasterize_views,
     uses_cuda,
     why_no_cuda,
 )
@@ -24,7 +24,7 @@ __all__ = [
     "GaussianRasterizer",
     "__version__",
     "backend",
-    "rasterize_batch",
+    "rasterize_views",
     "uses_cuda",
     "why_no_cuda",
 ]

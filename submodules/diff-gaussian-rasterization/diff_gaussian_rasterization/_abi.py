@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C ABI of csrc/abi.h in ctypes: structs, library, state handles. Loads the library on import.
 
-Also the rules for the arrays of B views of N Gaussians that both backends share.
+Also what both backends do with B views: their inputs as structs, and the arrays of their outputs and gradients.
 """
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ SCENE_ARRAYS = (
     "means", "shs", "colors", "opacities", "scales", "rotations", "cov3", "viewmatrix", "projmatrix", "campos",
     "background",
 )  # fmt: skip
-GRADIENT_ARRAYS = ("means", "means2d", "shs", "colors", "opacities", "scales", "rotations", "cov3")
+INPUT_ARRAYS = ("means", "means2d", "shs", "colors", "opacities", "scales", "rotations", "cov3")  # of one view
 
 
 class Scene(ctypes.Structure):
@@ -44,7 +45,7 @@ class Images(ctypes.Structure):
 class Gradients(ctypes.Structure):
     """DgrGradients: gradients of the images going in, of the inputs coming out."""
 
-    _fields_ = [("color", _POINTER), ("depth_alpha", _POINTER), *[(f"grad_{n}", _POINTER) for n in GRADIENT_ARRAYS]]
+    _fields_ = [("color", _POINTER), ("depth_alpha", _POINTER), *[(f"grad_{n}", _POINTER) for n in INPUT_ARRAYS]]
 
 
 def _load_library() -> ctypes.CDLL:
@@ -95,14 +96,65 @@ def address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def shared_by_views(name: str, shape: torch.Size, n: int) -> bool:
-    """Whether an array is [N, ...] for all views, and not [B, N, ...]; for shs by dimensions, as B*M may be M'."""
-    widths = {"means": 3, "means2d": 3, "colors": 3, "opacities": 1, "scales": 3, "rotations": 4, "cov3": 6}
-    return len(shape) == 3 if name == "shs" else shape.numel() == n * widths[name]
+def split(arrays: Sequence[torch.Tensor | None]) -> list[dict[str, torch.Tensor | None]]:
+    """The inputs of each view by name, from those of all views in one row."""
+    width = len(INPUT_ARRAYS)
+    return [dict(zip(INPUT_ARRAYS, arrays[k : k + width])) for k in range(0, len(arrays), width)]
 
 
-def as_input(gradient: torch.Tensor | None, shape: torch.Size | None) -> torch.Tensor | None:
-    """Sums over the views that share the input."""
-    if gradient is None or shape is None or gradient.shape == shape:
-        return gradient
-    return gradient.view(shape) if gradient.shape[0] == 1 else gradient.sum(0)
+def scenes(settings: Sequence[Any], views: Sequence[Mapping[str, torch.Tensor | None]]) -> ctypes.Array:
+    """One struct for each view; the tensors must outlive it."""
+    structs = []
+    for s, arrays in zip(settings, views, strict=True):
+        means, shs = arrays["means"], arrays["shs"]
+        assert means is not None
+        structs.append(Scene(
+            len(means), 0 if shs is None else shs.shape[1], s.sh_degree, s.image_width, s.image_height, s.tanfovx,
+            s.tanfovy, s.scale_modifier, torch.get_num_threads(), DEPTH_Z_GRADIENT if s.depth_z_gradient else 0,
+            *[address(arrays[name]) for name in SCENE_ARRAYS[:7]],
+            *map(address, (s.viewmatrix, s.projmatrix, s.campos, s.bg)),
+        ))  # fmt: skip
+    return (Scene * len(structs))(*structs)
+
+
+def new_outputs(
+    s: Any, view: Mapping[str, torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Room for one view's colour [3,H,W], radii [N] and depth_alpha [2,H,W]."""
+    means, h, w = view["means"], s.image_height, s.image_width
+    assert means is not None
+    return means.new_empty(3, h, w), means.new_empty(len(means), dtype=torch.int32), means.new_empty(2, h, w)
+
+
+def images(outputs: Sequence[Sequence[torch.Tensor]]) -> ctypes.Array:
+    """The structs that say where each view is written."""
+    return (Images * len(outputs))(*[Images(*map(address, view)) for view in outputs])
+
+
+def save(ctx: Any, settings: Sequence[Any], views: Sequence[Mapping[str, torch.Tensor | None]]) -> None:
+    """Keeps for the backward pass what both backends need; means2d, whose values nobody reads, by its shape only."""
+    ctx.settings = settings
+    ctx.means2d_shapes = [view["means2d"].shape for view in views if view["means2d"] is not None]
+    ctx.save_for_backward(*[None if k == "means2d" else x for view in views for k, x in view.items()])
+    ctx.set_materialize_grads(False)
+
+
+def gradients(
+    ctx: Any, incoming: Sequence[torch.Tensor | None]
+) -> tuple[ctypes.Array, list[torch.Tensor | None], list[torch.Tensor]]:
+    """What the backward pass takes and fills, for gradients of each view's (colour, radii, depth_alpha).
+
+    Returns structs, the new gradients of all inputs in one row (None for absent ones), and tensors to be kept alive
+    until the structs have been read.
+    """
+    structs, outgoing, kept = [], [], []
+    for v, (view, means2d_shape) in enumerate(zip(split(ctx.saved_tensors), ctx.means2d_shapes, strict=True)):
+        means = view["means"]
+        assert means is not None
+        given = [None if g is None else g.contiguous() for g in (incoming[3 * v], incoming[3 * v + 2])]
+        shapes = {name: None if x is None else x.shape for name, x in view.items()} | {"means2d": means2d_shape}
+        made = [None if shape is None else means.new_empty(shape) for shape in shapes.values()]
+        structs.append(Gradients(*map(address, (*given, *made))))
+        outgoing += made
+        kept += [g for g in given if g is not None]
+    return (Gradients * len(structs))(*structs), outgoing, kept

@@ -5,6 +5,7 @@ N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,12 +78,18 @@ def settings(s: Any, n_sh_coeffs: int | None) -> None:
         raise ValueError(f"{given}, sh_degree {s.sh_degree} needs {needed}: lower the degree or give more")
 
 
-def batch(views: Any) -> None:
-    """Raises ValueError unless there is a view, and all agree on what a batch shares."""
-    if len(views) == 0:
-        raise ValueError("settings is empty, expected one GaussianRasterizationSettings for each view")
+def same_in_all_views(
+    settings: Sequence[Any], views: Sequence[Sequence[torch.Tensor | None]], names: Sequence[str]
+) -> None:
+    """Raises ValueError unless the views agree on image size, flags, and the kind, device and shape of their inputs."""
     for name in ("image_height", "image_width", "depth_z_gradient", "backend"):
-        values = {getattr(s, name) for s in views}
+        values = {getattr(s, name) for s in settings}
         if len(values) > 1:
             given = ", ".join(map(str, sorted(values)))
-            raise ValueError(f"{name} differs between the views of a batch ({given}): give each its own batch")
+            raise ValueError(f"{name} differs between the views ({given}): render them in calls of their own")
+    for name, arrays in zip(names, zip(*views, strict=True), strict=True):
+        kinds = ["absent" if x is None else f"{_shape_text(x.shape)} on {x.device}" for x in arrays]
+        other = next((v for v, kind in enumerate(kinds) if kind != kinds[0]), None)
+        if other is not None:
+            given = f"is {kinds[0]} in view 0, {kinds[other]} in view {other}"
+            raise ValueError(f"{name} {given}: give all views the same number of Gaussians and kind of inputs")

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings, the module and the batch; checks are in _checks, the backends in _host and _cuda, the C ABI in _abi.
+"""Settings, the module and the function for several views.
+
+Checks are in _checks, the backends in _host and _cuda, the C ABI in _abi.
 
 Letters: B views, N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from . import _abi, _checks, _cuda, _host
 BACKENDS = ("auto", "cuda", "cpu")
 
 Rendered = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+INPUTS = ("means3D", "means2D", "shs", "colors_precomp", "opacities", "scales", "rotations", "cov3D_precomp")
 
 
 class GaussianRasterizationSettings(NamedTuple):
@@ -78,26 +81,29 @@ def _uses_kernels(device: torch.device, backend: str) -> bool:
 
 
 def _render(
-    inputs: list[torch.Tensor | None], settings: Sequence[Any], lead: tuple[int, ...], counts: dict[str, Any]
-) -> Rendered:
-    """Checked inputs to the backend of their device; from a CUDA device without kernels to the CPU and back."""
-    assert inputs[0] is not None
-    device = inputs[0].device
+    settings: Sequence[Any], views: Sequence[Sequence[torch.Tensor | None]], counts: dict[str, Any]
+) -> list[Rendered]:
+    """Checked views to the backend of their device; from a CUDA device without kernels to the CPU and back."""
+    assert views[0][0] is not None
+    device = views[0][0].device
+    flat = [x for view in views for x in view]
     if _uses_kernels(device, settings[0].backend):
-        return _cuda.Rasterize.apply(*inputs, tuple(settings), lead, counts)
-    if device.type == "cpu":
-        return _host.Rasterize.apply(*inputs, tuple(settings), lead, counts)
-    names = ("bg", "viewmatrix", "projmatrix", "campos")
-    settings = tuple(s._replace(**{name: getattr(s, name).cpu() for name in names}) for s in settings)
-    rendered = _host.Rasterize.apply(*[None if x is None else x.cpu() for x in inputs], settings, lead, counts)
-    return tuple(x.to(device) for x in rendered)
+        outputs = _cuda.rasterize(tuple(settings), counts, *flat)
+    elif device.type == "cpu":
+        outputs = _host.Rasterize.apply(tuple(settings), counts, *flat)
+    else:
+        names = ("bg", "viewmatrix", "projmatrix", "campos")
+        settings = tuple(s._replace(**{name: getattr(s, name).cpu() for name in names}) for s in settings)
+        on_host = _host.Rasterize.apply(settings, counts, *[None if x is None else x.cpu() for x in flat])
+        outputs = tuple(x.to(device) for x in on_host)
+    return [(outputs[k], outputs[k + 1], outputs[k + 2]) for k in range(0, len(outputs), 3)]
 
 
 def _checked(
-    settings: Sequence[GaussianRasterizationSettings], lead: tuple[int, ...], means3D: Any, means2D: Any, shs: Any,
-    colors_precomp: Any, opacities: Any, scales: Any, rotations: Any, cov3D_precomp: Any,
-) -> tuple[list[torch.Tensor | None], list[GaussianRasterizationSettings]]:  # fmt: skip
-    """Inputs, in the order of the backends, and settings; contiguous. Shapes may be led by `lead`."""
+    s: GaussianRasterizationSettings, means3D: Any, means2D: Any, opacities: Any, shs: Any = None,
+    colors_precomp: Any = None, scales: Any = None, rotations: Any = None, cov3D_precomp: Any = None,
+) -> tuple[GaussianRasterizationSettings, list[torch.Tensor | None]]:  # fmt: skip
+    """One view's settings, and its inputs in the order of INPUTS; contiguous."""
     _checks.one_of(shs, colors_precomp, scales, rotations, cov3D_precomp)
     if not isinstance(means3D, torch.Tensor):
         raise ValueError(f"means3D is a {type(means3D).__name__}, expected a torch.Tensor")
@@ -105,15 +111,15 @@ def _checked(
     _check_device(device)
 
     def checked(name: str, value: Any, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
-        if value is None:
-            return None
-        return _checks.tensor(name, value, (*shapes, *[(*lead, *s) for s in shapes if lead]), device)
+        return None if value is None else _checks.tensor(name, value, shapes, device)
 
     means = checked("means3D", means3D, ("N", 3))
-    assert means is not None
-    n = means.shape[-2]
+    n = len(means3D)
     shs = checked("shs", shs, (n, "M", 3))
-    inputs = [
+    _checks.settings(s, None if shs is None else shs.shape[1])
+    small = {"bg": (3,), "viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,)}
+    tensors: dict[str, Any] = {k: _checks.tensor(k, getattr(s, k), (shape,), device) for k, shape in small.items()}
+    return s._replace(**tensors), [
         means,
         checked("means2D", means2D, (n, 3)),
         shs,
@@ -123,45 +129,33 @@ def _checked(
         checked("rotations", rotations, (n, 4)),
         checked("cov3D_precomp", cov3D_precomp, (n, 6)),
     ]
-    small = {"bg": (3,), "viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,)}
-    views = []
-    for s in settings:
-        _checks.settings(s, None if shs is None else shs.shape[-2])
-        tensors: dict[str, Any] = {k: _checks.tensor(k, getattr(s, k), (shape,), device) for k, shape in small.items()}
-        views.append(s._replace(**tensors))
-    return inputs, views
 
 
-def rasterize_batch(
-    settings: Sequence[GaussianRasterizationSettings],
-    means3D: torch.Tensor,
-    means2D: torch.Tensor,
-    opacities: torch.Tensor,
-    shs: torch.Tensor | None = None,
-    colors_precomp: torch.Tensor | None = None,
-    scales: torch.Tensor | None = None,
-    rotations: torch.Tensor | None = None,
-    cov3D_precomp: torch.Tensor | None = None,
-    counts: dict[str, Any] | None = None,
-) -> Rendered:
-    """Renders B views at once: on the CPU side by side in threads, on a CUDA device in one launch of each kernel.
+def rasterize_views(
+    settings: Sequence[GaussianRasterizationSettings], inputs: Sequence[Mapping[str, torch.Tensor]]
+) -> list[Rendered]:
+    """Renders several views together: in threads on the CPU, in one launch of each kernel on a CUDA device.
+
+    Views may share tensors; a tensor gets the sum of the gradients of the views that it was given to. For the gradient
+    of each view apart, give each its own `x.detach().requires_grad_()`, which copies nothing.
 
     Args:
-        settings: one for each view, all of one image size and one depth_z_gradient; the rest may differ.
-        means3D, ...: as for GaussianRasterizer, shared by all views; or with a leading [B], each view its own. The
-            gradient of a shared input is the sum over the views, that of one with [B] keeps the views apart: to have
-            every view's own gradient of a parameter, pass `parameter.expand(B, ...)`. means2D is best [B,N,3].
-        counts: receives n_dropped, n_pairs and state_bytes of all views together.
+        settings: one for each view, all of one image size and one depth_z_gradient.
+        inputs: for each view what GaussianRasterizer takes, by name; in all views the same ones, of the same shapes.
     Returns:
-        color [B,3,H,W], radii [B,N], depth_alpha [B,2,H,W]; each view as GaussianRasterizer gives it, to the bit.
+        (color, radii, depth_alpha) of each view, to the bit as GaussianRasterizer gives them.
     Raises:
         ValueError: as GaussianRasterizer, or for views that differ in what they must share.
     """
-    _checks.batch(settings)
-    n_views = len(settings)
-    arrays = (means3D, means2D, shs, colors_precomp, opacities, scales, rotations, cov3D_precomp)
-    inputs, views = _checked(settings, (n_views,), *arrays)
-    return _render(inputs, views, (n_views,), {} if counts is None else counts)
+    if len(settings) == 0 or len(settings) != len(inputs):
+        given = f"{len(settings)} settings and {len(inputs)} inputs given"
+        raise ValueError(f"{given}: give one GaussianRasterizationSettings and one dict of inputs for each view")
+    checked = [_checked(s, **view) for s, view in zip(settings, inputs, strict=True)]
+    views, arrays = [s for s, _ in checked], [x for _, x in checked]
+    _checks.same_in_all_views(views, arrays, INPUTS)
+    step = _cuda.MAX_VIEWS
+    parts = [_render(views[k : k + step], arrays[k : k + step], {}) for k in range(0, len(views), step)]
+    return [rendered for part in parts for rendered in part]
 
 
 class GaussianRasterizer(nn.Module):
@@ -217,6 +211,6 @@ class GaussianRasterizer(nn.Module):
         Raises:
             ValueError: for a tensor of the wrong type, dtype, device or shape, by name. Non-contiguous ones are copied.
         """
-        arrays = (means3D, means2D, shs, colors_precomp, opacities, scales, rotations, cov3D_precomp)
-        inputs, views = _checked((self.raster_settings,), (), *arrays)
-        return _render(inputs, views, (), self.counts)
+        inputs = (means3D, means2D, opacities, shs, colors_precomp, scales, rotations, cov3D_precomp)
+        settings, arrays = _checked(self.raster_settings, *inputs)
+        return _render([settings], [arrays], self.counts)[0]
