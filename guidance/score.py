@@ -127,12 +127,14 @@ def distill_views(
     progress: float = 0.0,
     cameras: Cameras | None = None,
     encode: Encode | None = None,
+    mirrors: bool = True,
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
     pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
     as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
     index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
+    mirrors: whether the views are mirrored half of the time, as upstream does.
     progress: of the run, 0..1.  cameras: of all views, for laws that need them.  encode: replaces prior.encode_imgs.
     use_control: the prior's ControlNet is conditioned on each view's disparity, without gradient.
     shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
@@ -142,7 +144,7 @@ def distill_views(
     params = loss.params
     batch = _checked_batch(pred_rgb, pred_depth, pred_alpha, conditioning, ind_t)
     shard = shard or Shard.whole(batch)
-    flip = streams.rand(1) < 0.5
+    flip = streams.rand(1) < (0.5 if mirrors else 0.0)
     encoded = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
     latents = (encode or prior.encode_imgs)(flipped(encoded, flip), streams.torch, shard)
     if use_control:
