@@ -83,7 +83,7 @@ class Distillation:
     residual: Residual = field(repr=False)
     alpha_bar: Tensor = field(repr=False)  # [B]
     flip: Tensor = field(repr=False)  # [1] bool, whether the views were mirrored left to right
-    images: Tensor | None = field(default=None, repr=False)  # [B,3,H,W] as rendered, where they get a gradient directly
+    images: Tensor = field(repr=False)  # [B,3,H,W] as rendered
     image_grad: Tensor | None = field(default=None, repr=False)  # [B,3,H,W], detached; what `backward` puts on them
 
     @property
@@ -95,7 +95,7 @@ class Distillation:
     def backward(self) -> None:
         """Put `grad` on the latents and carry it back to the images (upstream: no division by the batch size)."""
         self.latents.backward(self.grad)
-        if self.images is not None:
+        if self.image_grad is not None:
             self.images.backward(self.image_grad)
 
     @torch.no_grad()
@@ -131,12 +131,10 @@ def distill_views(
 ) -> Distillation:
     """Eqs. (5), (9): guidance for rendered views, up to the Jacobian of the renderer.
 
-    pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (alpha is only checked).
-    as_latent: encode the disparity instead of the colour (upstream's name).  ind_t [B] gives each view its own schedule
-    index; without it one is drawn for the whole batch, as upstream does.  memory is the run's one NoiseMemory.
-    mirrors: whether the views are mirrored half of the time, as upstream does.
+    pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (only checked).  as_latent: encode disparity, not colour.
+    ind_t [B]: each view's own schedule index; None: one for the batch, as upstream.  memory: the run's NoiseMemory.
     progress: of the run, 0..1.  cameras: of all views, for laws that need them.  encode: replaces prior.encode_imgs.
-    use_control: the prior's ControlNet is conditioned on each view's disparity, without gradient.
+    use_control: the ControlNet gets each view's disparity, without gradient.  mirrors: half of the steps, as upstream.
     shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
     ind_t (noise stream).  Raises ValueError for inputs that do not fit together.
@@ -150,17 +148,14 @@ def distill_views(
     if use_control:
         conditioning = replace(conditioning, control=flipped(pred_depth.detach().expand(-1, 3, -1, -1), flip))
     noise = shard.of(draw_noise(latents, shard.total, params, streams, memory, cameras))
-    is_planned = ind_t is not None
+    info = StepInfo(warm_up_rate, progress, ind_t is not None, cameras and cameras.of(shard), streams, shard)
     if ind_t is None:
         ind_t = draw_ind_t(prior, params, streams, warm_up_rate, progress).expand(batch)
-    own = None if cameras is None else cameras.of(shard)
-    info = StepInfo(warm_up_rate, progress, is_planned, own, streams, shard)
     with torch.no_grad():
         step = loss.view(prior, latents.detach(), noise, ind_t, conditioning, info)
         residual = Residual.of(step, loss.law.residual(step))
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]
     weight = sd_step.per_view(sd_step.timestep_weight(alpha_bar, params.weighting), residual.difference)
-    has_image_residual = params.image_residual > 0 and not as_latent
     return Distillation(
         latents=latents,
         grad=weighted_gradient(residual.difference, weight, params, progress),
@@ -171,20 +166,22 @@ def distill_views(
         residual=residual,
         alpha_bar=alpha_bar,
         flip=flip,
-        images=pred_rgb if has_image_residual else None,
-        image_grad=image_gradient(prior, pred_rgb, residual, alpha_bar, params, flip) if has_image_residual else None,
+        images=pred_rgb,
+        image_grad=None if as_latent else image_gradient(prior, pred_rgb, residual, alpha_bar, params, flip),
     )
 
 
 @torch.no_grad()
 def image_gradient(
     prior: Prior, images: Tensor, residual: Residual, alpha_bar: Tensor, params: GuidanceParams, flip: Tensor
-) -> Tensor:
+) -> Tensor | None:
     """HiFA's image residual: lambda_guidance image_residual w(t) (a/s) (I - Dec(x0(e^g))), [B,3,H,W] without gradient.
 
-    x0 is what the law's guided prediction implies. Pixels that the prior does not see, at the edge of an image whose
-    size is no multiple of a latent's, get none.
+    None where image_residual is 0. x0 is what the law's guided prediction implies. Pixels that the prior does not see,
+    at the edge of an image whose size is no multiple of a latent's, get none.
     """
+    if params.image_residual == 0:
+        return None
     decoded = prior.decode_latents(sd_step.predict_x0(residual.x_t, residual.eps_hat, alpha_bar))
     seen, gradient, (height, width) = flipped(images, flip), torch.zeros_like(images), decoded.shape[-2:]
     factor = sd_step.timestep_weight(alpha_bar, params.weighting) * (alpha_bar / (1 - alpha_bar)).sqrt()
