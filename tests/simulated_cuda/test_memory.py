@@ -15,6 +15,7 @@ from scene.gaussian_model import GaussianModel
 from tests.drawn import Draws
 from tests.simulated_cuda.conftest import run, words_of
 from toy.ideal import IdealPrior
+from trainer.memory_estimate import ModelSize, estimate
 from trainer.outputs import RunOutputs
 from trainer.recovery import Recovery
 from trainer.state import TrainState
@@ -157,3 +158,14 @@ def test_workers_get_the_bank_by_way_of_main_memory(gpu, tmp_path):
     Workers(world).begin_step(state)
     assert gpu.allocated == {}
     assert all(x.device.type == "cpu" for x in torch.utils._pytree.tree_leaves(sent) if torch.is_tensor(x))
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("prior", ["ideal", "SD"])
+def test_the_peak_is_within_the_estimate(gpu, tmp_path, prior):
+    """What torch tensors take, with fusion at every step; the workspaces of CUDA's libraries are not simulated."""
+    settings = {"iterations": 3, "fusion_range": "0.0,1.0", "max_step_share": 0.9, "init_num_pts": 2000, "loss": "sds"}
+    assert run(prior, tmp_path, **settings) == FINISHED
+    config = load_config(words_of(prior, tmp_path, **settings))
+    parts = estimate(config, torch.device("cuda"), ModelSize.of(config))
+    assert gpu.peak_bytes <= sum(parts.values()) - parts["workspace"], parts
