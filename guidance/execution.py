@@ -51,16 +51,16 @@ class Execution:
     @classmethod
     def of(cls, params: GuidanceParams, device: torch.device) -> Self:
         """Decide for `device`. Raises ValueError for what it cannot do."""
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-        for key, value, problem, remedy in _impossible(params, capability):
-            name = "a CPU" if capability is None else f"a GPU of compute capability {capability[0]}.{capability[1]}"
-            raise ValueError(f"GuidanceParams.{key} is {value}, but {name} {problem}; {remedy}")
         if params.offload_unet and (params.cuda_graphs or params.compile_unet):
             other = "cuda_graphs" if params.cuda_graphs else "compile_unet"
             raise ValueError(
                 f"GuidanceParams.offload_unet moves the weights during a call, which {other} cannot follow; "
                 "turn one of them off"
             )
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        for key, value, problem, remedy in _impossible(params, capability):
+            name = "a CPU" if capability is None else f"a GPU of compute capability {capability[0]}.{capability[1]}"
+            raise ValueError(f"GuidanceParams.{key} is {value}, but {name} {problem}; {remedy}")
         dtype = _dtype(params, on_gpu=capability is not None)
         tensor_cores = capability is not None and capability >= VOLTA and dtype != torch.float32
         return cls(
@@ -125,8 +125,6 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
     kernel = params.attention_kernel
     found: list[tuple[str, Any, str, str]] = []
     half = _dtype(params, capability is not None) != torch.float32
-    if params.compile_unet and (lack := _no_compiler(capability is not None)):
-        found.append(("compile_unet", True, *lack))
     if capability is None:
         if params.cuda_graphs:
             found.append(("cuda_graphs", True, "has none", "leave it out"))
@@ -135,6 +133,8 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
         if kernel == "flash" and _cpu_flash_fails(_dtype(params, on_gpu=False)):
             problem = f"with AMX cannot run it in {params.precision} below AVX-512"
             found.append(("attention_kernel", kernel, problem, "unset ATEN_CPU_CAPABILITY, or use auto or math"))
+        if params.compile_unet and (lack := _no_compiler(on_gpu=False)):
+            found.append(("compile_unet", True, *lack))
         return found
     if params.precision == "bfloat16" and capability < AMPERE:
         found.append(("precision", "bfloat16", "does not compute in bfloat16", "use float16 or auto"))
@@ -143,6 +143,8 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
         found.append(("attention_kernel", kernel, problem, "use auto, efficient or math"))
     if params.compile_unet and capability <= VOLTA:
         found.append(("compile_unet", True, "is too old for torch.compile's kernels", "leave it out"))
+    if params.compile_unet and (lack := _no_compiler(on_gpu=True)):
+        found.append(("compile_unet", True, *lack))
     return found
 
 
