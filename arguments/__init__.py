@@ -8,8 +8,6 @@ Keys marked `unread` exist so that upstream's files load; nothing reads them, up
 LucidDreamer does not have. docs/configuration.md is written from here: python tools/document_settings.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Defaults, YAML (`base:` first), command line: one checked, frozen Config. Raises every config error."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Iterator

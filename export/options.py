@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of an export beyond its format, where its file goes, and the message for a missing library."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distillation loss of one run: its law (distillation/), on the run's prior, and what the law remembers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,7 +27,7 @@ class Residual:
     samples: int  # of the network, over all views
 
     @classmethod
-    def of(cls, step: ViewStep, difference: Tensor) -> Residual:
+    def of(cls, step: ViewStep, difference: Tensor) -> Self:
         """That of a step whose law has computed `difference`."""
         if step.shown is None or difference.shape != step.x.shape:
             raise ValueError(

@@ -4,8 +4,6 @@
 RUN is a run folder, this program's or LucidDreamer's, or one .ply file. docs/exports.md compares the formats.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 It holds the resolved config (feed it back for the same run), upstream's cfg_args, versions and seeds.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -16,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 
@@ -177,7 +175,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
