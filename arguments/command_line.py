@@ -28,7 +28,8 @@ EPILOG = (
 COMMON = {
     "what to make": ("text", "opt", "workspace", "negative", "seed"),
     "size and length": ("iterations", "C_batch_size", "image_w", "image_h", "init_num_pts", "sh_degree"),
-    "diffusion model": ("guidance", "model_key", "LoRA_path", "guidance_scale", "sds", "perpneg", "vram_O", "device"),
+    "diffusion model": ("guidance", "model_key", "LoRA_path", "perpneg", "vram_O", "device"),
+    "distillation": ("distillation", "guidance_scale"),
     "CoGrad": ("CoGradParams.enabled",),
     "run and outputs": ("resume", "overwrite", "dry_run", "checkpoint_every", "save_ratio", "viewer", "quiet"),
 }
