@@ -37,7 +37,7 @@ def _facts(session: Session) -> dict[str, Any]:
 
 
 def build(session: Session) -> Finding | str:
-    """Both extensions, compiled anew beside the installed ones; with CUDA where this is about a GPU."""
+    """Both extensions, compiled again beside the installed ones; with CUDA where this is about a GPU."""
     if session.device != "cpu" and not session.is_tiny and shutil.which("nvcc") is None:
         return "no nvcc is on the PATH"
     made = []
