@@ -23,6 +23,7 @@ FOV_RAD = 0.5
 OUTLINE_VIEWS, OUTLINE_PX = 6, 160
 BAKE_VIEWS, BAKE_PX = 32, 512
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+UNLIT = "KHR_materials_unlit"
 FLOATER_STEPS = 4
 """Gaussians farther outside of the surface, in steps of the grid, are no part of it."""
 LIBRARIES = ("skimage.measure", "fast_simplification", "xatlas", "trimesh")
@@ -91,13 +92,14 @@ def glb(mesh: Mesh, normals: np.ndarray, uv: np.ndarray, texture: np.ndarray) ->
         visual=trimesh.visual.TextureVisuals(uv=uv, material=material),
         process=False,
     )
-    return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene(shape), include_normals=True, tree_postprocessor=_say_what_views_hold
-    )
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), include_normals=True, tree_postprocessor=_completed)
 
 
-def _say_what_views_hold(tree: dict[str, Any]) -> None:
-    """bufferView.target, which trimesh leaves out."""
+def _completed(tree: dict[str, Any]) -> None:
+    """bufferView.target, which trimesh leaves out, and that no light is to be added to that in the texture."""
+    tree["extensionsUsed"] = [UNLIT]
+    for material in tree["materials"]:
+        material["extensions"] = {UNLIT: {}}
     for shape in tree["meshes"]:
         for primitive in shape["primitives"]:
             for accessor in primitive["attributes"].values():

@@ -4,6 +4,7 @@
 N Gaussians, V vertices, F triangles, X x Y x Z grid points. A mesh's triangles are counter-clockwise from outside.
 """
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -190,9 +191,39 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
     points, triangles = library("fast_simplification").simplify(
         mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=faces
     )
-    corners = points[triangles]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    return compact(Mesh(points.astype(np.float64), triangles[area > 0].astype(np.int64)))
+    return without_fragments(closed(Mesh(points.astype(np.float64), triangles.astype(np.int64))))
+
+
+def closed(mesh: Mesh) -> Mesh:
+    """Without triangles that are an edge or a point, without pairs that lie on one another, and with holes filled.
+
+    The first two leave a closed surface closed, however thin their triangles are; a hole becomes a fan.
+    """
+    places, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    faces = index.reshape(-1)[mesh.faces]
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    _, which, count = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True)
+    faces = faces[count[which.reshape(-1)] != 2]
+    fans = [[loop[0], loop[k + 1], loop[k]] for loop in hole_loops(faces) for k in range(1, len(loop) - 1)]
+    return compact(Mesh(places, np.concatenate([faces, np.array(fans, np.int64).reshape(-1, 3)])))
+
+
+def hole_loops(faces: np.ndarray) -> list[list[int]]:
+    """Around each hole its vertices, in the order in which the triangles have them."""
+    edges = {edge for face in faces.tolist() for edge in zip(face, face[1:] + face[:1])}
+    following: dict[int, list[int]] = defaultdict(list)  # a vertex may lie on several holes
+    for start, end in sorted(edges):
+        if (end, start) not in edges:
+            following[start].append(end)
+    loops = []
+    for start in list(following):
+        while following[start]:
+            loop, at = [start], following[start].pop()
+            while at != start and following[at]:
+                loop.append(at)
+                at = following[at].pop()
+            loops.append(loop)
+    return loops
 
 
 def vertex_normals(mesh: Mesh) -> np.ndarray:

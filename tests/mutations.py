@@ -252,7 +252,7 @@ ERRORS = [
         ("quaternion_product(quaternion_of(turn), gaussians", "quaternion_product(quaternion_of(turn.T), gaussians"),
     ),
     *_in("export/splats.py", "tests/export/test_splats.py",
-        ("_placed(gaussians, \"spz\", Y_UP, options)", "_placed(gaussians, \"spz\", Y_DOWN, options)"),
+        ("UP[options.up]", "UP[\"-y\"]"),
     ),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from arguments import PipelineParams
 from evaluation.orbits import Framing, Orbit, camera_on_orbit
@@ -57,18 +58,28 @@ def welded(shape) -> tuple[np.ndarray, np.ndarray]:
     return places, index.reshape(-1)[shape.faces]
 
 
+def edges_of(faces: np.ndarray) -> np.ndarray:
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+
+
+def is_closed(faces: np.ndarray) -> bool:
+    """Every edge as often in one direction as in the other."""
+    there, back = (sorted(map(tuple, some.tolist())) for some in (edges_of(faces), edges_of(faces)[:, ::-1]))
+    return there == back
+
+
 def test_the_file_is_what_was_asked_for(ball) -> None:
     assert 1000 < len(ball.faces) <= 1200 and ball.texture.shape == (256, 256, 3)
     pbr = ball.material["pbrMetallicRoughness"]
+    assert ball.material["extensions"] == {"KHR_materials_unlit": {}}  # its light is in the texture
     assert (pbr["metallicFactor"], pbr["roughnessFactor"]) == (0.0, 1.0)
     assert ball.uv.min() >= 0 and ball.uv.max() <= 1
 
 
 def test_the_surface_is_closed_faces_outwards_and_lies_on_the_ball(ball) -> None:
     places, faces = welded(ball)
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    there, back = ({tuple(edge) for edge in some.tolist()} for some in (edges, edges[:, ::-1]))
-    assert len(there) == len(edges) and there == back  # each edge once in each direction
+    edges = edges_of(faces)
+    assert is_closed(faces)
     assert (
         len(places) - len(edges) // 2 + len(faces) == 2
     )  # Euler: one sphere, without the speck and without an inner shell
@@ -79,6 +90,50 @@ def test_the_surface_is_closed_faces_outwards_and_lies_on_the_ball(ball) -> None
     volume = np.einsum("fi,fi->", np.cross(a, b), c) / 6
     assert volume == pytest.approx(4 / 3 * math.pi * np.median(distance) ** 3, rel=0.05)
     assert (np.einsum("vi,vi->v", ball.normal, ball.position - centre) > 0.4 * 0.8).all()
+
+
+BOX = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], float)
+SIDES = [
+    [0, 2, 1], [0, 3, 2], [4, 5, 6], [4, 6, 7], [0, 1, 5], [0, 5, 4], [2, 3, 7], [2, 7, 6], [1, 2, 6], [1, 6, 5], [0, 4, 7], [0, 7, 3],
+]  # fmt: skip
+DAMAGE = {
+    "nothing": (BOX, SIDES),
+    "one triangle is missing": (BOX, SIDES[1:]),
+    "a side is missing": (BOX, SIDES[2:]),
+    "two sides that share an edge are missing": (BOX, SIDES[:8] + SIDES[10:]),
+    "two holes that share a corner": (BOX, SIDES[1:2] + SIDES[3:8] + SIDES[8:11]),
+    "a triangle is an edge": (BOX, [*SIDES, [0, 0, 1]]),
+    "a pair of triangles lies on one another": (BOX, [*SIDES, [0, 1, 6], [0, 6, 1]]),
+    "a vertex is there twice": (np.concatenate([BOX, BOX[:1]]), [[8, 2, 1], *SIDES[1:]]),
+    "a thin triangle": (np.concatenate([BOX, [[0.5, 0.5, 0]]]), [[0, 8, 1], [8, 2, 1], [0, 2, 8], *SIDES[1:]]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_holes_are_filled_and_what_is_thin_leaves_none(damage) -> None:
+    vertices, faces = DAMAGE[damage]
+    mended = surface.closed(surface.Mesh(vertices, np.array(faces)))
+    assert is_closed(mended.faces) and len(mended.vertices) >= 8
+    a, b, c = mended.vertices[mended.faces].transpose(1, 0, 2)
+    assert np.einsum("fi,fi->", np.cross(a, b), c) / 6 == pytest.approx(1, abs=0.35)  # a fan may cut a corner
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("faces", [100, 400, 3000])
+def test_a_simplified_mesh_of_ragged_parts_is_closed_and_without_fragments(seed, faces) -> None:
+    """Blobs of random sizes, thin ones too, some of which touch; fragments may appear by simplifying."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), axis=-1)
+    field = np.zeros((40, 40, 40), np.float32)
+    for _ in range(14):
+        apart = (grid - rng.uniform(8, 32, 3)) / rng.uniform(0.6, 6, 3)
+        field += 3 * np.exp(-(apart**2).sum(axis=-1)).astype(np.float32)
+    mesh_ = surface.surface_at(field, surface.Grid(np.zeros(3), 1.0, (40, 40, 40)), 0.3)
+    found = surface.simplified(surface.without_fragments(mesh_), faces)
+    assert is_closed(found.faces) and len(found.faces) <= 1.1 * faces + 20
+    parts = trimesh.graph.connected_components(edges_of(found.faces))
+    shares = [np.isin(found.faces[:, 0], part).mean() for part in parts]
+    assert min(shares) >= surface.LEAST_PART
 
 
 def test_colours_are_where_they_belong(ball) -> None:
