@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near an exported mesh is to the toy world's true surface: `python benchmarks/mesh.py RUN [RUN ...]`.
+"""How near an exported mesh is to the toy world's true surface: `python benchmarks/mesh.py [RUN ...]`.
 
-RUN: a run folder of a toy-world prompt. chamfer: mean of both directions' mean distances, in thousandths of a unit;
+RUN: a run folder of a toy-world prompt; without one a short run is made. chamfer: mean of both directions' mean distances, in thousandths of a unit;
 normals: mean angle between a point's normal and that of the nearest point of the other surface, in degrees; both over
 points seen from VIEWS views all around, the true object turned about the vertical axis to where the run has put it.
 PSNR in dB: the mesh, unlit and antialiased as viewers draw it, against the renderer's images of the Gaussians on white;
@@ -33,6 +33,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from arguments import PipelineParams
+from benchmarks.exports import short_run
 from evaluation.orbits import framing
 from evaluation.run_folder import cloud_of, config_of_run
 from export import export
@@ -159,7 +160,8 @@ def rendered(cloud: GaussianModel, camera: RCamera) -> tuple[np.ndarray, np.ndar
         out = render(camera, cloud, PipelineParams(), torch.zeros(3))
     premultiplied, cover = out["render"].clamp(0, 1).permute(1, 2, 0).numpy(), 1 - out["alpha"][0].numpy()
     colour = (premultiplied / np.maximum(cover, 1e-3)[..., None]).clip(0, 1)
-    return premultiplied + (1 - cover)[..., None], np.where(cover[..., None] > 0.5, colour, 1), cover
+    on_white = (premultiplied + (1 - cover)[..., None]).clip(0, 1)
+    return on_white, np.where(cover[..., None] > 0.5, colour, 1), cover
 
 
 def together(surfaces: list[Surface]) -> Surface:
@@ -201,12 +203,12 @@ def row(run: Path, path: Path, took_s: float, image: Path | None) -> str:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN")
     parser.add_argument("--image", type=Path, help="folder for an image of each scene")
     args = parser.parse_args(argv)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n\n{HEADER}")
     with tempfile.TemporaryDirectory() as folder:
-        for run in args.runs:
+        for run in args.runs or [short_run(Path(folder) / "run")]:
             start = time.perf_counter()
             path = export(run, "glb", Path(folder) / f"{run.name}.glb")
             took_s = time.perf_counter() - start

@@ -17,7 +17,7 @@ from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
 
-SHARPNESS = 6
+SHARPNESS = 2
 """Power of the cosine between normal and view that weighs a view: frontal ones count."""
 LEAST_COSINE = 0.2
 LEAST_COVERAGE = 0.5

@@ -4,6 +4,7 @@
 import json
 import math
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from arguments import PipelineParams
 from evaluation.orbits import Orbit, camera_on_orbit
-from export import FORMATS
+from export import FORMATS, mesh
 from export.cloud import UP, Y_UP, rotated
 from export.options import Options
 from gaussian_renderer import render
@@ -41,6 +42,16 @@ def scene() -> GaussianModel:
 def camera():
     orbit = Orbit(SIZE_PX, SIZE_PX, math.radians(FOV_DEG), ELEVATION_DEG, RADIUS)
     return camera_on_orbit(torch.zeros(3), orbit, AZIMUTH_DEG)
+
+
+def objections(path: Path) -> set[str]:
+    """Codes of all that the Khronos validator says of a GLB file."""
+    program = (
+        f"require({json.dumps(str(package('gltf-validator')))}).validateBytes(new Uint8Array("
+        f"require('fs').readFileSync({json.dumps(str(path))}))).then(report => console.log(JSON.stringify(report)))"
+    )
+    report = json.loads(subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True).stdout)
+    return {message["code"] for message in report["issues"]["messages"]}
 
 
 def by_our_renderer(cloud: GaussianModel) -> np.ndarray:
@@ -105,13 +116,15 @@ def test_gaussians_in_gltf_are_those_that_splat_transform_writes(tmp_path) -> No
 def test_the_khronos_validator_has_no_objection_to_gaussians_in_gltf(tmp_path) -> None:
     """It does not know the extension yet, and says so; all else it checks."""
     FORMATS["gsglb"].write(scene(), tmp_path / "scene.glb", Options())
-    program = (
-        f"require({json.dumps(str(package('gltf-validator')))}).validateBytes(new Uint8Array("
-        f"require('fs').readFileSync({json.dumps(str(tmp_path / 'scene.glb'))}))).then(r => console.log(JSON.stringify(r)))"
-    )
-    report = json.loads(subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True).stdout)
-    codes = {message["code"] for message in report["issues"]["messages"]}
-    assert codes <= {"UNSUPPORTED_EXTENSION", "MESH_PRIMITIVE_INVALID_ATTRIBUTE"}, report["issues"]
+    assert objections(tmp_path / "scene.glb") <= {"UNSUPPORTED_EXTENSION", "MESH_PRIMITIVE_INVALID_ATTRIBUTE"}
+
+
+def test_the_khronos_validator_has_no_objection_to_the_mesh(tmp_path, monkeypatch) -> None:
+    package("gltf-validator")
+    monkeypatch.setattr(mesh, "BAKE_VIEWS", 4)
+    monkeypatch.setattr(mesh, "BAKE_PX", 64)
+    FORMATS["glb"].write(scene(), tmp_path / "mesh.glb", Options(faces=300, texture_px=64, grid=24))
+    assert objections(tmp_path / "mesh.glb") == set()
 
 
 def test_every_viewer_is_pinned_and_has_a_page() -> None:
