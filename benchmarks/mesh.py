@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How near an exported mesh is to the toy world's true surface: `python benchmarks/mesh.py [RUN ...]`.
 
-RUN: a run folder of a toy-world prompt; without one a short run is made. chamfer: mean of both directions' mean distances, in thousandths of a unit;
-normals: mean angle between a point's normal and that of the nearest point of the other surface, in degrees; both over
-points seen from VIEWS views all around, the true object turned about the vertical axis to where the run has put it.
-PSNR in dB: the mesh, unlit and antialiased as viewers draw it, against the renderer's images of the Gaussians on white;
-of an opaque surface with the Gaussians' own outlines and colours, the most that a mesh can reach, for it has no soft
-edges; and of the mesh where the Gaussians cover a pixel to 98 %. --image writes Gaussians, mesh and its normals.
+RUN: a run folder of a toy-world prompt; without one a short run is made. chamfer: mean of both directions' mean
+distances, in thousandths of a unit; normals: mean angle between a point's normal and that of the nearest point of the
+other surface, in degrees; both over points seen from VIEWS views all around, the true object turned about the vertical
+axis to where the run has put it. PSNR in dB: the mesh, unlit and antialiased as viewers draw it, against the renderer's
+images of the Gaussians on white; of an opaque surface with the Gaussians' own outlines and colours, the most that a
+mesh can reach, for it has no soft edges; and of the mesh where the Gaussians cover a pixel to 98 %. --image writes
+Gaussians, mesh and its normals.
 """
 
 from __future__ import annotations
