@@ -209,7 +209,7 @@ RULES = [
         runs,
     ),
     Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|gsglb|\s)+$", runs),
-    Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray))", tells_the_cost),
+    Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray|verify))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),
     Rule(r"python benchmarks/quickstart\.py", is_read_by_train),
     Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
