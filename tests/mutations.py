@@ -88,7 +88,7 @@ ERRORS = [
         ("number == len(paths[row]) - 2", "number == len(paths[row]) - 1"),
         ("self._rows.index(row) + text * total", "self._rows.index(row)"),
         ("skip if control is None else skip + control", "skip"),
-        ("inputs[0][:, : -self._skip_channels]", "inputs[0][:, : self._skip_channels]"),
+        ("inputs[0][:, : -self._skip_channels]", "inputs[0][:, self._skip_channels :]"),
     ),
     *_in("cograd/regions.py", "tests/cograd/test_regions.py",
         ("(L_bar / scale * (n - 1) + L / scale)", "(L_bar / scale * n + L / scale)"),
