@@ -146,7 +146,8 @@ ROWS: tuple[Row, ...] = (
         "model_key model_key_mirror model_revision is_safe_tensor base_model_key controlnet_model_key vram_O fp16 "
         "precision channels_last fuse_qkv attention_kernel compile_unet cuda_graphs keep_text_encoder unet_batch "
         "unet_cache_interval vae_slicing vae_checkpointing offload_unet textual_inversion_path LoRA_path LoRA_scale "
-        "tiny_vae tiny_vae_until controlnet_ratio negative inverse_text",
+        "tiny_vae tiny_vae_until controlnet_ratio negative inverse_text "
+        "contrast_text",
         _is_sd,
         NO_SD,
     ),
@@ -182,7 +183,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         GUIDANCE,
         "t_range",
-        lambda c: _baseline(c) or c.guidance.law_name == "asd",
+        lambda c: _baseline(c) or "t_range" in c.guidance.law.reads,
         "CoGrad sets the timesteps (prog_range, t_base_range)",
     ),
     Row(GUIDANCE, "max_t_range", _scheduled("warm_up"), "GuidanceParams.t_schedule is not warm_up"),

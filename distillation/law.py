@@ -94,7 +94,8 @@ class Law:
     """A distillation law; the gradient put on x is lambda_guidance w(t) residual(step), then the post steps.
 
     preset: settings of GuidanceParams with this law's values, which a file or flag that names the law brings along.
-    reads: those settings that only some laws read and this one does.  perpneg_factor: on Perp-Neg's weights.
+    reads: those settings that only some laws read and this one does; t_range where it is read besides the schedule.
+    perpneg_factor: on Perp-Neg's weights.
     """
 
     residual: Callable[[Step], Tensor]  # [B,C,h,w]

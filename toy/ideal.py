@@ -49,6 +49,10 @@ COLOUR_PAIRS = 4
 """Pairs of colours of each class among the images of all objects."""
 
 
+FAULTS = re.compile(r"\b(oversaturated|pixelated|blurry|noisy|malformed|ugly|low quality)\b", re.IGNORECASE)
+"""Words behind the view word with which a text is not one of the set's images."""
+
+
 class IdealPrior:
     """The Prior protocol of guidance/score.py in closed form. Remembers the rendered images, nothing else."""
 
@@ -100,12 +104,16 @@ class IdealPrior:
         )
 
     def get_text_embeds(self, texts: Sequence[str]) -> Tensor:
-        """[K, 1, S] rows over SET_NAMES: the prompt with or without view word; any other text is "uncond"."""
+        """[K, 1, S] rows over SET_NAMES: the prompt with or without view word; any other text is "uncond".
+
+        So is the prompt with words for a bad image (FAULTS): the set has none.
+        """
         return torch.stack([self._embed(text) for text in texts]).unsqueeze(1)
 
     def _embed(self, text: str) -> Tensor:
         body = re.sub(r",\s*(front|side|back)\s+view\b.*$", "", text.strip(), flags=re.IGNORECASE)
-        name = (view_word_of(text) or "any") if body.strip() == self.text.strip() else "uncond"
+        is_prompt = body.strip() == self.text.strip() and not FAULTS.search(text[len(body.strip()) :])
+        name = (view_word_of(text) or "any") if is_prompt else "uncond"
         row = torch.zeros(len(SET_NAMES), device=self.device)
         row[SET_NAMES.index(name)] = 1
         return row

@@ -29,6 +29,6 @@ LAW = Law(
         "t_range_start": (0.5, 0.98),
         "t_range": (0.02, 0.5),
     },
-    GUIDED,
+    GUIDED | {"t_range"},
     perpneg_factor=0.5,
 )

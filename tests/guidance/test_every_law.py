@@ -65,6 +65,14 @@ def test_it_trains_and_resumes_bit_for_bit(prior, tmp_path, law, enabled) -> Non
 
 
 
+def test_the_bridge_leads_from_all_images_to_the_texts_on_the_ideal_prior(prior) -> None:
+    """No image of its set is bad, so that the source is every image; else the second stage would do nothing."""
+    config = load_config([*WORDS, "false", "--distillation", "bridge"])
+    cond = PromptEmbeddings(prior, config.guidance).conditioning([0.0, 90.0, 180.0])
+    assert torch.equal(cond.further["source"], cond.uncond) and torch.equal(cond.further["target"], cond.positive)
+    assert not torch.equal(cond.uncond, cond.positive)
+
+
 def run(world, folder, law, enabled):
     """Losses of two steps, and the state they end in, of a run whose three views `world` shares."""
     path = folder / f"{law}_{enabled}_{world.size}_{world.rank}"
