@@ -73,7 +73,7 @@ SMALL = {"opt": ROOT / "configs" / "toy_trained.yaml", "model_key": ROOT / "asse
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"opt": ROOT / "configs" / "prompt.yaml"},
     "small": SMALL,
-    "tiny": {**SMALL, "image_w": 16, "image_h": 16, "xs_inv_steps": 1, "init_num_pts": 200},
+    "tiny": {**SMALL, "image_w": 16, "image_h": 16, "xs_inv_steps": 1, "fp16": "false", "init_num_pts": 200},
 }
 SLOW = {"channels_last": "off", "fuse_qkv": "off"}  # of the prior's settings, what LucidDreamer does without
 

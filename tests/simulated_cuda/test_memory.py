@@ -105,7 +105,7 @@ def check_told(text: str) -> None:
     assert saved == sorted(saved, reverse=True)
 
 
-@pytest.mark.parametrize("prior", ["ideal", "SD"])
+@pytest.mark.parametrize("prior", ["ideal", pytest.param("SD", marks=pytest.mark.device)])
 def test_out_of_memory_in_a_step(full, gpu, tmp_path, capsys, prior):
     kind = StableDiffusion if prior == "SD" else IdealPrior
     settings = {"iterations": 3, "loss": "sds", "keep_checkpoints": 1, "checkpoint_every": 0}
@@ -122,8 +122,14 @@ def test_out_of_memory_in_a_step(full, gpu, tmp_path, capsys, prior):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(GaussianModel, "densify_and_prune"), (Recovery, "save"), (TrainState, "begin_cograd"), (IdealPrior, "__init__")]
-)  # fmt: skip
+    ("kind", "name"),
+    [
+        (Recovery, "save"),
+        (IdealPrior, "__init__"),
+        pytest.param(GaussianModel, "densify_and_prune", marks=pytest.mark.device),
+        pytest.param(TrainState, "begin_cograd", marks=pytest.mark.device),
+    ],
+)
 def test_out_of_memory_anywhere_else_ends_with_a_sentence(full, tmp_path, capsys, kind, name):
     """A checkpoint needs none of the GPU: only there the run continues."""
     full(kind, name)
@@ -139,7 +145,7 @@ def test_out_of_memory_anywhere_else_ends_with_a_sentence(full, tmp_path, capsys
         check_told(told)
 
 
-@pytest.mark.parametrize("name", ["test_views", "videos"])
+@pytest.mark.parametrize("name", ["test_views", pytest.param("videos", marks=pytest.mark.device)])
 def test_out_of_memory_in_an_output_costs_that_output(full, tmp_path, capsys, name):
     full(RunOutputs, name)
     assert run("ideal", tmp_path, iterations=2, save_video="true", image_w=16) == STOPPED

@@ -19,7 +19,9 @@ WORDS = {
 MAINS = {"turntable": turntable, "side_by_side": side_by_side, "score_toy": score_toy, "export": export}
 
 
-@pytest.mark.parametrize("tool", ["turntable", "side_by_side", "score_toy"])
+@pytest.mark.parametrize(
+    "tool", ["turntable", *(pytest.param(name, marks=pytest.mark.device) for name in ("side_by_side", "score_toy"))]
+)
 def test_images_are_rendered_where_they_are_asked_for(gpu, tmp_path, tool):
     assert run("ideal", tmp_path / "run", iterations=1) == 0
     for device, is_used in (("cuda", True), ("auto", True), ("cpu", False)):
@@ -37,6 +39,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, capsys, tool):
     assert "device 'cuda:7' given" in capsys.readouterr().err and not list(tmp_path.glob("*.*"))
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_a_mesh_is_painted_from_images_of_the_device(gpu, tmp_path, monkeypatch, device):
     for name in ("skimage.measure", "fast_simplification", "xatlas", "trimesh"):

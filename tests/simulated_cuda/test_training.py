@@ -30,6 +30,7 @@ def test_the_views_of_a_step_are_rendered_by_one_call(gpu, tmp_path, monkeypatch
     assert [count for count in calls if count > 1] == [3] * 2 * 4  # the images and the z-variances of four steps
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("loss", ["ism", "sds"])
 def test_a_diffusion_model(gpu, tmp_path, loss):
     assert run("SD", tmp_path, loss=loss, iterations=2) == FINISHED
@@ -51,6 +52,7 @@ def test_without_kernels_a_run_that_demands_them_is_refused(gpu_without_kernels,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.device
 def test_the_cpu_renders_where_it_is_asked_to(gpu, tmp_path, caplog):
     assert run("ideal", tmp_path, iterations=1, rasterizer="cpu") == FINISHED
     assert not [record for record in caplog.records if "CUDA kernels" in record.getMessage()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.gpu_check import parts, resumed_run
-from evaluation.gpu_check.protocol import FAIL, PASS, SKIP, Finding, Part, PartFailed, Session, check
+from evaluation.gpu_check.protocol import FAIL, PASS, REHEARSAL, SKIP, Finding, Part, PartFailed, Session, check
 from tools import gpu_check
 
 
@@ -62,7 +62,7 @@ def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path) -> N
     child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
     parent = f"import subprocess, sys, time; print('begun', flush=True); subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     with pytest.raises(PartFailed, match="was not done in 2 s"):
-        session(tmp_path).output_of(["-c", parent], 2)
+        session(tmp_path).output_of(["-c", parent], 2 / REHEARSAL)
     time.sleep(5)
     assert not mark.exists()
 
