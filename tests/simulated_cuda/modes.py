@@ -28,6 +28,8 @@ INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_
 WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::unique_dim",
            "aten::_unique2", "aten::bincount", "aten::repeat_interleave", "aten::is_nonzero")  # fmt: skip
 MAKES_A_COPY = (torch.as_tensor, torch.asarray)
+MADE_OF_OPERATORS = (torch.nn.functional.scaled_dot_product_attention,)
+"""In C++, of operators that make tensors where the operands are: the causal mask."""
 
 
 class _Target(threading.local):
@@ -163,6 +165,9 @@ class FunctionMode(TorchFunctionMode):
             made = func(*args, **kwargs)
             self.memory.pin(made)
             return made
+        if func in MADE_OF_OPERATORS and self.memory.holds(args[0]):
+            with made_on("cuda"):
+                return func(*args, **kwargs)
         if device not in ("cuda", "cpu"):
             return func(*args, **kwargs)
         kwargs["device"] = "cpu"

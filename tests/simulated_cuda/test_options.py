@@ -88,7 +88,7 @@ def waits_of_a_step(gpu, folder, count: int, **settings) -> int:
     return sum(n for place, n in gpu.waits.items() if "toy/" not in place)  # the ideal prior's own are of its kind
 
 
-@pytest.mark.parametrize("enabled", ["true", "false"])
+@pytest.mark.parametrize("enabled", ["true", pytest.param("false", marks=pytest.mark.device)])
 def test_a_steps_waits_do_not_grow_with_the_gaussians(gpu, tmp_path, enabled):
     """The table of losses and two sums; three draws and a norm a view of CoGrad, or without it six draws of a batch of
     cameras and upstream's one timestep.

@@ -19,7 +19,7 @@ def test_a_run_stays_on_the_device(gpu, tmp_path):
     assert record["rasterizer"]["backend"] == record["nearest_neighbours"]["backend"] == "cuda"
 
 
-@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("kernels", [True, pytest.param(False, marks=pytest.mark.device)])
 def test_the_views_of_a_step_are_rendered_by_one_call(gpu, tmp_path, monkeypatch, kernels):
     """One launch of each kernel for three views on the GPU, one call of the CPU's library where that renders."""
     owner, name = (_cuda, "rasterize") if kernels else (_host.Rasterize, "apply")
