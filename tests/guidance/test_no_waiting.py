@@ -6,6 +6,7 @@ index) raises.
 """
 
 import ast
+import copy
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arguments import GuidanceParams
 from arguments.load import load_config
+from distillation import LAWS
 from guidance import score
 from guidance.losses import make_loss
+from guidance.predictor import Cameras
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -75,6 +78,35 @@ def test_cached_rounds_read_nothing(on_meta):
     cached = dataclasses.replace(params, unet_cache_interval=3)
     gradient, _ = run((prior, prompts, cached), ind_t=torch.tensor([900, 30, 450]))
     assert gradient.device == META
+
+
+class Echo:
+    """A model of the run's renders that predicts what it is given."""
+
+    def predict_noise(self, x_t, t, cameras):
+        return x_t
+
+
+@pytest.mark.parametrize(
+    ("law", "source"),
+    [*((law, LAWS[law].preset.get("noise_source", "fresh")) for law in LAWS), ("sds", "fixed"), ("sds", "camera")],
+)
+def test_no_law_reads_a_number_of_the_device(on_meta, law, source):
+    """Nor mixes tensors of the host with those of the device, whose results are."""
+    prior, prompts, params = on_meta
+    params = dataclasses.replace(params, distillation=law, **{**LAWS[law].preset, "noise_source": source})
+    more = {f"{name} {view}": "uncond" for name in ("source", "target") for view in ("front", "side", "back")} | {"contrast": "uncond"}
+    further = {**prompts.embeddings, **{name: prompts.embeddings[like] for name, like in more.items()}}
+    loss, rgb = make_loss(params), torch.empty(3, 3, 64, 64, device=META).requires_grad_()
+    loss.predictor, blank = Echo(), torch.empty(3, 1, 64, 64, device=META)
+    both = copy.copy(prompts)
+    both.params, both.embeddings = params, further
+    result = distill_views(
+        prior, rgb, blank, blank, both.conditioning([0.0, 90.0, 180.0]), loss, streams_on_meta(), warm_up_rate=0.5, as_latent=False,
+        memory=NoiseMemory(), ind_t=torch.tensor([900, 30, 450]), cameras=Cameras.at([0.0, 90.0, 180.0]), progress=0.9,
+    )  # fmt: skip
+    result.backward()
+    assert rgb.grad.device == META and result.grad.device == META and result.t.device == META
 
 
 def test_upstreams_one_timestep_is_the_only_number_read(on_meta, monkeypatch):
