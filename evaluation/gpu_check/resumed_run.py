@@ -87,5 +87,5 @@ def _until_step(session: Session, words: list[str], log: Path, step: int) -> lis
 
 def _apart(a: dict[str, Any], b: dict[str, Any]) -> float:
     """Of two records of a step: the relative difference of their losses."""
-    one, other = a["loss"]["total"], b["loss"]["total"]
+    one, other = a["loss"], b["loss"]
     return abs(one - other) / max(abs(one), abs(other), 1e-12)
