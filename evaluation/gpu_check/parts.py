@@ -166,7 +166,7 @@ def toy_training(session: Session) -> Finding:
     words = ["train", "--folder", str(folder), "--device", session.device, *size]
     session.output_of(["tools/train_toy_prior.py", *words], 120)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return Finding(f"{lines[-1]['images'] / max(lines[-1]['seconds'], 0.1):.0f} images a second")
+    return Finding(f"{lines[-1]['images'] / max(lines[-1]['seconds'], 0.1):.3g} images a second")
 
 
 def several_gpus(session: Session) -> Finding | str:
