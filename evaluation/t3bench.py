@@ -3,7 +3,7 @@
 
 A score of an image and a prompt, ImageReward's there, is taken from 162 directions at five zooms; a direction has the
 best of its zooms; three times each direction takes the mean of itself and its neighbours, so that a single lucky view
-does not count; the quality is the largest mean. DECISION: the zooms are ours, ratios of the size of the object in the
+does not count; the quality is the largest mean. The zooms are ours, ratios of the size of the object in the
 image; the protocol's own code and numbers have not been compared. D directions, Z zooms.
 """
 

@@ -83,7 +83,7 @@ class Distillation:
     residual: Residual = field(repr=False)
     alpha_bar: Tensor = field(repr=False)  # [B]
     flip: Tensor = field(repr=False)  # [1] bool, whether the views were mirrored left to right
-    images: Tensor = field(repr=False)  # [B,3,H,W] as rendered
+    pred_rgb: Tensor = field(repr=False)  # [B,3,H,W], the rendered images
     image_grad: Tensor | None = field(default=None, repr=False)  # [B,3,H,W], detached; what `backward` puts on them
 
     @property
@@ -96,7 +96,7 @@ class Distillation:
         """Put `grad` on the latents and carry it back to the images (upstream: no division by the batch size)."""
         self.latents.backward(self.grad)
         if self.image_grad is not None:
-            self.images.backward(self.image_grad)
+            self.pred_rgb.backward(self.image_grad)
 
     @torch.no_grad()
     def x0_preview(self, prior: Prior) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def distill_views(
         residual=residual,
         alpha_bar=alpha_bar,
         flip=flip,
-        images=pred_rgb,
+        pred_rgb=pred_rgb,
         image_grad=None if as_latent else image_gradient(prior, pred_rgb, residual, alpha_bar, params, flip),
     )
 

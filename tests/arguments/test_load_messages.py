@@ -47,7 +47,7 @@ def test_wrong_type_names_file_key_value_and_expectation(write):
         ("GenerateCamParams", "theta_range: [60]", "theta_range = [60]: expected two numbers"),
         ("GenerateCamParams", "theta_range: [60, x]", "theta_range = [60, 'x']: expected two numbers"),
         ("GenerateCamParams", "fovy_range: [0.1, 3.2]", "each >= 0.01 and <= 3.1 (rad)"),
-        ("GenerateCamParams", "init_shape: spere", "expected one of sphere, box, rectangle_x, rectangle_z, scene, pointe, shap_e "),
+        ("GenerateCamParams", "init_shape: spere", "expected one of sphere, box, rectangle_x, rectangle_z, scene, pointe, shap_e, file "),
         ("GenerateCamParams", "init_shape: spere", "(did you mean sphere?)"),
         ("GuidanceParams", "guidance: IF", "guidance = 'IF': expected one of SD, ideal"),
         ("GuidanceParams", "t_range: [0.3, 0.3]", "expected lo < hi"),
