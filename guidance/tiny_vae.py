@@ -90,8 +90,8 @@ def check_latents(tiny: Callable[[Tensor], Tensor], full: Callable[[Tensor], Ten
     if not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO or not correlation >= LEAST_CORRELATION:
         raise ModelUnavailable(
             f"the norm of tiny_vae's latents over that of the model's own is {ratio:.2g}, their correlation "
-            f"{correlation:.2g}; expected {1 / LARGEST_RATIO:g} to {LARGEST_RATIO:g} and at least {LEAST_CORRELATION:g}. "
-            f"{HOW_TO_GET[0].upper()}{HOW_TO_GET[1:]}"
+            f"{correlation:.2g}; expected {1 / LARGEST_RATIO:g} to {LARGEST_RATIO:g} and at least "
+            f"{LEAST_CORRELATION:g}. {HOW_TO_GET[0].upper()}{HOW_TO_GET[1:]}"
         )
 
 
