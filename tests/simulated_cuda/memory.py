@@ -29,7 +29,7 @@ def place() -> str:
     other = "unknown"
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(ROOT) and not path.startswith(HERE):
+        if path.startswith(ROOT) and not path.startswith(HERE) and "site-packages" not in path:
             return f"{path.removeprefix(ROOT + '/')}:{frame.f_lineno}"
         if other == "unknown" and not path.startswith(HERE) and "/torch/" not in path:
             other = f"{path}:{frame.f_lineno}"
