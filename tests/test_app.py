@@ -109,7 +109,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text("finished", exact=True).wait_for()
         assert "step 80 of 80" in page.inner_text("main")
         page.wait_for_function("document.querySelector('.outputs video')?.readyState >= 2")
-        cloud = read_vertices(file_of(tmp_path, "taken.ply", _take(page, "PLY Gaussians")))
+        cloud = read_vertices(file_of(tmp_path, "taken.ply", _take(page, "PLY Gaussians, nothing lost")))
         _, saved = last_point_cloud(folder / "a-yellow-mug-with-blue-handle")
         assert np.array_equal(np.abs(cloud["x"]), np.abs(read_vertices(saved)["x"]))  # another axis is up there
         _check_glb(_take(page, "GLB"))
