@@ -21,7 +21,6 @@ import math
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -38,21 +37,13 @@ from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
 from tests.export.glb_reader import draw, read_glb
-from tests.export.readers import Splats, read_compressed_ply, read_gltf_splats, read_sog, read_splat, read_spz
+from tests.export.readers import READERS
 from utils.file_formats import FILE_FORMATS
 from utils.image_utils import write_png
 from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0
-READ: dict[str, Callable[[Path], Splats]] = {
-    "compressed.ply": read_compressed_ply,
-    "splat": read_splat,
-    "spz": read_spz,
-    "sog": read_sog,
-    "gsglb": read_gltf_splats,
-}
-"""Format -> its reader."""
 
 
 def short_run(folder: Path) -> Path:
@@ -84,8 +75,8 @@ def drawn_mesh(path: Path, cameras: list[RCamera]) -> list[tuple[np.ndarray, np.
 def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> str:
     """What the file's own images have in common with the cloud's."""
     truth = [image(cloud, camera) for camera in cameras]
-    if format in READ or format == "ply":
-        found = GaussianModel.from_ply(path) if format == "ply" else READ[format](path).model()
+    if format in READERS or format == "ply":
+        found = GaussianModel.from_ply(path) if format == "ply" else READERS[format](path).model()
         again = rotated(found, Y_UP.T)  # to training's axes
         return f"{np.mean([psnr(image(again, camera)[0], true) for camera, (true, _) in zip(cameras, truth)]):.1f}"
     if format != "glb":

@@ -11,6 +11,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +148,9 @@ def read_compressed_ply(path: Path) -> Splats:
     group = np.arange(len(vertex)) // 256
 
     def between(share: np.ndarray, prefix: str, axes: str) -> np.ndarray:
-        low, high = (np.stack([chunk[f"{end}_{prefix}{axis}"] for axis in axes], axis=1)[group] for end in ("min", "max"))
+        low, high = (
+            np.stack([chunk[f"{end}_{prefix}{axis}"] for axis in axes], axis=1)[group] for end in ("min", "max")
+        )
         return low + share * (high.astype(float) - low)
 
     def three(word: np.ndarray) -> np.ndarray:
@@ -207,3 +210,13 @@ def read_gltf_splats(path: Path) -> Splats:
     wxyz = np.roll(take(f"{prefix}ROTATION"), 1, axis=1)
     assert np.allclose(np.linalg.norm(wxyz, axis=1), 1, atol=1e-5)
     return Splats(take("POSITION"), np.log(scale), wxyz, features[:, 0], opacity, features[:, 1:])
+
+
+READERS: dict[str, Callable[[Path], Splats]] = {
+    "compressed.ply": read_compressed_ply,
+    "splat": read_splat,
+    "spz": read_spz,
+    "sog": read_sog,
+    "gsglb": read_gltf_splats,
+}
+"""Format -> its reader."""

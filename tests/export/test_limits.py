@@ -15,15 +15,7 @@ from export.compressed_ply import z_order
 from export.options import Options
 from scene.gaussian_model import GaussianModel
 from tests.export.page_reader import read_page
-from tests.export.readers import (
-    SH_C0,
-    Splats,
-    read_compressed_ply,
-    read_gltf_splats,
-    read_sog,
-    read_splat,
-    read_spz,
-)  # fmt: skip
+from tests.export.readers import READERS, SH_C0, Splats
 from tests.export.scenes import N, lopsided
 from tests.scene.foreign_ply import GAUSSIAN, rows, write
 from tools.export import main
@@ -76,14 +68,12 @@ GROUP_STEPS = {"xyz": 0.51 / 1023, "scaling": 0.51 / 1023, "f_dc": 0.51 / 255}
 """compressed.ply: shares of the range of a group of 256."""
 
 
-def read(path: Path) -> Splats:
-    if path.name.endswith(".compressed.ply"):
-        return read_compressed_ply(path)
-    if path.suffix == ".ply":
+def read(path: Path, format: str) -> Splats:
+    if format == "ply":
         raw = {name: value.detach().numpy() for name, value in GaussianModel.from_ply(path).parameters_in_order().items()}
         opacity = 1 / (1 + np.exp(-raw["opacity"][:, 0].astype(float)))
         return Splats(raw["xyz"], raw["scaling"], raw["rotation"], raw["f_dc"][:, 0], opacity, raw["f_rest"])
-    return {".splat": read_splat, ".spz": read_spz, ".sog": read_sog, ".html": read_page, ".glb": read_gltf_splats}[path.suffix](path)
+    return read_page(path) if format == "html" else READERS[format](path)
 
 
 def assert_right(found: Splats, scene: GaussianModel, format: str) -> None:
@@ -129,7 +119,7 @@ def test_an_extreme_number_is_held_or_told(tmp_path, caplog, format, parameter, 
             assert (parameter == "xyz" and not low < value < high) or (format == "html" and abs(value) > 10 and all_rows)
             assert "\n" not in str(problem) and "expected" in str(problem) and not out.exists()
             return
-    assert_right(read(out), rotated(scene, Y_UP) if format == "gsglb" else scene, format)
+    assert_right(read(out, format), rotated(scene, Y_UP) if format == "gsglb" else scene, format)
     is_clipped = value > high or (value < low and parameter != "scaling")
     told = [record.getMessage() for record in caplog.records]
     assert len(told) >= is_clipped
@@ -165,7 +155,7 @@ def test_a_file_with_impossible_rows_is_exported_without_them(tmp_path, capsys, 
         columns[name][7] = 0.0
     cloud = write(tmp_path / "c.ply", columns, types="double")
     assert main([str(cloud), "--format", format]) == 0
-    assert len(read(tmp_path / "export" / f"c{FILE_FORMATS[format].suffix}").xyz) == 4
+    assert len(read(tmp_path / "export" / f"c{FILE_FORMATS[format].suffix}", format).xyz) == 4
     assert "4 of 8 rows are left out: 1 with an all-zero quaternion (padding); 2 with NaN, infinity" in caplog.text
 
 

@@ -18,14 +18,7 @@ from export.options import Options
 from gaussian_renderer import render
 from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
-from tests.export.readers import (
-    Splats,
-    read_compressed_ply,
-    read_gltf_splats,
-    read_sog,
-    read_splat,
-    read_spz,
-)  # fmt: skip
+from tests.export.readers import READERS, Splats
 from tests.export.scenes import N, lopsided, run_folder, turned_camera
 from utils.file_formats import FILE_FORMATS
 from utils.general_utils import build_rotation
@@ -115,7 +108,7 @@ def test_ply_padded_to_degree_3_has_every_field_that_readers_look_for(tmp_path) 
 
 @DEGREES
 def test_splat_holds_the_scene(tmp_path, degree) -> None:
-    found = read_splat(written(tmp_path, "splat", degree))
+    found = READERS["splat"](written(tmp_path, "splat", degree))
     truth = rotated(lopsided(degree), Y_UP)
     dc = truth.parameters_in_order()["f_dc"]
     dc.data.clamp_(-0.5 / 0.2821, 0.5 / 0.2821)  # a byte from 0 to 1
@@ -128,7 +121,7 @@ def test_splat_holds_the_scene(tmp_path, degree) -> None:
 def test_spz_holds_the_scene(tmp_path, degree, version, angle) -> None:
     path = written(tmp_path, "spz", degree, spz_version=version)
     assert gzip.decompress(path.read_bytes())[4] == version
-    found, truth = read_spz(path), rotated(lopsided(degree), Y_UP)
+    found, truth = READERS["spz"](path), rotated(lopsided(degree), Y_UP)
     assert_close(
         found, truth, xyz=0.51 / 4096, log_scale=0.51 / 16, angle=angle, dc=0.51 / 255 / 0.15, opacity=0.51 / 255
     )
@@ -142,7 +135,7 @@ def test_spz_holds_the_scene(tmp_path, degree, version, angle) -> None:
 
 @DEGREES
 def test_sog_holds_the_scene(tmp_path, degree) -> None:
-    found = read_sog(written(tmp_path, "sog", degree))
+    found = READERS["sog"](written(tmp_path, "sog", degree))
     truth = rotated(lopsided(degree), Y_UP)
     assert_close(found, truth, xyz=1e-4, log_scale=0.05, angle=1.0, dc=0.05, opacity=0.51 / 255)
     rest = truth.parameters_in_order()["f_rest"].detach().numpy()
@@ -156,7 +149,7 @@ def test_sog_holds_the_scene(tmp_path, degree) -> None:
 @DEGREES
 def test_compressed_ply_holds_the_scene(tmp_path, degree) -> None:
     """Steps are shares of the ranges within a group of 256."""
-    found = read_compressed_ply(written(tmp_path, "compressed.ply", degree))
+    found = READERS["compressed.ply"](written(tmp_path, "compressed.ply", degree))
     truth = rotated(lopsided(degree), Y_UP)
     assert_close(found, truth, xyz=1.1 / 1023, log_scale=3 / 1023, angle=0.3, dc=0.012, opacity=0.51 / 255)
     rest = truth.parameters_in_order()["f_rest"].detach().numpy()
@@ -167,28 +160,24 @@ def test_compressed_ply_holds_the_scene(tmp_path, degree) -> None:
 
 @DEGREES
 def test_gltf_splats_lose_nothing(tmp_path, degree) -> None:
-    found = read_gltf_splats(written(tmp_path, "gsglb", degree))
+    found = READERS["gsglb"](written(tmp_path, "gsglb", degree))
     truth = rotated(lopsided(degree), Y_UP)
     assert_close(found, truth, xyz=0, log_scale=1e-6, angle=0.1, dc=0, opacity=1e-7)
     assert np.array_equal(found.rest, truth.parameters_in_order()["f_rest"].detach().numpy())
 
 
-READERS = {
-    "ply": GaussianModel.from_ply,
-    "compressed.ply": lambda path: read_compressed_ply(path).model(),
-    "splat": lambda path: read_splat(path).model(),
-    "spz": lambda path: read_spz(path).model(),
-    "sog": lambda path: read_sog(path).model(),
-}
-"""Every format that honours --up."""
+TURNED = [name for name, kind in FILE_FORMATS.items() if "up" in kind.options]
+
+
+def read_back(path, format):
+    return GaussianModel.from_ply(path) if format == "ply" else READERS[format](path).model()
 
 
 @pytest.mark.parametrize("up", [None, *UP])
-@pytest.mark.parametrize("format", READERS)
+@pytest.mark.parametrize("format", TURNED)
 def test_up_rotates_the_scene(tmp_path, format, up) -> None:
     """dB; measured: 48.9 at least (compressed.ply). Seen from a camera that was rotated alike; y up where none is given."""
-    assert {name for name, kind in FILE_FORMATS.items() if "up" in kind.options} == set(READERS)
-    found = READERS[format](written(tmp_path, format, 0, **({} if up is None else {"up": up})))
+    found = read_back(written(tmp_path, format, 0, **({} if up is None else {"up": up})), format)
     assert psnr(image(found, turned_camera(CAMERA, UP[up or "y"])), image(lopsided(0))) > 46
 
 
@@ -196,7 +185,7 @@ def test_up_rotates_the_scene(tmp_path, format, up) -> None:
 @pytest.mark.parametrize("up", UP)
 def test_view_dependence_survives_where_the_format_keeps_it(tmp_path, format, least, up) -> None:
     """dB; measured: 46.7, 36.8, 57.6 at least."""
-    found = READERS[format](written(tmp_path, format, 3, up=up))
+    found = read_back(written(tmp_path, format, 3, up=up), format)
     assert psnr(image(found, turned_camera(CAMERA, UP[up])), image(lopsided(3))) > least
 
 
@@ -205,6 +194,6 @@ def test_compressed_ply_keeps_neighbours_together(tmp_path) -> None:
     scene = lopsided(0)
     scene.get_xyz.data[0] = torch.tensor([900.0, -900, 900])
     write_compressed_ply(scene, tmp_path / "far.compressed.ply", Options(up="z"))
-    found = read_compressed_ply(tmp_path / "far.compressed.ply")
+    found = READERS["compressed.ply"](tmp_path / "far.compressed.ply")
     nearest = np.linalg.norm(scene.get_xyz.detach().numpy()[:, None] - found.xyz, axis=2).min(axis=1)
     assert (nearest < 1.1 / 1023).sum() >= N - 256 and np.abs(found.xyz).max() == pytest.approx(900)
