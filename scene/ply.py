@@ -28,6 +28,11 @@ def vertex_fields(path: str | os.PathLike[str]) -> list[str]:
     return list(_checked_vertex(Path(path), read_header(Path(path)), ()).types)
 
 
+def vertex_count(path: str | os.PathLike[str]) -> int:
+    """Number of vertices, from the header alone. Raises PlyError as read_vertices does."""
+    return _checked_vertex(Path(path), read_header(Path(path)), ()).count
+
+
 def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) -> np.ndarray:
     """Structured array [N] of the vertex element, N >= 1, in which every field of `required` is a number.
 

@@ -14,11 +14,13 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from arguments import Config
+from arguments import Config, GenerateCamParams
 from guidance.execution import Execution
 from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
 from guidance.tiny_vae import find_tiny_vae, tiny_vae_shape
+from scene.ply import vertex_count
+from scene.ply_header import PlyError
 from utils.device import resolve_device
 from utils.failures import MachineFailure
 from utils.memory import free_bytes, in_gb
@@ -89,7 +91,7 @@ def estimate(config: Config, device: torch.device, model: ModelSize | None) -> d
     parts: dict[str, float] = {
         # Gaussians with gradient, two moments and each view's gradient; what rendering keeps of them.
         "Gaussians": (4 + config.guidance.C_batch_size) * gradient_bytes + gaussians * views * RASTER_BYTES,
-        "initial points": cameras.init_num_pts * SAMPLED_BYTES if device.type == "cpu" else 0,
+        "initial points": (_initial_points(cameras) + cameras.init_grow) * SAMPLED_BYTES if device.type == "cpu" else 0,
         "rendered images": views * width * height * IMAGE_BYTES,
         "test views": view_px * IMAGE_BYTES,
         "CoGrad's bank": min(regions * gradient_bytes, cograd.bank_limit_mb * 10**6),
@@ -103,9 +105,19 @@ def estimate(config: Config, device: torch.device, model: ModelSize | None) -> d
     return {name: int(WASTE * count) for name, count in parts.items() if count} | overhead
 
 
+def _initial_points(cameras: GenerateCamParams) -> int:
+    """How many the run begins with, before others are grown around them; 0 for a file that its reading will refuse."""
+    if cameras.init_shape != "file":
+        return cameras.init_num_pts
+    try:
+        return vertex_count(str(cameras.init_file))
+    except PlyError:
+        return 0
+
+
 def _gaussians(config: Config) -> tuple[int, int]:
     """(number once densified, bytes of one gradient of them all in float32)."""
-    opt, initial = config.optimization, config.cameras.init_num_pts
+    opt, initial = config.optimization, _initial_points(config.cameras)
     densifies = opt.densify_until_iter > opt.densify_from_iter
     count = max(min(initial * GROWTH, opt.max_points), initial) if densifies else initial
     return count, count * 4 * (3 + 3 * (config.model.sh_degree + 1) ** 2 + 1 + 3 + 4)
@@ -183,6 +195,8 @@ def _ways_to_save(config: Config, device: torch.device) -> Iterator[tuple[str, d
     yield "cograd", {"bank_on_cpu": True}
     yield "cameras", {"init_num_pts": max(cameras.init_num_pts // 2, 1)}
     yield "cameras", {"image_w": max(cameras.image_w // 2, 8), "image_h": max(cameras.image_h // 2, 8)}
+    if cameras.init_grow:
+        yield "cameras", {"init_grow": cameras.init_grow // 2}
     if cameras.view_px:
         yield "cameras", {"view_px": max(cameras.view_px // 2, 1)}
     if params.guidance == "SD":

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,12 +13,15 @@ from safetensors.torch import load_file
 import train
 from arguments import Config
 from arguments.load import load_config
+from scene.dataset_readers import initial_vertices
 from scene.gaussian_model import GaussianModel
+from scene.ply import write_vertices
 from tests.guidance.test_full_size import TEXTS, UNETS
 from tests.live_bytes import LiveBytes
 from trainer import memory_estimate
 from trainer.memory_estimate import ModelSize, check_memory, estimate, remedy_of, savings
 from utils.failures import MachineFailure, machine_failure
+from utils.graphics_utils import BasicPointCloud
 
 GB, CPU, GPU = 10**9, torch.device("cpu"), torch.device("cuda", 0)
 IDEAL = ["--opt", "configs/quickstart.yaml"]
@@ -118,6 +122,20 @@ def test_the_scene_takes_what_its_tensors_take() -> None:
     assert parts["Gaussians"] == int(1.1 * (6 * 4000 * numbers + 1000 * 2 * 400))
     for off in (["--use_fusion", "false"], ["--bank_on_cpu", "true"]):
         assert "CoGrad's bank" not in estimate(load_config([*IDEAL, *small, "--CoGradParams.enabled", "true", *off]), CPU, None)
+
+
+def test_points_of_a_file_and_those_grown_around_it_are_counted(tmp_path) -> None:
+    """The file's own number, whatever init_num_pts says; candidates of growing while they are drawn."""
+    cloud = BasicPointCloud(np.zeros((700, 3)), np.zeros((700, 3)), np.zeros((700, 3)))
+    write_vertices(tmp_path / "start.ply", initial_vertices(cloud))
+    words = ["--init_shape", "file", "--init_file", str(tmp_path / "start.ply"), "--init_num_pts", "9"]
+    of_file = estimate(config(*words), CPU, None)
+    assert of_file == estimate(config("--init_num_pts", "700"), CPU, None)
+    grown = estimate(config(*words, "--init_grow", "10000000"), CPU, None)
+    assert grown["initial points"] > of_file["initial points"] + GB
+    assert any("init_grow" in way for way in savings(config(*words, "--init_grow", "50000000"), CPU))
+    absent = config("--init_shape", "file", "--init_file", str(tmp_path / "absent.ply"))
+    assert sum(estimate(absent, CPU, None).values()) > 0, "the start refuses the file by itself"
 
 
 def test_growth_stops_at_max_points() -> None:
