@@ -77,14 +77,14 @@ DREAMTIME = (0.8, 0.5, 0.3, 0.1)
 """m1, m2, s1, s2 as shares of the schedule, as PlacidDreamer has them."""
 
 
-def dreamtime_weights(abar: Tensor, with_density: bool = True) -> np.ndarray:
+def dreamtime_weights(abar: Tensor) -> np.ndarray:
     """W [K] = W_d W_p, W_d = sqrt((1 - abar)/abar): W_p is 1 between m2 and m1, and falls as a Gaussian beyond."""
     a = abar.detach().cpu().double().numpy()
     m1, m2, s1, s2 = (share * len(a) for share in DREAMTIME)
     t = np.arange(len(a), dtype=np.float64)
     beyond = np.where(t > m1, (t - m1) / s1, np.where(t < m2, (t - m2) / s2, 0.0))
     bump = np.exp(-(beyond**2) / 2)
-    return bump * np.sqrt((1 - a) / a) if with_density else bump
+    return bump * np.sqrt((1 - a) / a)
 
 
 def dreamtime_index(weights: np.ndarray, progress: float) -> int:
