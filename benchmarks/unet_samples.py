@@ -39,7 +39,7 @@ from arguments.load import load_config
 from benchmarks.random_sd21 import UNET
 from evaluation.known_truth import score_run
 from guidance.feature_cache import outer_layers
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from trainer.priors import load_prior
@@ -122,7 +122,7 @@ def gradient(prior: Any, params: GuidanceParams, step: StepGradients, ind_t: int
     index = torch.full((len(images),), ind_t)
     streams = RandomStreams(seed)
     made = distill_views(
-        prior, images, disparities, alphas, conditioning, make_loss(params), streams, ind_t=index, **options
+        prior, images, disparities, alphas, conditioning, Loss(params), streams, ind_t=index, **options
     )
     return made.grad
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.predictor import Cameras
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
@@ -49,7 +49,7 @@ def distill_image(
     with torch.no_grad():
         value = (prior.encode_imgs(start, streams.torch) if as_latents else start).clone()
     value.requires_grad_()
-    loss, memory = make_loss(params), NoiseMemory()
+    loss, memory = Loss(params), NoiseMemory()
     if loss.law.needs_predictor:
         loss.predictor = prior.new_predictor(prompts)  # type: ignore[attr-defined]
     optimizer = torch.optim.Adam([value], rate, betas=BETAS)

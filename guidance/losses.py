@@ -12,7 +12,7 @@ from guidance.law_step import StepInfo, ViewStep
 from guidance.predictor import Cameras, Predictor
 from guidance.prior import Conditioning, Prior
 
-__all__ = ["Loss", "Residual", "StepInfo", "make_loss"]
+__all__ = ["Loss", "Residual", "StepInfo"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,3 @@ class Loss:
         self.memory = dict(state.get("memory", {}))
         if self.predictor is not None:
             self.predictor.load_state_dict(state.get("predictor", {}))
-
-
-def make_loss(params: GuidanceParams) -> Loss:
-    """The loss that the settings name."""
-    return Loss(params)

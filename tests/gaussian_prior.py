@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from guidance import sd_step
-from guidance.losses import StepInfo, make_loss
+from guidance.losses import Loss, StepInfo
 from guidance.prompts import PromptEmbeddings
 from utils.random_streams import RandomStreams
 
@@ -71,7 +71,7 @@ def streams_of(u):
 
 def residual(prior, params, x, n, t, *, u=0.5, predictor=None, **info):
     """The law's residual for x and n [B,C,h,w] at timesteps t, a list."""
-    loss = make_loss(params)
+    loss = Loss(params)
     loss.predictor = predictor
     conditioning = PromptEmbeddings(prior, params).conditioning([0.0] * len(x))
     return loss(prior, x, n, torch.tensor(t), conditioning, StepInfo(streams=streams_of(u), **info))

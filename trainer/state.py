@@ -10,7 +10,7 @@ import torch
 
 from arguments import Config
 from cograd import CoGrad
-from guidance.losses import Loss, make_loss
+from guidance.losses import Loss
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory
@@ -58,7 +58,7 @@ class TrainState:
         gaussians = GaussianModel(config.model.sh_degree, device)
         scene = Scene(config, gaussians, streams, device, writes, has_stale_points)
         gaussians.training_setup(config.optimization)
-        return cls(gaussians, scene, streams, make_loss(config.guidance))
+        return cls(gaussians, scene, streams, Loss(config.guidance))
 
     def begin_cograd(self, config: Config, alphas_cumprod: torch.Tensor) -> None:
         """Adds CoGrad where the config asks for it; alphas_cumprod [T] is the diffusion model's schedule."""

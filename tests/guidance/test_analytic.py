@@ -13,7 +13,7 @@ import torch
 
 from arguments import GuidanceParams
 from guidance import sd_step
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
@@ -39,7 +39,7 @@ def conditioning(prior, views, params=PARAMS):
 
 def inverted(prior, latents, noise, indices, delta):
     """ISM's inversion: x_t, and the prediction of its last step."""
-    residual = make_loss(dataclasses.replace(PARAMS, delta_t=delta, annealing_intervals=False))(
+    residual = Loss(dataclasses.replace(PARAMS, delta_t=delta, annealing_intervals=False))(
         prior, latents, noise, torch.tensor(indices), conditioning(prior, len(latents))
     )
     return residual.x_t, residual.target
@@ -88,7 +88,7 @@ def test_ddim_inversion_of_one_gaussian_is_linear(one_gaussian):
 def test_residual_of_one_gaussian_is_the_closed_form(one_gaussian, sds):
     prior, latents, noise = one_gaussian, randn(2, 3, 4, 4, seed=8), randn(2, 3, 4, 4, seed=9)
     params, ind_t = dataclasses.replace(PARAMS, sds=sds), torch.tensor([250, 600])
-    residual = make_loss(params)(prior, latents, noise, ind_t, conditioning(prior, 2))
+    residual = Loss(params)(prior, latents, noise, ind_t, conditioning(prior, 2))
     abar = prior.alphas_cumprod[ind_t + 1].view(-1, 1, 1, 1)
     if sds:
         x_t, target = abar.sqrt() * latents + (1 - abar).sqrt() * noise, noise
@@ -105,7 +105,7 @@ def test_expected_sds_gradient_pulls_to_the_mode_and_vanishes_there(one_gaussian
     abar, noise = prior.alphas_cumprod[401], randn(1, 3, 4, 4, seed=10)
     for offset in (torch.zeros_like(noise), randn(1, 3, 4, 4, seed=11)):
         latents = prior.means + offset
-        pair = [make_loss(params)(prior, latents, n, ind_t, conditioning(prior, 1)) for n in (noise, -noise)]
+        pair = [Loss(params)(prior, latents, n, ind_t, conditioning(prior, 1)) for n in (noise, -noise)]
         mean = sum(residual.eps_hat - residual.target for residual in pair) / 2
         expected = (abar * (1 - abar)).sqrt() * offset / spread(abar)
         assert (mean - expected).abs().max() < 1e-6
@@ -115,7 +115,7 @@ def test_ism_gradient_vanishes_on_a_single_point():
     """With std 0 the inversion's noise prediction is the same at every level: nothing is left to score at the truth."""
     prior = GaussianMixturePrior(randn(1, 3, 4, 4, seed=12), 0.0)
     noise, ind_t = randn(1, 3, 4, 4, seed=13), torch.tensor([500])
-    residual = make_loss(PARAMS)(prior, prior.means, noise, ind_t, conditioning(prior, 1))
+    residual = Loss(PARAMS)(prior, prior.means, noise, ind_t, conditioning(prior, 1))
     assert (residual.eps_hat - residual.target).abs().max() < 1e-6
 
 
@@ -130,7 +130,7 @@ def test_gradient_descent_with_the_guidance_reaches_the_text_component():
     depth = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     for _ in range(300):
         result = distill_views(
-            prior, image, depth, depth, cond, make_loss(params), streams, warm_up_rate=0.0, as_latent=False, memory=memory
+            prior, image, depth, depth, cond, Loss(params), streams, warm_up_rate=0.0, as_latent=False, memory=memory
         )
         (gradient,) = torch.autograd.grad(result.latents, image, result.grad)
         image = (image.detach() - 0.01 * gradient).requires_grad_()

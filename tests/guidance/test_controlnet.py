@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from arguments import Config, GuidanceParams, OptimizationParams
 from arguments.load import load_config
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -100,7 +100,7 @@ def test_every_call_of_a_step_sees_each_views_disparity(change, seed):
     for use_control in (False, True):
         prior.seen = []
         result = distill_views(
-            prior, rgb, depth, alpha, cond, make_loss(params), RandomStreams(seed), warm_up_rate=0.5, as_latent=False,
+            prior, rgb, depth, alpha, cond, Loss(params), RandomStreams(seed), warm_up_rate=0.5, as_latent=False,
             memory=NoiseMemory(), use_control=use_control,
         )  # fmt: skip
         results.append((result, prior.seen))

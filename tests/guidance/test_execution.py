@@ -12,7 +12,7 @@ from arguments import GuidanceParams
 from arguments.load import load_config
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -36,7 +36,7 @@ def step(key, **changes):
     rgb = draws.uniform(3, 3, 64, 64).requires_grad_()
     depth, alpha = draws.uniform(3, 1, 64, 64), torch.zeros(3, 1, 64, 64)
     options = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), "ind_t": IND_T}
-    out = distill_views(prior, rgb, depth, alpha, cond, make_loss(params), RandomStreams(0), **options)
+    out = distill_views(prior, rgb, depth, alpha, cond, Loss(params), RandomStreams(0), **options)
     out.backward()
     latents = out.latents.detach()
     return prior, (latents, out.grad, rgb.grad, out.loss_per_view, prior.decode_latents(latents))

@@ -14,7 +14,7 @@ from torch import nn
 from arguments import GuidanceParams
 from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -84,7 +84,7 @@ def step(key, **settings):
     images = [draw(numbers, 2, channels, 32, 32) for channels in (3, 1, 1)]
     images[0].requires_grad_()
     options = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), "ind_t": torch.tensor([120, 300])}
-    out = distill_views(prior, *images, cond, make_loss(params), RandomStreams(0), **options)
+    out = distill_views(prior, *images, cond, Loss(params), RandomStreams(0), **options)
     out.backward()
     return out.latents.detach(), out.grad, images[0].grad, prior.decode_latents(out.latents.detach())
 

@@ -15,7 +15,7 @@ import train
 from arguments import GuidanceParams
 from guidance.cuda_graphs import GraphedCall
 from guidance.feature_cache import DeepFeatures, check_unet, inversion_calls, outer_layers
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.sd_step import InversionRound, inversion_path
 from guidance.sd_utils import StableDiffusion
@@ -219,7 +219,7 @@ def residual(prior, params, indices, rows, noise, latents, control=None):
     cond = PromptEmbeddings(prior, params).conditioning([40.0 * row for row in rows])
     if control is not None:
         cond = type(cond)(cond.uncond, cond.positive, cond.inverse, cond.negatives, control[rows])
-    return make_loss(params)(prior, latents[rows], noise[rows], torch.tensor(indices)[rows], cond)
+    return Loss(params)(prior, latents[rows], noise[rows], torch.tensor(indices)[rows], cond)
 
 
 @pytest.mark.parametrize("changes", [{}, {"perpneg": False}, {"denoise_guidance_scale": 2.0}, {"controlnet": True}], ids=str)

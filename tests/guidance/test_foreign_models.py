@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arguments import GuidanceParams
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -148,7 +148,7 @@ def test_zero_terminal_snr_gives_finite_guidance_at_every_timestep(folder, kind)
     for ind_t in (999, 998, 0):
         params = GuidanceParams(text="a mug", sds=True)
         options = {"warm_up_rate": 0.0, "as_latent": False, "memory": NoiseMemory(), "ind_t": torch.tensor([ind_t])}
-        out = distill_views(prior, *images, book.conditioning([0.0]), make_loss(params), RandomStreams(0), **options)
+        out = distill_views(prior, *images, book.conditioning([0.0]), Loss(params), RandomStreams(0), **options)
         assert out.grad.isfinite().all()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -68,7 +68,7 @@ def test_gradients_match_upstream(case, golden, cases, prior, base_params):
         alpha = torch.ones_like(images["depth"])
         as_latent = step == 2
         result = distill_views(
-            prior, images["rgb"], images["depth"], alpha, conditioning, make_loss(params), streams,
+            prior, images["rgb"], images["depth"], alpha, conditioning, Loss(params), streams,
             warm_up_rate=warm_up_rate, as_latent=as_latent, memory=memory,
         )  # fmt: skip
         result.backward()

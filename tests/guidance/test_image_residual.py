@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from tests.drawn import Draws
@@ -33,7 +33,7 @@ def gradient(image_residual, size=(4, 4), as_latent=False, seed=0):
     depth = rgb.detach()[:, :1].clone().requires_grad_()
     cond = PromptEmbeddings(prior, params).conditioning([0.0, 120.0])
     done = distill_views(
-        prior, rgb, depth, torch.zeros(2, 1, *size), cond, make_loss(params), RandomStreams(seed),
+        prior, rgb, depth, torch.zeros(2, 1, *size), cond, Loss(params), RandomStreams(seed),
         warm_up_rate=0.0, as_latent=as_latent, memory=NoiseMemory(), ind_t=torch.tensor([100, 700]),
     )  # fmt: skip
     done.backward()

@@ -19,7 +19,7 @@ from arguments import GuidanceParams
 from arguments.load import load_config
 from distillation import LAWS
 from guidance import score
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.predictor import Cameras
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
@@ -59,7 +59,7 @@ def run(on_meta, **options):
     depth, alpha = torch.empty(3, 1, 64, 64, device=META), torch.empty(3, 1, 64, 64, device=META)
     cond = prompts.conditioning([0.0, 90.0, 180.0])
     rest = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory()}
-    result = distill_views(prior, rgb, depth, alpha, cond, make_loss(params), streams_on_meta(), **rest, **options)
+    result = distill_views(prior, rgb, depth, alpha, cond, Loss(params), streams_on_meta(), **rest, **options)
     result.backward()
     return rgb.grad, result
 
@@ -97,7 +97,7 @@ def test_no_law_reads_a_number_of_the_device(on_meta, law, source):
     params = dataclasses.replace(params, distillation=law, **{**LAWS[law].preset, "noise_source": source})
     more = {f"{name} {view}": "uncond" for name in ("source", "target") for view in ("front", "side", "back")} | {"contrast": "uncond"}
     further = {**prompts.embeddings, **{name: prompts.embeddings[like] for name, like in more.items()}}
-    loss, rgb = make_loss(params), torch.empty(3, 3, 64, 64, device=META).requires_grad_()
+    loss, rgb = Loss(params), torch.empty(3, 3, 64, 64, device=META).requires_grad_()
     loss.predictor, blank = Echo(), torch.empty(3, 1, 64, 64, device=META)
     both = copy.copy(prompts)
     both.params, both.embeddings = params, further
@@ -183,6 +183,6 @@ def test_on_a_gpu_a_distillation_waits_nowhere(golden_dir):
         try:
             cond = prompts.conditioning([0.0, 90.0, 180.0])
             blank = rgb[:, :1].detach()
-            distill_views(prior, rgb, blank, blank, cond, make_loss(params), streams, **rest).backward()
+            distill_views(prior, rgb, blank, blank, cond, Loss(params), streams, **rest).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

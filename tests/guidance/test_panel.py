@@ -4,7 +4,7 @@
 import torch
 
 from arguments import GuidanceParams
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.panel import COLUMNS, MARGIN_PX, guidance_panel, saturation
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
@@ -20,7 +20,7 @@ def step(seed):
     rgb = Draws(seed).uniform(2, 3, 6, 5).requires_grad_()
     depth, alpha = rgb.detach()[:, :1], rgb.detach()[:, 1:2]
     result = distill_views(
-        prior, rgb, depth, alpha, cond, make_loss(params), RandomStreams(seed),
+        prior, rgb, depth, alpha, cond, Loss(params), RandomStreams(seed),
         warm_up_rate=0.0, as_latent=False, memory=NoiseMemory(),
     )  # fmt: skip
     return prior, result, rgb, depth, alpha
@@ -60,7 +60,7 @@ def test_previews_of_the_true_image_are_the_image():
     cond = PromptEmbeddings(prior, params).conditioning([0.0])
     blank = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     result = distill_views(
-        prior, image.requires_grad_(), blank, blank, cond, make_loss(params), RandomStreams(0),
+        prior, image.requires_grad_(), blank, blank, cond, Loss(params), RandomStreams(0),
         warm_up_rate=0.0, as_latent=False, memory=NoiseMemory(),
     )  # fmt: skip
     torch.testing.assert_close(result.x0_preview(prior)["guided"], image.detach(), atol=1e-6, rtol=0)

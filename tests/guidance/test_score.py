@@ -9,7 +9,7 @@ import torch
 
 from arguments import GuidanceParams
 from guidance import sd_step
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prior import Conditioning
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
@@ -54,7 +54,7 @@ def run(prior, params=PARAMS, seed=0, views=4, **changes):
     options = {"warm_up_rate": 0.5, "as_latent": False, "memory": NoiseMemory(), **changes}
     streams = options.pop("streams", None) or RandomStreams(seed)
     cond = PromptEmbeddings(prior, params).conditioning(AZIMUTHS_DEG[:views])
-    return distill_views(prior, rgb, depth, alpha, cond, make_loss(params), streams, **options)
+    return distill_views(prior, rgb, depth, alpha, cond, Loss(params), streams, **options)
 
 
 def rows_of(cond, rows):
@@ -69,10 +69,10 @@ def test_views_with_their_own_timestep_equal_each_view_alone(prior, change):
     params = dataclasses.replace(PARAMS, **change)
     cond = PromptEmbeddings(prior, params).conditioning(AZIMUTHS_DEG)
     latents, noise, ind_t = randn(4, 3, 4, 4, seed=2), randn(4, 3, 4, 4, seed=3), torch.tensor([900, 30, 450, 101])
-    together = make_loss(params)(prior, latents, noise, ind_t, cond)
+    together = Loss(params)(prior, latents, noise, ind_t, cond)
     for view in range(4):
         rows = slice(view, view + 1)
-        alone = make_loss(params)(prior, latents[rows], noise[rows], ind_t[rows], rows_of(cond, rows))
+        alone = Loss(params)(prior, latents[rows], noise[rows], ind_t[rows], rows_of(cond, rows))
         for name in ("x_t", "eps_hat", "target"):
             torch.testing.assert_close(getattr(together, name)[rows], getattr(alone, name), rtol=1e-9, atol=1e-9)
         assert together.t[view] == alone.t[0] == ind_t[view] + 1
@@ -82,8 +82,8 @@ def test_permuting_views_permutes_the_result(prior):
     cond = PromptEmbeddings(prior, PARAMS).conditioning(AZIMUTHS_DEG)
     latents, noise, ind_t = randn(4, 3, 4, 4, seed=2), randn(4, 3, 4, 4, seed=3), torch.tensor([900, 30, 450, 101])
     order = torch.tensor([2, 0, 3, 1])
-    straight = make_loss(PARAMS)(prior, latents, noise, ind_t, cond)
-    turned = make_loss(PARAMS)(prior, latents[order], noise[order], ind_t[order], rows_of(cond, order))
+    straight = Loss(PARAMS)(prior, latents, noise, ind_t, cond)
+    turned = Loss(PARAMS)(prior, latents[order], noise[order], ind_t[order], rows_of(cond, order))
     torch.testing.assert_close(turned.eps_hat, straight.eps_hat[order])
     torch.testing.assert_close(turned.target, straight.target[order])
 
@@ -126,7 +126,7 @@ def test_timesteps_drawn_over_thirty_steps_are_upstreams(golden_dir, name):
     streams, memory, blank = RandomStreams(0), NoiseMemory(), torch.zeros(2, 1, 64, 64)
     for step in trace["trace"]:
         result = distill_views(
-            prior, blank.expand(-1, 3, -1, -1), blank, blank, cond, make_loss(params), streams,
+            prior, blank.expand(-1, 3, -1, -1), blank, blank, cond, Loss(params), streams,
             warm_up_rate=step["warm_up_rate"], as_latent=step["as_latent"], memory=memory,
         )  # fmt: skip
         assert result.unet_timesteps == step["unet_timesteps"]
@@ -219,7 +219,7 @@ def test_inputs_that_do_not_fit_are_refused(prior):
 
     def call(rgb=rgb, depth=depth, alpha=alpha, cond=cond, **more):
         options = {"warm_up_rate": 0.0, "as_latent": False, "memory": NoiseMemory(), **more}
-        return distill_views(prior, rgb, depth, alpha, cond, make_loss(PARAMS), RandomStreams(0), **options)
+        return distill_views(prior, rgb, depth, alpha, cond, Loss(PARAMS), RandomStreams(0), **options)
 
     with pytest.raises(ValueError, match=r"pred_depth has shape \(4, 1, 4, 2\); expected \(4, 1, 4, 4\)"):
         call(depth=depth[..., :2])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arguments import GuidanceParams
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -153,7 +153,7 @@ def test_shares_of_the_views_are_distilled_as_the_whole(prior, change):
         inputs = (shard.of(x) for x in (rgb, depth, depth))
         conditioning = book.conditioning(shard.of(azimuth_deg))
         options = {"warm_up_rate": 0.5, "as_latent": False, "memory": memory, "shard": shard}
-        return distill_views(prior, *inputs, conditioning, make_loss(params), streams, **options), streams, memory
+        return distill_views(prior, *inputs, conditioning, Loss(params), streams, **options), streams, memory
 
     whole, streams, memory = run(Shard.whole(3))
     for begin, end in ((0, 2), (2, 3)):

@@ -14,7 +14,7 @@ import train
 from arguments import GuidanceParams
 from arguments.checks import contradictions
 from arguments.load import load_config
-from guidance.losses import make_loss
+from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
@@ -86,7 +86,7 @@ def test_a_distillation_encodes_by_what_it_is_given(fitted):
     options = {"warm_up_rate": 0.0, "as_latent": False, "ind_t": torch.tensor([100, 300])}
     made = {}
     for name, encode in (("own", None), ("tiny", prior.encode_imgs_tiny)):
-        out = distill_views(prior, images.clone().requires_grad_(), blank, blank, cond, make_loss(params), RandomStreams(0), memory=NoiseMemory(), encode=encode, **options)
+        out = distill_views(prior, images.clone().requires_grad_(), blank, blank, cond, Loss(params), RandomStreams(0), memory=NoiseMemory(), encode=encode, **options)
         made[name] = out.latents.detach(), out.flip
     shown = torch.where(made["tiny"][1], images.flip(-1), images)
     assert torch.equal(made["tiny"][0], prior.encode_imgs_tiny(shown)) and not torch.equal(made["own"][0], made["tiny"][0])
