@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | app | test | test-device | test-capabilities | gpu | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make demo | app | test | test-slow | test-device | test-capabilities | gpu | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
 # make reproduce: the paper's tables in miniature on the toy world, in two minutes; the report is in output/reproduce.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
@@ -29,7 +29,7 @@ NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.p
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py
 BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py)
 
-.PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
+.PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-slow test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.extensions
@@ -82,11 +82,15 @@ reproduce: setup
 	$(BIN)/python tools/reproduce.py --prior toy --miniature --out output/reproduce
 
 test: setup-dev
-	$(BIN)/python -m pytest -q -m "not device" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not device and not slow" $(PYTEST_ARGS)
+
+# Whole runs, browsers and killed processes of which `make test` tries a few.
+test-slow: setup-dev
+	$(BIN)/python -m pytest -q -m "slow and not device" $(PYTEST_ARGS)
 
 # Every option of the trainer on a simulated CUDA device, of which `make test` tries a few; and the rehearsal of `make gpu`.
 test-device: setup-dev
-	$(BIN)/python -m pytest -q -m "device or not device" tests/simulated_cuda $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q tests/simulated_cuda $(PYTEST_ARGS)
 
 # What only a GPU can show, in ten minutes; the page is output/gpu_check/gpu_check.md. GPU_ARGS="--budget 300 --size tiny".
 gpu: setup-dev

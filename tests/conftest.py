@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import tests.rendered_once  # noqa: F401
 from scene.cameras import Lens
 from tests.patience import PATIENCE_S
 from tests.web_page import serve
@@ -20,13 +21,13 @@ settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+RUN_PROGRAMS = ("tests", "tools", "reliability", "simulated_cuda")
 torch.set_num_threads(1)  # tests run side by side; two threads each would wait for one another
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests, and those that start processes, come first: at the end no worker waits for the other."""
-    long = {item.path for item in items if item.get_closest_marker("slow") or "reliability" in item.path.parts}
-    items.sort(key=lambda item: item.path not in long)
+    """Folders whose tests run programs come first: at the end no worker waits for the other."""
+    items.sort(key=lambda item: item.path.parent.name not in RUN_PROGRAMS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -77,7 +77,6 @@ def _overflow_px(page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
     address, folder = served
@@ -198,6 +197,7 @@ def test_start_asks_about_unknown_words(served) -> None:
         page.get_by_text("finished", exact=True).wait_for()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_page_that_stalls_is_not_loaded_again(tmp_path) -> None:
     """As a browser on a busy machine does: it keeps its state and gets its answers, a download among them."""

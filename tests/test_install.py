@@ -15,7 +15,6 @@ import pytest
 from cograd3d.cli import COMMANDS
 from tests.checkout import ROOT
 
-pytestmark = pytest.mark.slow
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "output", "tests", "docs", "benchmarks", "submodules", "__pycache__", "shared")
 

@@ -110,8 +110,11 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [("torchrun",), ("0",), ("torchrun", "0")], ids="+".join)
+@pytest.mark.parametrize(
+    "killed",
+    [("0",), pytest.param(("torchrun",), marks=pytest.mark.slow), pytest.param(("torchrun", "0"), marks=pytest.mark.slow)],
+    ids="+".join,
+)
 def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -> None:
     """SIGKILL, so that nobody can say goodbye. Rank 0 leaves a checkpoint where it is not what was killed."""
     program, pids, run = tmp_path / "program.py", tmp_path / "pid", tmp_path / "run"
@@ -137,6 +140,7 @@ def test_processes_that_lose_their_parent_or_their_first_end(tmp_path, killed) -
     assert bool(numbered(run)) == ("0" not in killed), (tmp_path / "told").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_a_checkpoint_ends_every_process_well(tmp_path) -> None:
     """So that torchrun reports success, and restarts nothing."""
     run = tmp_path / "run"

@@ -95,7 +95,6 @@ def worlds(tmp_path_factory):
     return runs_of_all(ALONE, folder), in_ranks(runs_of_all, 2, folder, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_two_processes_run_like_one(worlds, law, enabled) -> None:

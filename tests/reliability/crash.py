@@ -19,7 +19,6 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +26,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from tests.reliability.forks import forked_process
 from tests.reliability.same_run import differences
 from trainer.checkpoints import newest_good, numbered
 
@@ -119,10 +119,7 @@ class _Run:
 
     def __init__(self, run: Path, changes: dict[str, object]) -> None:
         self._run = run
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train", "toy.ideal"])
-        self._process = context.Process(target=_train, args=(words(run, resume="auto", **changes),))
-        self._process.start()
+        self._process = forked_process(_train, words(run, resume="auto", **changes))
 
     def run_to_its_end(self) -> None:
         self._process.join()

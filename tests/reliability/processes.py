@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from tests.patience import PATIENCE_S
 from tests.reliability.crash import ROOT, words
+from tests.reliability.forks import forked_process
 
 PLAIN = {
     "iterations": 6, "test_ratio": 1, "save_ratio": 1, "vis_interval": 100, "densify_until_iter": 0, "save_process": False,
@@ -35,10 +35,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 
 def forked(work: Any, *args: Any) -> int:
     """work(*args) in a process that has the imports behind it; its exit status, negative after a signal."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "toy.ideal", "tests.reliability.crash"])
-    process = context.Process(target=work, args=args)
-    process.start()
+    process = forked_process(work, *args)
     process.join(PATIENCE_S)
     assert process.exitcode is not None, "it has not ended"
     return process.exitcode

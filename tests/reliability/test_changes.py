@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is resumed with other settings: its checkpoint is adapted to them, or refused before anything is written."""
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import toy.ideal
 import train
 import trainer.priors
 from arguments import GROUPS, Config
@@ -92,23 +90,7 @@ def _other(name: str, now: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def drawn_once():
-    """The ideal prior's images, which take longer than all else here, are drawn once for each prompt and size.
-
-    One thread: on tensors as small as these several wait for one another.
-    """
-    sound = toy.ideal.render_set
-    cached = functools.cache(lambda specs, *rest: sound(list(specs), *rest))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy.ideal, "render_set", lambda specs, *rest: cached(tuple(specs), *rest))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory, drawn_once) -> dict[str, Path]:
+def stopped(tmp_path_factory) -> dict[str, Path]:
     """Two runs as they were after all but the last step: a video's frames wait, cameras are left, a noise is kept."""
     folders = {kind: tmp_path_factory.mktemp("stopped") / kind for kind in KINDS}
     for kind, folder in folders.items():
@@ -143,8 +125,7 @@ def _cases() -> list[tuple[str, str]]:
     return cases + [("baseline", name) for name in ALL if not name.startswith("CoGradParams.")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("baseline", marks=pytest.mark.slow), "cograd"])
 def test_every_setting_may_change_or_is_refused_in_a_sentence(stopped, tmp_path, capsys, monkeypatch, kind) -> None:
     """One after the other. A refused start leaves the folder as it was; any other ends with a further checkpoint."""
     was, refused = _settings(stopped[kind]), {}

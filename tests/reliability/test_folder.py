@@ -2,7 +2,6 @@
 """Run folders that are removed, moved or replaced while a process writes into them: never two runs in one."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -14,11 +13,10 @@ import pytest
 
 from arguments.exit_codes import INTERRUPTED, REFUSED, STOPPED
 from tests.reliability.crash import words
+from tests.reliability.forks import forked_process
 from trainer.checkpoints import numbered, run_id_of
 from trainer.run_log import read_steps
 from utils.tree_file import load_tree
-
-pytestmark = pytest.mark.slow
 
 ENDLESS = {"iterations": 1_000_000, "test_ratio": 1, "save_ratio": 1, "densify_until_iter": 0, "save_process": False, "checkpoint_every": 3}
 START_FILES = ("config.yaml", "cfg_args", "cameras.json", "init_points3d.ply")
@@ -29,10 +27,7 @@ class Run:
 
     def __init__(self, folder: Path, told: Path) -> None:
         self.folder, self._told = folder, told
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train", "toy.ideal"])
-        self._process = context.Process(target=_train, args=(words(folder, resume="auto", **ENDLESS), str(told)))
-        self._process.start()
+        self._process = forked_process(_train, words(folder, resume="auto", **ENDLESS), str(told))
 
     def steps(self) -> list[int]:
         log = self.folder / "log.jsonl"

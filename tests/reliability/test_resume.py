@@ -170,7 +170,6 @@ def eventful(request, tmp_path, monkeypatch) -> tuple[dict, Path]:
     return settings, tmp_path / "start.safetensors"
 
 
-@pytest.mark.slow
 def test_a_run_in_which_everything_has_happened_is_resumed_bit_for_bit(eventful, tmp_path, monkeypatch) -> None:
     """Cut after the SH degree has risen, between two densifications."""
     settings, start = eventful

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """GaussianDreamer's start: which points are added around an initial cloud, with which colours, and in a run."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import train
 from scene.dataset_readers import initial_vertices, read_point_cloud
 from scene.ply import write_vertices
 from scene.point_growing import COLOUR_NOISE, grow
@@ -54,18 +54,19 @@ def test_equal_seeds_grow_equal_points_and_nothing_is_near_enough_at_a_tiny_dist
     assert len(grow(cloud, 1000, 1e-9, np.random.RandomState(3)).points) == len(cloud.points)
 
 
-def train(tmp_path, *flags):
-    small = ("--iterations", "1", "--image_w", "32", "--image_h", "32", "--save_video", "false", "--device", "cpu")
-    command = [sys.executable, "train.py", "--opt", "configs/toy.yaml", "--model_path", str(tmp_path / "run"), *small]
-    return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+SMALL = ["--opt", "toy", "--iterations", "1", "--image_w", "32", "--image_h", "32", "--init_num_pts", "100", "--save_video", "false", "--device", "cpu"]
+
+
+def run(tmp_path, *flags):
+    """Exit status of a run of one step in the folder `run`."""
+    return train.main([*SMALL, "--model_path", str(tmp_path / "run"), *map(str, flags)])
 
 
 def test_a_run_begins_with_the_points_of_a_file_grown(tmp_path):
     source = tmp_path / "start.ply"
     write_vertices(source, initial_vertices(square(8)))
-    flags = ("--init_shape", "file", "--init_file", str(source))
-    done = train(tmp_path, *flags, "--init_grow", "3000", "--init_grow_distance", "0.1")
-    assert done.returncode == 0, done.stderr
+    flags = ("--init_shape", "file", "--init_file", source)
+    assert run(tmp_path, *flags, "--init_grow", 3000, "--init_grow_distance", 0.1) == 0
     start = read_point_cloud(tmp_path / "run" / "init_points3d.ply")
     np.testing.assert_allclose(start.points[:65], square(8).points, atol=1e-6)
     assert 65 + 200 < len(start.points) < 65 + 3000
@@ -74,20 +75,18 @@ def test_a_run_begins_with_the_points_of_a_file_grown(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--init_shape", "file"), "GenerateCamParams.init_file"),
-        (("--init_shape", "file", "--init_file", "absent.ply"), "absent.ply"),
-        (("--init_shape", "file", "--init_file", "README.md"), "README.md"),
+        ((), "GenerateCamParams.init_file"),
+        (("--init_file", "absent.ply"), "absent.ply"),
+        (("--init_file", ROOT / "README.md"), "README.md"),
     ],
 )
-def test_a_file_that_cannot_serve_is_refused_before_the_folder_exists(tmp_path, flags, said):
-    done = train(tmp_path, *flags)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_file_that_cannot_serve_is_refused_before_the_folder_exists(tmp_path, capsys, flags, said):
+    assert run(tmp_path, "--init_shape", "file", *flags) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_without_scipy_growing_is_refused_before_the_folder_exists(tmp_path, monkeypatch):
-    (tmp_path / "scipy.py").write_text("raise ImportError('none here')\n", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = train(tmp_path, "--init_grow", "10")
-    assert done.returncode == 2 and "SciPy" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_without_scipy_growing_is_refused_before_the_folder_exists(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.spatial", None)
+    assert run(tmp_path, "--init_grow", 10) == 2
+    assert "SciPy" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -270,7 +270,6 @@ def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
 # --- for real --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_one_for_real(tmp_path) -> None:
     """Five steps, as a user calls it; then again, when nothing is left to do. `make reproduce` makes twelve assets."""
     words = ["--prior", "toy", "--miniature", "--variants", "full", "--seeds", "1", "--view_px", "16", "--"]

@@ -98,7 +98,6 @@ def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
     assert not left.exists() and not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     """The process is killed once it has left a checkpoint; called again, the run is completed, not repeated."""
     flags = [

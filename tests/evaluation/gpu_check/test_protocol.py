@@ -147,7 +147,6 @@ def test_without_a_gpu_it_is_refused_before_anything_is_written(tmp_path, capsys
     assert "device 'cuda' given" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_rehearsal_of_some_parts_on_the_cpu(tmp_path) -> None:
     assert gpu_check.main(["--device", "cpu", "--size", "tiny", "--out", str(tmp_path), "--only", "device", "agreement"]) == 0
     assert {name: row[0] for name, row in rows(tmp_path / "gpu_check.md").items()} == {"device": PASS, "agreement": PASS}
