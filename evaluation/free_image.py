@@ -51,7 +51,7 @@ def distill_image(
     value.requires_grad_()
     loss, memory = Loss(params), NoiseMemory()
     if loss.law.needs_predictor:
-        loss.predictor = prior.new_predictor(prompts)  # type: ignore[attr-defined]
+        loss.predictor = prior.new_predictor(prompts, config.seed)  # type: ignore[attr-defined]
     optimizer = torch.optim.Adam([value], rate, betas=BETAS)
     camera, conditioning = Cameras.at([FRONT_DEG]), prompts.conditioning([FRONT_DEG])
     unused = torch.zeros(1, 1, *value.shape[2:], device=value.device)

@@ -66,7 +66,7 @@ class Execution:
         return cls(
             dtype=dtype,
             channels_last=_decided(params.channels_last, tensor_cores),
-            fuse_qkv=_decided(params.fuse_qkv, capability is not None),
+            fuse_qkv=_decided(params.fuse_qkv, capability is not None and not params.law.needs_predictor),
             attention_kernel=_attention(params, on_gpu=capability is not None),
             compile_unet=params.compile_unet,
             cuda_graphs=params.cuda_graphs,

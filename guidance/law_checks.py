@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A distillation law that the run's prior cannot serve: met with the settings."""
+"""A distillation law that the run's settings or packages cannot serve: met with the settings."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from arguments import Config
 from arguments.checks import Problem
 
-WITH_PREDICTOR = ("ideal",)
-"""Values of `GuidanceParams.guidance` whose prior has `new_predictor`."""
+UNTRAINABLE = {"offload_unet": True, "compile_unet": True, "fuse_qkv": "on"}
+"""Settings with which no LoRA can be trained in the U-Net: its weights away, compiled, or put together."""
 
 
 def law_problems(config: Config) -> Iterator[Problem]:
-    """A law with a model of the run's own renders, on a prior that makes none; for arguments.load.load_config."""
+    """A law that trains a LoRA beside the U-Net, without peft or with a setting that forbids it."""
     params = config.guidance
-    if params.law.needs_predictor and params.guidance not in WITH_PREDICTOR:
-        expected = (
-            "another law: this one needs a model of the run's own renders, which exists for "
-            f"GuidanceParams.guidance {' and '.join(WITH_PREDICTOR)}, not for {params.guidance}"
-        )
+    if not params.law.needs_predictor or params.guidance != "SD":
+        return
+    if find_spec("peft") is None:
+        expected = "another law, or the package peft, by which this one trains a LoRA: pip install peft accelerate"
         yield "GuidanceParams.distillation", params.law_name, expected
+    for name, value in UNTRAINABLE.items():
+        if getattr(params, name) == value:
+            expected = f"another value: distillation {params.law_name} trains a LoRA in the U-Net, which this prevents"
+            yield f"GuidanceParams.{name}", str(value).lower(), expected

@@ -58,8 +58,7 @@ class Cameras:
 class Predictor(Protocol):
     """q of one run. All processes of a run observe the same views, and so hold the same q.
 
-    A prior makes it: `new_predictor(prompts)` of a class that can, else its absence is reported before the run starts
-    (guidance.law_checks).
+    A prior makes it: `new_predictor(prompts, seed)`; what it lacks is reported before the run (guidance.law_checks).
     """
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cameras: Cameras | None) -> Tensor | None:

@@ -21,6 +21,8 @@ from guidance.cuda_graphs import GraphedCall
 from guidance.execution import Execution, offload, prepare, speed_up
 from guidance.feature_cache import DeepFeatures, Features, check_unet, outer_layers
 from guidance.lora import merge_lora, read_lora
+from guidance.lora_predictor import LoRAPredictor
+from guidance.prompts import PromptEmbeddings
 from guidance.sources import ModelUnavailable
 from guidance.text_encoder import TextEncoder
 from guidance.textual_inversion import add_words, read_words
@@ -199,7 +201,7 @@ class StableDiffusion:
         """
         with self.execution.attention():
             parts = list(starmap(self._call_networks, self._batches(x_t, t, embeddings, *self._control_of(control))))
-        return self._eps_of(torch.cat([output for (output,) in parts]), x_t, t)
+        return self.eps_of(torch.cat([output for (output,) in parts]), x_t, t)
 
     @torch.no_grad()
     def predict_noise_cached(
@@ -219,7 +221,7 @@ class StableDiffusion:
         with self.execution.attention():
             parts = list(starmap(call, self._batches(x_t, t, embeddings, *more)))
         output, *kept = map(torch.cat, zip(*parts, strict=True))
-        return self._eps_of(output, x_t, t), tuple(kept) if features is None else features
+        return self.eps_of(output, x_t, t), tuple(kept) if features is None else features
 
     def _control_of(self, control: Tensor | None) -> tuple[Tensor, ...]:
         """The further input of the networks' call."""
@@ -235,9 +237,13 @@ class StableDiffusion:
         at_a_time = self.execution.unet_batch or len(x_t)
         return zip(*(x.split(at_a_time) for x in inputs), strict=True)
 
-    def _eps_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def eps_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise prediction [B,C,h,w] that the U-Net's output means, in x_t's dtype."""
         return sd_step.eps_of(output.to(x_t.dtype), self.prediction_type, x_t, self.alphas_cumprod[t])
+
+    def new_predictor(self, prompts: PromptEmbeddings, seed: int) -> LoRAPredictor:
+        """A model of the run's own renders, for VSD and ESD: these weights with a LoRA that the run trains."""
+        return LoRAPredictor(self, prompts.embeddings["default"], seed)
 
     def _networks(self, x: Tensor, t: Tensor, embeddings: Tensor, control: Tensor | None = None) -> Features:
         """The U-Net's output for x [B,C,h,w], t [B], embeddings [B,L,D] and the ControlNet's image [B,3,H,W]."""

@@ -118,8 +118,8 @@ class IdealPrior:
         row[SET_NAMES.index(name)] = 1
         return row
 
-    def new_predictor(self, prompts: Any) -> Particles:
-        """A model of the run's own renders, for VSD and ESD."""
+    def new_predictor(self, prompts: Any, seed: int) -> Particles:
+        """A model of the run's own renders, for VSD and ESD; neither text nor chance plays a part."""
         return Particles(self.alphas_cumprod, self.scale, self.kernel_std, OFFSET_STD)
 
     def encode_imgs(

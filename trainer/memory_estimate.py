@@ -40,7 +40,10 @@ CONTROLNET_SHARE = 0.42  # weights of a ControlNet, over those of its U-Net
 # (most at once, kept for the backward pass; the same with blocks recomputed) or decodes it; of the U-Net, for a sample.
 ENCODE_PEAK, ENCODE_KEPT, RECOMPUTED_PEAK, RECOMPUTED_KEPT, DECODE = 23.7, 23.6, 15.3, 1.7, 6.0
 UNET_SAMPLE = 33.2 / 64
+UNET_KEPT = 5.3  # of the U-Net while it trains a LoRA, for a sample; attention keeps no matrix
 TINY_ENCODE = 7.4  # of an AutoencoderTiny while it encodes a view, kept too
+
+LORA_SHARE, TRAINED_BYTES = 0.0029, 16  # of the U-Net's weights, camera included; weight, gradient and two moments
 
 LEAST_SAVING_BYTES, MOST_SAVINGS = 10**6, 4
 
@@ -137,7 +140,9 @@ def _of_model(model: ModelSize, config: Config, device: torch.device, views: int
     if model.tiny_vae and params.tiny_vae_until == 1:  # the model's own autoencoder only decodes
         of_unet -= waiting * (kept * model.vae_channels - TINY_ENCODE * model.tiny_vae_channels)
         of_vae = at_once * max(TINY_ENCODE * model.tiny_vae_channels, DECODE * model.vae_channels)
-    activations = width * height * max(of_unet, of_vae)
+    trains = params.law.needs_predictor  # on all views, on each process
+    trained = min(params.C_batch_size, execution.unet_batch or params.C_batch_size) if trains else 0
+    activations = width * height * max(of_unet, of_vae, trained * UNET_KEPT * model.unet_channels)
     unet = 0 if execution.offload_unet else model.unet
     control = CONTROLNET_SHARE * model.unet if params.controlnet_model_key else 0
     text_later = model.text_encoder if params.keep_text_encoder else 0
@@ -145,7 +150,8 @@ def _of_model(model: ModelSize, config: Config, device: torch.device, views: int
         "weights": unet + model.vae + model.tiny_vae + control + text_later,
         "activations": max(activations, model.text_encoder - text_later),
     }
-    return {name: execution.dtype.itemsize * count for name, count in parts.items()}
+    in_bytes = {name: execution.dtype.itemsize * count for name, count in parts.items()}
+    return in_bytes | ({"LoRA of VSD": LORA_SHARE * model.unet * TRAINED_BYTES} if trains else {})
 
 
 def check_memory(config: Config, device: torch.device, free: int | None = None) -> None:
@@ -202,7 +208,8 @@ def _ways_to_save(config: Config, device: torch.device) -> Iterator[tuple[str, d
     if params.guidance == "SD":
         yield "guidance", {"vram_O": True}
         yield "guidance", {"unet_batch": 1}
-        if device.type == "cuda" and not (params.compile_unet or params.cuda_graphs):
+        whole = params.compile_unet or params.cuda_graphs or params.law.needs_predictor
+        if device.type == "cuda" and not whole:
             yield "guidance", {"offload_unet": True}
 
 

@@ -69,7 +69,7 @@ class TrainState:
     def begin_predictor(self, prior: Prior, prompts: PromptEmbeddings) -> None:
         """Adds the model of the run's own renders, where the distillation law needs one."""
         if self.loss.law.needs_predictor:
-            self.loss.predictor = prior.new_predictor(prompts)  # type: ignore[attr-defined]
+            self.loss.predictor = prior.new_predictor(prompts, self.streams.seed)  # type: ignore[attr-defined]
 
     @property
     def maps(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every distillation law on the toy world: with CoGrad and without, resumed bit for bit, on two processes as on one."""
+"""Every distillation law, on both priors: with CoGrad and without, resumed bit for bit, on two processes as on one."""
 
 import copy
 import functools
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from arguments.load import load_config
 from distillation import LAWS
 from guidance.prompts import PromptEmbeddings
+from guidance.sd_utils import StableDiffusion
 from tests.ranks import in_ranks
 from tests.trees import equal
 from toy.ideal import IdealPrior
@@ -18,22 +21,24 @@ from trainer.state import TrainState
 from trainer.step import training_step
 from utils.tree_file import load_tree, save_tree
 
-SMALL = {
-    "opt": "configs/quickstart.yaml", "iterations": 10, "init_num_pts": 60, "image_w": 16, "image_h": 16, "C_batch_size": 2,
-    "device": "cpu",
-}  # fmt: skip
-WORDS = [*(word for name, value in SMALL.items() for word in (f"--{name}", str(value))), "--CoGradParams.enabled"]
+FLAGS = "--iterations 10 --init_num_pts 60 --C_batch_size 3 --device cpu --CoGradParams.enabled"
+OF_PRIOR = {
+    "ideal": "--opt configs/quickstart.yaml --image_w 16 --image_h 16",
+    "trained": "--opt configs/quickstart_trained.yaml --image_w 32 --image_h 32",
+}
+PRIORS = ["ideal", pytest.param("trained", marks=pytest.mark.slow)]
+
+
+def config_of(prior, enabled, law, *more):
+    return load_config([*OF_PRIOR[prior].split(), *FLAGS.split(), enabled, "--distillation", law, *map(str, more)])
 
 
 @functools.cache
-def ideal_prior():
-    config = load_config([*WORDS, "true"])
+def prior_of(name):
+    config = config_of(name, "true", "ism")
+    if name == "trained":
+        return StableDiffusion(config.guidance, "cpu")
     return IdealPrior(config.guidance, "cpu", 16, config.cameras, images=12)
-
-
-@pytest.fixture
-def prior():
-    return ideal_prior()
 
 
 def begun(config, prior, prompts):
@@ -45,8 +50,9 @@ def begun(config, prior, prompts):
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_it_trains_and_resumes_bit_for_bit(prior, tmp_path, law, enabled) -> None:
-    config = load_config([*WORDS, enabled, "--distillation", law, "--model_path", str(tmp_path)])
+@pytest.mark.parametrize("name", PRIORS)
+def test_it_trains_and_resumes_bit_for_bit(tmp_path, law, enabled, name) -> None:
+    config, prior = config_of(name, enabled, law, "--model_path", tmp_path), prior_of(name)
     prompts = PromptEmbeddings(prior, config.guidance)
     state = begun(config, prior, prompts)
     before = state.gaussians.get_xyz.detach().clone()
@@ -55,51 +61,55 @@ def test_it_trains_and_resumes_bit_for_bit(prior, tmp_path, law, enabled) -> Non
         assert update.fault is None and step.losses.fault is None
     assert not torch.equal(before, state.gaussians.get_xyz)
     save_tree(tmp_path / "state", state.state_dict())
+    ends = [_end_of(state, prior, prompts, config)]
     resumed = begun(config, prior, prompts)
     resumed.load_state_dict(load_tree(tmp_path / "state"))
-    for run in (state, resumed):
-        for _ in range(2):
-            training_step(run, prior, prompts, config)
-    assert equal(state.state_dict(), resumed.state_dict())
+    ends.append(_end_of(resumed, prior, prompts, config))
+    assert equal(*ends)
 
 
+def _end_of(state, prior, prompts, config):
+    """The state after two more steps; a copy, for a model of the renders is trained inside its prior, which runs share."""
+    for _ in range(2):
+        training_step(state, prior, prompts, config)
+    return copy.deepcopy(state.state_dict())
 
 
-def test_the_bridge_leads_from_all_images_to_the_texts_on_the_ideal_prior(prior) -> None:
+def test_the_bridge_leads_from_all_images_to_the_texts_on_the_ideal_prior() -> None:
     """No image of its set is bad, so that the source is every image; else the second stage would do nothing."""
-    config = load_config([*WORDS, "false", "--distillation", "bridge"])
-    cond = PromptEmbeddings(prior, config.guidance).conditioning([0.0, 90.0, 180.0])
+    config = config_of("ideal", "false", "bridge")
+    cond = PromptEmbeddings(prior_of("ideal"), config.guidance).conditioning([0.0, 90.0, 180.0])
     assert torch.equal(cond.further["source"], cond.uncond) and torch.equal(cond.further["target"], cond.positive)
     assert not torch.equal(cond.uncond, cond.positive)
 
 
-def run(world, folder, law, enabled):
+def run(world, folder, law, enabled, name):
     """Losses of two steps, and the state they end in, of a run whose three views `world` shares."""
-    path = folder / f"{law}_{enabled}_{world.size}_{world.rank}"
-    config = load_config([*WORDS, enabled, "--distillation", law, "--C_batch_size", "3", "--model_path", str(path)])
-    prior = ideal_prior()
+    path = folder / f"{name}_{law}_{enabled}_{world.size}_{world.rank}"
+    config, prior = config_of(name, enabled, law, "--model_path", path), prior_of(name)
     prompts = PromptEmbeddings(prior, config.guidance)
     state = begun(config, prior, prompts)
     losses = [training_step(state, prior, prompts, config, world)[0].losses for _ in range(2)]
     return [loss.per_view for loss in losses], [loss.t for loss in losses], copy.deepcopy(state.state_dict())
 
 
-def runs_of_all(world, folder):
-    return {(law, enabled): run(world, folder, law, enabled) for law in LAWS for enabled in ("true", "false")}
+def runs_of_all(world, folder, name):
+    return {(law, enabled): run(world, folder, law, enabled, name) for law in LAWS for enabled in ("true", "false")}
 
 
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
+@functools.cache
+def worlds(name):
     """(of one process, of each of two): a run of every law."""
-    folder = tmp_path_factory.mktemp("ranks")
-    return runs_of_all(ALONE, folder), in_ranks(runs_of_all, 2, folder, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        return runs_of_all(ALONE, Path(folder), name), in_ranks(runs_of_all, 2, Path(folder), Path(folder), name)
 
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_two_processes_run_like_one(worlds, law, enabled) -> None:
+@pytest.mark.parametrize("name", PRIORS)
+def test_two_processes_run_like_one(law, enabled, name) -> None:
     """The same timesteps, losses up to the rounding of batches of another size, and one state on both."""
-    alone, ranks = worlds
+    alone, ranks = worlds(name)
     want = alone[law, enabled]
     for rank in ranks:
         losses, t, state = rank[law, enabled]

@@ -4,11 +4,14 @@
 `make test` tries the first of each list; the rest is `make test-device`.
 """
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
 from arguments.exit_codes import FINISHED
 from arguments.load import load_config
+from distillation import LAWS
 from tests.simulated_cuda.conftest import run, words_of
 from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
@@ -47,9 +50,10 @@ TRAINER = {
 }  # fmt: skip
 
 
-def later(table: dict) -> list:
+def later(cases: Iterable) -> list:
     """The first as it is, the others for `make test-device`."""
-    return [name if k == 0 else pytest.param(name, marks=pytest.mark.device) for k, name in enumerate(table)]
+    first, *others = [pytest.param(*((case,) if isinstance(case, str) else case)) for case in dict.fromkeys(cases)]
+    return [first, *(pytest.param(*case.values, marks=pytest.mark.device) for case in others)]
 
 
 @pytest.mark.parametrize("name", later(DIFFUSION))
@@ -61,6 +65,13 @@ def test_a_diffusion_models_options(gpu, tmp_path, name):
 @pytest.mark.parametrize("name", later(TRAINER))
 def test_the_trainers_options(gpu, tmp_path, name):
     assert run("ideal", tmp_path, **{"iterations": 2} | TRAINER[name]) == FINISHED
+    assert gpu.host_indices == {}
+
+
+@pytest.mark.parametrize(("prior", "law"), later([("SD", "vsd"), *((prior, law) for law in LAWS for prior in ("ideal", "SD"))]))
+def test_every_law(gpu, tmp_path, prior, law):
+    """On the trained prior VSD and ESD train their LoRA there."""
+    assert run(prior, tmp_path, iterations=2, C_batch_size=1, distillation=law) == FINISHED
     assert gpu.host_indices == {}
 
 

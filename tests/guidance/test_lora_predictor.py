@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VSD and ESD on a diffusion model: the U-Net's LoRA begins as the prior, learns the renders, and leaves the prior alone."""
+
+import functools
+import importlib.util
+
+import pytest
+import torch
+
+from arguments.load import load_config
+from guidance.law_checks import law_problems
+from guidance.predictor import Cameras
+from guidance.prompts import PromptEmbeddings
+from guidance.sd_utils import StableDiffusion
+from trainer.memory_estimate import ModelSize, _ways_to_save, estimate
+
+WORDS = [
+    "--opt", "configs/quickstart_trained.yaml", "--text", "a red ball", "--iterations", "10", "--init_num_pts", "60", "--image_w", "32",
+    "--image_h", "32", "--C_batch_size", "2", "--device", "cpu", "--distillation",
+]  # fmt: skip
+CAMERAS = Cameras.at([0.0, 120.0])
+T = torch.tensor([100, 600])
+
+
+@functools.cache
+def prior_of(precision="auto"):
+    return StableDiffusion(load_config([*WORDS, "vsd", "--precision", precision]).guidance, "cpu")
+
+
+def latents(seed):
+    return torch.randn(2, 12, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def prior():
+    return prior_of()
+
+
+@pytest.fixture
+def text(prior):
+    return PromptEmbeddings(prior, load_config([*WORDS, "vsd"]).guidance)
+
+
+def test_it_begins_as_the_prior_without_view_words_whatever_the_camera(prior, text) -> None:
+    q, default = prior.new_predictor(text, 0), text.embeddings["default"].expand(2, -1, -1)
+    for cameras in (CAMERAS, None):
+        torch.testing.assert_close(q.predict_noise(latents(0), T, cameras), prior.predict_noise(latents(0), T, default))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_its_renders_and_their_cameras(precision) -> None:
+    """On two fixed renders the error of q falls below the prior's, with the right cameras below that with the wrong ones."""
+    prior = prior_of(precision)
+    q = prior.new_predictor(PromptEmbeddings(prior, load_config([*WORDS, "vsd"]).guidance), 0)
+    x, noise, t = latents(1), latents(2), torch.tensor([300, 300])
+    abar = prior.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x_t = abar.sqrt() * x + (1 - abar).sqrt() * noise
+    swapped = Cameras.at([120.0, 0.0])
+
+    def error(cameras):
+        return float((q.predict_noise(x_t, t, cameras) - noise).square().mean())
+
+    before, plain = error(CAMERAS), prior.predict_noise(x_t, t, q.text.expand(2, -1, -1))
+    for _ in range(60):
+        q.observe(x, CAMERAS)
+    assert error(CAMERAS) < before
+    assert error(CAMERAS) < error(swapped)
+    assert torch.equal(plain, prior.predict_noise(x_t, t, q.text.expand(2, -1, -1))), "the prior itself has changed"
+
+
+def test_one_step_of_adamw_by_hand(prior, text) -> None:
+    """The first step of a weight is LEARNING_RATE against its gradient's sign, after the decay by 1 % of it."""
+    q = prior.new_predictor(text, 3)
+    before = {name: weight.detach().clone() for name, weight in q.weights.items()}
+    q.observe(latents(3), CAMERAS)
+    for name, weight in q.weights.items():
+        step = (weight.detach() - before[name] * (1 - 1e-6)).abs()
+        assert step.max() <= 1.001e-4, name
+    moved = [name for name, weight in q.weights.items() if not torch.equal(weight, before[name])]
+    assert any("lora_B" in name for name in moved) and any(name.startswith("camera.2") for name in moved)
+
+
+def test_the_same_seed_draws_the_same_and_an_empty_state_starts_again(prior, text) -> None:
+    runs = []
+    for seed in (5, 5, 6):
+        q = prior.new_predictor(text, seed)
+        for _ in range(2):
+            q.observe(latents(4), CAMERAS)
+        runs.append(q.predict_noise(latents(5), T, CAMERAS))
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+    q.load_state_dict({})
+    torch.testing.assert_close(q.predict_noise(latents(5), T, None), prior.predict_noise(latents(5), T, q.text.expand(2, -1, -1)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("offload_unet", "true"), ("compile_unet", "true"), ("fuse_qkv", "on")]
+)
+def test_what_prevents_training_is_refused(setting, value) -> None:
+    config = load_config([*WORDS, "esd", f"--{setting}", value])
+    [(name, given, expected)] = law_problems(config)
+    assert name == f"GuidanceParams.{setting}" and given == value and "esd trains a LoRA" in expected
+    assert not list(law_problems(load_config([*WORDS, "sds", f"--{setting}", value])))
+
+
+def test_without_peft_it_is_refused_before_the_run(monkeypatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("guidance.law_checks.find_spec", lambda name: None if name == "peft" else found(name))
+    [(name, given, expected)] = law_problems(load_config([*WORDS, "vsd"]))
+    assert (name, given) == ("GuidanceParams.distillation", "vsd") and "pip install peft" in expected
+    assert not list(law_problems(load_config([*WORDS, "vsd", "--guidance", "ideal"])))
+
+
+def test_the_memory_estimate_counts_it() -> None:
+    device = torch.device("cpu")
+    plain, trained = (estimate(load_config([*WORDS, law]), device, ModelSize()) for law in ("sds", "vsd"))
+    assert trained["LoRA of VSD"] == pytest.approx(1.1 * 16 * 2.49e6, rel=0.02)  # 829,952 and 1,661,440 weights
+    assert trained["activations"] >= plain["activations"]
+
+
+def test_offloading_is_not_offered() -> None:
+    ways = {law: [change for _, change in _ways_to_save(load_config([*WORDS, law]), torch.device("cuda"))] for law in ("sds", "vsd")}
+    assert {"offload_unet": True} in ways["sds"] and {"offload_unet": True} not in ways["vsd"]
