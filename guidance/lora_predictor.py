@@ -36,7 +36,7 @@ CAMERA_DROPOUT = 0.1
 class LoRAPredictor:
     """guidance.predictor.Predictor that shares the prior's weights: outside its calls the LoRA is off.
 
-    DECISION: the camera's embedding begins at zero, as the LoRA does, so that q begins as the prior without view words.
+    The camera's embedding begins at zero, as the LoRA does, so that q begins as the prior without view words.
     """
 
     def __init__(self, prior: StableDiffusion, text: Tensor, seed: int) -> None:

@@ -80,6 +80,16 @@ def test_one_step_of_adamw_by_hand(prior, text) -> None:
     assert any("lora_B" in name for name in moved) and any(name.startswith("camera.2") for name in moved)
 
 
+def test_one_view_in_ten_is_trained_without_its_camera(prior, text, monkeypatch) -> None:
+    """Of 120 views 12 or, at three standard deviations, 2 to 22."""
+    q, seen = prior.new_predictor(text, 0), []
+    plain = q._predict
+    monkeypatch.setattr(q, "_predict", lambda x_t, t, matrices: (seen.append(matrices), plain(x_t, t, matrices))[1])
+    for _ in range(60):
+        q.observe(latents(3), CAMERAS)
+    assert 2 <= int((torch.cat(seen) == 0).all(dim=1).sum()) <= 22
+
+
 def test_the_same_seed_draws_the_same_and_an_empty_state_starts_again(prior, text) -> None:
     runs = []
     for seed in (5, 5, 6):
