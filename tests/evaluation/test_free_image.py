@@ -10,7 +10,7 @@ from evaluation.free_image import distill_image
 from guidance.prompts import PromptEmbeddings
 from toy.ideal import IdealPrior
 
-WORDS = "--opt toy --distillation sds --image_w 24 --image_h 24 --device cpu --perpneg false --ideal_uncond".split()
+WORDS = ["--opt", "toy", "--distillation", "sds", "--image_w", "24", "--image_h", "24", "--device", "cpu", "--perpneg", "false", "--ideal_uncond"]
 
 
 def chroma_at(uncond: str, *scales: float) -> list[float]:
