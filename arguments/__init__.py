@@ -210,7 +210,11 @@ class GuidanceParams:
     cuda_graphs: bool = new(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
     keep_text_encoder: bool = new(False, "keep the text encoder in memory once the prompt is encoded")
     unet_batch: int = new(
-        0, "largest U-Net batch; 0: all, 4 with vram_O", unit="samples", lo=0, hi=65536
+        0,
+        "largest U-Net batch; 0: all, 4 with vram_O; halved during a run whenever memory runs out in the U-Net",
+        unit="samples",
+        lo=0,
+        hi=65536,
     )
     unet_cache_interval: int = new(
         1,
@@ -241,7 +245,9 @@ class GuidanceParams:
     distillation: str = new(
         "auto",
         "distillation law, which brings its own numbers; auto: by sds, sds or ism with the numbers set here",
-        choices=("auto", *LAWS), others=("FILE.py:NAME on the command line", LAW_FILE), aliases=("--loss",),
+        choices=("auto", *LAWS),
+        others=("FILE.py:NAME on the command line", LAW_FILE),
+        aliases=("--loss",),
     )
     sds: bool = key(False, "what distillation auto means: SDS; false: interval score matching (ISM)")
     t_schedule: str = new(

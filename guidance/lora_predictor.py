@@ -74,7 +74,7 @@ class LoRAPredictor:
         """q for x_t [B,C,h,w] at timesteps t [B]."""
         matrices = x_t.new_zeros(len(x_t), 16) if cameras is None else _matrices(cameras, x_t)
         with self._adapted():
-            return torch.cat([self._predict(*part) for part in self._parts(x_t, t, matrices)])
+            return torch.cat(self.prior.of_unet.run(self._predict, x_t, t, matrices))
 
     def observe(self, x: Tensor, cameras: Cameras) -> None:
         """One training step on all views' latents [B,C,h,w]."""
@@ -83,16 +83,13 @@ class LoRAPredictor:
         noise = torch.randn(x.shape, **draws)
         is_kept = torch.rand(len(x), 1, **draws) >= CAMERA_DROPOUT
         x_t = sd_step.add_noise(x, noise, self.prior.alphas_cumprod[t])
+        examples, at_once = (x_t, t, _matrices(cameras, x) * is_kept, noise), self.prior.of_unet.most or len(x)
         with torch.enable_grad(), self._adapted():
-            for *inputs, target in self._parts(x_t, t, _matrices(cameras, x) * is_kept, noise):
+            for *inputs, target in zip(*(values.split(at_once) for values in examples), strict=True):
                 # A sum, not a mean, whose gradients half precision could not hold; AdamW does not see the scale.
                 (self._predict(*inputs) - target).square().sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-    def _parts(self, *inputs: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """As many views at a time as the U-Net sees."""
-        return zip(*(x.split(self.prior.execution.unet_batch or len(x)) for x in inputs), strict=True)
 
     def _predict(self, x_t: Tensor, t: Tensor, matrices: Tensor) -> Tensor:
         prior, text = self.prior, self.text.expand(len(x_t), -1, -1)

@@ -6,8 +6,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import starmap
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import guidance.sd_step as sd_step
 from arguments import GuidanceParams
+from guidance.at_once import AtOnce
 from guidance.components import Components
 from guidance.controlnet import find_controlnet, load_controlnet, residuals
 from guidance.cuda_graphs import GraphedCall
@@ -75,6 +75,8 @@ class StableDiffusion:
             check_unet(self.unet)
         self.text_encoder, self.tokenizer = parts.text_encoder, parts.tokenizer
         self.tiny_vae = load_tiny_vae(tiny_vae, self.vae, self.dtype) if tiny_vae else None
+        self.of_unet = AtOnce("U-Net", "GuidanceParams.unet_batch", self.execution.unet_batch)
+        self.of_vae = AtOnce("autoencoder", "GuidanceParams.vae_slicing: on", int(self.execution.vae_slicing))
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._place()
         if self.tiny_vae is not None:
@@ -171,10 +173,12 @@ class StableDiffusion:
             size = f"{images.shape[3]}x{images.shape[2]} px"
             raise ValueError(f"image is {size}; this model needs at least {self.pixels_per_latent} px a side")
         scaled = (2 * images - 1).to(self.dtype)
+
+        def encode(part: Tensor) -> Tensor:
+            return self.execution.recompute(network, part) if self.of_vae.most else network(part)
+
         with self.execution.attention():
-            if self.execution.vae_slicing:
-                return torch.cat([self.execution.recompute(network, one) for one in scaled.split(1)])
-            return network(scaled)
+            return torch.cat(self.of_vae.run(encode, scaled))
 
     def _mean_latents(self, images: Tensor) -> Tensor:
         """Scaled latents [B,C,h,w] without the posterior's noise."""
@@ -188,9 +192,8 @@ class StableDiffusion:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in [0,1] of scaled latents [B,C,h,w]."""
         unscaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
-        parts = unscaled.split(1) if self.execution.vae_slicing else [unscaled]
         with self.execution.attention():
-            images = torch.cat([self.vae.decode(part).sample for part in parts])
+            images = torch.cat(self.of_vae.run(lambda part: self.vae.decode(part).sample, unscaled))
         return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -200,7 +203,8 @@ class StableDiffusion:
         control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
         with self.execution.attention():
-            parts = list(starmap(self._call_networks, self._batches(x_t, t, embeddings, *self._control_of(control))))
+            inputs = self._inputs(x_t, t, embeddings, *self._control_of(control))
+            parts = self.of_unet.run(self._call_networks, *inputs)
         return self.eps_of(torch.cat([output for (output,) in parts]), x_t, t)
 
     @torch.no_grad()
@@ -219,7 +223,7 @@ class StableDiffusion:
         else:
             call, more = self._call_outer, features
         with self.execution.attention():
-            parts = list(starmap(call, self._batches(x_t, t, embeddings, *more)))
+            parts = self.of_unet.run(call, *self._inputs(x_t, t, embeddings, *more))
         output, *kept = map(torch.cat, zip(*parts, strict=True))
         return self.eps_of(output, x_t, t), tuple(kept) if features is None else features
 
@@ -231,11 +235,9 @@ class StableDiffusion:
             raise ValueError("a ControlNet image was given but GuidanceParams.controlnet_model_key is not set")
         return (control,)
 
-    def _batches(self, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The inputs of the networks' calls: in the prior's dtype, `unet_batch` samples at a time."""
-        inputs = x_t.to(self.dtype), t, embeddings.to(self.dtype), *more
-        at_a_time = self.execution.unet_batch or len(x_t)
-        return zip(*(x.split(at_a_time) for x in inputs), strict=True)
+    def _inputs(self, x_t: Tensor, t: Tensor, embeddings: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of the networks' calls, in the prior's dtype."""
+        return x_t.to(self.dtype), t, embeddings.to(self.dtype), *more
 
     def eps_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise prediction [B,C,h,w] that the U-Net's output means, in x_t's dtype."""

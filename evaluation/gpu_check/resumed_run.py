@@ -10,7 +10,7 @@ from trainer.checkpoints import numbered
 from trainer.run_log import read_steps
 
 MOST_APART = 0.05  # of the loss, relative, between a step and its repetition on a GPU, which may sum in another order
-POLL_S = 0.2
+POLL_S = 0.05
 # Everything that a run of thousands of steps meets, within a few.
 EARLY = {
     "densify_from_iter": 5, "densification_interval": 5, "fusion_range": "0.0,1.0", "max_step_share": 0.9,
@@ -18,7 +18,7 @@ EARLY = {
     "quiet": "true",
 }  # fmt: skip
 FULL = {"iterations": 60, "checkpoint_every": 20, "killed_after": 30, "C_batch_size": 4}
-TINY = {"iterations": 7, "checkpoint_every": 3, "killed_after": 5, "C_batch_size": 1}
+TINY = {"iterations": 24, "checkpoint_every": 3, "killed_after": 5, "C_batch_size": 1}
 TINY_RUN = {
     "image_w": 16, "image_h": 16, "loss": "sds", "fp16": "false", "init_num_pts": 200, "view_px": 16,
     "save_process": "false",

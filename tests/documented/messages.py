@@ -194,6 +194,15 @@ def too_many_points(at: Scene) -> None:
     assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
 
 
+def too_many_samples(at: Scene) -> None:
+    def network(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    AtOnce("U-Net", "GuidanceParams.unet_batch", 0).run(network, torch.zeros(2))
+
+
 def out_of_memory(at: Scene) -> None:
     def fail(state: TrainState) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -266,6 +275,7 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "or GuidanceParams.memory_check": too_many_points,
     "(CoGradParams.enabled is false)": dry_run(False, TOY | {"tau": 0.2}),
     "CoGrad places the cameras": dry_run(False, TOY | {"CoGradParams.enabled": True, "phi_range": "-80,80"}),
+    "out of memory in the": too_many_samples,
     "out of memory (": out_of_memory,
     "--resume auto continues it": earlier_run,
     "is in use by": folder_in_use,
