@@ -22,6 +22,7 @@ import train
 from arguments import Config
 from arguments.load import load_config
 from gaussian_renderer.network_gui import NetworkGui
+from guidance.at_once import AtOnce
 from tests.documented.commands import ROOT
 from tests.documented.running import no_network
 from tests.reliability.hooks import with_state
