@@ -210,11 +210,7 @@ class GuidanceParams:
     cuda_graphs: bool = new(False, "record the U-Net's calls as CUDA graphs, one for each batch size met")
     keep_text_encoder: bool = new(False, "keep the text encoder in memory once the prompt is encoded")
     unet_batch: int = new(
-        0,
-        "largest U-Net batch; 0: all, 4 with vram_O; halved during a run whenever memory runs out in the U-Net",
-        unit="samples",
-        lo=0,
-        hi=65536,
+        0, "largest U-Net batch; 0: all, 4 with vram_O; halved when memory runs out", unit="samples", lo=0, hi=65536
     )
     unet_cache_interval: int = new(
         1,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import train
 from evaluation import METRICS
-from evaluation.experiments.grid import TABLE_VARIANTS
+from evaluation.experiments.grid import TABLE_VARIANTS, TABLES
 from evaluation.reproduction.measure import add_metrics
 from evaluation.reproduction.order import Order, make_runs, order_of, placed
 from evaluation.reproduction.outputs import left_out, write_all
@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the results; resumes there; default: output/tables, output/toy_tables")
     add("--prior", choices=["sd", "toy"], default="sd", help="toy: the embedded world, on a laptop")
     add("--variants", "--methods", nargs="+", choices=TABLE_VARIANTS, help="default: the paper's; toy: ism too")
+    add("--table", type=int, choices=TABLES, help="the paper's rows of one table; 1: each by its law, at equal samples")
+    add("--budget", choices=["samples", "steps"], help="what rows have equally much of; default: samples with --table")
+    add("--setting", choices=["own", "common"], default="own", help="a law's own numbers, or LucidDreamer's for all")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, or a JSON list; default: the gallery's")
     add("--count", type=int, help="so many prompts of the list, by the rule of evaluation/prompts.py")
     add("--choice_seed", type=int, default=0, help="of that rule")

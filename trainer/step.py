@@ -76,6 +76,7 @@ class StepGradients:
             "loss_per_view": self.losses.per_view.tolist() if update.fault is None else None,
             "t": self.losses.t.tolist(),
             "unet_timesteps": self.distillation.unet_timesteps,
+            "unet_samples": self.distillation.residual.samples,
             "as_latent": draws.as_latent,
             "warm_up_rate": draws.warm_up_rate,
             "azimuth_deg": draws.azimuth_deg,

@@ -4,7 +4,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -38,6 +38,7 @@ class Variant:
     """One row of a table. `switches`: flags in the toy world; `config`: file for Stable Diffusion, if it has one.
 
     paper: the paper's numbers; toy_title: what the row is in the toy world, where that is not the paper's method.
+    law: flags of GuidanceParams, on every prior, of a row that distils by a law of its own.
     """
 
     switches: dict[str, str]
@@ -46,6 +47,7 @@ class Variant:
     table: str = ""
     paper: dict[str, float] = field(default_factory=dict)
     toy_title: str = ""
+    law: dict[str, str] = field(default_factory=dict)
 
     def title_on(self, prior: str) -> str:
         """What a row of this prior is called."""
@@ -57,6 +59,17 @@ class Variant:
 
 
 COGRAD_OFF = _switches(True, "full", True, enabled=False)
+TABLE_1_NUMBERS = ("clip_b32", "clip_b32_std", "clip_l14", "clip_l14_std", "vqascore", "image_reward", "janus")
+
+
+def _by_law(title: str, paper: tuple[float, ...], law: str, **settings: str) -> Variant:
+    """Another method of Table 1, as far as it is a distillation law: on this scene, camera law and prior."""
+    flags = {"distillation": law, "perpneg": "false", **settings}
+    flags = {f"GuidanceParams.{name}": value for name, value in flags.items()}
+    numbers = dict(zip(TABLE_1_NUMBERS, paper, strict=True))
+    return Variant(COGRAD_OFF, title, "configs/luciddreamer.yaml", "Table 1", numbers, law=flags)
+
+
 LUCIDDREAMER = {"clip_b32": 30.02, "clip_b32_std": 1.19, "clip_l14": 27.74, "clip_l14_std": 1.24}
 LUCIDDREAMER |= {"vqascore": 0.5702, "image_reward": 0.5022, "janus": 0.2000}
 COGRAD3D = {"clip_b32": 31.42, "clip_b32_std": 1.02, "clip_l14": 28.91, "clip_l14_std": 1.21}
@@ -107,13 +120,55 @@ VARIANTS: dict[str, Variant] = {
         "a control, not the paper's",
     ),
     "fusion_alone": Variant(_switches(False, "schedule", True)),
+    "dreamfusion": _by_law("DreamFusion (SDS)", (24.77, 1.54, 22.62, 1.32, 0.4229, -1.4925, 0.5250), "sds"),
+    "gaussiandreamer": _by_law(
+        "GaussianDreamer (SDS, its t and clamp)",
+        (27.47, 1.22, 25.42, 1.22, 0.4901, 0.0021, 0.3250),
+        "sds",
+        t_schedule="step",
+        t_range_start="0.02 0.98",
+        t_range="0.02 0.55",
+        t_switch="0.4167",
+        grad_clamp="1.5 2",
+    ),
+    "hifa": _by_law("HiFA", (26.72, 1.62, 24.01, 1.49, 0.4401, -0.7148, 0.4750), "hifa"),
+    "perpneg": _by_law("Perp-Neg (SDS)", (26.35, 1.26, 23.70, 1.47, 0.4071, -1.0281, 0.4125), "sds", perpneg="true"),
+    "scaledreamer": _by_law("ScaleDreamer (ASD)", (29.85, 1.24, 28.08, 1.10, 0.5601, 0.3810, 0.4375), "asd"),
+    "consistent3d": _by_law("Consistent3D (CDS)", (28.76, 1.29, 26.90, 1.23, 0.5349, -0.3084, 0.4625), "cds"),
+    "ism_schedule": Variant(
+        {**_switches(False, "schedule", False), "GuidanceParams.sds": "false"},
+        "LucidDreamer with CoGrad's schedule",
+        "configs/schedule_only.yaml",
+        "a control, not the paper's",
+    ),
 }
 """plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the config's own camera law
 and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SDS in the toy world. wo_region: uniform
 regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion."""
 ABLATION_VARIANTS = ["plain", "schedule_only", "luciddreamer", "full", "wo_region", "wo_timestep", "wo_fusion"]
 TABLE_VARIANTS = [name for name, variant in VARIANTS.items() if variant.config]
-TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper]
+TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper and not VARIANTS[name].law]
+TABLES = {
+    1: [
+        "dreamfusion",
+        "gaussiandreamer",
+        "hifa",
+        "perpneg",
+        "scaledreamer",
+        "consistent3d",
+        "ism",
+        "ism_schedule",
+        "full",
+    ],
+    2: ["wo_region", "wo_timestep", "wo_fusion", "full"],
+}
+"""The paper's tables. Of Table 1 TextMesh is missing, whose part is a surface and no law (docs/distillation.md)."""
+COMMON_SETTING = {
+    "guidance_scale": "7.5", "weighting": "interval", "t_schedule": "warm_up", "t_range": "0.02 0.5",
+    "max_t_range": "0.98", "grad_clamp": "0 0",
+}  # fmt: skip
+"""For every row: LucidDreamer's; a row with CoGrad's timesteps keeps those."""
+TOY_MOST_GUIDANCE = 7.5  # beyond some ten the ideal prior's optimum leaves the colours that exist
 PAPER_VARIANTS = [name for name in TOY_TABLE_VARIANTS if name != "ism"]
 
 CONFIGS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
@@ -137,8 +192,20 @@ def toy_flags(
 ) -> list[str]:
     """train.py's words for one cell of the toy world. `extra` holds for every run and cannot change the cell."""
     cell = {"GuidanceParams.front_bias": f"{front_bias:g}", "text": prompt, "seed": str(seed), "noise_seed": str(seed)}
-    own = [word for name, value in {**cell, **VARIANTS[variant].switches}.items() for word in (f"--{name}", value)]
+    own = _words({**cell, **VARIANTS[variant].switches, **VARIANTS[variant].law})
     return ["--opt", CONFIGS[prior], *ABLATION_OUTPUTS, *SIZES[prior], *extra, *own]
+
+
+def _words(flags: Mapping[str, str]) -> list[str]:
+    """The command line's words of flags, of which some have several values."""
+    values = {name: [value] if name == "text" else value.split() for name, value in flags.items()}
+    return [word for name, words in values.items() for word in (f"--{name}", *words)]
+
+
+def with_flags(run: Run, flags: Mapping[str, str], suffix: str) -> Run:
+    """The run with further flags, which override its own, and so another name."""
+    name = f"{run.name}-{suffix}"
+    return replace(run, name=name, flags=(*run.flags, *_words(flags)), facts={**run.facts, "name": name})
 
 
 def ablation_run(prior: str, front_bias: float, prompt: str, variant: str, seed: int, extra: Sequence[str] = ()) -> Run:
@@ -157,7 +224,7 @@ def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[
     if prior == "toy":
         flags = toy_flags("ideal", variant, prompt, seed, extra=extra)
     else:
-        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed)]
+        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed), *_words(VARIANTS[variant].law)]
         flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *own]
     facts = {"name": name, "prior": prior, "variant": variant, "prompt": prompt, "seed": seed}
     return Run(name, tuple(flags), facts)

@@ -29,6 +29,7 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
         "phase_ms": {name: round(value, 3) for name, value in phases.items()},
         "peak_gb": round(_peak_gb(), 3),
         "denoiser_calls": denoiser_calls(log),
+        "samples": sum(step["unet_samples"] for step in log),
         "skipped_steps": sum(step["fault"] is not None for step in log),
         "mechanism": mechanism(log),
         "known_truth": score_run(folder) if prior == "toy" else None,

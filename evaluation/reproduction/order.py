@@ -13,7 +13,17 @@ import torch
 from tqdm import tqdm
 
 from evaluation import PAPER_METRICS
-from evaluation.experiments.grid import OBJECTS, PAPER_VARIANTS, TOY_TABLE_VARIANTS, configs_of, runs_of, table_run
+from evaluation.experiments.budget import on_equal_terms, samples_a_step
+from evaluation.experiments.grid import (
+    OBJECTS,
+    PAPER_VARIANTS,
+    TABLES,
+    TOY_TABLE_VARIANTS,
+    config_of,
+    configs_of,
+    runs_of,
+    table_run,
+)
 from evaluation.experiments.runs import Pass, Result, Run, RunFailed, Sweep, local_pass, read_results, run_all, waiting
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
 from evaluation.reproduction.cost import Cost, cost
@@ -59,9 +69,16 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     prompts = prompts_of(args)
     seeds = args.seeds or (MINIATURE_SEEDS if args.miniature else TOY_SEEDS if is_toy else 1)
     flags = [*(MINIATURE_FLAGS if args.miniature else ()), *extra]
-    make = functools.partial(table_run, args.prior, extra=flags)
     variants = args.variants or (TOY_TABLE_VARIANTS if is_toy else PAPER_VARIANTS)
-    runs = part_of(runs_of(make, seeds, prompt=prompts, variant=variants), args.part)
+    if args.table:
+        variants = args.variants or TABLES[args.table]
+        flags += ["--ideal_uncond", "all"] if is_toy else []  # what laws of e_c - e_u need
+    make = functools.partial(table_run, args.prior, extra=flags)
+    runs = runs_of(make, seeds, prompt=prompts, variant=variants)
+    budget = args.budget or ("samples" if args.table else "steps")
+    reference = config_of(make(variant="full", prompt=prompts[0], seed=0))
+    samples = reference.optimization.iterations * samples_a_step(reference)
+    runs = part_of(on_equal_terms(runs, budget, args.setting, samples), args.part)
     configs = configs_of(runs)
     gpus = () if is_toy else gpus_here()
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)

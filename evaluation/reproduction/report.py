@@ -29,6 +29,7 @@ COSTS = {
     "cpu_s": ("of a core", 1),
     "steps": ("steps", 0),
     "denoiser_calls": ("denoiser calls", 0),
+    "samples": ("network samples", 0),
     "points": ("Gaussians", 0),
     "peak_gb": ("peak GB", 2),
     "skipped_steps": ("skipped steps", 1),

@@ -18,6 +18,7 @@ LOG = [
         "phase_ms": {"render": 2.0, "guidance": 4.0},
         "points": 3000,
         "unet_timesteps": [7],
+        "unet_samples": 8,
         "t": [100, 900],
         "loss_per_view": [2.0, 1.0],
         "fault": None,

@@ -36,6 +36,13 @@ def test_the_papers_rows_and_numbers() -> None:
         "wo_timestep": [29.03, 24.91, 0.5310, -0.4829, None],
         "wo_fusion": [27.97, 25.21, 0.5541, 0.2448, None],
         "schedule_only": [None] * 5,
+        "dreamfusion": [24.77, 22.62, 0.4229, -1.4925, 0.525],
+        "gaussiandreamer": [27.47, 25.42, 0.4901, 0.0021, 0.325],
+        "hifa": [26.72, 24.01, 0.4401, -0.7148, 0.475],
+        "perpneg": [26.35, 23.7, 0.4071, -1.0281, 0.4125],
+        "scaledreamer": [29.85, 28.08, 0.5601, 0.381, 0.4375],
+        "consistent3d": [28.76, 26.9, 0.5349, -0.3084, 0.4625],
+        "ism_schedule": [None] * 5,
     }
     assert "schedule_only" not in grid.PAPER_VARIANTS and len(grid.PAPER_VARIANTS) == 5
     assert set(grid.TOY_TABLE_VARIANTS) - set(grid.PAPER_VARIANTS) == {"ism"}
@@ -69,7 +76,8 @@ def test_an_asset_is_the_variant_it_is_called_after(prior, variant) -> None:
         "wo_timestep": (True, True, "random", True),
         "wo_fusion": (True, True, "full", False),
         "schedule_only": (True, False, "schedule", False),
-    }[variant]
+        "ism_schedule": (True, False, "schedule", False),
+    }.get(variant, (False, True, "full", True))
     assert (config.guidance.text, config.seed, config.guidance.noise_seed, config.optimization.iterations) == (
         ROBOT,
         3,

@@ -26,7 +26,7 @@ import tiny_models as tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("full-ball-seed0", "full-ball-seed1")
-LOG = [{"phase_ms": {"render": 2.0}, "points": 3000, "unet_timesteps": [7], "t": [1], "loss_per_view": [2.0], "fault": None}]
+LOG = [{"phase_ms": {"render": 2.0}, "points": 3000, "unet_timesteps": [7], "unet_samples": 2, "t": [1], "loss_per_view": [2.0], "fault": None}]
 
 
 @pytest.fixture(scope="module", autouse=True)
