@@ -39,17 +39,20 @@ class _Blank:
         return torch.zeros_like(x_t)
 
 
-def samples_a_view(params: GuidanceParams) -> float:
-    """Network samples of one view in a step: the mean over timesteps evenly in t_range, on which inversions depend.
+def samples_a_view(config: Config) -> float:
+    """Network samples of one view in a step: the mean over timesteps evenly in the run's range.
 
-    A cached sample of unet_cache_interval counts as a whole one.
+    Only inversions depend on the timestep. A cached sample of unet_cache_interval counts as a whole one.
     """
+    params, cograd = config.guidance, config.cograd
     prior: Any = _Blank(params)
     prompts, loss, x = PromptEmbeddings(prior, params), Loss(params), torch.zeros(1, 1, 1, 1)
     loss.predictor = prior
-    low, high = (bound * (prior.num_train_timesteps - 1) for bound in params.t_range)
+    last = prior.num_train_timesteps - 1
+    of_cograd = cograd.enabled and cograd.timestep_mode != "random"
+    low, high = cograd.t_base_range if of_cograd else (bound * last for bound in params.t_range)
     info, counts = StepInfo(cameras=Cameras.at([AZIMUTH_DEG])), []
-    for t in torch.linspace(low, high, TIMES).long().tolist():
+    for t in torch.linspace(low, high, TIMES).long().clamp(0, last).tolist():
         step = loss.view(prior, x, x, torch.tensor([t]), prompts.conditioning([AZIMUTH_DEG]), info)
         loss.law.residual(step)
         counts.append(step.samples)
@@ -79,7 +82,7 @@ def _on_terms(run: Run, budget: str, setting: str, samples: float) -> Run:
 
 def samples_a_step(config: Config) -> float:
     """Network samples of one step, all views."""
-    return config.guidance.C_batch_size * samples_a_view(config.guidance)
+    return config.guidance.C_batch_size * samples_a_view(config)
 
 
 def steps_within(config: Config, samples: float) -> int:
