@@ -17,7 +17,7 @@ Output = TypeVar("Output")
 
 
 class AtOnce:
-    """The largest batch of one network. Remembers it; a run that goes on with smaller ones differs by rounding."""
+    """The largest batch of one network. Remembers it; a run that continues with smaller ones differs by rounding."""
 
     def __init__(self, network: str, setting: str, most: int) -> None:
         """network and setting: for the warning, what runs and what would have set this at the start.  most 0: all."""
