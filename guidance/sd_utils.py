@@ -7,6 +7,7 @@ Letters of shapes: B views, K prompts, L tokens, D embedding width, C latent cha
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from itertools import starmap
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -202,9 +203,10 @@ class StableDiffusion:
 
         control [B,3,H,W] in [0,1]: the ControlNet's image; None leaves it out.
         """
-        with self.execution.attention():
-            inputs = self._inputs(x_t, t, embeddings, *self._control_of(control))
-            parts = self.of_unet.run(self._call_networks, *inputs)
+        inputs = self._inputs(x_t, t, embeddings, *self._control_of(control))
+        for attempt in self.of_unet.attempts(len(x_t)):
+            with self.execution.attention(), attempt:
+                parts = list(starmap(self._call_networks, attempt.split(*inputs)))
         return self.eps_of(torch.cat([output for (output,) in parts]), x_t, t)
 
     @torch.no_grad()
@@ -222,8 +224,10 @@ class StableDiffusion:
             call, more = self._call_keeping, self._control_of(control)
         else:
             call, more = self._call_outer, features
-        with self.execution.attention():
-            parts = self.of_unet.run(call, *self._inputs(x_t, t, embeddings, *more))
+        inputs = self._inputs(x_t, t, embeddings, *more)
+        for attempt in self.of_unet.attempts(len(x_t)):
+            with self.execution.attention(), attempt:
+                parts = list(starmap(call, attempt.split(*inputs)))
         output, *kept = map(torch.cat, zip(*parts, strict=True))
         return self.eps_of(output, x_t, t), tuple(kept) if features is None else features
 

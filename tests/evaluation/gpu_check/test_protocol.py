@@ -116,7 +116,7 @@ def record(step: int, loss: float) -> dict:
 
 @pytest.mark.parametrize(("loss", "is_same"), [(1.0, True), (1.01, True), (1.5, False)])
 def test_a_resumed_run_that_is_another_one_fails(tmp_path, monkeypatch, loss, is_same) -> None:
-    before, after = [record(k, 1.0) for k in range(1, 6)], [record(k, loss) for k in range(1, 8)]
+    before, after = [record(k, 1.0) for k in range(1, 6)], [record(k, loss) for k in range(1, resumed_run.TINY["iterations"] + 1)]
     monkeypatch.setattr(resumed_run, "numbered", lambda folder: [(3, None)])
     monkeypatch.setattr(resumed_run, "_until_step", lambda *args: before)
     monkeypatch.setattr(resumed_run, "read_steps", lambda path: after)
@@ -130,7 +130,7 @@ def test_a_resumed_run_that_is_another_one_fails(tmp_path, monkeypatch, loss, is
 
 def test_a_run_that_repeats_no_step_shows_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(resumed_run, "_until_step", lambda *args: [record(1, 1.0)])
-    monkeypatch.setattr(resumed_run, "read_steps", lambda path: [record(k, 1.0) for k in range(1, 8)])
+    monkeypatch.setattr(resumed_run, "read_steps", lambda path: [record(k, 1.0) for k in range(1, resumed_run.TINY["iterations"] + 1)])
     monkeypatch.setattr(Session, "output_of", lambda *args, **options: "")
     with pytest.raises(PartFailed, match="no step was made twice"):
         resumed_run.continues_as_before(session(tmp_path))
