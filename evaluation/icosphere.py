@@ -31,7 +31,9 @@ def _triangles(points: np.ndarray) -> list[tuple[int, int, int]]:
     return [(a, b, c) for a, b, c in triples if joined[a, b] and joined[b, c] and joined[a, c]]
 
 
-def _halved(points: np.ndarray, triangles: list[tuple[int, int, int]]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+def _halved(
+    points: np.ndarray, triangles: list[tuple[int, int, int]]
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     found, middle, smaller = list(points), dict[tuple[int, int], int](), list[tuple[int, int, int]]()
     for a, b, c in triangles:
         for edge in ((a, b), (b, c), (a, c)):

@@ -45,7 +45,7 @@ def page(title: str, body: Sequence[str], script: str = PLAY, style: str = "", s
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-        f'<style>{STYLE}{style}</style>\n</head>\n<body data-sheet="{escape(sheet)}">\n'
+        f"<style>{STYLE}{style}</style>\n</head>\n<body data-sheet=\"{escape(sheet)}\">\n"
         + "\n".join(body)
         + f"\n<script>{script}</script>\n</body>\n</html>\n"
     )

@@ -32,7 +32,7 @@ class AtOnce:
         """Attempts at a call with `count` samples, in as few parts as may be, until one ends without an exception."""
         attempt = None
         while attempt is None or not attempt.is_done:
-            attempt = Attempt(self, self.most or count)
+            attempt = Attempt(self, min(self.most or count, count))
             yield attempt
 
     def run(self, call: Callable[..., Output], *inputs: Tensor) -> list[Output]:

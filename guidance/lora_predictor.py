@@ -88,6 +88,8 @@ class LoRAPredictor:
             for *inputs, target in zip(*(values.split(at_once) for values in examples), strict=True):
                 # A sum, not a mean, whose gradients half precision could not hold; AdamW does not see the scale.
                 (self._predict(*inputs) - target).square().sum().backward()
+        for weight in self.weights.values():
+            weight.grad.nan_to_num_(0.0, 0.0, 0.0)  # what half precision could not hold moves nothing
         self.optimizer.step()
         self.optimizer.zero_grad()
 

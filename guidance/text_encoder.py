@@ -102,6 +102,7 @@ class TextEncoder:
             )
         self._unreported = {}
 
+
     def _report_untaught(self, texts: Sequence[str]) -> None:
         """One warning for words in angle brackets, as learned words are written, that no file brought."""
         known = {word.lower() for word in self.tokenizer.get_added_vocab()}

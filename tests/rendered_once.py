@@ -7,7 +7,7 @@ import toy.ideal
 from toy.rendered_set import RenderedSet, render_set
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _rendered(specs, ranges, size_px: int, views_per_spec: int) -> RenderedSet:
     rendered = render_set(specs, ranges, size_px, views_per_spec)
     rendered.images.setflags(write=False)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Table of registers, stack and spills of the installed CUDA kernels, from the compiler's report that lies beside them.
 
-python tools/cuda_report.py          # exit status 1 if a kernel spills or uses the stack
+    python tools/cuda_report.py          # exit status 1 if a kernel spills or uses the stack
 """
 
 import sys
@@ -60,7 +60,9 @@ def parse(report: str) -> list[Kernel]:
         shared = re.search(r"(\d+) bytes smem", m["rest"])
         spills = int(m["stores"]) + int(m["loads"])
         size = int(shared.group(1)) if shared else 0
-        kernels.append(Kernel(plain_name(m["name"]), m["arch"], int(m["registers"]), int(m["stack"]), spills, size))
+        kernels.append(
+            Kernel(plain_name(m["name"]), m["arch"], int(m["registers"]), int(m["stack"]), spills, size)
+        )
     return kernels
 
 

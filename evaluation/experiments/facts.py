@@ -15,6 +15,12 @@ def denoiser_calls(log: Sequence[dict[str, Any]]) -> int:
     return sum(len(step["unet_timesteps"]) * len(step["t"]) for step in log)
 
 
+def samples(log: Sequence[dict[str, Any]]) -> int | None:
+    """Of the network in a run, by the records of its process; None for a log that an earlier release began."""
+    counts = [step.get("unet_samples") for step in log]
+    return None if None in counts else sum(counts)
+
+
 def mechanism(log: Sequence[dict[str, Any]]) -> dict[str, float]:
     """What the parts of CoGrad did over a run.
 

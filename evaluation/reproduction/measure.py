@@ -11,7 +11,7 @@ import torch
 
 from evaluation import METRICS, MetricUnavailable, load_metric
 from evaluation.automatic_janus import flag_by_order
-from evaluation.experiments.facts import denoiser_calls, mechanism
+from evaluation.experiments.facts import denoiser_calls, mechanism, samples
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, write_result
 from evaluation.known_truth import score_run
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
@@ -29,7 +29,7 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
         "phase_ms": {name: round(value, 3) for name, value in phases.items()},
         "peak_gb": round(_peak_gb(), 3),
         "denoiser_calls": denoiser_calls(log),
-        "samples": sum(step["unet_samples"] for step in log),
+        "samples": samples(log),
         "skipped_steps": sum(step["fault"] is not None for step in log),
         "mechanism": mechanism(log),
         "known_truth": score_run(folder) if prior == "toy" else None,

@@ -166,11 +166,17 @@ def _cost(results: Sequence[Result]) -> list[str]:
     phases = list(dict.fromkeys(phase for result in results for phase in result["phase_ms"]))
     lines = []
     for own in by_variant(_in_order(results)).values():
-        facts = [f"{np.mean([r[name] for r in own]):.{decimals}f}" for name, (_, decimals) in COSTS.items()]
+        facts = [_mean([r.get(name) for r in own], decimals) for name, (_, decimals) in COSTS.items()]
         by_phase = [f"{np.mean([r['phase_ms'].get(phase, 0.0) for r in own]):.1f}" for phase in phases]
         lines.append([escape(_title(own[0])), *facts, *by_phase])
     head = ["variant", *(title for title, _ in COSTS.values()), *(f"{escape(phase)}, ms a step" for phase in phases)]
     return ["<h2>Cost of an asset</h2>", table(head, lines)]
+
+
+def _mean(values: Sequence[float | None], decimals: int) -> str:
+    """Of those that are known; an earlier release measured less."""
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.{decimals}f}" if known else "–"
 
 
 def _mechanisms(results: Sequence[Result]) -> list[str]:

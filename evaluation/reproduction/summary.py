@@ -95,7 +95,7 @@ def assets_csv(results: Sequence[Result], prior: str) -> str:
     """A line an asset; a number that was not measured is left empty."""
     header = ["variant", "prompt", "seed", "train_s", "cpu_s", "steps", "samples", "points", "peak_gb"]
     own = columns(prior, results)
-    lines = [[*(result[name] for name in header), *(column.of(result) for column in own)] for result in results]
+    lines = [[*(result.get(name) for name in header), *(column.of(result) for column in own)] for result in results]
     return csv_text([[*header, *(column.key for column in own)], *lines])
 
 

@@ -25,7 +25,10 @@ def chroma_at(uncond: str, *scales: float) -> list[float]:
 
 
 def test_colours_over_saturate_with_guidance_where_the_unconditional_images_are_of_all_objects() -> None:
-    """From no guidance to 30: measured 47 % more, and 15 % where e_c - e_u only says which side is seen."""
+    """From no guidance to 30; where the images are of the object alone, e_c - e_u says only which side is seen.
+
+    Measured over six seeds: 1.47 to 1.67 times the chroma, and 1.23 to 1.31 times that of the object's own images.
+    """
     of_all, of_object = (chroma_at(uncond, 1.0, 30.0) for uncond in ("all", "object"))
     assert of_all[0] == pytest.approx(of_object[0], rel=0.01)
-    assert of_all[1] > 1.35 * of_all[0] and of_object[1] < 1.22 * of_object[0]
+    assert of_all[1] > 1.25 * of_all[0] and of_all[1] > 1.12 * of_object[1]

@@ -40,6 +40,12 @@ def test_it_halves_until_it_fits_and_stays_there(caplog, error, most, sizes) -> 
     assert max(calls) <= most, "it has to stay with what fitted"
 
 
+def test_a_batch_below_the_limit_is_halved_itself(caplog) -> None:
+    calls = []
+    AtOnce("U-Net", "unet_batch", 64).run(fits(3, calls, NO_MEMORY[0]), torch.zeros(4), torch.zeros(4))
+    assert calls == [4, 2, 2] and "with 4 samples: 2 at a time" in caplog.text
+
+
 @pytest.mark.parametrize(("error", "most"), [(torch.OutOfMemoryError("CUDA out of memory"), 0), (RuntimeError("shapes differ"), 3)])
 def test_what_fewer_samples_cannot_help_is_raised(error, most) -> None:
     with pytest.raises(type(error), match=str(error)):

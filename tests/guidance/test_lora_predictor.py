@@ -3,16 +3,20 @@
 
 import functools
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from arguments.load import load_config
+from benchmarks.random_sd21 import networks
 from guidance.law_checks import law_problems
+from guidance.lora_predictor import LoRAPredictor
 from guidance.predictor import Cameras
 from guidance.prompts import PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
-from trainer.memory_estimate import ModelSize, _ways_to_save, estimate
+from tests.drawn import Draws
+from trainer.memory_estimate import LORA_SHARE, TRAINED_BYTES, UNET_KEPT, ModelSize, _ways_to_save, estimate
 
 WORDS = [
     "--opt", "configs/quickstart_trained.yaml", "--text", "a red ball", "--iterations", "10", "--init_num_pts", "60", "--image_w", "32",
@@ -28,7 +32,7 @@ def prior_of(precision="auto"):
 
 
 def latents(seed):
-    return torch.randn(2, 12, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return Draws(seed).normal(2, 12, 8, 8)
 
 
 @pytest.fixture
@@ -48,11 +52,14 @@ def test_it_begins_as_the_prior_without_view_words_whatever_the_camera(prior, te
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_it_learns_its_renders_and_their_cameras(precision) -> None:
-    """On two fixed renders the error of q falls below the prior's, with the right cameras below that with the wrong ones."""
+def test_it_learns_its_renders_and_their_cameras(monkeypatch, precision) -> None:
+    """On two fixed renders, at 30 times the rate: measured over six seeds, in both precisions and with two vector widths,
+    an error 13 to 17 % below the prior's, and with the right cameras 0.1 to 1.1 % (0.5 % or more in five) below the wrong.
+    """
+    monkeypatch.setattr("guidance.lora_predictor.LEARNING_RATE", 3e-3)
     prior = prior_of(precision)
     q = prior.new_predictor(PromptEmbeddings(prior, load_config([*WORDS, "vsd"]).guidance), 0)
-    x, noise, t = latents(1), latents(2), torch.tensor([300, 300])
+    x, noise, t = latents(100), latents(200), torch.tensor([300, 300])
     abar = prior.alphas_cumprod[t].view(-1, 1, 1, 1)
     x_t = abar.sqrt() * x + (1 - abar).sqrt() * noise
     swapped = Cameras.at([120.0, 0.0])
@@ -61,10 +68,10 @@ def test_it_learns_its_renders_and_their_cameras(precision) -> None:
         return float((q.predict_noise(x_t, t, cameras) - noise).square().mean())
 
     before, plain = error(CAMERAS), prior.predict_noise(x_t, t, q.text.expand(2, -1, -1))
-    for _ in range(60):
+    for _ in range(100):
         q.observe(x, CAMERAS)
-    assert error(CAMERAS) < before
-    assert error(CAMERAS) < error(swapped)
+    assert error(CAMERAS) < 0.92 * before
+    assert error(CAMERAS) < 0.997 * error(swapped)
     assert torch.equal(plain, prior.predict_noise(x_t, t, q.text.expand(2, -1, -1))), "the prior itself has changed"
 
 
@@ -88,6 +95,14 @@ def test_one_view_in_ten_is_trained_without_its_camera(prior, text, monkeypatch)
     for _ in range(60):
         q.observe(latents(3), CAMERAS)
     assert 2 <= int((torch.cat(seen) == 0).all(dim=1).sum()) <= 22
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(prior, text) -> None:
+    """As half precision may have; else every later prediction would be lost."""
+    q = prior.new_predictor(text, 0)
+    q.observe(torch.full((2, 12, 8, 8), float("inf")), CAMERAS)
+    assert all(weight.isfinite().all() for weight in q.weights.values())
+    assert torch.equal(q.camera[2].bias, torch.zeros_like(q.camera[2].bias))
 
 
 def test_the_same_seed_draws_the_same_and_an_empty_state_starts_again(prior, text) -> None:
@@ -120,11 +135,43 @@ def test_without_peft_it_is_refused_before_the_run(monkeypatch) -> None:
     assert not list(law_problems(load_config([*WORDS, "vsd", "--guidance", "ideal"])))
 
 
-def test_the_memory_estimate_counts_it() -> None:
-    device = torch.device("cpu")
-    plain, trained = (estimate(load_config([*WORDS, law]), device, ModelSize()) for law in ("sds", "vsd"))
-    assert trained["LoRA of VSD"] == pytest.approx(1.1 * 16 * 2.49e6, rel=0.02)  # 829,952 and 1,661,440 weights
-    assert trained["activations"] >= plain["activations"]
+@pytest.fixture(scope="module")
+def full_size():
+    """Stable Diffusion 2.1's U-Net without numbers, with the LoRA and the camera of a q, for embeddings of one text."""
+    unet = networks("meta")["unet"].half().requires_grad_(False).eval()
+    prior = SimpleNamespace(unet=unet, device="meta")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoRAPredictor, "load_state_dict", lambda self, state: None)  # which draws weights
+        patch.setattr(torch, "Generator", lambda device: None)
+        return LoRAPredictor(prior, torch.empty(77, 1024, device="meta"), 0)
+
+
+def test_the_share_of_trained_weights_is_that_of_stable_diffusion(full_size) -> None:
+    trained = sum(weight.numel() for weight in full_size.weights.values())
+    assert trained == pytest.approx(LORA_SHARE * ModelSize().unet, rel=0.02)
+    estimated = estimate(load_config([*WORDS, "vsd"]), torch.device("cpu"), ModelSize())["LoRA of VSD"]
+    assert estimated == pytest.approx(1.1 * TRAINED_BYTES * trained, rel=0.02)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_what_training_keeps_is_as_estimated(full_size, side) -> None:
+    """Of a sample, beside the weights and without attention's matrices, which its fused kernels do not keep."""
+    unet, kept, tokens = full_size.prior.unet, {}, {(side >> level) ** 2 for level in range(4)} | {77}
+    weights = {weight.untyped_storage()._cdata for weight in unet.parameters()}
+
+    def keep(x):
+        is_matrix = x.ndim >= 3 and {x.shape[-1], x.shape[-2]} <= tokens and x.shape[-1] * x.shape[-2] > 77**2
+        storage = x.untyped_storage()
+        if storage._cdata not in weights and not is_matrix:
+            kept[storage._cdata] = storage.nbytes(), x
+        return x
+
+    half = {"device": "meta", "dtype": torch.float16}
+    unet.enable_adapters()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        unet(torch.empty(1, 4, side, side, **half), torch.zeros(1, device="meta"), torch.empty(1, 77, 1024, **half))
+    values = sum(size for size, _ in kept.values()) / 2
+    assert values == pytest.approx(UNET_KEPT * 320 * (8 * side) ** 2, rel=0.15)
 
 
 def test_offloading_is_not_offered() -> None:

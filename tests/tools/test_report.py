@@ -4,6 +4,8 @@
 REPORT=FOLDER/report.html looks at that one; with SCREENSHOTS=docs/images its image becomes the README's.
 """
 
+import csv
+import json
 import os
 from pathlib import Path
 
@@ -99,3 +101,17 @@ def _report(folder: Path) -> Path:
         return Path(REPORT).resolve()
     reproduced(folder, *SMALL)
     return folder / "report.html"
+
+
+def test_results_of_an_earlier_release_are_reported(tmp_path, pretended) -> None:
+    """Which counted no samples: the cell says so, the rest stands."""
+    reproduced(tmp_path, *SMALL)
+    for path in tmp_path.glob("*-seed*.json"):
+        result = json.loads(path.read_text())
+        del result["samples"]
+        path.write_text(json.dumps(result))
+    reproduced(tmp_path, *SMALL, "--report_only")
+    header, *lines = (tmp_path / "assets.csv").read_text().splitlines()
+    column = header.split(",").index("samples")
+    assert lines and all(next(csv.reader([line]))[column] == "" for line in lines)
+    assert "<td>–</td>" in (tmp_path / "report.html").read_text()

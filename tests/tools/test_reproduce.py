@@ -10,7 +10,7 @@ import re
 import pytest
 
 import train
-from evaluation.experiments import grid, runs
+from evaluation.experiments import budget, grid, runs
 from evaluation.reproduction import cost, measure, order, summary
 from tests.reproduced import SMALL, reproduced
 from tools import reproduce
@@ -169,6 +169,33 @@ def test_a_prompt_that_the_toy_world_does_not_know_istold(tmp_path, pretended, c
     (tmp_path / "mine.txt").write_text("a corgi taking a selfie\n")
     reproduced(tmp_path / "out", "--prior", "toy", "--prompts", str(tmp_path / "mine.txt"), status=2)
     assert "names no object of the toy world" in capsys.readouterr().err
+
+
+def asked_for(tmp_path, pretended, *words) -> list[tuple[str, int, float, int]]:
+    """(variant, steps, guidance scale, samples a step) of what is made."""
+    reproduced(tmp_path, "--prior", "toy", "--count", "1", "--seeds", "1", *words)
+    made = [json.loads((tmp_path / f"{name}.json").read_text()) for name in pretended.names]
+    configs = [grid.config_of(runs.Run(one["name"], tuple(one["flags"]), {})) for one in made]
+    return [
+        (one["variant"], c.optimization.iterations, c.guidance.guidance_scale, budget.samples_a_step(c))
+        for one, c in zip(made, configs, strict=True)
+    ]
+
+
+def test_table_1_is_made_at_equal_samples(tmp_path, pretended) -> None:
+    rows = asked_for(tmp_path, pretended, "--table", "1")
+    assert [row[0] for row in rows] == grid.TABLES[1]
+    taken = [steps * samples for _, steps, _, samples in rows]
+    assert max(taken) <= 1.02 * min(taken) and len({steps for _, steps, *_ in rows}) > 2
+    assert all(scale <= grid.TOY_MOST_GUIDANCE for _, _, scale, _ in rows)
+
+
+@pytest.mark.parametrize("words", [("--budget", "steps"), ("--budget", "steps", "--setting", "common"), ("--variants", "hifa")])
+def test_a_tables_budget_setting_and_rows_can_be_chosen(tmp_path, pretended, words) -> None:
+    rows = asked_for(tmp_path, pretended, "--table", "1", *words)
+    assert [row[0] for row in rows] == (["hifa"] if "hifa" in words else grid.TABLES[1])
+    assert ({steps for _, steps, *_ in rows} == {300}) == ("steps" in words) or words[0] == "--variants"
+    assert all("-common" in name for name in pretended.names) == ("common" in words)
 
 
 # --- going on, failing ------------------------------------------------------------------------------------------------
