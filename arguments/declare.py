@@ -11,6 +11,13 @@ import re
 import typing
 from typing import Any
 
+FRACTION = {"lo": 0.0, "hi": 1.0}
+T_RANGE: dict[str, Any] = {**FRACTION, "ordered": True}
+MANY, LARGE = 10**9, 1e9  # nothing overflows in single precision
+RATE, SIGNED, LENGTH = {"lo": 0.0, "hi": LARGE}, {"lo": -LARGE, "hi": LARGE}, {"lo": 1e-3, "hi": 1e4}
+STEPS: dict[str, Any] = {"unit": "iterations", "lo": 1, "hi": MANY}
+FROM_STEP: dict[str, Any] = {"unit": "iterations", "lo": 0, "hi": MANY}
+
 
 @dataclasses.dataclass(frozen=True)
 class KeySpec:

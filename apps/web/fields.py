@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as a form: the fields that a page can show, all from the one declaration in arguments/__init__.py, and back.
+"""Settings as a form: the fields that a page can show, all from the one declaration in arguments/, and back.
 
 A label is "Group.key", or "key" at the top level, as in the messages of arguments.load.
 """
