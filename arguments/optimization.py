@@ -21,6 +21,7 @@ class OptimizationParams:
     scaling_lr: float = key(5e-3, "first learning rate of log scales", **RATE)
     rotation_lr: float = key(1e-3, "first learning rate of rotations", **RATE)
     weight_decay: float = new(0.0, "AdamW: weight decay", **RATE)
+    adam_beta2: float = new(0.999, "AdamW: memory of the mean squared gradient", lo=0.0, hi=0.99999)
     geo_iter: int = key(0, "before this iteration the disparity is encoded, not the colour", **FROM_STEP)
     as_latent_ratio: float = key(0.2, "probability of encoding the disparity instead of the colour", **FRACTION)
     resnet_lr: float = key(1e-4, "learning rate of a network that does not exist", unread=True, **RATE)

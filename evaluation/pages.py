@@ -17,9 +17,10 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; 
 h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .45rem; text-align: right; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
-th { font-weight: 600; vertical-align: bottom; } td { white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; } td:not(:first-child) { white-space: nowrap; }
+td:first-child { min-width: 9rem; }
 small, .quiet { color: var(--quiet); font-size: .85em; } td small { display: block; }
 .cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .card { max-width: 260px; background: var(--card); border-radius: 6px; padding: .6rem; min-width: 0; }

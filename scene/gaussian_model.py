@@ -139,8 +139,8 @@ class GaussianModel:
             "background": opt.feature_lr,
         }
         groups = [{"params": [p], "lr": rates[name], "name": name} for name, p in self._parameters.items()]
-        options = {"lr": 0.0, "eps": 1e-15, "weight_decay": opt.weight_decay, **options}
-        self.optimizer = optimizer_class(groups, **options)
+        own = {"lr": 0.0, "eps": 1e-15, "weight_decay": opt.weight_decay, "betas": (0.9, opt.adam_beta2)}
+        self.optimizer = optimizer_class(groups, **{**own, **options})
         last, scale, steps = opt.position_lr_final, self.spatial_lr_scale, opt.iterations
         self._schedules = {
             "xyz": get_expon_lr_func(opt.position_lr_init * scale, last * scale, steps),

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--front_bias", type=Path, metavar="FILE.json", help="of weak words, an object each")
     add("--objects", nargs="+", default=list(OBJECTS), metavar="PROMPT", help="prompts of the toy world")
     add("--front_objects", action="store_const", dest="objects", const=list(FRONT_OBJECTS))
-    add("--variants", nargs="+", choices=[n for n, v in VARIANTS.items() if not v.law], default=ABLATION_VARIANTS)
+    add("--variants", nargs="+", choices=[n for n, v in VARIANTS.items() if not v.flags], default=ABLATION_VARIANTS)
     add("--seeds", type=int, default=8, help="seeds 0, 1, ... of each cell")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     add("--score_px", type=int, default=64, help="side of the scored images in pixels")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import train
 from evaluation import METRICS
-from evaluation.experiments.grid import TABLE_VARIANTS, TABLES
+from evaluation.experiments.grid import TABLE_VARIANTS, TABLES, TOY_PRIORS
 from evaluation.reproduction.measure import add_metrics
 from evaluation.reproduction.order import Order, make_runs, order_of, placed
 from evaluation.reproduction.outputs import left_out, write_all
@@ -33,6 +33,7 @@ from evaluation.reproduction.verify import verify
 from utils.device import resolve_device
 
 CONFIRM_FROM_HOURS = 2.0
+OUT = {"toy": "toy_tables", "toy-trained": "toy_trained_tables"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
     made = program.parser(__doc__)
     add = made.add_argument
     add("--out", type=Path, help="folder of the results; resumes there; default: output/tables, output/toy_tables")
-    add("--prior", choices=["sd", "toy"], default="sd", help="toy: the embedded world, on a laptop")
+    add("--prior", choices=["sd", *TOY_PRIORS], default="sd", help="toy: the embedded world, on a laptop")
     add("--variants", "--methods", nargs="+", choices=TABLE_VARIANTS, help="default: the paper's; toy: ism too")
-    add("--table", type=int, choices=TABLES, help="the paper's rows of one table; 1: each by its law, at equal samples")
-    add("--budget", choices=["samples", "steps"], help="what rows have equally much of; default: samples with --table")
+    add("--table", choices=TABLES, help="its rows; 1 and 2: the paper's, 1 by its laws; weights: w(t) and Adam's beta2")
+    budget = "what rows have equally much of: network samples (default with --table), steps (default), minutes"
+    add("--budget", choices=["samples", "steps", "minutes"], help=budget)
     add("--setting", choices=["own", "common"], default="own", help="a law's own numbers, or LucidDreamer's for all")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, or a JSON list; default: the gallery's")
     add("--count", type=int, help="so many prompts of the list, by the rule of evaluation/prompts.py")
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(own)
     if args.verify:
         return _verified(args)
-    args.out = args.out or Path("output", "toy_tables" if args.prior == "toy" else "tables")
+    args.out = args.out or Path("output", OUT.get(args.prior, "tables"))
     try:
         order = order_of(args, of_train, train.main)
         failures = [] if args.report_only else _made(order, args)

@@ -12,6 +12,7 @@ import torch
 
 from arguments import Config
 from trainer.backends import backends
+from utils.machine import machine
 
 PACKAGES = (
     "torch",
@@ -33,9 +34,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, object]:
         "revision": code_revision(),
         "seed": config.seed,
         "noise_seed": config.guidance.noise_seed,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device": machine(device),
         **backends(config.pipeline.rasterizer, device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

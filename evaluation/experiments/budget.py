@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equal terms for a table's rows: the samples that a law asks of the network, a budget of them, a common setting."""
+"""Equal terms for a table's rows: a budget of network samples or of time, and one setting."""
 
+import math
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from arguments import Config, GuidanceParams
-from evaluation.experiments.grid import COMMON_SETTING, TOY_MOST_GUIDANCE, config_of, with_flags
-from evaluation.experiments.runs import Run
+from evaluation.experiments.grid import COMMON_SETTING, MOST_GUIDANCE, TOY_PRIORS, config_of, with_flags
+from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, run_all
 from guidance import sd_step
 from guidance.law_step import StepInfo
 from guidance.losses import Loss
@@ -18,6 +22,7 @@ from guidance.prompts import PromptEmbeddings
 
 AZIMUTH_DEG = 45.0  # between front and side, where Perp-Neg has all its texts
 TIMES = 24  # evenly over t_range
+WARM_UP, TIMED_STEPS = 8, 32
 
 
 class _Blank:
@@ -59,24 +64,22 @@ def samples_a_view(config: Config) -> float:
     return sum(counts) / len(counts)
 
 
-def on_equal_terms(runs: Sequence[Run], budget: str, setting: str, samples: float) -> list[Run]:
-    """The runs within a budget ("samples": `samples` of the network each; "steps": as they are) and in a setting.
-
-    setting: "own" numbers of each law, on the toy world with a guidance scale of TOY_MOST_GUIDANCE at most; "common":
-    COMMON_SETTING for all.
+def in_setting(run: Run, setting: str) -> Run:
+    """The run with its law's "own" numbers, on the toy world with a guidance scale of at most MOST_GUIDANCE, or with
+    those of the "common" COMMON_SETTING.
     """
-    return [_on_terms(run, budget, setting, samples) for run in runs]
+    flags = dict(COMMON_SETTING) if setting == "common" else {}
+    scale = float(flags.get("guidance_scale", config_of(run).guidance.guidance_scale))
+    most = MOST_GUIDANCE.get(run.facts["prior"], math.inf)
+    if scale > most:
+        flags["guidance_scale"] = f"{most:g}"
+    return with_flags(run, flags, setting) if flags else run
 
 
-def _on_terms(run: Run, budget: str, setting: str, samples: float) -> Run:
-    is_toy = run.facts["prior"] == "toy"
-    if setting == "common":
-        run = with_flags(run, COMMON_SETTING, "common")
-    elif is_toy and config_of(run).guidance.guidance_scale > TOY_MOST_GUIDANCE:
-        run = with_flags(run, {"guidance_scale": f"{TOY_MOST_GUIDANCE:g}"}, "own")
-    if budget == "steps":
-        return run
-    steps = str(steps_within(config_of(run), samples))
+def within(run: Run, budget: str, amount: float, of_a_step: float) -> Run:
+    """The run with the whole number of steps, at least 1, whose `of_a_step` come nearest to `amount` of the budget."""
+    steps = str(max(round(amount / of_a_step), 1))
+    is_toy = run.facts["prior"] in TOY_PRIORS
     return with_flags(run, {"iterations": steps, "warmup_iter": steps} if is_toy else {"iterations": steps}, budget)
 
 
@@ -85,6 +88,23 @@ def samples_a_step(config: Config) -> float:
     return config.guidance.C_batch_size * samples_a_view(config)
 
 
-def steps_within(config: Config, samples: float) -> int:
-    """Steps of a run of this config that take as many samples, to the nearest whole step, at least 1."""
-    return max(round(samples / samples_a_step(config)), 1)
+def step_seconds(log: Log) -> float:
+    """Of a step, the median over a run's records without its first WARM_UP."""
+    return statistics.median(sum(step["phase_ms"].values()) / 1e3 for step in log[WARM_UP:])
+
+
+def _pace(folder: Path, log: Log) -> Result:
+    return {"step_s": step_seconds(log)}
+
+
+def paces(runs: Sequence[Run], sweep: Sweep) -> dict[str, float]:
+    """Variant -> seconds of a step, timed on the first TIMED_STEPS of a run each, one at a time, in `sweep.out`/pace.
+
+    What was timed before is not timed again. Raises ValueError, one sentence, where one fails.
+    """
+    first = {run.facts["variant"]: within(run, "pace", TIMED_STEPS, 1) for run in reversed(runs)}
+    timing = replace(sweep, out=sweep.out / "pace", measure=_pace, jobs=1, resume=False)
+    if failures := run_all(list(first.values()), timing, lambda run, outcome: None):
+        raise ValueError(f"--budget minutes could not time a row: {failures[0]}")
+    results = read_results(timing.out, [run.name for run in first.values()])
+    return {result["variant"]: result["step_s"] for result in results}

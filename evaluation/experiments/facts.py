@@ -17,8 +17,9 @@ def denoiser_calls(log: Sequence[dict[str, Any]]) -> int:
 
 def samples(log: Sequence[dict[str, Any]]) -> int | None:
     """Of the network in a run, by the records of its process; None for a log that an earlier release began."""
-    counts = [step.get("unet_samples") for step in log]
-    return None if None in counts else sum(counts)
+    if any("unet_samples" not in step for step in log):
+        return None
+    return sum(step["unet_samples"] for step in log)
 
 
 def mechanism(log: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -28,6 +28,12 @@ FRONT_OBJECTS = (  # the experiment on wrong fronts: all have one, and nothing w
 )
 
 
+TRAINED_OBJECTS = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
+"""What the trained toy prior has learnt well enough to be told from a blur."""
+TOY_PRIORS = {"toy": "ideal", "toy-trained": "trained"}
+"""tools/reproduce.py --prior -> the toy world's prior."""
+
+
 def _switches(regions: bool, timesteps: str, fusion: bool, enabled: bool = True) -> dict[str, str]:
     values = {"enabled": enabled, "use_regions": regions, "timestep_mode": timesteps, "use_fusion": fusion}
     return {f"CoGradParams.{name}": str(value).lower() for name, value in values.items()}
@@ -38,7 +44,7 @@ class Variant:
     """One row of a table. `switches`: flags in the toy world; `config`: file for Stable Diffusion, if it has one.
 
     paper: the paper's numbers; toy_title: what the row is in the toy world, where that is not the paper's method.
-    law: flags of GuidanceParams, on every prior, of a row that distils by a law of its own.
+    flags: further ones, on every prior, of a row with a law or an optimizer of its own.
     """
 
     switches: dict[str, str]
@@ -47,11 +53,11 @@ class Variant:
     table: str = ""
     paper: dict[str, float] = field(default_factory=dict)
     toy_title: str = ""
-    law: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
 
     def title_on(self, prior: str) -> str:
         """What a row of this prior is called."""
-        return self.toy_title if self.toy_title and prior == "toy" else self.title
+        return self.toy_title if self.toy_title and prior in TOY_PRIORS else self.title
 
     def paper_on(self, prior: str) -> dict[str, float]:
         """The paper's numbers for a row of this prior; none where it is another method."""
@@ -59,6 +65,7 @@ class Variant:
 
 
 COGRAD_OFF = _switches(True, "full", True, enabled=False)
+CONTROL = "a control, not the paper's"
 TABLE_1_NUMBERS = ("clip_b32", "clip_b32_std", "clip_l14", "clip_l14_std", "vqascore", "image_reward", "janus")
 
 
@@ -67,7 +74,14 @@ def _by_law(title: str, paper: tuple[float, ...], law: str, **settings: str) -> 
     flags = {"distillation": law, "perpneg": "false", **settings}
     flags = {f"GuidanceParams.{name}": value for name, value in flags.items()}
     numbers = dict(zip(TABLE_1_NUMBERS, paper, strict=True))
-    return Variant(COGRAD_OFF, title, "configs/luciddreamer.yaml", "Table 1", numbers, law=flags)
+    return Variant(COGRAD_OFF, title, "configs/luciddreamer.yaml", "Table 1", numbers, flags=flags)
+
+
+def _weighted(weighting: str, formula: str, beta2: float) -> Variant:
+    """CoGrad3D with another w(t), or another memory of Adam's for the size of gradients, which w(t) scales."""
+    flags = {"GuidanceParams.weighting": weighting, "OptimizationParams.adam_beta2": f"{beta2:g}"}
+    title = f"CoGrad3D, w = {formula}, beta2 {beta2:g}"
+    return Variant(_switches(True, "full", True), title, "configs/prompt.yaml", CONTROL, flags=flags)
 
 
 LUCIDDREAMER = {"clip_b32": 30.02, "clip_b32_std": 1.19, "clip_l14": 27.74, "clip_l14_std": 1.24}
@@ -117,7 +131,7 @@ VARIANTS: dict[str, Variant] = {
         _switches(False, "schedule", False),
         "schedule only",
         "configs/schedule_only.yaml",
-        "a control, not the paper's",
+        CONTROL,
     ),
     "fusion_alone": Variant(_switches(False, "schedule", True)),
     "dreamfusion": _by_law("DreamFusion (SDS)", (24.77, 1.54, 22.62, 1.32, 0.4229, -1.4925, 0.5250), "sds"),
@@ -139,36 +153,35 @@ VARIANTS: dict[str, Variant] = {
         {**_switches(False, "schedule", False), "GuidanceParams.sds": "false"},
         "LucidDreamer with CoGrad's schedule",
         "configs/schedule_only.yaml",
-        "a control, not the paper's",
+        CONTROL,
     ),
+    "interval_b2_99": _weighted("interval", "sqrt((1 - abar) / abar)", 0.99),
+    "sigma_b2_999": _weighted("sigma_squared", "1 - abar", 0.999),
+    "sigma_b2_99": _weighted("sigma_squared", "1 - abar", 0.99),
+    "uniform_b2_999": _weighted("uniform", "1", 0.999),
+    "uniform_b2_99": _weighted("uniform", "1", 0.99),
 }
 """plain: uniform regions, uniform timesteps, gradients summed. luciddreamer: CoGrad off, so the config's own camera law
 and timestep range. ism: the same by LucidDreamer's ISM; all others distil by SDS in the toy world. wo_region: uniform
 regions, local timesteps, fusion. fusion_alone: uniform regions, the schedule's timesteps, fusion."""
 ABLATION_VARIANTS = ["plain", "schedule_only", "luciddreamer", "full", "wo_region", "wo_timestep", "wo_fusion"]
 TABLE_VARIANTS = [name for name, variant in VARIANTS.items() if variant.config]
-TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper and not VARIANTS[name].law]
+TOY_TABLE_VARIANTS = [name for name in TABLE_VARIANTS if VARIANTS[name].paper and not VARIANTS[name].flags]
+THEIR_LAWS = [name for name, variant in VARIANTS.items() if variant.paper and variant.flags]
 TABLES = {
-    1: [
-        "dreamfusion",
-        "gaussiandreamer",
-        "hifa",
-        "perpneg",
-        "scaledreamer",
-        "consistent3d",
-        "ism",
-        "ism_schedule",
-        "full",
-    ],
-    2: ["wo_region", "wo_timestep", "wo_fusion", "full"],
+    "1": [*THEIR_LAWS, "ism", "ism_schedule", "full"],
+    "2": ["wo_region", "wo_timestep", "wo_fusion", "full"],
+    "weights": ["full", "interval_b2_99", "sigma_b2_999", "sigma_b2_99", "uniform_b2_999", "uniform_b2_99"],
 }
-"""The paper's tables. Of Table 1 TextMesh is missing, whose part is a surface and no law (docs/distillation.md)."""
+"""The paper's tables, and one of w(t) and Adam's beta2 (full: the first w and .999). Of Table 1 TextMesh is missing,
+whose part is a surface and no law (docs/distillation.md)."""
 COMMON_SETTING = {
     "guidance_scale": "7.5", "weighting": "interval", "t_schedule": "warm_up", "t_range": "0.02 0.5",
     "max_t_range": "0.98", "grad_clamp": "0 0",
 }  # fmt: skip
 """For every row: LucidDreamer's; a row with CoGrad's timesteps keeps those."""
-TOY_MOST_GUIDANCE = 7.5  # beyond some ten the ideal prior's optimum leaves the colours that exist
+MOST_GUIDANCE = {"toy": 7.5, "toy-trained": 2.5}
+"""Guidance scales beyond which the toy world's priors over-saturate; 2.5 is configs/toy_trained.yaml's."""
 PAPER_VARIANTS = [name for name in TOY_TABLE_VARIANTS if name != "ism"]
 
 CONFIGS = {"ideal": "configs/toy.yaml", "trained": "configs/toy_trained.yaml"}
@@ -183,8 +196,8 @@ def _size(steps: int) -> tuple[str, ...]:
     return ("--iterations", str(steps), "--warmup_iter", str(steps), *small)
 
 
-SIZES = {"ideal": _size(300), "trained": _size(100)}
-"""Prior of the toy world -> flags small enough for a run of some ten seconds on one core."""
+SIZES = {"ideal": _size(300), "trained": _size(300)}
+"""Prior of the toy world -> flags small enough for a run of less than a minute on one core."""
 
 
 def toy_flags(
@@ -192,7 +205,7 @@ def toy_flags(
 ) -> list[str]:
     """train.py's words for one cell of the toy world. `extra` holds for every run and cannot change the cell."""
     cell = {"GuidanceParams.front_bias": f"{front_bias:g}", "text": prompt, "seed": str(seed), "noise_seed": str(seed)}
-    own = _words({**cell, **VARIANTS[variant].switches, **VARIANTS[variant].law})
+    own = _words({**cell, **VARIANTS[variant].switches, **VARIANTS[variant].flags})
     return ["--opt", CONFIGS[prior], *ABLATION_OUTPUTS, *SIZES[prior], *extra, *own]
 
 
@@ -218,13 +231,13 @@ def ablation_run(prior: str, front_bias: float, prompt: str, variant: str, seed:
 
 
 def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[str] = ()) -> Run:
-    """One asset of the paper's tables. prior: sd or toy."""
+    """One asset of the paper's tables. prior: sd or one of TOY_PRIORS."""
     words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60]
     name = f"{variant}-{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}-seed{seed}"
-    if prior == "toy":
-        flags = toy_flags("ideal", variant, prompt, seed, extra=extra)
+    if prior in TOY_PRIORS:
+        flags = toy_flags(TOY_PRIORS[prior], variant, prompt, seed, extra=extra)
     else:
-        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed), *_words(VARIANTS[variant].law)]
+        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed), *_words(VARIANTS[variant].flags)]
         flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *own]
     facts = {"name": name, "prior": prior, "variant": variant, "prompt": prompt, "seed": seed}
     return Run(name, tuple(flags), facts)

@@ -27,7 +27,16 @@ from utils.general_utils import atomic_path
 ROOT = Path(__file__).resolve().parents[2]
 PRINTED = "printed.txt"
 MAX_RESULT_BYTES = 1 << 26
-BULKY = (PRINTED, "events.out.tfevents.*", "log.jsonl", "init_points3d.ply", "train_process/*", "chkpnt*")
+BULKY = (  # the cloud's PLY, of which all that is scored can be made again, stays
+    PRINTED,
+    "events.out.tfevents.*",
+    "log.jsonl",
+    "init_points3d.ply",
+    "train_process/*",
+    "chkpnt*",
+    "point_cloud/*/point_cloud_rgb.txt",
+    "test_six_views/1_iteration/*",
+)
 LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they need it, together seconds
     "train",
     "torch._dynamo",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 STEP_PFLOP = 0.0348
 """A LucidDreamer step of 4 views of 512 px: 5 + 1 inversion forwards, guidance, VAE; docs/evaluation.md has the sum."""
 STEPS = 6000
-ASSET_MB = {"sd": 120.0, "toy": 2.8}
-TOY_RUN_S = 16.0
+ASSET_MB = {"sd": 120.0, "toy": 0.5, "toy-trained": 0.5}
+TOY_RUN_S = {"toy": 16.0, "toy-trained": 43.0}
 """Seconds of one core a toy run of the default size; benchmarks/results/reproduce.md has the machine."""
 
 
@@ -37,8 +37,9 @@ def cost(prior: str, left: int, jobs: int, measured_s: Sequence[float], tflops: 
     if measured_s:
         asset_s = sum(measured_s) / len(measured_s)
         why = f"{asset_s:.0f} s an asset, as the {len(measured_s)} made before"
-    elif prior == "toy":
-        asset_s, why = TOY_RUN_S, f"{TOY_RUN_S:.0f} s an asset on a core of the machine it was measured on"
+    elif prior in TOY_RUN_S:
+        asset_s = TOY_RUN_S[prior]
+        why = f"{asset_s:.0f} s an asset on a core of the machine it was measured on"
     else:
         asset_s = STEP_PFLOP * STEPS * 1e3 / tflops
         why = f"{STEP_PFLOP * STEPS:.0f} PFLOP an asset at {tflops:g} TFLOP/s"

@@ -12,6 +12,7 @@ import torch
 from evaluation import METRICS, MetricUnavailable, load_metric
 from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.facts import denoiser_calls, mechanism, samples
+from evaluation.experiments.grid import TOY_PRIORS
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, write_result
 from evaluation.known_truth import score_run
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
@@ -32,7 +33,7 @@ def measure(folder: Path, log: Log, prior: str, view_px: int) -> Result:
         "samples": samples(log),
         "skipped_steps": sum(step["fault"] is not None for step in log),
         "mechanism": mechanism(log),
-        "known_truth": score_run(folder) if prior == "toy" else None,
+        "known_truth": score_run(folder) if prior in TOY_PRIORS else None,
         "janus_order": _janus_order(folder),
         "metrics": {},
     }

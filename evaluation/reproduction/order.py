@@ -13,12 +13,14 @@ import torch
 from tqdm import tqdm
 
 from evaluation import PAPER_METRICS
-from evaluation.experiments.budget import on_equal_terms, samples_a_step
+from evaluation.experiments.budget import in_setting, paces, samples_a_step, within
 from evaluation.experiments.grid import (
     OBJECTS,
     PAPER_VARIANTS,
     TABLES,
+    TOY_PRIORS,
     TOY_TABLE_VARIANTS,
+    TRAINED_OBJECTS,
     config_of,
     configs_of,
     runs_of,
@@ -59,46 +61,68 @@ class Order:
 
 def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[list[str]], int]) -> Order:
     """The order of a command line. ValueError for anything that cannot be run."""
-    is_toy, cores = args.prior == "toy", os.cpu_count() or 1
-    if args.miniature and not is_toy:
-        raise ValueError("--miniature is for --prior toy; give --count and -- --iterations for a smaller run of sd")
-    counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops, "--view_px": args.view_px - 15}
-    wrong = [name for name, value in counts.items() if value is not None and value <= 0]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is too small; expected seeds and jobs of 1 or more, --view_px of 16 or more")
+    is_toy, cores = args.prior in TOY_PRIORS, os.cpu_count() or 1
+    _check(args, is_toy)
     prompts = prompts_of(args)
     seeds = args.seeds or (MINIATURE_SEEDS if args.miniature else TOY_SEEDS if is_toy else 1)
     flags = [*(MINIATURE_FLAGS if args.miniature else ()), *extra]
     variants = args.variants or (TOY_TABLE_VARIANTS if is_toy else PAPER_VARIANTS)
     if args.table:
         variants = args.variants or TABLES[args.table]
-        flags += ["--ideal_uncond", "all"] if is_toy else []  # what laws of e_c - e_u need
+        flags += ["--ideal_uncond", "all"] if args.prior == "toy" else []  # what laws of e_c - e_u need
     make = functools.partial(table_run, args.prior, extra=flags)
-    runs = runs_of(make, seeds, prompt=prompts, variant=variants)
-    budget = args.budget or ("samples" if args.table else "steps")
-    reference = config_of(make(variant="full", prompt=prompts[0], seed=0))
-    samples = reference.optimization.iterations * samples_a_step(reference)
-    runs = part_of(on_equal_terms(runs, budget, args.setting, samples), args.part)
+    runs = [in_setting(run, args.setting) for run in runs_of(make, seeds, prompt=prompts, variant=variants)]
     configs = configs_of(runs)
     gpus = () if is_toy else gpus_here()
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)
     measured = functools.partial(measure, prior=args.prior, view_px=args.view_px)
     threads = 1 if is_toy else max(cores // at_once, 1)
     sweep = Sweep(args.out, train, measured, at_once, threads, gpus, 1, resume=not is_toy)
+    budget = args.budget or ("samples" if args.table else "steps")
+    reference = in_setting(make(variant="full", prompt=prompts[0], seed=0), args.setting)
+    runs = part_of(_within(budget, runs, reference, sweep), args.part)
     metrics = args.metrics if args.metrics is not None else [] if is_toy else list(PAPER_METRICS)
     gpu = not is_toy and any(config.device != "cpu" for config in configs.values())
     where = "this machine, which has no GPU" if gpu and not gpus else "this machine"
     return Order(args.prior, runs, sweep, metrics, gpu, at_once, where)
 
 
+def _check(args: argparse.Namespace, is_toy: bool) -> None:
+    """ValueError for words that exclude each other, and for counts that are too small."""
+    if args.miniature and not is_toy:
+        raise ValueError("--miniature is for --prior toy; give --count and -- --iterations for a smaller run of sd")
+    if args.budget == "minutes" and (args.ray or args.dry_run):
+        other = "--ray, whose machines differ" if args.ray else "--dry_run, which runs nothing"
+        raise ValueError(f"--budget minutes times a step of every row first and cannot be combined with {other}")
+    counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops, "--view_px": args.view_px - 15}
+    wrong = [name for name, value in counts.items() if value is not None and value <= 0]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is too small; expected seeds and jobs of 1 or more, --view_px of 16 or more")
+
+
+def _within(budget: str, runs: list[Run], reference: Run, sweep: Sweep) -> list[Run]:
+    """The runs, each with what `reference` has of network samples, of minutes, or of steps."""
+    if budget == "steps":
+        return runs
+    pace = paces([reference, *runs], sweep) if budget == "minutes" else {}
+
+    def cost_of(run: Run) -> float:
+        return pace[run.facts["variant"]] if pace else samples_a_step(config_of(run))
+
+    amount = config_of(reference).optimization.iterations * cost_of(reference)
+    return [within(run, budget, amount, cost_of(run)) for run in runs]
+
+
 def prompts_of(args: argparse.Namespace) -> list[str]:
     """The list, or the choice from it; of the toy world each must name an object."""
-    known = read_prompts(args.prompts) if args.prompts else list(OBJECTS) if args.prior == "toy" else gallery()
-    if args.prior == "toy":
-        for prompt in known:
-            parse_prompt(prompt)
-        return chosen(known, args.count or (MINIATURE_PROMPTS if args.miniature else len(known)), args.choice_seed)
-    return chosen(known, args.count or (len(known) if args.prompts else PAPER_COUNT), args.choice_seed)
+    if args.prior not in TOY_PRIORS:
+        known = read_prompts(args.prompts) if args.prompts else gallery()
+        return chosen(known, args.count or (len(known) if args.prompts else PAPER_COUNT), args.choice_seed)
+    own = OBJECTS if args.prior == "toy" else TRAINED_OBJECTS
+    known = read_prompts(args.prompts) if args.prompts else list(own)
+    for prompt in known:
+        parse_prompt(prompt)
+    return chosen(known, args.count or (MINIATURE_PROMPTS if args.miniature else len(known)), args.choice_seed)
 
 
 def part_of(runs: list[Run], part: str | None) -> list[Run]:

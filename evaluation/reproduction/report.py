@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation import METRICS
 from evaluation.automatic_janus import accuracy_text
-from evaluation.experiments.grid import VARIANTS
+from evaluation.experiments.grid import TOY_PRIORS, VARIANTS
 from evaluation.experiments.runs import Result, Sweep
 from evaluation.experiments.tables import MECHANISMS, by_variant, mechanism_cells
 from evaluation.janus import Rate
@@ -35,10 +35,14 @@ COSTS = {
     "skipped_steps": ("skipped steps", 1),
 }
 """Fact of a result -> title, decimals."""
+TOY = (
+    "small objects whose truth is known. The paper's numbers stand beside as they are printed; ours are about another "
+    "world and cannot be compared with them. What can be: one method with another."
+)
 PRIORS = {
     "sd": "Stable Diffusion, the paper's setting.",
-    "toy": "The embedded ideal prior: small objects whose truth is known. The paper's numbers stand beside as they are "
-    "printed; ours are about another world and cannot be compared with them. What can be: one method with another.",
+    "toy": f"The embedded ideal prior: {TOY}",
+    "toy-trained": f"The embedded trained prior, a small diffusion model: {TOY}",
 }
 
 
@@ -68,6 +72,7 @@ def report(
         *_failures(failures),
         *_cost(results),
         *_mechanisms(results),
+        *_assets(prior, results),
         "<h2>Every prompt</h2>",
         "<p class=quiet>Turntables of the first seed; they turn under the pointer, or at a touch.</p>",
     ]
@@ -112,7 +117,7 @@ def _table(rows: Sequence[Mapping[str, Any]], own: Sequence[Column]) -> str:
     header = ["variant", "assets", *(escape(column.title) for column in own)]
     lines = []
     for row in rows:
-        title = f"{escape(row['title'])}<small>{escape(row['table'])}</small>"
+        title = f'<a href="#{row["variant"]}">{escape(row["title"])}</a><small>{escape(row["table"])}</small>'
         lines.append([title, str(row["assets"]), *(_cell(row, column) for column in own)])
     return table(header, lines)
 
@@ -185,13 +190,26 @@ def _mechanisms(results: Sequence[Result]) -> list[str]:
     return ["<h2>What the parts did</h2>", table(["variant", *(escape(t) for t, _ in MECHANISMS.values())], lines)]
 
 
+def _assets(prior: str, results: Sequence[Result]) -> list[str]:
+    """Every number of every asset, with a link to the folder of its run, which lies beside the report."""
+    own, lines, seen = columns(prior, results), [], set[str]()
+    for result in _in_order(results):
+        anchor = "" if result["variant"] in seen else f'<a id="{result["variant"]}"></a>'
+        seen.add(result["variant"])
+        link = f'{anchor}<a href="runs/{escape(result["name"])}/">{escape(_title(result))}, seed {result["seed"]}</a>'
+        numbers = ["–" if (v := column.of(result)) is None else f"{v:.{column.decimals}f}" for column in own]
+        lines.append([f"{link}<small>{escape(result['prompt'])}</small>", *numbers])
+    head = ["asset", *(escape(column.title) for column in own)]
+    return ["<h2>Every asset</h2>", f"<details><summary>{len(results)} rows</summary>{table(head, lines)}</details>"]
+
+
 def _prompt(sweep: Sweep, prior: str, prompt: str, results: Sequence[Result]) -> list[str]:
     """Cards of the first seed, and folded away every seed from eight sides and the region maps."""
     shown = _in_order(results)
     first = [result for result in shown if result["seed"] == min(result["seed"] for result in results)]
     cards = "".join(_card(sweep.folder(result["name"]), result) for result in first)
     strips, maps = [], []
-    if prior == "toy":
+    if prior in TOY_PRIORS:
         truth = jpeg(truth_strip(prompt, sweep.folder(shown[0]["name"])))
         strips.append(_figure(image(truth, f"the truth: {prompt}"), "the truth"))
     for result in shown:

@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation import METRICS
 from evaluation.automatic_janus import flag_of_order, rate_of
-from evaluation.experiments.grid import VARIANTS
+from evaluation.experiments.grid import TOY_PRIORS, VARIANTS
 from evaluation.experiments.runs import Result
 from evaluation.experiments.tables import by_variant, csv_text
 from evaluation.janus import Rate
@@ -40,7 +40,7 @@ class Column:
 
 def columns(prior: str, results: Sequence[Result]) -> list[Column]:
     """The paper's, other metrics that were measured, and where there is a known truth the scores against it."""
-    found = [Column(key, TRUTH_TITLES[key], decimals) for key, decimals in TRUTH.items()] if prior == "toy" else []
+    found = [Column(key, TRUTH_TITLES[key], decimals) for key, decimals in TRUTH.items()] if prior in TOY_PRIORS else []
     measured = {name for result in results for name in result["metrics"]}
     for name, kind in [(n, k) for n, k in METRICS.items() if k.in_paper or n in measured]:
         found.append(Column(name, kind.title, 2 if kind.has_std else 4))

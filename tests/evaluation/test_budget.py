@@ -7,7 +7,7 @@ import pytest
 
 from arguments.load import load_config
 from distillation import LAWS
-from evaluation.experiments import budget, grid
+from evaluation.experiments import budget, grid, runs
 from tests.checkout import ROOT
 
 NUMBERS = json.loads((ROOT / "tests/data/distillation_numbers.json").read_text())["laws"]
@@ -29,22 +29,28 @@ def test_an_inversion_takes_more_samples_the_higher_it_ends() -> None:
     assert samples(("0.05", "0.06")) < samples(("0.5", "0.51")) < samples(("0.9", "0.91"))
 
 
-@pytest.mark.parametrize("prior", ["toy", "sd"])
+@pytest.mark.parametrize("prior", ["toy", "toy-trained", "sd"])
 @pytest.mark.parametrize("setting", ["own", "common"])
 def test_the_rows_of_table_1_take_equally_many_samples(prior, setting) -> None:
-    runs = [grid.table_run(prior, variant, ROBOT, 0) for variant in grid.TABLES[1]]
-    made = budget.on_equal_terms(runs, "samples", setting, 24_000.0)
-    assert len({run.name for run in [*runs, *made]}) == 2 * len(runs)
+    plain = [grid.table_run(prior, variant, ROBOT, 0) for variant in grid.TABLES["1"]]
+    most = grid.MOST_GUIDANCE.get(prior, 1e9)
+    made = []
+    for run in plain:
+        asked = budget.in_setting(run, setting)
+        made.append(budget.within(asked, "samples", 24_000, budget.samples_a_step(grid.config_of(asked))))
+    assert len({run.name for run in [*plain, *made]}) == 2 * len(plain)
     for run in made:
         config = grid.config_of(run)
         taken = config.optimization.iterations * budget.samples_a_step(config)
         assert taken == pytest.approx(24_000, rel=0.02) and run.facts["name"] == run.name
-        if prior == "toy":
+        assert config.guidance.guidance_scale <= most
+        if prior != "sd":
             assert config.optimization.warmup_iter == config.optimization.iterations
-            assert config.guidance.guidance_scale <= grid.TOY_MOST_GUIDANCE
         if setting == "common":
             own = config.guidance
-            assert (own.guidance_scale, own.weighting, own.t_schedule, own.grad_clamp) == (7.5, "interval", "warm_up", (0.0, 0.0))
+            assert (own.guidance_scale, own.weighting, own.t_schedule, own.grad_clamp) == (
+                min(7.5, most), "interval", "warm_up", (0.0, 0.0),
+            )  # fmt: skip
 
 
 def test_with_cograds_timesteps_its_own_range_is_counted() -> None:
@@ -52,6 +58,33 @@ def test_with_cograds_timesteps_its_own_range_is_counted() -> None:
     assert budget.samples_a_view(load_config([*words, "50", "60"])) < budget.samples_a_view(load_config([*words, "900", "910"]))
 
 
-def test_equal_steps_leave_the_runs_as_they_are() -> None:
-    runs = [grid.table_run("sd", variant, ROBOT, 0) for variant in grid.TABLES[1]]
-    assert budget.on_equal_terms(runs, "steps", "own", 1.0) == runs
+def test_a_row_is_timed_once_and_alone(tmp_path, monkeypatch) -> None:
+    """In short runs of its own, whose records' medians count, without those of the first steps."""
+    asked = []
+
+    def run_one(run, sweep, slot):
+        asked.append(run.facts["variant"])
+        config = grid.config_of(run)
+        assert (config.optimization.iterations, sweep.jobs) == (budget.TIMED_STEPS, 1)
+        ms = [9e4] * budget.WARM_UP + [{"full": 200.0, "hifa": 50.0}[run.facts["variant"]]] * 9 + [9e4] * 3
+        result = sweep.measure(tmp_path, [{"phase_ms": {"render": t / 4, "guidance": 3 * t / 4}} for t in ms])
+        runs.write_result(sweep.path(run.name), {**run.facts, "flags": list(run.flags), **result})
+        return result
+
+    monkeypatch.setattr(runs, "run_one", run_one)
+    sweep = runs.Sweep(tmp_path, lambda words: 0, lambda folder, log: {}, jobs=2)
+    (tmp_path / "pace").mkdir()
+    for seeds in (1, 2):
+        order = [grid.table_run("toy", variant, ROBOT, seed) for variant in ("hifa", "full") for seed in range(seeds)]
+        assert budget.paces(order, sweep) == pytest.approx({"hifa": 0.05, "full": 0.2})
+    assert sorted(asked) == ["full", "hifa"]
+
+
+def test_a_row_that_fails_cannot_be_timed(tmp_path, monkeypatch) -> None:
+    def run_one(run, sweep, slot):
+        raise runs.RunFailed("no memory")
+
+    monkeypatch.setattr(runs, "run_one", run_one)
+    sweep = runs.Sweep(tmp_path, lambda words: 0, lambda folder, log: {})
+    with pytest.raises(ValueError, match=r"--budget minutes could not time a row: hifa.*no memory"):
+        budget.paces([grid.table_run("toy", "hifa", ROBOT, 0)], sweep)

@@ -55,7 +55,7 @@ def pretended(monkeypatch, finished):
             **run.facts,
             "flags": list(run.flags),
             **finished[1],
-            "known_truth": truth if run.facts["prior"] == "toy" else None,
+            "known_truth": None if run.facts["prior"] == "sd" else truth,
         }
         runs.write_result(sweep.path(run.name), result)
         return result

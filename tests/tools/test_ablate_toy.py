@@ -32,7 +32,7 @@ def _config(variant: str, words: str = "full", extra=()):
 
 
 def test_variants_are_the_switches_they_are_called_after() -> None:
-    switches = {name: _config(name).cograd for name, variant in grid.VARIANTS.items() if not variant.law}
+    switches = {name: _config(name).cograd for name, variant in grid.VARIANTS.items() if not variant.flags}
     told = {name: (p.enabled, p.use_regions, p.timestep_mode, p.use_fusion) for name, p in switches.items()}
     assert told == {
         "plain": (True, False, "random", False),

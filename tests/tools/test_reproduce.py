@@ -42,7 +42,7 @@ def test_the_papers_rows_and_numbers() -> None:
         "perpneg": [26.35, 23.7, 0.4071, -1.0281, 0.4125],
         "scaledreamer": [29.85, 28.08, 0.5601, 0.381, 0.4375],
         "consistent3d": [28.76, 26.9, 0.5349, -0.3084, 0.4625],
-        "ism_schedule": [None] * 5,
+        **{name: [None] * 5 for name in ("ism_schedule", *grid.TABLES["weights"][1:])},
     }
     assert "schedule_only" not in grid.PAPER_VARIANTS and len(grid.PAPER_VARIANTS) == 5
     assert set(grid.TOY_TABLE_VARIANTS) - set(grid.PAPER_VARIANTS) == {"ism"}
@@ -62,7 +62,7 @@ def test_a_title_says_what_the_runs_distil_by(variant, prior, title) -> None:
     assert bool(entry.paper_on(prior)) == ("SDS" not in title)
 
 
-@pytest.mark.parametrize("prior", ["sd", "toy"])
+@pytest.mark.parametrize("prior", ["sd", "toy", "toy-trained"])
 @pytest.mark.parametrize("variant", grid.TABLE_VARIANTS)
 def test_an_asset_is_the_variant_it_is_called_after(prior, variant) -> None:
     extra = ["--seed", "9", "--iterations", "7", "--warmup_iter", "7"]
@@ -77,14 +77,14 @@ def test_an_asset_is_the_variant_it_is_called_after(prior, variant) -> None:
         "wo_fusion": (True, True, "full", False),
         "schedule_only": (True, False, "schedule", False),
         "ism_schedule": (True, False, "schedule", False),
-    }.get(variant, (False, True, "full", True))
+    }.get(variant, (variant in grid.TABLES["weights"], True, "full", True))
     assert (config.guidance.text, config.seed, config.guidance.noise_seed, config.optimization.iterations) == (
         ROBOT,
         3,
         3,
         7,
     )
-    assert config.guidance.guidance == {"sd": "SD", "toy": "ideal"}[prior]
+    assert config.guidance.guidance == {"sd": "SD", "toy": "ideal", "toy-trained": "SD"}[prior]
 
 
 def test_assets_have_different_names_and_whole_comparisons_come_first() -> None:
@@ -136,7 +136,7 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
     assert cost.cost("sd", 36, 4, [100.0, 300.0], 58.0).hours == pytest.approx(0.5)
     assert "as the 2 made before" in str(cost.cost("sd", 36, 4, [100.0, 300.0], 58.0))
     assert "about 1 minute (" in str(cost.cost("toy", 2, 2, [60.0], 1))
-    assert str(cost.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 224 MB")
+    assert str(cost.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 40 MB")
     assert str(cost.cost("sd", 80, 2, [], 1)).endswith(" and 9.6 GB")
 
 
@@ -147,6 +147,8 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
         (["--part", "9/8"], r"--part '9/8' given; expected K/N with 1 <= K <= N"),
         (["--part", "half"], r"--part 'half' given; expected K/N"),
         (["--seeds", "0"], r"--seeds is too small"),
+        (["--prior", "toy", "--budget", "minutes", "--dry_run"], r"cannot be combined with --dry_run, which runs nothing"),
+        (["--prior", "toy", "--budget", "minutes", "--ray"], r"cannot be combined with --ray, whose machines differ"),
         (["--prior", "toy", "--view_px", "8"], r"--view_px is too small"),
         (["--count", "500"], r"500 prompts requested, 415 are there"),
         (["--prior", "toy", "--", "--iteratoins", "5"], r"did you mean --iterations\?"),
@@ -184,16 +186,53 @@ def asked_for(tmp_path, pretended, *words) -> list[tuple[str, int, float, int]]:
 
 def test_table_1_is_made_at_equal_samples(tmp_path, pretended) -> None:
     rows = asked_for(tmp_path, pretended, "--table", "1")
-    assert [row[0] for row in rows] == grid.TABLES[1]
+    assert [row[0] for row in rows] == grid.TABLES["1"]
     taken = [steps * samples for _, steps, _, samples in rows]
     assert max(taken) <= 1.02 * min(taken) and len({steps for _, steps, *_ in rows}) > 2
-    assert all(scale <= grid.TOY_MOST_GUIDANCE for _, _, scale, _ in rows)
+    assert all(scale <= grid.MOST_GUIDANCE["toy"] for _, _, scale, _ in rows)
+
+
+def test_rows_of_equal_minutes_have_more_steps_the_quicker_they_are(tmp_path, pretended, monkeypatch) -> None:
+    monkeypatch.setattr(order, "paces", lambda runs, sweep: {run.facts["variant"]: pace(run.facts["variant"]) for run in runs})
+
+    def pace(variant):
+        return 0.3 if variant == "full" else 0.1
+
+    rows = asked_for(tmp_path, pretended, "--table", "2", "--budget", "minutes")
+    assert [(variant, steps) for variant, steps, *_ in rows] == [
+        ("wo_region", 900), ("wo_timestep", 900), ("wo_fusion", 900), ("full", 300),
+    ]  # fmt: skip
+
+
+def test_the_table_of_weights_has_three_w_and_two_betas(tmp_path, pretended) -> None:
+    reproduced(tmp_path, "--prior", "toy", "--count", "1", "--seeds", "1", "--table", "weights")
+    configs = [grid.config_of(grid.table_run("toy", variant, ROBOT, 0)) for variant in grid.TABLES["weights"]]
+    pairs = {(config.guidance.weighting, config.optimization.adam_beta2) for config in configs}
+    assert pairs == {(w, beta2) for w in ("interval", "sigma_squared", "uniform") for beta2 in (0.999, 0.99)}
+    assert all(config.cograd.enabled for config in configs) and len(pretended.names) == 6
+
+
+def test_the_trained_toy_prior_has_its_own_objects_and_scale(tmp_path, pretended) -> None:
+    reproduced(tmp_path, "--prior", "toy-trained", "--seeds", "1", "--table", "1", "--variants", "hifa", "full")
+    made = [json.loads((tmp_path / f"{name}.json").read_text()) for name in pretended.names]
+    assert {one["prompt"] for one in made} == set(grid.TRAINED_OBJECTS) and all(one["known_truth"] for one in made)
+    guidance = [grid.config_of(runs.Run(one["name"], tuple(one["flags"]), {})).guidance for one in made]
+    assert {(params.guidance, params.guidance_scale) for params in guidance} == {("SD", 2.5)}
+    assert "The embedded trained prior" in (tmp_path / "report.html").read_text()
+
+
+def test_every_number_is_beside_a_link_to_its_run(tmp_path, pretended) -> None:
+    reproduced(tmp_path, *SMALL)
+    page = (tmp_path / "report.html").read_text()
+    for name in pretended.names:
+        assert f'href="runs/{name}/"' in page and (tmp_path / "runs" / name).is_dir()
+    assert 'href="#full"' in page and page.count('id="full"') == 1
 
 
 @pytest.mark.parametrize("words", [("--budget", "steps"), ("--budget", "steps", "--setting", "common"), ("--variants", "hifa")])
 def test_a_tables_budget_setting_and_rows_can_be_chosen(tmp_path, pretended, words) -> None:
     rows = asked_for(tmp_path, pretended, "--table", "1", *words)
-    assert [row[0] for row in rows] == (["hifa"] if "hifa" in words else grid.TABLES[1])
+    assert [row[0] for row in rows] == (["hifa"] if "hifa" in words else grid.TABLES["1"])
     assert ({steps for _, steps, *_ in rows} == {300}) == ("steps" in words) or words[0] == "--variants"
     assert all("-common" in name for name in pretended.names) == ("common" in words)
 
