@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config, GuidanceParams
+from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from evaluation.experiments.grid import COMMON_SETTING, MOST_GUIDANCE, TOY_PRIORS, config_of, with_flags
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, run_all
 from guidance import sd_step
@@ -21,7 +22,7 @@ from guidance.predictor import Cameras
 from guidance.prompts import PromptEmbeddings
 
 AZIMUTH_DEG = 45.0  # between front and side, where Perp-Neg has all its texts
-TIMES = 24  # evenly over t_range
+TIMES = 24
 WARM_UP, TIMED_STEPS = 8, 32
 
 
@@ -45,23 +46,34 @@ class _Blank:
 
 
 def samples_a_view(config: Config) -> float:
-    """Network samples of one view in a step: the mean over timesteps evenly in the run's range.
+    """Network samples of one view in a step, the mean over a run.
 
     Only inversions depend on the timestep. A cached sample of unet_cache_interval counts as a whole one.
     """
-    params, cograd = config.guidance, config.cograd
+    params = config.guidance
     prior: Any = _Blank(params)
     prompts, loss, x = PromptEmbeddings(prior, params), Loss(params), torch.zeros(1, 1, 1, 1)
     loss.predictor = prior
-    last = prior.num_train_timesteps - 1
-    of_cograd = cograd.enabled and cograd.timestep_mode != "random"
-    low, high = cograd.t_base_range if of_cograd else (bound * last for bound in params.t_range)
     info, counts = StepInfo(cameras=Cameras.at([AZIMUTH_DEG])), []
-    for t in torch.linspace(low, high, TIMES).long().clamp(0, last).tolist():
+    for t in _timesteps(config, prior.alphas_cumprod, prior.num_train_timesteps - 1):
         step = loss.view(prior, x, x, torch.tensor([t]), prompts.conditioning([AZIMUTH_DEG]), info)
         loss.law.residual(step)
         counts.append(step.samples)
     return sum(counts) / len(counts)
+
+
+def _timesteps(config: Config, alphas_cumprod: Tensor, last: int) -> list[int]:
+    """TIMES schedule indices: along CoGrad's schedule, without what regions add to it, or evenly over t_range."""
+    p = config.cograd
+    shares = torch.linspace(0, 1, TIMES).tolist()
+    if p.enabled and p.timestep_mode != "random":
+        table, (low, high) = log_snr(alphas_cumprod), p.t_base_range
+        planned = [global_timestep(schedule_progress(share, p.prog_reading, p.prog_range), table) for share in shares]
+        times = [min(max(t, low), high) for t in planned]
+    else:
+        low, high = (bound * last for bound in config.guidance.t_range)
+        times = [low + share * (high - low) for share in shares]
+    return [min(max(int(t), 0), last) for t in times]
 
 
 def in_setting(run: Run, setting: str) -> Run:

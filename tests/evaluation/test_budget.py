@@ -5,10 +5,12 @@ import json
 
 import pytest
 
+import train
 from arguments.load import load_config
 from distillation import LAWS
 from evaluation.experiments import budget, grid, runs
 from tests.checkout import ROOT
+from trainer.run_log import read_steps
 
 NUMBERS = json.loads((ROOT / "tests/data/distillation_numbers.json").read_text())["laws"]
 ROBOT = "a cyan robot with orange arms"
@@ -88,3 +90,12 @@ def test_a_row_that_fails_cannot_be_timed(tmp_path, monkeypatch) -> None:
     sweep = runs.Sweep(tmp_path, lambda words: 0, lambda folder, log: {})
     with pytest.raises(ValueError, match=r"--budget minutes could not time a row: hifa.*no memory"):
         budget.paces([grid.table_run("toy", "hifa", ROBOT, 0)], sweep)
+
+
+def test_the_samples_of_an_inversion_are_counted_along_cograds_schedule(tmp_path) -> None:
+    """Against a real run's: the schedule leaves its long inversions early, of which a mean over all t has too many."""
+    sizes = ["--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
+    run = grid.table_run("toy", "ism_schedule", ROBOT, 0, ["--iterations", "40", "--warmup_iter", "40", *sizes])
+    assert train.main([*run.flags, "--model_path", str(tmp_path), "--checkpoint_every", "0"]) == 0
+    taken = sum(step["unet_samples"] for step in read_steps(tmp_path / "log.jsonl"))
+    assert 40 * budget.samples_a_step(grid.config_of(run)) == pytest.approx(taken, rel=0.05)
