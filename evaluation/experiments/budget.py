@@ -71,8 +71,8 @@ def _timesteps(config: Config, alphas_cumprod: Tensor, last: int) -> list[int]:
         planned = [global_timestep(schedule_progress(share, p.prog_reading, p.prog_range), table) for share in shares]
         times = [min(max(t, low), high) for t in planned]
     else:
-        low, high = (bound * last for bound in config.guidance.t_range)
-        times = [low + share * (high - low) for share in shares]
+        first, end = (bound * last for bound in config.guidance.t_range)
+        times = [first + share * (end - first) for share in shares]
     return [min(max(int(t), 0), last) for t in times]
 
 
