@@ -3,7 +3,7 @@
 
 python tools/search_toy.py --out FOLDER --seeds 16; runs in FOLDER are not repeated. Weak view words, at the bias where
 the schedule alone leaves the object clean about half of the time (benchmarks/results/ablation.md), 400 steps of four
-views at 48 px, the ideal prior. Equal steps. A candidate is a variant of the ablation with further flags, or with a change
+views at 48 px, the ideal prior. Equal steps. A candidate is a variant of the ablation with further flags, or a change
 of `CoGrad` that lives here until it proves to be worth a setting. Tables go to FOLDER/search.md.
 """
 
