@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/search_toy.py: what its candidates change, and the tables of runs that nobody trained."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from cograd import CoGrad, CoGradParams
+from evaluation.experiments import grid, runs
+from guidance.sd_step import scaled_linear_alphas
+from tools import search_toy
+
+
+def test_every_second_view_is_opposite_the_one_before(monkeypatch) -> None:
+    cograd = CoGrad(CoGradParams(use_regions=False), scaled_linear_alphas(), 100)
+    plain = cograd.plan(1, 4, torch.Generator().manual_seed(3))
+    monkeypatch.setattr(CoGrad, "plan", CoGrad.plan)  # restored afterwards
+    monkeypatch.setattr(train, "main", lambda words: 0)
+    assert search_toy.antithetic([]) == 0
+    made = cograd.plan(1, 4, torch.Generator().manual_seed(3))
+    assert torch.equal(made.regions[::2], plain.regions[::2]) and torch.equal(made.t, plain.t)
+    cells = [cograd.grid.cell(int(region)) for region in made.regions]
+    for first, second in (cells[:2], cells[2:]):
+        assert (first.theta_deg, first.radius) == (second.theta_deg, second.radius)
+        assert abs(first.phi_deg[0] - second.phi_deg[0]) == pytest.approx(180)
+
+
+@pytest.mark.parametrize("name", search_toy.CANDIDATES)
+def test_a_candidate_is_a_variant_with_its_flags(name) -> None:
+    candidate, run = search_toy.CANDIDATES[name], search_toy.run_of(name, next(iter(search_toy.OBJECTS)), 2)
+    config = grid.config_of(run)
+    assert run.facts["variant"] == name and config.seed == 2 and config.optimization.iterations == 400
+    assert config.guidance.law_name == candidate.flags.get("distillation", "sds")
+    assert config.guidance.front_bias == 0.71 and (candidate.train is not train.main) == ("antithetic" in name)
+
+
+def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> None:
+    def run_one(run, sweep, slot):
+        better = run.facts["variant"].startswith("antithetic")
+        scores = dict.fromkeys(("ssim", "iou", "detail", "fronts", "yaw_deg"), 0.5)
+        scores |= {"psnr": 20.0 + better, "front_share": 0.25 if better else 1.0, "clean": better}
+        result = {**run.facts, "flags": list(run.flags), "train_s": 1.0, "scores": scores}
+        runs.write_result(sweep.path(run.name), result)
+        return result
+
+    monkeypatch.setattr(runs, "run_one", run_one)
+    monkeypatch.setattr(search_toy, "sheet", lambda *_: np.zeros((8, 8, 3), np.uint8))
+    for _ in range(2):
+        assert search_toy.main(["--out", str(tmp_path), "--seeds", "3"]) == 0
+    text = (tmp_path / "search.md").read_text()
+    assert "| antithetic - full | antithetic | full | 6 | 0 | 6 | 0 | 0 | 0.031 |" in text
+    assert "| antithetic | 6/6" in text and "+1.00 +- 0.00" in text
+    assert len(list(tmp_path.glob("*-seed*.json"))) == 6 * len(search_toy.CANDIDATES)
+    assert json.loads(next(tmp_path.glob("*.json")).read_text())["scores"]
