@@ -2,8 +2,8 @@
 """The paper's tables 1 and 2, as far as this code can run them: python tools/reproduce.py [--prior toy] [--out FOLDER]
 
 Every variant, prompt and seed is one run of train.py, which leaves one JSON file in FOLDER; called again, only what is
-missing is done. The cost is printed first. At last FOLDER holds report.html (everything, one file), table.csv,
-assets.csv, results.json, and janus/sheet.html for those who count faces.
+missing is done. The cost is printed first. At last FOLDER holds report.html (everything, one file), sheet.png (a look
+at the first seed), table.csv, assets.csv, results.json, and janus/sheet.html for those who count faces.
 With --verify FOLDER nothing is made: its numbers are compared with its clouds.
 With --ray the runs are tasks of a Ray cluster instead of processes of this machine.
 What follows `--` goes to train.py in every run: ... --out FOLDER -- --iterations 3000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reproduction writes: results.json, table.csv, assets.csv, report.html and the Janus sheet."""
+"""What a reproduction writes: results.json, table.csv, assets.csv, report.html, sheet.png and the Janus sheet."""
 
 import json
 import re
@@ -13,8 +13,10 @@ from evaluation.experiments.runs import Result, read_results
 from evaluation.janus_sheet import SAVED, read_rates, write_sheet
 from evaluation.reproduction.order import Order
 from evaluation.reproduction.report import report
+from evaluation.reproduction.sheet import sheet
 from evaluation.reproduction.summary import assets_csv, summary, summary_csv
 from evaluation.run_folder import record_of_run
+from utils.image_utils import write_png
 
 
 def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) -> Path:
@@ -33,6 +35,7 @@ def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) ->
     texts |= {"assets.csv": assets_csv(results, order.prior), "report.html": page}
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
+    write_png(out / "sheet.png", sheet(order.sweep, order.prior, results))
     return out / "report.html"
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.reproduction.sheet import LABEL_PX, SIDE_PX, _row
 from tests import browser
 from tests.browser import browser_page, needs_browser
 from tests.one_file_page import Tags
@@ -102,6 +103,19 @@ def _report(folder: Path) -> Path:
         return Path(REPORT).resolve()
     reproduced(folder, *SMALL)
     return folder / "report.html"
+
+
+def test_a_sheet_shows_every_variant_of_the_first_seed(tmp_path, pretended) -> None:
+    """The truth, then a row a variant; what is missing is white."""
+    reproduced(tmp_path, *SMALL)
+    shown = cv2.imread(str(tmp_path / "sheet.png"))
+    assert shown.shape == (3 * SIDE_PX, LABEL_PX + 2 * SIDE_PX, 3)
+    for row in range(3):
+        views = shown[row * SIDE_PX : (row + 1) * SIDE_PX, LABEL_PX:]
+        assert views[:, :SIDE_PX].std() > 5 and views[:, SIDE_PX:].std() > 5
+    strips = [None, np.zeros((24, 8 * 24, 3), np.uint8)]
+    row = _row("one two three four five six seven", strips)
+    assert (row[:, LABEL_PX : LABEL_PX + 2 * SIDE_PX] == 255).all() and (row[:, LABEL_PX + 2 * SIDE_PX :] == 0).all()
 
 
 def test_results_of_an_earlier_release_are_reported(tmp_path, pretended) -> None:
