@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search for fewer wrong fronts: candidates against the paper's rule and its schedule alone, on the toy world.
 
-python tools/search_toy.py --out FOLDER --seeds 16; runs in FOLDER are not repeated. Weak view words, at the bias where
-the schedule alone leaves the object clean about half of the time (benchmarks/results/ablation.md), 400 steps of four
-views at 48 px, the ideal prior. Equal steps. A candidate is a variant of the ablation with further flags, or a change
+    python tools/search_toy.py --out FOLDER --seeds 12
+
+Runs in FOLDER are not repeated. Weak view words, at the bias where the schedule alone leaves the object clean about
+half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a variant of the ablation with further flags, or a change
 of `CoGrad` that lives here until it proves to be worth a setting. Tables go to FOLDER/search.md.
 """
 

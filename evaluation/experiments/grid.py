@@ -29,7 +29,7 @@ FRONT_OBJECTS = (  # the experiment on wrong fronts: all have one, and nothing w
 
 
 TRAINED_OBJECTS = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
-"""What the trained toy prior has learnt well enough to be told from a blur."""
+"""What the trained toy prior has learnt well enough to be more than a blur."""
 TOY_PRIORS = {"toy": "ideal", "toy-trained": "trained"}
 """tools/reproduce.py --prior -> the toy world's prior."""
 
