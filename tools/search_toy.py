@@ -4,8 +4,9 @@
     python tools/search_toy.py --out FOLDER --seeds 12
 
 Runs in FOLDER are not repeated. Weak view words, at the bias where the schedule alone leaves the object clean about
-half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a variant of the ablation with further flags, or a change
-of `CoGrad` that lives here until it proves to be worth a setting. Tables go to FOLDER/search.md.
+half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a
+variant of the ablation with further flags, or a change of `CoGrad` that lives here until it proves to be worth a
+setting. FOLDER/search.md has the tables, FOLDER/sheet.png the first seeds to look at.
 """
 
 import sys

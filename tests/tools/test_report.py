@@ -83,14 +83,14 @@ TOPS = """() => [...document.querySelectorAll('h2, h3')].map(
 
 @needs_browser
 def test_the_readmes_picture_of_it(tmp_path, pretended) -> None:
-    """Its beginning and its first two prompts."""
+    """Its beginning and its first prompt."""
     with browser_page(1120, 900) as page:
         page.goto(_report(tmp_path).as_uri())
         whole = cv2.imdecode(np.frombuffer(page.screenshot(full_page=True), np.uint8), cv2.IMREAD_COLOR)
         tops = page.evaluate(TOPS)
     top, names = dict(tops), [name for name, _ in tops]
-    after_two = tops[min(names.index("Every prompt") + 3, len(tops) - 1)][1]
-    parts = [whole[: top["Tables 1 and 2"]], whole[top["Every prompt"] : after_two]]
+    after_one = tops[min(names.index("Every prompt") + 2, len(tops) - 1)][1]
+    parts = [whole[: top["Tables 1 and 2"]], whole[top["Every prompt"] : after_one]]
     assert all(part.shape[0] > 200 and part.std() > 10 for part in parts)
     path = Path((REPORT and browser.PICTURES) or tmp_path) / "report.png"
     smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
