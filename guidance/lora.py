@@ -1,169 +1,202 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA, merged into a model's weights once: W <- W + LoRA_scale * alpha / rank * up @ down (letters: lora_file.py).
+"""LoRA, merged into a model's weights once: W <- W + LoRA_scale * alpha / r * up @ down (letters: lora_file.py).
 
-A merged LoRA costs nothing at run time and needs no further library.
+diffusers converts the names of layers, peft merges. A merged LoRA costs nothing at run time; nothing of peft remains.
 """
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from guidance.components import Components
-from guidance.layer_names import original_names
-from guidance.lora_file import CLONEOFSIMO_CLASSES, WHICH_FILE, Factors, LoRA, read_lora
+from guidance.lora_file import WHICH_FILE, Factors, LoRA, read_lora
 from guidance.sources import ModelUnavailable
 from guidance.textual_inversion import add_words
+from utils.failures import first_line
 from utils.wording import counted
 
 __all__ = ["merge_lora", "read_lora"]
 
 logger = logging.getLogger(__name__)
 
+# Prefixes of other programs and kohya's, which diffusers knows. LyCORIS does not say which network's layer it names.
+TO_KOHYA = {
+    r"(model\.)?diffusion_model\.|lora_unet\.|lycoris_(?!text_model|encoder)": "lora_unet_",
+    r"text_encoders\.clip_[lh]\.transformer\.|cond_stage_model\.transformer\.|lora_te1?\.|lycoris_": "lora_te_",
+}
+# cloneofsimo numbers the layers inside modules of these classes (metadata), in the order of the model's modules; the
+# feed-forward part of a block stood before its second attention in older diffusers.
+CLONEOFSIMO_CLASSES = {
+    "unet": {"CrossAttention": "Attention", "Attention": "Attention", "GEGLU": "GEGLU"},
+    "text_encoder": {"CLIPAttention": "CLIPAttention"},
+}
+Places = dict[str, tuple[str, str]]
+"""The file's name of a layer -> part, and the model's name without the level that some transformers releases have."""
+Layers = dict[str, dict[str, Factors]]
+"""part -> the model's name of a layer -> its factors."""
+
 
 @torch.no_grad()
 def merge_lora(components: Components, lora: LoRA, scale: float = 1.0) -> None:
-    """W + scale * alpha / rank * up @ down for every layer of the file, and its learned words.
+    """W + scale * alpha / r * up @ down for every layer of the file, and its learned words.
 
     Every layer is looked up and measured before the first weight changes.  A file that changes nothing is reported.
     Raises ModelUnavailable naming the first layer that does not fit, or whose result the weights' dtype cannot hold.
     """
-    targets = layers_of(components, lora)
-    changed = [_merge(layer, name, scale * factors.product(), lora) for name, layer, factors in targets]
+    parts = layers_of(components, lora)
+    changed = [_merge(getattr(components, part), part, layers, lora, scale) for part, layers in parts.items()]
     add_words(components, lora.words, lora.name)
-    if not any(changed):
-        _report_no_effect(lora, targets, scale)
+    if changed and not any(changed):
+        smaller = "are 0, or its changes are smaller than the weights' precision"
+        logger.warning("%s changes nothing: its weights, its alpha or GuidanceParams.LoRA_scale %s", lora.name, smaller)
+    if not changed and scale != 1:
+        logger.warning("%s holds words only: GuidanceParams.LoRA_scale %g has no effect", lora.name, scale)
 
 
-def layers_of(components: Components, lora: LoRA) -> list[tuple[str, nn.Module, Factors]]:
-    """(name, layer, its change) of everything that a file changes.  Raises ModelUnavailable for what does not fit."""
-    known = {part: _names(getattr(components, part)) for part in ("unet", "text_encoder")}
-    by_part: dict[str, dict[str, Factors]] = {}
-    for (part, layer), factors in lora.changes.items():
-        if part == "any":
-            part = "text_encoder" if _plain(layer) in known["text_encoder"] else "unet"
-        by_part.setdefault(part, {})[layer] = factors
-    targets: list[tuple[str, nn.Module, Factors]] = []
-    for part, layers in by_part.items():
-        if part in lora.numbered:
-            targets += _by_number(getattr(components, part), part, layers, lora)
-        else:
-            targets += _by_name(known[part], part, layers, lora)
-    return targets
+def layers_of(components: Components, lora: LoRA) -> Layers:
+    """All that a file changes, in the shapes of the model, whose weights are not read.  Raises ModelUnavailable."""
+    if not any(re.fullmatch(r"\w+:\d+", layer) for layer in lora.layers):
+        config = components.unet.config
+        return _fit(components, lora, {name: _place(name, f.key, config) for name, f in lora.layers.items()})
+    try:
+        return _fit(components, lora, _numbered(components, lora, old_order=True))
+    except ModelUnavailable:
+        return _fit(components, lora, _numbered(components, lora, old_order=False))
 
 
-def _merge(layer: Any, name: str, delta: Tensor, lora: LoRA) -> bool:
-    """Add `delta` to a layer's weight; whether that changed it.  The range is checked before the conversion."""
-    weight: Tensor = layer.weight
-    merged = weight.float() + delta.to(weight.device).reshape(weight.shape)
-    largest = float(merged.abs().max())
-    if not largest <= torch.finfo(weight.dtype).max:
-        kind = str(weight.dtype).removeprefix("torch.")
-        raise ModelUnavailable(
-            f"{lora.name} brings a weight of {name} to {largest:.3g}, beyond the range of {kind}; lower "
-            f"GuidanceParams.LoRA_scale, or {WHICH_FILE}"
-        )
-    new = merged.to(weight.dtype)
-    changed = not torch.equal(new, weight)
-    weight.copy_(new)
+def _merge(network: Any, part: str, layers: dict[str, Factors], lora: LoRA, scale: float) -> bool:
+    """Merge the changes of one part's layers; whether that changed a weight."""
+    from diffusers.utils import recurse_remove_peft_layers
+    from peft.tuners.lora import LoraLayer
+
+    changed = False
+    try:
+        _adapt(network, layers, {key.removeprefix(f"{part}."): value for key, value in lora.of_peft.items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise lora.error(f"has settings of peft that it refuses ({first_line(error)})") from error
+    for name, layer in network.named_modules():
+        if isinstance(layer, LoraLayer):
+            before = layer.weight.clone()
+            layer.scale_layer(scale)
+            try:
+                layer.merge(safe_merge=True)
+            except ValueError as error:
+                kind = str(before.dtype).removeprefix("torch.")
+                problem = f"brings a weight of {part} {name} beyond the range of {kind}"
+                raise lora.error(problem, f"lower GuidanceParams.LoRA_scale, or {WHICH_FILE}") from error
+            changed = changed or not torch.equal(layer.weight, before)
+    recurse_remove_peft_layers(network)
+    del network.peft_config
     return changed
 
 
-def _report_no_effect(lora: LoRA, targets: list[tuple[str, nn.Module, Factors]], scale: float) -> None:
-    if not targets:
-        if scale != 1:
-            logger.warning("%s holds words only: GuidanceParams.LoRA_scale %g has no effect", lora.name, scale)
-        return
-    if scale == 0:
-        reason = "GuidanceParams.LoRA_scale is 0"
-    elif all(factors.alpha == 0 for _, _, factors in targets):
-        reason = "its alpha is 0"
-    elif not any(factors.product().any() for _, _, factors in targets):
-        reason = "its weights are 0"
+def _adapt(network: Any, layers: dict[str, Factors], settings: dict[str, Any]) -> None:
+    """Put peft's layers in the place of those that change.  settings: the file's, of which the alphas are followed."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    ranks = {f"^{name}": len(factors.down) for name, factors in layers.items()}
+    alphas = {f"^{name}": factors.alpha for name, factors in layers.items() if factors.alpha is not None}
+    others = settings.get("alpha_pattern", {}) if "lora_alpha" in settings else ranks
+    config = LoraConfig(
+        target_modules=list(layers),
+        rank_pattern=ranks,
+        alpha_pattern={**others, **alphas},
+        lora_alpha=settings.get("lora_alpha", 1),
+        use_rslora=settings.get("use_rslora", False),
+    )
+    state = {f"{name}.lora_A.weight": factors.down for name, factors in layers.items()}
+    state |= {f"{name}.lora_B.weight": factors.up for name, factors in layers.items()}
+    inject_adapter_in_model(config, network, low_cpu_mem_usage=True, state_dict=state)
+    set_peft_model_state_dict(network, state, low_cpu_mem_usage=True)
+
+
+def _place(name: str, key: str, unet_config: Any) -> tuple[str, str]:
+    """Part and layer of what a file calls `name`, its factor down `key`; without a prefix it is the U-Net's."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+    from diffusers.utils.state_dict_utils import StateDictType
+
+    for pattern, kohya in TO_KOHYA.items():
+        if found := re.match(pattern, name):
+            name = kohya + name[found.end() :].replace(".", "_")
+    if name.startswith("lora_"):
+        # Block 0 has no attention in Stable Diffusion 1.x and 2.x, which the conversion does not know.
+        name = name.replace("output_blocks_2_1_conv", "up_blocks_0_upsamplers_0_conv")
+        pair: Any = dict.fromkeys([f"{name}.lora_down.weight", f"{name}.lora_up.weight"])
+        try:  # a layer at a time: the conversion takes input_blocks_10 for input_blocks_1 as well
+            key = next(iter(StableDiffusionLoraLoaderMixin.lora_state_dict(pair, unet_config=unet_config)[0]))
+        except (LookupError, ValueError):
+            return "unet", name
+    if key.startswith("text_encoder."):
+        part, converted = "text_encoder", convert_state_dict_to_peft({key: None}, StateDictType.DIFFUSERS_OLD)
     else:
-        reason = "its changes are smaller than the weights' precision"
-    logger.warning("%s changes nothing: %s", lora.name, reason)
+        part, converted = "unet", convert_unet_state_dict_to_peft({key: None})
+    layer = next(iter(converted)).removeprefix(f"{part}.").removesuffix(".lora_A.weight")
+    return part, layer.removeprefix("text_model.")
 
 
-def _names(module: nn.Module) -> dict[str, nn.Module]:
-    """A part's layers by each name that files have for them: today's, the original checkpoint's, kohya's of both."""
-    known: dict[str, nn.Module] = {
-        _plain(name): m for name, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
-    }
-    known |= {old: known[new] for new, old in original_names(known).items()}
-    return known | {name.replace(".", "_"): layer for name, layer in known.items()}
+def _numbered(components: Components, lora: LoRA, old_order: bool) -> Places:
+    """cloneofsimo's numbers, in one of the two orders that diffusers has had."""
+    places: Places = {}
+    for part, known in CLONEOFSIMO_CLASSES.items():
+        numbers = [layer for layer in lora.layers if re.fullmatch(rf"{part}:\d+", layer)]
+        if not numbers:
+            continue
+        listed = set(map(str, lora.described(part, [])))
+        if not listed or listed - known.keys():
+            classes = ", ".join(sorted(listed - known.keys())) or "classes that it does not list"
+            raise lora.error(f"numbers layers of the {part} in {classes}, which cannot be converted")
+        names = _in_order(getattr(components, part), {known[name] for name in listed}, old_order)
+        if len(names) != len(numbers):
+            raise lora.misfit(f"{counted(len(numbers), 'layer')} of the {part}, this model has {len(names)} such")
+        numbers.sort(key=lambda number: int(number.removeprefix(f"{part}:")))
+        places |= {number: (part, name) for number, name in zip(numbers, names, strict=True)}
+    return places
 
 
-def _plain(name: str) -> str:
-    """A layer's name without the level that only some transformers releases have."""
-    return name.removeprefix("text_model.").removeprefix("text_model_")
-
-
-def _by_name(
-    known: dict[str, nn.Module], part: str, layers: dict[str, Factors], lora: LoRA
-) -> Iterator[tuple[str, nn.Module, Factors]]:
-    for name, factors in layers.items():
-        layer = known.get(_plain(name))
-        if layer is None:
-            problem = f"changes {part} {name}, which this model does not have"
-            raise lora.error(problem, f"it was made for {lora.made_for}, {WHICH_FILE}")
-        if not _fits(layer, factors):
-            raise _misfit(f"{part} {name}", layer, factors, lora)
-        yield f"{part} {name}", layer, factors
-
-
-def _by_number(
-    module: nn.Module, part: str, layers: dict[str, Factors], lora: LoRA
-) -> list[tuple[str, nn.Module, Factors]]:
-    """cloneofsimo: the order, of the two that diffusers has had, in which every layer fits."""
-    classes = {CLONEOFSIMO_CLASSES[part][name] for name in lora.numbered[part]}
-    factors = [layers[number] for number in sorted(layers, key=int)]
-    misfit: ModelUnavailable | None = None
-    for old_order in (True, False):
-        known = _in_order(module, classes, old_order)
-        if len(known) != len(factors):
-            raise lora.error(
-                f"changes {counted(len(factors), 'layer')} of the {part}, this model has {len(known)} such",
-                f"it was made for {lora.made_for}, {WHICH_FILE}",
-            )
-        pairs = [(f"{part} {name}", layer, change) for (name, layer), change in zip(known, factors, strict=True)]
-        misfits = [_misfit(*pair, lora) for pair in pairs if not _fits(*pair[1:])]
-        if not misfits:
-            return pairs
-        misfit = misfit or misfits[0]
-    assert misfit is not None, "the loop has run"
-    raise misfit
-
-
-def _in_order(module: nn.Module, classes: set[str], old_order: bool) -> list[tuple[str, nn.Module]]:
-    """Linear layers inside modules of these classes, in the order of the modules."""
-    holders = [(name, m) for name, m in module.named_modules() if type(m).__name__ in classes]
+def _in_order(network: nn.Module, classes: set[str], old_order: bool) -> list[str]:
+    """Names of linear layers inside modules of these classes, in the order of the modules."""
+    holders = {name: module for name, module in network.named_modules() if type(module).__name__ in classes}
+    block_of = {name: re.sub(r"\.(attn\d|ff\..*)$", "", name) for name in holders}
+    blocks = list(dict.fromkeys(block_of.values()))
+    outer = list(holders)
     if old_order:  # within a block: attn1, ff, attn2
-        place = {name: (name.rpartition(".attn")[0] or name.rpartition(".ff.")[0]) for name, _ in holders}
-        blocks = list(dict.fromkeys(place.values()))
-        inner = ("attn1", "ff", "attn2")
-        holders.sort(key=lambda item: (blocks.index(place[item[0]]), _rank_of(item[0], inner)))
+        outer.sort(key=lambda name: (blocks.index(block_of[name]), name.endswith(".attn2")))
     return [
-        (f"{outer}.{name}", layer)
-        for outer, holder in holders
-        for name, layer in holder.named_modules()
+        f"{name}.{inner}".removeprefix("text_model.")
+        for name in outer
+        for inner, layer in holders[name].named_modules()
         if isinstance(layer, nn.Linear)
     ]
 
 
-def _rank_of(name: str, words: tuple[str, ...]) -> int:
-    return next((k for k, word in enumerate(words) if f".{word}" in name), 0)
+def _fit(components: Components, lora: LoRA, places: Places) -> Layers:
+    """The factors in the shapes of the model: some files have a 1x1 convolution's as matrices, or the reverse."""
+    fitted: Layers = {}
+    known = {part: _changeable(getattr(components, part)) for part in CLONEOFSIMO_CLASSES}
+    for file_name, factors in lora.layers.items():
+        part, name = places.get(file_name, ("unet", file_name))
+        if name not in known[part]:
+            raise lora.misfit(f"{part} {name}, which this model does not have")
+        name, shape = known[part][name]
+        rank, given = len(factors.down), (len(factors.up), *factors.down.shape[1:])
+        if _trimmed(given) != _trimmed(shape) or any(size != 1 for size in factors.up.shape[2:]):
+            raise lora.misfit(f"{part} {name} by {list(given)}, but this model's weight is {list(shape)}")
+        down, up = factors.down.reshape(rank, *shape[1:]), factors.up.reshape(-1, rank, *[1] * len(shape[2:]))
+        fitted.setdefault(part, {})[name] = replace(factors, down=down, up=up)
+    return fitted
 
 
-def _fits(layer: Any, factors: Factors) -> bool:
-    squeezed = [[size for k, size in enumerate(s) if k < 2 or size != 1] for s in (factors.shape, layer.weight.shape)]
-    return squeezed[0] == squeezed[1] and all(size == 1 for size in factors.up.shape[2:])
+def _changeable(network: nn.Module) -> dict[str, tuple[str, torch.Size]]:
+    """Name of a layer that LoRAs change, without a level that only some transformers releases have -> name, shape."""
+    layers = ((name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    return {name.removeprefix("text_model."): (name, layer.weight.shape) for name, layer in layers}
 
 
-def _misfit(name: str, layer: Any, factors: Factors, lora: LoRA) -> ModelUnavailable:
-    return lora.error(
-        f"changes {name} by {list(factors.shape)}, but this model's weight is {list(layer.weight.shape)}",
-        f"it was made for {lora.made_for}, {WHICH_FILE}",
-    )
+def _trimmed(shape: Sequence[int]) -> list[int]:
+    return [size for k, size in enumerate(shape) if k < 2 or size != 1]

@@ -86,7 +86,7 @@ def lora_law(content: bytes) -> bool:
         lora = read_lora(str(path))
     except ModelUnavailable as error:
         return _refused(path, error)
-    if not isinstance(lora, LoRA) or any(x.up is None or x.down is None for x in lora.changes.values()):
+    if not isinstance(lora, LoRA) or any(x.up is None or x.down is None for x in lora.layers.values()):
         raise LawBroken("half a LoRA was accepted")
     return True
 

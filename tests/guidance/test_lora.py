@@ -223,20 +223,20 @@ def pair(stem, a="lora_A", b="lora_B"):
 
 SDXL = "lora_unet_input_blocks_4_1_proj_in"
 REFUSED = {
-    "another model": (pair(SDXL, "lora_down", "lora_up"), {}, r"changes unet input_blocks_4_1_proj_in, which this model does not have; it was made for another"),
-    "SDXL": (pair("lora_te2_x", "lora_down", "lora_up"), {}, r"is a LoRA of Stable Diffusion XL \(lora_te2_x.lora_"),
-    "FLUX": (pair("transformer.x"), {}, r"is a LoRA of a transformer such as FLUX"),
-    "DoRA": ({**pair("unet.x"), "unet.x.lora_magnitude_vector": torch.zeros(4)}, {}, r"is DoRA \(unet.x.lora_magnitude_vector\), which cannot be merged"),
-    "LoHa": ({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}, {}, r"is LoHa \(lora_unet_x.hada_w1_a\)"),
-    "LoKr": ({"lora_unet_x.lokr_w1": torch.zeros(2, 2)}, {}, r"is LoKr"),
-    "OFT": ({"lora_unet_x.oft_blocks": torch.zeros(2, 2)}, {}, r"is OFT"),
-    "LoCon": ({**pair("lora_unet_x", "lora_down", "lora_up"), "lora_unet_x.lora_mid.weight": torch.zeros(2, 2, 3, 3)}, {}, r"is a LoCon with a Tucker core"),
-    "half": ({"unet.x.lora_A.weight": torch.zeros(2, 4)}, {}, r"has no up weight for unet x; the file is incomplete"),
-    "ranks": ({"unet.x.lora_A.weight": torch.zeros(2, 4), "unet.x.lora_B.weight": torch.zeros(4, 3)}, {}, r"unet x has up \[4, 3\] and down \[2, 4\], whose ranks differ"),
-    "no LoRA": ({"weight": torch.zeros(2)}, {}, r"holds 'weight', which is no LoRA weight; give"),
-    "bare peft": (pair("base_model.model.x"), {}, r"is a bare peft adapter .* does not say its alpha"),
-    "no classes": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {}, r"changes numbered layers without the list of their unet classes, which cannot be converted"),
-    "resnets": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["ResnetBlock2D"]'}, r"changes layers of ResnetBlock2D, which cannot be converted"),
+    "another model": (pair(SDXL, "lora_down", "lora_up"), {}, r"changes unet down_blocks.1.attentions.1.proj_in, which this model does not have; it was made for another"),
+    "SDXL": (pair("lora_te2_x", "lora_down", "lora_up"), {}, r"is of Stable Diffusion XL, FLUX or others \(lora_te2_x.lora_"),
+    "FLUX": (pair("transformer.x"), {}, r"is of Stable Diffusion XL, FLUX or others \(transformer.x.lora_A.weight\)"),
+    "DoRA": ({**pair("unet.x"), "unet.x.lora_magnitude_vector": torch.zeros(4)}, {}, r"holds 'unet.x.lora_magnitude_vector', which is no LoRA weight: DoRA, LoHa, LoKr and others cannot be merged; give"),
+    "LoHa": ({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}, {}, r"holds 'lora_unet_x.hada_w1_a', which is no LoRA weight: DoRA, LoHa"),
+    "LoKr": ({"lora_unet_x.lokr_w1": torch.zeros(2, 2)}, {}, r"holds 'lora_unet_x.lokr_w1', which is no LoRA weight"),
+    "OFT": ({"lora_unet_x.oft_blocks": torch.zeros(2, 2)}, {}, r"holds 'lora_unet_x.oft_blocks', which is no LoRA weight"),
+    "LoCon": ({**pair("lora_unet_x", "lora_down", "lora_up"), "lora_unet_x.lora_mid.weight": torch.zeros(2, 2, 3, 3)}, {}, r"holds 'lora_unet_x.lora_mid.weight', which is no LoRA weight"),
+    "half": ({"unet.x.lora_A.weight": torch.zeros(2, 4)}, {}, r"has no up weight for unet.x; the file is incomplete"),
+    "ranks": ({"unet.x.lora_A.weight": torch.zeros(2, 4), "unet.x.lora_B.weight": torch.zeros(4, 3)}, {}, r"unet.x has up \[4, 3\] and down \[2, 4\], whose ranks differ"),
+    "no LoRA": ({"weight": torch.zeros(2)}, {}, r"holds 'weight', which is no LoRA weight: DoRA, LoHa, LoKr and others cannot be merged; give"),
+    "bare peft": (pair("base_model.model.x"), {}, r"is a bare peft adapter without its alpha, which the pipeline's save_lora_weights would save \(base_model"),
+    "no classes": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {}, r"numbers layers of the unet in classes that it does not list, which cannot be converted"),
+    "resnets": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["ResnetBlock2D"]'}, r"numbers layers of the unet in ResnetBlock2D, which cannot be converted"),
     "fewer layers": ({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, {"unet": '["GEGLU"]'}, r"changes 1 layer of the unet, this model has 4 such; it was made for another model"),
 }  # fmt: skip
 
@@ -305,12 +305,6 @@ def test_a_bad_lora_is_told_before_the_model_is_looked_at(tmp_path):
         ("unet.a.alpha", torch.tensor(float("nan")), {}, "expected one number"),
         ("unet.a.alpha", torch.ones(1), {"lora_adapter_metadata": "{"}, "'lora_adapter_metadata' that is no JSON"),
         ("unet.a.alpha", torch.ones(1), {"lora_adapter_metadata": "[]"}, "'lora_adapter_metadata' of another form"),
-        (
-            "unet.a.alpha",
-            torch.ones(1),
-            {"lora_adapter_metadata": '{"unet.lora_alpha": "4"}'},
-            "unet that is no number",
-        ),
     ],
 )
 def test_what_an_alpha_cannot_be(tmp_path, key, value, metadata, told):
@@ -318,3 +312,33 @@ def test_what_an_alpha_cannot_be(tmp_path, key, value, metadata, told):
     save_file(pair | {key: value}, tmp_path / "file.safetensors", metadata=metadata)
     with pytest.raises(ModelUnavailable, match=told):
         read_lora(str(tmp_path / "file.safetensors"))
+
+
+@pytest.mark.parametrize("settings", [{"unet.lora_alpha": "4"}, {"unet.lora_alpha": 4, "unet.alpha_pattern": 3}])
+def test_settings_that_peft_refuses(parts, tmp_path, settings):
+    weight = layer_of(parts, "unet", f"{BLOCK}.proj_in").weight
+    tensors = dict(zip(named("unet", f"{BLOCK}.proj_in", "peft"), factors(weight), strict=True))
+    path = write(tmp_path / "l.safetensors", tensors, {"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(ModelUnavailable, match=r"l.safetensors has settings of peft that it refuses \(.+\); give"):
+        merged(parts, path)
+
+
+def test_nothing_of_peft_remains(parts, tmp_path):
+    """The modules are the model's own, by name and class; peft's attributes are gone, and no random number was drawn."""
+    before = [(name, type(m), sorted(vars(m))) for part in (parts.unet, parts.text_encoder) for name, m in part.named_modules()]
+    tensors = {}
+    for part, name in LAYERS:
+        tensors |= zip(named(part, name, "kohya"), factors(layer_of(parts, part, name).weight), strict=True)
+    seed = torch.get_rng_state()
+    merged(parts, write(tmp_path / "l.safetensors", tensors))
+    assert before == [(name, type(m), sorted(vars(m))) for part in (parts.unet, parts.text_encoder) for name, m in part.named_modules()]
+    assert torch.equal(torch.get_rng_state(), seed)
+
+
+def test_without_peft_layers_are_refused_and_words_are_not(tmp_path, monkeypatch):
+    """Before the model is looked at; a file of learned words alone needs no peft."""
+    monkeypatch.setattr("guidance.lora_file.find_spec", {}.get)
+    path = write(tmp_path / "l.safetensors", {"unet.a.lora.up.weight": torch.ones(3, 2), "unet.a.lora.down.weight": torch.ones(2, 3)})
+    with pytest.raises(ModelUnavailable, match=r"^LoRA_path needs the package peft, which merges LoRAs: pip install peft accelerate$"):
+        StableDiffusion(GuidanceParams(model_key="no/such-model", LoRA_path=str(path)), "cpu")
+    assert read_lora(str(write(tmp_path / "w.safetensors", {"<a>": torch.ones(4)}, {"<a>": "<embed>"}))).words

@@ -3,6 +3,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from safetensors.torch import save_file
 
 from arguments import GuidanceParams
 from arguments.load import load_config
-from guidance.layer_names import original_names
-from guidance.lora import merge_lora, read_lora
+from guidance.lora import _place, merge_lora, read_lora
 from guidance.prompts import PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
@@ -88,31 +88,32 @@ def test_the_same_model_under_another_prefix(parts, tmp_path, style):
 
 def test_original_names_are_those_of_the_checkpoints(parts):
     """Every layer of the tiny U-Net, against the table that writes single files in their tests."""
-    layers = [name for name, m in parts.unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
-    names = original_names(layers)
-    assert names == {name: original(name) for name in layers} and len(set(names.values())) == len(layers)
-    assert original_names(name for name, _ in parts.text_encoder.named_modules()) == {}
+    for name, module in parts.unet.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            assert _place(f"lora_unet_{underscored(original(name))}", "", parts.unet.config) == ("unet", name)
 
 
-def test_original_names_at_full_size():
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [
+        ("down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v", "input_blocks.2.1.transformer_blocks.0.attn2.to_v"),
+        ("down_blocks.0.resnets.0.conv1", "input_blocks.1.0.in_layers.2"),
+        ("down_blocks.2.attentions.1.proj_out", "input_blocks.8.1.proj_out"),
+        ("down_blocks.2.downsamplers.0.conv", "input_blocks.9.0.op"),
+        ("down_blocks.3.resnets.1.conv2", "input_blocks.11.0.out_layers.3"),
+        ("mid_block.resnets.1.time_emb_proj", "middle_block.2.emb_layers.1"),
+        ("up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
+        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+        ("up_blocks.3.attentions.2.transformer_blocks.0.ff.net.2", "output_blocks.11.1.transformer_blocks.0.ff.net.2"),
+        ("time_embedding.linear_2", "time_embed.2"),
+        ("conv_in", "input_blocks.0.0"),
+        ("conv_out", "out.2"),
+    ],
+)
+def test_original_names_at_full_size(name, old):
     """Stable Diffusion 1.x and 2.x: names as published files have them, blocks without attention included."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = original_names([name for name, _ in unet.named_modules()])
-    for new, old in {
-        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v": "input_blocks.2.1.transformer_blocks.0.attn2.to_v",
-        "down_blocks.2.attentions.1.proj_out": "input_blocks.8.1.proj_out",
-        "down_blocks.2.downsamplers.0.conv": "input_blocks.9.0.op",
-        "down_blocks.3.resnets.1.conv2": "input_blocks.11.0.out_layers.3",
-        "mid_block.resnets.1.time_emb_proj": "middle_block.2.emb_layers.1",
-        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.1.conv",
-        "up_blocks.1.upsamplers.0.conv": "output_blocks.5.2.conv",
-        "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.2": "output_blocks.11.1.transformer_blocks.0.ff.net.2",
-        "conv_out": "out.2",
-    }.items():
-        assert names[new] == old
+    config = SimpleNamespace(layers_per_block=2)
+    assert _place(f"diffusion_model.{old}", "", config) == _place(f"unet.{name}", f"unet.{name}.lora_A.weight", config) == ("unet", name)
 
 
 PLACE = f"lora_unet_{underscored(BLOCK)}_attn2_to_k"
@@ -163,29 +164,30 @@ def test_a_result_beyond_the_weights_dtype_is_refused(golden_dir, tmp_path, up, 
     if fits:
         assert StableDiffusion(params, "cpu").unet is not None
         return
-    with pytest.raises(ModelUnavailable, match=rf"LoRA .* brings a weight of unet .*attn2_to_k to \S+, beyond the range of {precision}; lower GuidanceParams.LoRA_scale"):
+    with pytest.raises(ModelUnavailable, match=rf"LoRA .* brings a weight of unet .*attn2.to_k beyond the range of {precision}; lower GuidanceParams.LoRA_scale"):
         StableDiffusion(params, "cpu")
 
 
 @pytest.mark.parametrize(
-    ("tensors", "scale", "reason"),
+    ("tensors", "scale", "is_reported"),
     [
-        (one_layer(alpha=0.0), 1.0, "changes nothing: its alpha is 0"),
-        (one_layer(up=0.0), 1.0, "changes nothing: its weights are 0"),
-        (one_layer(down=0.0), 1.0, "changes nothing: its weights are 0"),
-        (one_layer(), 0.0, "changes nothing: GuidanceParams.LoRA_scale is 0"),
-        (one_layer(up=1e-12), 1.0, "changes nothing: its changes are smaller than the weights' precision"),
-        (one_layer(), 1e-14, "changes nothing: its changes are smaller than the weights' precision"),
-        (one_layer(), 1.0, None),
+        (one_layer(alpha=0.0), 1.0, True),
+        (one_layer(up=0.0), 1.0, True),
+        (one_layer(down=0.0), 1.0, True),
+        (one_layer(), 0.0, True),
+        (one_layer(up=1e-12), 1.0, True),
+        (one_layer(), 1e-14, True),
+        (one_layer(), 1.0, False),
         (one_layer(up=0.0) | {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight": torch.ones(32, 1),
-                              "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": torch.ones(1, 32)}, 1.0, None),
+                              "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": torch.ones(1, 32)}, 1.0, False),
     ],
 )  # fmt: skip
-def test_a_lora_that_changes_nothing_is_reported_in_a_line(parts, tmp_path, caplog, tensors, scale, reason):
+def test_a_lora_that_changes_nothing_is_reported_in_a_line(parts, tmp_path, caplog, tensors, scale, is_reported):
     with caplog.at_level(logging.WARNING):
         merge_lora(parts, read_lora(write(tmp_path / "lora.safetensors", tensors)), scale)
-    lines = [record.getMessage() for record in caplog.records]
-    assert [line.partition(".safetensors ")[2] for line in lines] == ([reason] if reason else [])
+    reasons = "its weights, its alpha or GuidanceParams.LoRA_scale are 0, or its changes are smaller than the weights' precision"
+    lines = [record.getMessage().partition(".safetensors ")[2] for record in caplog.records]
+    assert lines == [f"changes nothing: {reasons}"] * is_reported
 
 
 def test_a_lora_of_the_text_encoder_alone(parts, tmp_path, caplog):
@@ -277,28 +279,28 @@ def pair(stem, into=4):
 
 
 FAMILIES = {
-    "SDXL by its blocks": (pair("unet.down_blocks.2.attentions.0.transformer_blocks.7.attn1.to_k"), {}, "is a LoRA of Stable Diffusion XL"),
-    "SDXL by its text encoder": (pair("text_encoders.clip_g.transformer.x"), {}, "is a LoRA of Stable Diffusion XL"),
+    "SDXL by its blocks": (pair("unet.down_blocks.2.attentions.0.transformer_blocks.7.attn1.to_k"), {}, "is of Stable Diffusion XL, FLUX or others"),
+    "SDXL by its text encoder": (pair("text_encoders.clip_g.transformer.x"), {}, "is of Stable Diffusion XL, FLUX or others"),
     "SDXL by its width": (pair("unet.down_blocks.9.attentions.0.transformer_blocks.0.attn2.to_k", 2048), {}, "was made for Stable Diffusion XL"),
     "SD 1 by its width": (pair("unet.down_blocks.9.attentions.0.transformer_blocks.0.attn2.to_k", 768), {}, r"was made for Stable Diffusion 1.x"),
     "SD 2 by its width": (pair(f"unet.{BLOCK}.attn2.to_k", 1024), {}, r"was made for Stable Diffusion 2.x"),
-    "FLUX": (pair("diffusion_model.double_blocks.0.img_attn.qkv"), {}, "is a LoRA of a transformer such as FLUX"),
-    "FLUX by kohya": (pair("lora_unet_single_blocks_3_linear1"), {}, "is a LoRA of a transformer such as FLUX"),
-    "SD3": (pair("lora_unet_joint_blocks_3_x_block_attn_qkv"), {}, "is a LoRA of Stable Diffusion 3"),
-    "Wan": (pair("diffusion_model.blocks.0.self_attn.q"), {}, "is a LoRA of a transformer such as Wan"),
+    "FLUX": (pair("diffusion_model.double_blocks.0.img_attn.qkv"), {}, "is of Stable Diffusion XL, FLUX or others"),
+    "FLUX by kohya": (pair("lora_unet_single_blocks_3_linear1"), {}, "is of Stable Diffusion XL, FLUX or others"),
+    "SD3": (pair("lora_unet_joint_blocks_3_x_block_attn_qkv"), {}, "is of Stable Diffusion XL, FLUX or others"),
+    "Wan": (pair("diffusion_model.blocks.0.self_attn.q"), {}, "is of Stable Diffusion XL, FLUX or others"),
     "by its metadata": (pair("lora_unet_other_x"), {"ss_base_model_version": "sdxl_base_v1-0"}, r"was made for another model \(sdxl_base_v1-0\)"),
     "by modelspec": (pair("lora_unet_other_x"), {"modelspec.architecture": "flux-1-dev/lora"}, r"was made for another model \(flux-1-dev/lora\)"),
     "nothing is known": (pair("lora_unet_other_x"), {}, r"which this model does not have; it was made for another model, give"),
-    "LyCORIS of nothing": (pair("lycoris_other_x"), {}, r"changes unet other_x, which this model does not have"),
-    "full difference": ({"lora_unet_x.diff": torch.zeros(2)}, {}, "is a full difference of weights"),
-    "BOFT": ({"lora_unet_x.boft_blocks": torch.zeros(2)}, {}, "is BOFT"),
-    "IA3": ({"lora_unet_x.on_input": torch.zeros(2)}, {}, "is IA3"),
-    "lycoris LoHa": ({"lycoris_x.hada_w1_a": torch.zeros(2, 2)}, {}, "is LoHa"),
-    "lycoris LoKr": ({"lycoris_x.lokr_w2": torch.zeros(2, 2)}, {}, "is LoKr"),
-    "DoRA": ({**pair("diffusion_model.x"), "diffusion_model.x.dora_scale": torch.zeros(4)}, {}, "is DoRA"),
-    "textual inversion": ({"emb_params": torch.zeros(2, 32)}, {}, "looks like a textual inversion; name it in textual_inversion_path"),
-    "diffusers' textual inversion": ({"<zork>": torch.zeros(2, 32)}, {}, "looks like a textual inversion; name it in textual_inversion_path"),
-    "whole model": ({"model.diffusion_model.x.weight": torch.zeros(2, 2)}, {}, "is a whole checkpoint; name it in model_key"),
+    "LyCORIS of nothing": (pair("lycoris_other_x"), {}, r"changes unet other.x, which this model does not have"),
+    "full difference": ({"lora_unet_x.diff": torch.zeros(2)}, {}, "holds 'lora_unet_x.diff', which is no LoRA weight"),
+    "BOFT": ({"lora_unet_x.boft_blocks": torch.zeros(2)}, {}, "holds 'lora_unet_x.boft_blocks', which is no LoRA weight"),
+    "IA3": ({"lora_unet_x.on_input": torch.zeros(2)}, {}, "holds 'lora_unet_x.on_input', which is no LoRA weight"),
+    "lycoris LoHa": ({"lycoris_x.hada_w1_a": torch.zeros(2, 2)}, {}, "holds 'lycoris_x.hada_w1_a', which is no LoRA weight"),
+    "lycoris LoKr": ({"lycoris_x.lokr_w2": torch.zeros(2, 2)}, {}, "holds 'lycoris_x.lokr_w2', which is no LoRA weight"),
+    "DoRA": ({**pair("diffusion_model.x"), "diffusion_model.x.dora_scale": torch.zeros(4)}, {}, "holds 'diffusion_model.x.dora_scale', which is no LoRA weight"),
+    "textual inversion": ({"emb_params": torch.zeros(2, 32)}, {}, "is a textual inversion, for textual_inversion_path"),
+    "diffusers' textual inversion": ({"<zork>": torch.zeros(2, 32)}, {}, "is a textual inversion, for textual_inversion_path"),
+    "whole model": ({"model.diffusion_model.x.weight": torch.zeros(2, 2)}, {}, "is a checkpoint, for model_key"),
 }  # fmt: skip
 
 
