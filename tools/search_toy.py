@@ -34,7 +34,7 @@ from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.scores import measure, run_grid
 from evaluation.ablation.summary import paired_differences
 from evaluation.experiments.grid import ablation_run, with_flags
-from evaluation.experiments.runs import Result, Run, Sweep, read_results
+from evaluation.experiments.runs import Result, Run, Sweep, read_folder
 from evaluation.experiments.tables import by_variant, markdown, mean_and_error
 from utils.image_utils import write_png
 
@@ -122,18 +122,18 @@ def main(argv: list[str]) -> int:
     parser = program.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
     parser.add_argument("--seeds", type=int, default=16, help="seeds 0, 1, ... of each candidate and object")
+    parser.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # scoring runs beside the other runs
     args.out.mkdir(parents=True, exist_ok=True)
-    failures, names = [], []
+    failures = []
     for seed in range(args.seeds):  # what is stopped early has whole pairs
-        for name, candidate in CANDIDATES.items():
+        for name in args.candidates:
             runs = [run_of(name, prompt, seed) for prompt in OBJECTS]
-            sweep = Sweep(args.out, candidate.train, functools.partial(measure, score_px=64), args.jobs)
+            sweep = Sweep(args.out, CANDIDATES[name].train, functools.partial(measure, score_px=64), args.jobs)
             failures += run_grid(runs, sweep)
-            names += [run.name for run in runs]
-    results = read_results(args.out, names)
+    results = read_folder(args.out)
     (args.out / "search.md").write_text(table(results) + "\n", encoding="utf-8")
     write_png(args.out / "sheet.png", sheet(args.out, first_seeds(results, 2), 96))
     print(table(results))
