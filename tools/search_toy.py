@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.scores import measure, run_grid
 from evaluation.ablation.summary import paired_differences
 from evaluation.experiments.grid import ablation_run, with_flags
-from evaluation.experiments.runs import Result, Run, Sweep, read_folder
+from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, markdown, mean_and_error
 from utils.image_utils import write_png
 
@@ -133,7 +134,8 @@ def main(argv: list[str]) -> int:
             runs = [run_of(name, prompt, seed) for prompt in OBJECTS]
             sweep = Sweep(args.out, CANDIDATES[name].train, functools.partial(measure, score_px=64), args.jobs)
             failures += run_grid(runs, sweep)
-    results = read_folder(args.out)
+    cells = itertools.product(range(args.seeds), CANDIDATES, OBJECTS)
+    results = read_results(args.out, [run_of(name, prompt, seed).name for seed, name, prompt in cells])
     (args.out / "search.md").write_text(table(results) + "\n", encoding="utf-8")
     write_png(args.out / "sheet.png", sheet(args.out, first_seeds(results, 2), 96))
     print(table(results))
