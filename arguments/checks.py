@@ -77,6 +77,8 @@ def _regions(config: Config) -> Iterator[Problem]:
         given = f"{p.elevation_levels} x {p.azimuth_levels} x {p.distance_levels} = {regions:,}"
         expected = f"at most {MAX_REGIONS:,} regions (elevation_levels x azimuth_levels x distance_levels)"
         yield "CoGradParams.azimuth_levels", given, expected
+    if p.opposite_views and p.azimuth_levels % 2:
+        yield "CoGradParams.azimuth_levels", str(p.azimuth_levels), "an even number with CoGradParams.opposite_views"
     if views > regions:
         yield "GuidanceParams.C_batch_size", str(views), f"at most the number of regions, {regions}, all views differ"
 

@@ -205,6 +205,7 @@ ROWS: tuple[Row, ...] = (
     Row(GUIDANCE, "delta_t_start", lambda c: c.guidance.annealing_intervals, "annealing_intervals is false"),
     Row(COGRAD, COGRAD_KEYS, lambda c: c.cograd.enabled, "CoGradParams.enabled is false"),
     Row(COGRAD, "eps_stab tau min_visit_share", lambda c: c.cograd.use_regions, "CoGradParams.use_regions is false"),
+    Row(COGRAD, "opposite_views", lambda c: c.guidance.C_batch_size > 1, "GuidanceParams.C_batch_size is 1"),
     Row(
         COGRAD,
         "loss_signal loss_signal_bins",

@@ -75,6 +75,7 @@ class CoGrad:
             raise ValueError(f"total_steps is {total_steps}; expected the number of steps of the run, 1 or more")
         self.params, self.total_steps = params, total_steps
         self.grid = RegionGrid.from_params(params)
+        self.opposites = self.grid.opposites() if params.opposite_views else None
         self.history = RegionHistory(len(self.grid), params.ema_factor)
         self.controller = TimestepController(self.grid, self.history, alphas_cumprod, params, t_valid)
         self.signal = LossSignal(alphas_cumprod, params, w)
@@ -86,7 +87,7 @@ class CoGrad:
         Raises ValueError for more views than regions.
         """
         log_p = next_log_probabilities(self.history, self.params)
-        regions = draw_without_replacement(log_p, uniform(generator, views).tolist())
+        regions = draw_without_replacement(log_p, uniform(generator, views).tolist(), self.opposites)
         P = torch.from_numpy(np.exp(log_p))
         u = uniform(generator, views).tolist()
         times = self.controller.plan(regions.tolist(), step / self.total_steps, u)

@@ -54,6 +54,10 @@ class CoGradParams:
         0.0, "share of the draws that is uniform over the regions; 0: the paper's", **FRACTION
     )
 
+    opposite_views: bool = param(
+        False, "every second view of a step looks from the region opposite the one before; false: the paper's"
+    )
+
     loss_signal: str = param(
         "residual",
         "loss that Eqs. 6 and 8 read: as it is, times w(t), or divided by the running mean of its timestep bin",

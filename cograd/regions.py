@@ -111,6 +111,15 @@ class RegionGrid:
         cells = tuple(self.cell(region) for region in regions.tolist())
         return RegionPoses(distance, 90 - elevation, azimuth, cells)
 
+    def opposites(self) -> list[int]:
+        """Of each region the one half way round the azimuth. Raises ValueError for an odd number of sectors."""
+        sectors, distances = self.levels[1:]
+        if sectors % 2:
+            raise ValueError(f"{sectors} sectors of azimuth; expected an even number, or no region has an opposite")
+        level = self.coordinates(torch.arange(len(self)))
+        moved = (level[:, 1] + sectors // 2) % sectors
+        return ((level[:, 0] * sectors + moved) * distances + level[:, 2]).tolist()
+
     def _neighbourhoods(self, limit: int) -> list[list[tuple[int, int]]]:
         elevations, sectors, distances = self.levels
         up, out = (range(1 - min(limit, count), min(limit, count)) for count in (elevations, distances))
@@ -174,18 +183,24 @@ def next_log_probabilities(history: RegionHistory, params: CoGradParams) -> np.n
     return with_visit_floor(log_probabilities(indicators(history, params), params.tau), params.min_visit_share)
 
 
-def draw_without_replacement(log_p: np.ndarray, u: Sequence[float]) -> Tensor:
+def draw_without_replacement(
+    log_p: np.ndarray, u: Sequence[float], opposites: Sequence[int] | None = None
+) -> Tensor:
     """A region for each uniform number of u [B], one after the other from what P leaves: [B] int64, all different.
 
+    opposites [N]: where given, every second region is the opposite of the one before it, and its number is not used.
     Raises ValueError for more views than regions, and for none.
 
     DECISION: the paper draws one region a step; with B views a step, B different ones are drawn from P.
     """
     if not 1 <= len(u) <= len(log_p):
         raise ValueError(f"views per step: {len(u)}; expected 1 to {len(log_p)}, the number of regions: all differ")
-    rest, chosen = log_p.copy(), []
-    for number in u:
-        cumulative = np.exp(rest - rest.max()).cumsum()
-        chosen.append(int(np.searchsorted(cumulative, number * cumulative[-1], side="right")))
+    rest, chosen = log_p.copy(), list[int]()
+    for k, number in enumerate(u):
+        if opposites is not None and k % 2:
+            chosen.append(opposites[chosen[-1]])
+        else:
+            cumulative = np.exp(rest - rest.max()).cumsum()
+            chosen.append(int(np.searchsorted(cumulative, number * cumulative[-1], side="right")))
         rest[chosen[-1]] = -np.inf
     return torch.tensor(chosen)

@@ -218,6 +218,17 @@ def test_a_run_without_steps_is_refused() -> None:
         _cograd(total=0)
 
 
+def test_opposite_views_change_the_regions_and_no_other_draw() -> None:
+    plans = []
+    for opposite in (False, True):
+        cograd = CoGrad(CoGradParams(opposite_views=opposite), scaled_linear_alphas(), 100)
+        plans.append(cograd.plan(1, 4, torch.Generator().manual_seed(2)))
+    plain, opposite = plans
+    assert torch.equal(plain.t, opposite.t) and plain.regions[0] == opposite.regions[0]
+    azimuths = cograd.grid.coordinates(opposite.regions)[:, 1]
+    assert ((azimuths[1::2] - azimuths[::2]).abs() == 15).all()
+
+
 def test_defaults_are_the_papers() -> None:
     defaults = {name: default for name, (_, _, default) in keys_of(CoGradParams).items()}
     paper = {
@@ -227,7 +238,7 @@ def test_defaults_are_the_papers() -> None:
         "max_t_difference": 50, "delta": 1e-8,
     }  # fmt: skip
     decided = {
-        "enabled": False, "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "loss_signal": "residual",
+        "enabled": False, "use_regions": True, "timestep_mode": "full", "use_fusion": True, "min_visit_share": 0.0, "opposite_views": False, "loss_signal": "residual",
         "prog_reading": "interval", "ema_factor": 0.9, "own_region_is_candidate": True, "projection": "vector",
     }  # fmt: skip
     assert {name: defaults[name] for name in paper | decided} == paper | decided
@@ -239,6 +250,7 @@ def test_defaults_are_the_papers() -> None:
     [
         ({"distance_range": (2.0, 2.0)}, 1, ("CoGradParams.distance_range", "[2.0, 2.0]", "lo < hi, or 1 in CoGradParams.distance_levels, which is 2")),
         ({"elevation_range": (5.0, 5.0), "elevation_levels": 3}, 1, ("CoGradParams.elevation_range", "[5.0, 5.0]", "lo < hi, or 1 in CoGradParams.elevation_levels, which is 3")),
+        ({"opposite_views": True, "azimuth_levels": 5}, 2, ("CoGradParams.azimuth_levels", "5", "an even number with CoGradParams.opposite_views")),
         ({"elevation_levels": 1, "azimuth_levels": 3, "distance_levels": 1}, 4, ("GuidanceParams.C_batch_size", "4", "at most the number of regions, 3, all views differ")),
     ],
 )

@@ -143,6 +143,26 @@ def test_regions_of_a_step_are_different_and_all_may_be_drawn(r, seed, data) -> 
     assert len(set(drawn)) == size and all(0 <= i < len(r) for i in drawn)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2), st.integers(0, 10_000), st.data())
+def test_every_second_view_may_be_opposite_the_one_before(elevations, half, distances, seed, data) -> None:
+    """Half way round, at the same elevation and distance; all regions of a step are different still."""
+    grid = RegionGrid((elevations, 2 * half, distances))
+    views = data.draw(st.integers(1, len(grid)))
+    u = torch.rand(views, generator=_generator(seed)).tolist()
+    drawn = draw_without_replacement(np.zeros(len(grid)), u, grid.opposites()).tolist()
+    assert len(set(drawn)) == views and drawn[0] == draw_without_replacement(np.zeros(len(grid)), u).tolist()[0]
+    for first, second in zip(drawn[::2], drawn[1::2]):
+        a, b = grid.cell(first), grid.cell(second)
+        assert (a.theta_deg, a.radius) == (b.theta_deg, b.radius)
+        assert abs(a.phi_deg[0] - b.phi_deg[0]) == pytest.approx(180)
+
+
+def test_an_odd_number_of_sectors_has_no_opposites() -> None:
+    with pytest.raises(ValueError, match="3 sectors of azimuth; expected an even number"):
+        RegionGrid((1, 3, 1)).opposites()
+
+
 def test_one_region_is_always_drawn() -> None:
     log_p = next_log_probabilities(history_of({0: [1.0, 1e300, 0.0]}, count=1), CoGradParams())
     assert _draw(log_p, 1, _generator(0)) == [0] and log_p.tolist() == [0.0]
