@@ -5,8 +5,7 @@
 
 Runs in FOLDER are not repeated. Weak view words, at the bias where the schedule alone leaves the object clean about
 half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a
-variant of the ablation with further flags, or a change of `CoGrad` that lives here until it proves to be worth a
-setting. FOLDER/search.md has the tables, FOLDER/sheet.png the first seeds to look at.
+variant of the ablation with further flags. FOLDER/search.md has the tables, FOLDER/sheet.png first seeds to look at.
 """
 
 import sys
@@ -22,14 +21,12 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import train
-from cograd import CoGrad, Plan
 from evaluation.ablation import outcomes
 from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.scores import measure, run_grid
@@ -39,51 +36,36 @@ from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, markdown, mean_and_error
 from utils.image_utils import write_png
 
-OBJECTS = {"a cyan robot with orange arms": 0.71, "a purple owl with green belly": 0.79}
-"""Prompt -> front bias."""
+OBJECTS = {
+    "a cyan robot with orange arms": 0.71,
+    "a purple owl with green belly": 0.79,
+    "a white snowman with red hat": 0.54,
+    "a yellow mug with blue handle": 0.29,
+}
+"""Prompt -> front bias; on the last two nothing was chosen."""
 SIZE = (
     *("--iterations", "400", "--warmup_iter", "400", "--save_ratio", "1"),
     *("--image_w", "48", "--image_h", "48", "--init_num_pts", "1000"),
 )
-Train = Callable[[list[str]], int]
-
-
-def antithetic(words: list[str]) -> int:
-    """train.main with every second view of a step opposite the one before it: the azimuth's sector half way round."""
-    drawn = CoGrad.plan
-
-    def plan(self: CoGrad, step: int, views: int, generator: torch.Generator) -> Plan:
-        made = drawn(self, step, views, generator)
-        sectors, distances = self.grid.levels[1:]
-        level = self.grid.coordinates(made.regions)
-        moved = (level[:, 1] + sectors // 2) % sectors
-        opposite = (level[:, 0] * sectors + moved) * distances + level[:, 2]
-        regions = made.regions.clone()
-        regions[1::2] = opposite[: views - 1 : 2]
-        return dataclasses.replace(made, regions=regions)
-
-    CoGrad.plan = plan  # type: ignore[method-assign]
-    return train.main(words)
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """An ablation's variant, further flags of train.py, and what trains."""
+    """An ablation's variant, and further flags of train.py."""
 
     variant: str
     flags: dict[str, str] = field(default_factory=dict)
-    train: Train = train.main
 
 
+OPPOSITE = {"CoGradParams.opposite_views": "true"}
+HIFA, ESD = ({"distillation": law, "guidance_scale": "7.5"} for law in ("hifa", "esd"))
 CANDIDATES = {
     "schedule_only": Candidate("schedule_only"),
     "full": Candidate("full"),
-    "antithetic": Candidate("schedule_only", train=antithetic),
-    "antithetic, fusion": Candidate("fusion_alone", train=antithetic),
-    "hifa": Candidate("schedule_only", {"distillation": "hifa", "guidance_scale": "7.5"}),
-    "antithetic, full": Candidate("full", train=antithetic),
-    "antithetic, hifa": Candidate("schedule_only", {"distillation": "hifa", "guidance_scale": "7.5"}, antithetic),
-    "esd": Candidate("schedule_only", {"distillation": "esd", "guidance_scale": "7.5"}),
+    "opposite": Candidate("schedule_only", OPPOSITE),
+    "opposite, fusion": Candidate("fusion_alone", OPPOSITE),
+    "opposite, full": Candidate("full", OPPOSITE),
+    "opposite, hifa": Candidate("schedule_only", OPPOSITE | HIFA),
+    "hifa": Candidate("schedule_only", HIFA),
+    "esd": Candidate("schedule_only", ESD),
 }
 BASES = ("schedule_only", "full")
 SCORES = {"psnr": 2, "detail": 3, "front_share": 2}
@@ -124,6 +106,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
     parser.add_argument("--seeds", type=int, default=16, help="seeds 0, 1, ... of each candidate and object")
     parser.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
+    parser.add_argument("--objects", nargs="+", choices=list(OBJECTS), default=list(OBJECTS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # scoring runs beside the other runs
@@ -131,8 +114,8 @@ def main(argv: list[str]) -> int:
     failures = []
     for seed in range(args.seeds):  # what is stopped early has whole pairs
         for name in args.candidates:
-            runs = [run_of(name, prompt, seed) for prompt in OBJECTS]
-            sweep = Sweep(args.out, CANDIDATES[name].train, functools.partial(measure, score_px=64), args.jobs)
+            runs = [run_of(name, prompt, seed) for prompt in args.objects]
+            sweep = Sweep(args.out, train.main, functools.partial(measure, score_px=64), args.jobs)
             failures += run_grid(runs, sweep)
     cells = itertools.product(range(args.seeds), CANDIDATES, OBJECTS)
     results = read_results(args.out, [run_of(name, prompt, seed).name for seed, name, prompt in cells])

@@ -5,27 +5,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-import train
-from cograd import CoGrad, CoGradParams
 from evaluation.experiments import grid, runs
-from guidance.sd_step import scaled_linear_alphas
 from tools import search_toy
-
-
-def test_every_second_view_is_opposite_the_one_before(monkeypatch) -> None:
-    cograd = CoGrad(CoGradParams(use_regions=False), scaled_linear_alphas(), 100)
-    plain = cograd.plan(1, 4, torch.Generator().manual_seed(3))
-    monkeypatch.setattr(CoGrad, "plan", CoGrad.plan)  # restored afterwards
-    monkeypatch.setattr(train, "main", lambda words: 0)
-    assert search_toy.antithetic([]) == 0
-    made = cograd.plan(1, 4, torch.Generator().manual_seed(3))
-    assert torch.equal(made.regions[::2], plain.regions[::2]) and torch.equal(made.t, plain.t)
-    cells = [cograd.grid.cell(int(region)) for region in made.regions]
-    for first, second in (cells[:2], cells[2:]):
-        assert (first.theta_deg, first.radius) == (second.theta_deg, second.radius)
-        assert abs(first.phi_deg[0] - second.phi_deg[0]) == pytest.approx(180)
 
 
 @pytest.mark.parametrize("name", search_toy.CANDIDATES)
@@ -34,12 +16,12 @@ def test_a_candidate_is_a_variant_with_its_flags(name) -> None:
     config = grid.config_of(run)
     assert run.facts["variant"] == name and config.seed == 2 and config.optimization.iterations == 400
     assert config.guidance.law_name == candidate.flags.get("distillation", "sds")
-    assert config.guidance.front_bias == 0.71 and (candidate.train is not train.main) == ("antithetic" in name)
+    assert config.guidance.front_bias == 0.71 and config.cograd.opposite_views == name.startswith("opposite")
 
 
 def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> None:
     def run_one(run, sweep, slot):
-        better = run.facts["variant"].startswith("antithetic")
+        better = run.facts["variant"].startswith("opposite")
         scores = dict.fromkeys(("ssim", "iou", "detail", "fronts", "yaw_deg"), 0.5)
         scores |= {"psnr": 20.0 + better, "front_share": 0.25 if better else 1.0, "clean": better}
         result = {**run.facts, "flags": list(run.flags), "train_s": 1.0, "scores": scores}
@@ -51,7 +33,7 @@ def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> 
     for _ in range(2):
         assert search_toy.main(["--out", str(tmp_path), "--seeds", "3"]) == 0
     text = (tmp_path / "search.md").read_text()
-    assert "| antithetic - full | antithetic | full | 6 | 0 | 6 | 0 | 0 | 0.031 |" in text
-    assert "| antithetic | 6/6" in text and "+1.00 +- 0.00" in text
-    assert len(list(tmp_path.glob("*-seed*.json"))) == 6 * len(search_toy.CANDIDATES)
+    assert "| opposite - full | opposite | full | 12 | 0 | 12 | 0 | 0 | 0.000 |" in text
+    assert "| opposite | 12/12" in text and "+1.00 +- 0.00" in text
+    assert len(list(tmp_path.glob("*-seed*.json"))) == 12 * len(search_toy.CANDIDATES)
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["scores"]
