@@ -33,12 +33,14 @@ INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7
 SH_REST_LR_SHARE = 1 / 20
 STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
+SETTLED_STEPS = 100_000  # of Gaussians from a file that does not say: their moments have no bias left
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
 class GaussianModel:
     """State: the seven parameters, the active SH degree, the optimizer with its schedules, and the statistics since the
-    last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1].
+    last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1]; steps_since_added [N, 1] of the
+    optimizer, which a new Gaussian begins with empty moments.
 
     `background` is a parameter as in upstream, so that the optimizer has its groups; it is never rendered.
     """
@@ -187,10 +189,18 @@ class GaussianModel:
 
     @torch.no_grad()
     def densify_and_prune(
-        self, max_grad: float, min_opacity: float, extent: float, max_screen_size: float | None, streams: RandomStreams
+        self,
+        max_grad: float,
+        min_opacity: float,
+        extent: float,
+        max_screen_size: float | None,
+        streams: RandomStreams,
+        max_points: int | None = None,
+        least_ratio: float = 0.0,
     ) -> IndexMap:
         """Clone, split and prune (scene/densify.py). Parameters are replaced, so their gradients are gone."""
-        return densify_and_prune(self, max_grad, min_opacity, extent, max_screen_size, streams)
+        limits = max_grad, min_opacity, extent, max_screen_size
+        return densify_and_prune(self, *limits, streams, max_points, least_ratio)
 
     @torch.no_grad()
     def reset_opacity(self) -> IndexMap:
@@ -211,6 +221,7 @@ class GaussianModel:
         self.max_radii2D = index_map.carry(self.max_radii2D)
         self.xyz_gradient_accum = index_map.carry(self.xyz_gradient_accum)
         self.denom = index_map.carry(self.denom)
+        self.steps_since_added = index_map.carry(self.steps_since_added)
 
     def replace_parameter(self, name: str, values: torch.Tensor) -> None:
         """New values [N, ...] for one parameter; its optimizer state becomes zero, its step count stays."""
@@ -242,6 +253,7 @@ class GaussianModel:
             name: nn.Parameter(x.detach().to(self.device, torch.float32).contiguous()) for name, x in values.items()
         }
         self.optimizer = None
+        self.steps_since_added = torch.zeros(len(self.get_xyz), 1, dtype=torch.int32, device=self.device)
         self.reset_statistics()
 
     def capture(self) -> dict[str, Any]:
@@ -252,6 +264,7 @@ class GaussianModel:
             "parameters": dict(self._parameters),
             "optimizer": {name: dict(states.get(p, {})) for name, p in self._parameters.items()},
             "statistics": {name: getattr(self, name) for name in STATISTICS},
+            "steps_since_added": self.steps_since_added,
         }
 
     def restore(self, captured: dict[str, Any]) -> None:
@@ -274,6 +287,8 @@ class GaussianModel:
                 self.optimizer.state[new] = {k: x.cpu() if k == "step" else x.to(self.device) for k, x in stored_state}
         for name in STATISTICS:
             setattr(self, name, captured["statistics"][name].to(self.device))
+        settled = torch.full((len(self.get_xyz), 1), SETTLED_STEPS, dtype=torch.int32)
+        self.steps_since_added = captured.get("steps_since_added", settled).to(self.device)
         self.active_sh_degree = captured["active_sh_degree"]
 
     def as_vertices(self) -> np.ndarray:

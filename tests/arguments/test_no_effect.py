@@ -83,6 +83,8 @@ RUNS = [
     ["--iterations", "10"],
     *(["--distillation", law] for law in LAWS),
     ["--noise_source", "fixed", "--t_schedule", "step"],
+    ["--densifier", "mcmc"],
+    ["--densifier", "cadam"],
 ]
 
 
