@@ -52,6 +52,7 @@ class GaussianModel:
         self.spatial_lr_scale = 1.0
         self.percent_dense = 0.0
         self.optimizer: torch.optim.Optimizer | None = None
+        self.steps_since_added = torch.zeros(0, 1, dtype=torch.int32)
         shapes = ((3,), (1, 3), ((sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))
         self._set_parameters({name: torch.zeros(0, *shape) for name, shape in zip(PER_GAUSSIAN, shapes)})
 
