@@ -3,7 +3,7 @@
 
 Short runs of configs/quickstart.yaml (ideal prior, CoGrad on) at 64 px with equal prompts, seeds and steps; `fixed` has
 the first or the last number of Gaussians throughout. PSNR in dB and detail are toy/scoring.py's, aligned; a difference
-is paired by object and seed, with its standard error. CPU s: of all threads of a run, its start included; unlike the
+is paired by object and seed, with its standard error. CPU s: of all threads of a run; unlike the
 time on the clock it hardly depends on what else the machine does. --out keeps the runs (finished ones are not made
 again) and writes sheet.png: the truth, then a column a variant, a row an object and seed.
 What follows `--` goes to train.py in every run.
@@ -23,16 +23,16 @@ if __name__ == "__main__":
 
 import argparse
 import math
-import resource
 import statistics
-import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
+import train
 from evaluation.known_truth import renderer_of_gaussians, score_run
 from evaluation.run_folder import config_of_run, gaussians_of_run
 from toy.raycast import View
@@ -44,14 +44,14 @@ from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = ("a cyan robot with orange arms", "a purple owl with green belly")
-FIRST, LAST, STEPS = 1000, 3000, 500
+FIRST, LAST, STEPS = 1000, 3000, 400
 SHOWN_PX = 128
 CPU_SECONDS = "cpu_s.txt"  # in a run's folder, once it has finished
 COMMON = {
     "image_w": 64, "image_h": 64, "iterations": STEPS, "init_num_pts": FIRST, "max_points": LAST, "save_video": "false",
     "save_process": "false", "test_ratio": 1, "save_ratio": 1, "checkpoint_every": 0, "vis_interval": 10**6,
     "quiet": "true",
-    "densify_from_iter": 50, "densification_interval": 25, "densify_until_iter": 400, "opacity_reset_interval": 200,
+    "densify_from_iter": 50, "densification_interval": 20, "densify_until_iter": 320, "opacity_reset_interval": 160,
     "densify_grad_threshold": 0.3, "percent_dense": 0.015,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, object]] = {
@@ -59,7 +59,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     f"fixed, {LAST}": {"densify_until_iter": 0, "init_num_pts": LAST},
     "inria": {"densifier": "inria", "max_points": 10 * LAST},
     "absgrad": {"densifier": "absgrad", "densify_grad_threshold": 0.08},
-    "mcmc": {"densifier": "mcmc", "mcmc_noise": 5e3, "densification_interval": 15},  # 5 % each time
+    "mcmc": {"densifier": "mcmc", "mcmc_noise": 5e3, "densification_interval": 11},  # 5 % each time
     "cadam": {"densifier": "cadam", "densify_grad_threshold": 0.1},
 }
 
@@ -74,21 +74,16 @@ class Outcome:
     cpu_s: float
 
 
-def make(folder: Path, settings: dict[str, object], words: Sequence[str]) -> None:
+def train_into(folder: Path, settings: dict[str, object], words: Sequence[str]) -> None:
     """Trains into `folder`, unless a finished run is there."""
     if (folder / CPU_SECONDS).is_file():
         return
-    before = _cpu_s()
+    before = time.process_time()
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, str(ROOT / "train.py"), "--opt", str(ROOT / "configs" / "quickstart.yaml")]
-    subprocess.run([*command, "--model_path", str(folder), "--overwrite", *flags, *words], check=True)
-    (folder / CPU_SECONDS).write_text(f"{_cpu_s() - before:.2f}\n", encoding="utf-8")
-
-
-def _cpu_s() -> float:
-    """Of all processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    preset = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", str(folder), "--overwrite"]
+    if status := train.main([*preset, *flags, *words]):
+        raise ValueError(f"the run in {folder} ended with status {status}; its message is above")
+    (folder / CPU_SECONDS).write_text(f"{time.process_time() - before:.2f}\n", encoding="utf-8")
 
 
 def outcome(folder: Path) -> Outcome:
@@ -98,9 +93,9 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(steps[-1]["points"], scores["psnr"], scores["detail"], cpu_s)
 
 
-def paired(found: list[Outcome], base: list[Outcome]) -> str:
+def paired(made: list[Outcome], base: list[Outcome]) -> str:
     """Mean difference in PSNR, and its standard error."""
-    differences = [one.psnr - other.psnr for one, other in zip(found, base, strict=True)]
+    differences = [one.psnr - other.psnr for one, other in zip(made, base, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
     return f"{statistics.mean(differences):+.2f} ± {error:.2f}"
 
@@ -112,11 +107,11 @@ def sheet(rows: list[list[Renderer]]) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in drawn])
 
 
-def table(found: dict[str, list[Outcome]]) -> str:
+def table(made: dict[str, list[Outcome]]) -> str:
     """A line a variant: means over objects and seeds."""
-    base = next(iter(found.values()))
+    base = next(iter(made.values()))
     lines = ["| densifier | Gaussians | PSNR | against the first row | detail | CPU s |", "|---|---|---|---|---|---|"]
-    for name, runs in found.items():
+    for name, runs in made.items():
         points, psnr, detail, cpu_s = (
             statistics.mean(getattr(run, key) for run in runs) for key in ("points", "psnr", "detail", "cpu_s")
         )
@@ -134,22 +129,22 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
-        found: dict[str, list[Outcome]] = {name: [] for name in args.variants}
+        made: dict[str, list[Outcome]] = {name: [] for name in args.variants}
         rows = []
-        for k, text in enumerate(OBJECTS):
-            for seed in range(args.seeds):
+        for seed in range(args.seeds):
+            for k, text in enumerate(OBJECTS):
                 row = [renderer_of_truth(parse_prompt(text))]
                 for name in args.variants:
                     run = folder / f"{name.replace(', ', '_')}_{k}_{seed}"
-                    make(run, {**COMMON, **VARIANTS[name], "text": text, "seed": seed, "noise_seed": seed}, words)
-                    found[name].append(outcome(run))
-                    print(f"{text}, seed {seed}, {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+                    train_into(run, {**COMMON, **VARIANTS[name], "text": text, "seed": seed, "noise_seed": seed}, words)
+                    made[name].append(outcome(run))
+                    print(f"{text}, seed {seed}, {name}: {made[name][-1]}", file=sys.stderr, flush=True)
                     row.append(renderer_of_gaussians(gaussians_of_run(run, config_of_run(run))))
                 rows.append(row)
         if args.out is not None:
             write_png(args.out / "sheet.png", np.round(sheet(rows) * 255).astype(np.uint8))
     runs = f"{len(OBJECTS)} objects, {args.seeds} seeds, {STEPS} steps"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {runs}\n\n{table(found)}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {runs}\n\n{table(made)}")
 
 
 if __name__ == "__main__":

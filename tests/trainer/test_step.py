@@ -206,15 +206,16 @@ def test_the_optimizer_leaves_the_stored_gradient_alone(tmp_path, prior) -> None
 
 
 NORMALISED = {"loss_signal": "t_normalised", "bank_precision": "float32"}
-OTHER_DENSIFIERS = [
+OTHER_GAUSSIANS = [
     {"densifier": "absgrad", "max_points": 90},
     {"densifier": "mcmc", "max_points": 70, "mcmc_noise": 10.0},
     {"densifier": "cadam", "max_points": 90, "cadam_ratio": 0.4},
+    {"mip_filter": True},
 ]
 
 
 @pytest.mark.parametrize(
-    ("cut", "changes"), [*((cut, x) for cut in (1, 4, 9) for x in ({}, NORMALISED)), *((9, x) for x in OTHER_DENSIFIERS)]
+    ("cut", "changes"), [*((cut, x) for cut in (1, 4, 9) for x in ({}, NORMALISED)), *((9, x) for x in OTHER_GAUSSIANS)]
 )
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path, prior, cut, changes) -> None:
     config = _config(tmp_path / "whole", **changes)
