@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality by number of Gaussians and time of each densifier, against known truth: python benchmarks/densifiers.py
 
-Short runs of configs/quickstart.yaml (ideal prior, CoGrad on) at 64 px with equal prompts, seeds and steps; `fixed` has
-the first or the last number of Gaussians throughout. PSNR in dB and detail are toy/scoring.py's, aligned; a difference
-is paired by object and seed, with its standard error. CPU s: of all threads of a run; unlike the
-time on the clock it hardly depends on what else the machine does. --out keeps the runs (finished ones are not made
-again) and writes sheet.png: the truth, then a column a variant, a row an object and seed.
-What follows `--` goes to train.py in every run.
+Short trainings with configs/quickstart.yaml (ideal prior, CoGrad on) at 64 px with equal prompts, seeds and steps;
+`fixed` has the first or the last number of Gaussians throughout. PSNR in dB and detail are toy/scoring.py's, aligned; a
+difference is paired by object and seed, with its standard error. CPU s: of all threads, for the steps alone; unlike the
+time on the clock it hardly depends on what else the machine does. --out keeps the results (finished ones are not
+made again) and writes sheet.png: the truth, then a column a variant, a row an object and seed.
 """
 
 from __future__ import annotations
@@ -22,37 +21,41 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
+import dataclasses
+import functools
+import json
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import torch
 
-import train
-from evaluation.known_truth import renderer_of_gaussians, score_run
-from evaluation.run_folder import config_of_run, gaussians_of_run
+from arguments import Config
+from arguments.load import load_config
+from evaluation.known_truth import renderer_of_gaussians, score_gaussians
+from scene.gaussian_model import GaussianModel
 from toy.raycast import View
 from toy.reading import parse_prompt
 from toy.truth import Renderer, renderer_of_truth
-from trainer.run_log import read_steps
+from trainer.priors import load_prior_and_prompts
+from trainer.state import TrainState
+from trainer.step import training_step
 from utils.image_utils import write_png
 from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = ("a cyan robot with orange arms", "a purple owl with green belly")
 FIRST, LAST, STEPS = 1000, 3000, 400
-SHOWN_PX = 128
-CPU_SECONDS = "cpu_s.txt"  # in a run's folder, once it has finished
-COMMON = {
-    "image_w": 64, "image_h": 64, "iterations": STEPS, "init_num_pts": FIRST, "max_points": LAST, "save_video": "false",
-    "save_process": "false", "test_ratio": 1, "save_ratio": 1, "checkpoint_every": 0, "vis_interval": 10**6,
-    "quiet": "true",
-    "densify_from_iter": 50, "densification_interval": 20, "densify_until_iter": 320, "opacity_reset_interval": 160,
-    "densify_grad_threshold": 0.3, "percent_dense": 0.015,
+SHOWN_PX, SHOWN = 128, View(70.0, 45.0, 3.5, 0.4)
+COMMON: dict[str, object] = {
+    "image_w": 64, "image_h": 64, "iterations": STEPS, "init_num_pts": FIRST, "max_points": LAST,
+    "densify_from_iter": 50, "densification_interval": 20, "densify_until_iter": 320,
+    "opacity_reset_interval": 160, "percent_dense": 0.015, "densify_grad_threshold": 0.3, "device": "cpu",
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, object]] = {
     f"fixed, {FIRST}": {"densify_until_iter": 0},
@@ -66,7 +69,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one finished run."""
+    """Of one training."""
 
     points: int
     psnr: float
@@ -74,44 +77,58 @@ class Outcome:
     cpu_s: float
 
 
-def train_into(folder: Path, settings: dict[str, object], words: Sequence[str]) -> None:
-    """Trains into `folder`, unless a finished run is there."""
-    if (folder / CPU_SECONDS).is_file():
-        return
-    before = time.process_time()
+def settings_of(name: str, text: str, seed: int, folder: Path) -> Config:
+    """Of one training."""
+    settings = {**COMMON, **VARIANTS[name], "text": text, "seed": seed, "noise_seed": seed, "model_path": folder}
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    preset = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", str(folder), "--overwrite"]
-    if status := train.main([*preset, *flags, *words]):
-        raise ValueError(f"the run in {folder} ended with status {status}; its message is above")
-    (folder / CPU_SECONDS).write_text(f"{time.process_time() - before:.2f}\n", encoding="utf-8")
+    return load_config(["--opt", str(ROOT / "configs" / "quickstart.yaml"), *flags])
 
 
-def outcome(folder: Path) -> Outcome:
-    """Scores of a run, and what it took."""
-    steps, scores = read_steps(folder / "log.jsonl"), score_run(folder)
-    cpu_s = float((folder / CPU_SECONDS).read_text(encoding="utf-8"))
-    return Outcome(steps[-1]["points"], scores["psnr"], scores["detail"], cpu_s)
+@functools.cache
+def prior_of(text: str) -> Any:
+    """The prior and its prompts, which follow from text and image size."""
+    return load_prior_and_prompts(settings_of(next(iter(VARIANTS)), text, 0, Path("unused")), torch.device("cpu"))
 
 
-def paired(made: list[Outcome], base: list[Outcome]) -> str:
+def trained(name: str, text: str, seed: int, folder: Path) -> Outcome:
+    """Trains, and keeps point_cloud.ply and outcome.json in `folder`, unless they are there."""
+    kept = folder / "outcome.json"
+    if kept.is_file():
+        return Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+    config, (prior, prompts) = settings_of(name, text, seed, folder), prior_of(text)
+    state = TrainState.start(config, "cpu", writes=False)
+    state.begin_cograd(config, prior.alphas_cumprod)
+    before = time.process_time()
+    for _ in range(STEPS):
+        _, update = training_step(state, prior, prompts, config)
+        if update.fault is not None:
+            raise ValueError(f"{name}, {text}, seed {seed}: step {state.iteration} failed: {update.fault}")
+    cpu_s = time.process_time() - before
+    scores = score_gaussians(state.gaussians, parse_prompt(text), config.cameras)
+    outcome = Outcome(len(state.gaussians.get_xyz), scores["psnr"], scores["detail"], cpu_s)
+    state.gaussians.save_ply(folder / "point_cloud.ply")
+    kept.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
+    return outcome
+
+
+def paired(outcomes: list[Outcome], base: list[Outcome]) -> str:
     """Mean difference in PSNR, and its standard error."""
-    differences = [one.psnr - other.psnr for one, other in zip(made, base, strict=True)]
+    differences = [one.psnr - other.psnr for one, other in zip(outcomes, base, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
     return f"{statistics.mean(differences):+.2f} ± {error:.2f}"
 
 
 def sheet(rows: list[list[Renderer]]) -> np.ndarray:
     """[H, W, 3] in [0, 1]: each renderer's front quarter, rows below one another."""
-    view = View(70.0, 45.0, 3.5, 0.4)
-    drawn = [[np.moveaxis(render([view], SHOWN_PX)[0][0], 0, -1) for render in row] for row in rows]
+    drawn = [[np.moveaxis(render([SHOWN], SHOWN_PX)[0][0], 0, -1) for render in row] for row in rows]
     return np.concatenate([np.concatenate(row, axis=1) for row in drawn])
 
 
-def table(made: dict[str, list[Outcome]]) -> str:
+def table(outcomes: dict[str, list[Outcome]]) -> str:
     """A line a variant: means over objects and seeds."""
-    base = next(iter(made.values()))
+    base = next(iter(outcomes.values()))
     lines = ["| densifier | Gaussians | PSNR | against the first row | detail | CPU s |", "|---|---|---|---|---|---|"]
-    for name, runs in made.items():
+    for name, runs in outcomes.items():
         points, psnr, detail, cpu_s = (
             statistics.mean(getattr(run, key) for run in runs) for key in ("points", "psnr", "detail", "cpu_s")
         )
@@ -121,30 +138,26 @@ def table(made: dict[str, list[Outcome]]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    own, words = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder that keeps the runs and sheet.png")
+    parser.add_argument("--out", type=Path, help="folder that keeps the results and sheet.png")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    args = parser.parse_args(own)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.out or Path(temporary)
-        made: dict[str, list[Outcome]] = {name: [] for name in args.variants}
-        rows = []
+        folder, rows = args.out or Path(temporary), []
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in VARIANTS}
         for seed in range(args.seeds):
             for k, text in enumerate(OBJECTS):
                 row = [renderer_of_truth(parse_prompt(text))]
-                for name in args.variants:
-                    run = folder / f"{name.replace(', ', '_')}_{k}_{seed}"
-                    train_into(run, {**COMMON, **VARIANTS[name], "text": text, "seed": seed, "noise_seed": seed}, words)
-                    made[name].append(outcome(run))
-                    print(f"{text}, seed {seed}, {name}: {made[name][-1]}", file=sys.stderr, flush=True)
-                    row.append(renderer_of_gaussians(gaussians_of_run(run, config_of_run(run))))
+                for name in VARIANTS:
+                    own = folder / f"{name.replace(', ', '_')}_{k}_{seed}"
+                    outcomes[name].append(trained(name, text, seed, own))
+                    print(f"{text}, seed {seed}, {name}: {outcomes[name][-1]}", file=sys.stderr, flush=True)
+                    row.append(renderer_of_gaussians(GaussianModel.from_ply(own / "point_cloud.ply")))
                 rows.append(row)
         if args.out is not None:
             write_png(args.out / "sheet.png", np.round(sheet(rows) * 255).astype(np.uint8))
     runs = f"{len(OBJECTS)} objects, {args.seeds} seeds, {STEPS} steps"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {runs}\n\n{table(made)}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {runs}\n\n{table(outcomes)}")
 
 
 if __name__ == "__main__":
