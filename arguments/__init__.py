@@ -51,6 +51,9 @@ class PipelineParams:
     convert_SHs_python: bool = key(False, "evaluate spherical harmonics in Python")
     compute_cov3D_python: bool = key(False, "compute 3D covariances in Python")
     debug: bool = key(False, "rasterizer checks and reports more")
+    mip_filter: bool = new(
+        False, "Mip-Splatting's 3D filter: no Gaussian finer than the training cameras resolve, in saved files as well"
+    )
     rasterizer: str = new(
         "auto",
         "backend on a GPU: auto: CUDA kernels, with a warning the CPU where they do not run; cuda: kernels or refuse",

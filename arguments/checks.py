@@ -21,6 +21,7 @@ def contradictions(config: Config) -> Iterator[Problem]:
     yield from _prompt(config)
     yield from _folders(config)
     yield from _add_ons(config)
+    yield from _budget(config)
     if config.cograd.enabled:
         yield from _regions(config)
     guidance = config.guidance
@@ -59,6 +60,17 @@ def _prompt(config: Config) -> Iterator[Problem]:
     if shape == "file" and not config.cameras.init_file:
         hint = "a PLY file of points, since GenerateCamParams.init_shape is file; or another init_shape"
         yield "GenerateCamParams.init_file", show(config.cameras.init_file), hint
+
+
+def _budget(config: Config) -> Iterator[Problem]:
+    """A number of Gaussians to grow to that is less than the first one."""
+    opt, cameras = config.optimization, config.cameras
+    if opt.densifier != "inria" and cameras.init_shape != "file" and opt.max_points < cameras.init_num_pts:
+        expected = (
+            f"at least GenerateCamParams.init_num_pts, {cameras.init_num_pts}: with OptimizationParams.densifier "
+            f"{opt.densifier} the number of Gaussians grows up to it"
+        )
+        yield "OptimizationParams.max_points", str(opt.max_points), expected
 
 
 def _regions(config: Config) -> Iterator[Problem]:

@@ -39,6 +39,10 @@ def _resets_opacity(c: Config) -> bool:
     return c.optimization.opacity_reset_interval < min(c.optimization.densify_until_iter, _steps(c) + 1)
 
 
+def _is_mcmc(c: Config) -> bool:
+    return c.optimization.densifier == "mcmc"
+
+
 def _widens(c: Config) -> bool:
     opt = c.optimization
     last = _steps(c) // opt.scale_up_cameras_iter * opt.scale_up_cameras_iter
@@ -80,6 +84,7 @@ LAW_KEYS = (
 PLACED = "CoGrad places the cameras in its regions (elevation_range, distance_range)"
 NO_FUSION = "CoGradParams.use_fusion is false"
 NO_DENSIFYING = "nothing is densified in these iterations (densify_from_iter, densify_until_iter)"
+IS_MCMC = "OptimizationParams.densifier is mcmc"
 NO_WIDENING = "no camera range is widened in these iterations (use_progressive, progressive_view_iter)"
 NO_CONTROL = "GuidanceParams.controlnet_model_key is not set"
 
@@ -100,6 +105,11 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(OPT, "percent_dense densify_grad_threshold max_points", _densifies, NO_DENSIFYING),
     Row(OPT, "opacity_reset_interval", lambda c: _densifies(c) or _resets_opacity(c), NO_DENSIFYING),
+    Row(OPT, "percent_dense densify_grad_threshold opacity_reset_interval", lambda c: not _is_mcmc(c), IS_MCMC),
+    Row(OPT, "densifier", lambda c: _densifies(c) or _is_mcmc(c), NO_DENSIFYING),
+    Row(OPT, "mcmc_noise mcmc_opacity", _is_mcmc, "OptimizationParams.densifier is not mcmc"),
+    Row(OPT, "cadam_ratio", lambda c: c.optimization.densifier == "cadam", "OptimizationParams.densifier is not cadam"),
+    Row(OPT, "cadam_ratio", _densifies, NO_DENSIFYING),
     Row(OPT, "use_control_net_iter", lambda c: bool(c.guidance.controlnet_model_key), NO_CONTROL),
     Row(
         OPT,

@@ -41,7 +41,22 @@ class OptimizationParams:
     opacity_reset_interval: int = key(300, "iterations between opacity resets", **STEPS)
     densify_from_iter: int = key(100, "first iteration of densification", **FROM_STEP)
     densify_until_iter: int = key(3000, "densification stops before this iteration", **FROM_STEP)
-    max_points: int = new(5_000_000, "the run stops when there are more Gaussians", unit="Gaussians", lo=1, hi=MANY)
+    densifier: str = new(
+        "inria",
+        "how Gaussians are added: as in 3DGS; by gradients that cannot cancel between pixels; by relocation and noise, "
+        "as 3DGS-MCMC; as in 3DGS where Adam's moments agree on a direction",
+        choices=("inria", "absgrad", "mcmc", "cadam"),
+    )
+    max_points: int = new(
+        5_000_000,
+        "densifier inria: the run stops when there are more Gaussians; the others: their number grows up to it",
+        unit="Gaussians",
+        lo=1,
+        hi=MANY,
+    )
+    mcmc_noise: float = new(5e5, "densifier mcmc: noise on positions, times their learning rate", **RATE)
+    mcmc_opacity: float = new(0.01, "densifier mcmc: weight of the mean opacity", **RATE)
+    cadam_ratio: float = new(0.3, "densifier cadam: least ratio of Adam's moments, first to root of second", **FRACTION)
     use_control_net_iter: int = key(10_000_000, "ControlNet is used after this iteration", **FROM_STEP)
     warmup_iter: int = key(1500, "length of the guidance's warm-up; 1: none", **STEPS)
     use_progressive: bool = key(False, "false (upstream's meaning): camera ranges ARE widened")

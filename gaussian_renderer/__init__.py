@@ -166,9 +166,8 @@ class Activated:
 
 def activate(pc: GaussianModel) -> Activated:
     """The model's parameters through their activations."""
-    return Activated(
-        pc.get_xyz, pc.get_opacity, pc.get_features, pc.get_scaling, pc.get_rotation, pc.get_raw_rotation
-    )
+    opacity, scaling = pc.rendered_shape()
+    return Activated(pc.get_xyz, opacity, pc.get_features, scaling, pc.get_rotation, pc.get_raw_rotation)
 
 
 def rasterizer_inputs(

@@ -96,6 +96,14 @@ def backward_to_inputs(
     return [[next(gradients) for _ in view.leaves] for view in views]
 
 
+def backward_to_screen(views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor) -> list[Tensor]:
+    """The gradients of each view's screen points [N, 3] for other ones on all images [B, 3, H, W] and disparities
+    [B, 1, H, W], by one more backward pass of the rasterizer. `backward_to_inputs` comes after it."""
+    roots = [*(view.image for view in views), *(view.disparity for view in views)]
+    incoming = [*grad_images, *grad_disparities]
+    return list(torch.autograd.grad(roots, [view.leaves[0] for view in views], incoming, retain_graph=True))
+
+
 def backward_to_parameters(
     edges: list[GradientEdge], grad_inputs: list[Tensor], scales: Tensor, grad_mean_scale: Tensor, last: bool
 ) -> None:

@@ -22,6 +22,7 @@ from scene.dataset_readers import (
     random_cameras,
 )
 from scene.gaussian_model import GaussianModel
+from scene.mip_filter import Sampling
 from scene.ply import write_vertices
 from utils.camera_utils import camera_to_JSON
 from utils.general_utils import atomic_path
@@ -94,6 +95,7 @@ class Scene:
         self._initial_path = self.model_path / "init_points3d.ply"
         cloud, self._sampled = load_or_sample_points(self._initial_path, config.cameras, streams, has_stale_points)
         gaussians.create_from_pcd(cloud, self.cameras_extent)
+        gaussians.sampling = Sampling.of_run(config) if config.pipeline.mip_filter else None
         if writes:
             self.write_start()
 

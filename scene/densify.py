@@ -103,6 +103,36 @@ def prune(model: GaussianModel, mask: torch.Tensor) -> IndexMap:
     return index_map
 
 
+def moment_ratio(model: GaussianModel) -> torch.Tensor:
+    """How much the latest gradients of each position agree [N]: 1 for one direction, about 0.23 for noise.
+
+    The length of Adam's first moment over the root of the second, ||m|| / sqrt(sum of v), both without their bias for
+    the steps since the Gaussian was added; 0 without a gradient. With beta1 = 0.9, independent gradients of mean 0
+    give a mean square of (1 - beta1) / (1 + beta1) = 0.23^2.
+    """
+    n = len(model.get_xyz)
+    state = model.optimizer.state.get(model.get_xyz) if model.optimizer else None
+    if not state:
+        return torch.zeros(n, device=model.device)
+    assert model.optimizer is not None
+    (beta1, beta2), steps = model.optimizer.param_groups[0]["betas"], model.steps_since_added.double()
+    m = state["exp_avg"].double() / (1 - beta1**steps)
+    v = state["exp_avg_sq"].double() / (1 - beta2**steps)
+    ratio = torch.linalg.vector_norm(m, dim=1) / v.sum(dim=1).sqrt()
+    return torch.nan_to_num(ratio, nan=0.0).float()
+
+
+def within_budget(grad_norm: torch.Tensor, room: int) -> torch.Tensor:
+    """grad_norm [N] of the `room` Gaussians where it is largest, -inf for the others, which are not densified.
+
+    Each densified Gaussian is one more, cloned or split. Of equal ones the first are taken.
+    """
+    kept = torch.argsort(grad_norm, descending=True, stable=True)[: max(room, 0)]
+    limited = torch.full_like(grad_norm, -torch.inf)
+    limited[kept] = grad_norm[kept]
+    return limited
+
+
 def densify_and_prune(
     model: GaussianModel,
     max_grad: float,
@@ -110,13 +140,21 @@ def densify_and_prune(
     extent: float,
     max_screen_size: float | None,
     streams: RandomStreams,
+    max_points: int | None = None,
+    least_ratio: float = 0.0,
 ) -> IndexMap:
     """Clone, split, prune, in this order; statistics restart at 0.
 
+    max_points: no more Gaussians than these are made; None: no limit. least_ratio: Gaussians of a smaller
+    `moment_ratio` are not cloned or split.
     Kept from upstream: cloning and splitting clear max_radii2D before pruning reads it, so that of the two limits that
     `max_screen_size` switches on only the world-size one (0.1 of the extent) ever removes anything.
     """
     grad_norm = torch.nan_to_num(model.xyz_gradient_accum / model.denom, nan=0.0).squeeze(1)
+    if least_ratio > 0:
+        grad_norm = torch.where(moment_ratio(model) >= least_ratio, grad_norm, -torch.inf)
+    if max_points is not None:
+        grad_norm = within_budget(grad_norm, max_points - len(grad_norm))
     cloned = densify_and_clone(model, grad_norm, max_grad, extent)
     grad_norm = cloned.carry(grad_norm)  # fresh copies have no gradient
     split = densify_and_split(model, grad_norm, max_grad, extent, streams)

@@ -19,6 +19,7 @@ from torch import nn
 
 from scene.densify import IndexMap, densify_and_prune, reset_opacity
 from scene.gaussian_ply import DC, ROTATION, SCALE, XYZ, read_gaussians
+from scene.mip_filter import Sampling, smoothed
 from scene.ply import write_vertices
 from simple_knn._C import distCUDA2
 from utils.general_utils import atomic_path, build_covariance, get_expon_lr_func, inverse_sigmoid
@@ -33,13 +34,17 @@ INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7
 SH_REST_LR_SHARE = 1 / 20
 STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
+LEAST_OPACITY = 1e-7  # in a file: smoothed ones may be 0, whose logit is infinite
+SETTLED_STEPS = 100_000  # of Gaussians from a file that does not say: their moments have no bias left
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
 class GaussianModel:
     """State: the seven parameters, the active SH degree, the optimizer with its schedules, and the statistics since the
-    last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1].
+    last densification: max_radii2D [N] px, xyz_gradient_accum [N, 1], denom [N, 1]; steps_since_added [N, 1] of the
+    optimizer, which a new Gaussian begins with empty moments.
 
+    `sampling`: of the training cameras, where scene/mip_filter.py smooths what is rendered; a file holds the result.
     `background` is a parameter as in upstream, so that the optimizer has its groups; it is never rendered.
     """
 
@@ -50,6 +55,8 @@ class GaussianModel:
         self.spatial_lr_scale = 1.0
         self.percent_dense = 0.0
         self.optimizer: torch.optim.Optimizer | None = None
+        self.steps_since_added = torch.zeros(0, 1, dtype=torch.int32)
+        self.sampling: Sampling | None = None
         shapes = ((3,), (1, 3), ((sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))
         self._set_parameters({name: torch.zeros(0, *shape) for name, shape in zip(PER_GAUSSIAN, shapes)})
 
@@ -90,8 +97,14 @@ class GaussianModel:
         return self._parameters["rotation"]
 
     def get_covariance(self, scaling_modifier: float = 1.0) -> torch.Tensor:
-        """World covariances [N, 6]: xx, xy, xz, yy, yz, zz."""
-        return build_covariance(scaling_modifier * self.get_scaling, self.get_raw_rotation)
+        """World covariances [N, 6] as rendered: xx, xy, xz, yy, yz, zz."""
+        return build_covariance(scaling_modifier * self.rendered_shape()[1], self.get_raw_rotation)
+
+    def rendered_shape(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Opacities [N, 1] and standard deviations [N, 3] as rendered: smoothed where `sampling` is given."""
+        if self.sampling is None:
+            return self.get_opacity, self.get_scaling
+        return smoothed(self.get_opacity, self.get_scaling, self.sampling.deviation(self.get_xyz))
 
     def oneupSHdegree(self) -> None:
         """Raise the active SH degree by one, up to the maximum."""
@@ -187,10 +200,18 @@ class GaussianModel:
 
     @torch.no_grad()
     def densify_and_prune(
-        self, max_grad: float, min_opacity: float, extent: float, max_screen_size: float | None, streams: RandomStreams
+        self,
+        max_grad: float,
+        min_opacity: float,
+        extent: float,
+        max_screen_size: float | None,
+        streams: RandomStreams,
+        max_points: int | None = None,
+        least_ratio: float = 0.0,
     ) -> IndexMap:
         """Clone, split and prune (scene/densify.py). Parameters are replaced, so their gradients are gone."""
-        return densify_and_prune(self, max_grad, min_opacity, extent, max_screen_size, streams)
+        limits = max_grad, min_opacity, extent, max_screen_size
+        return densify_and_prune(self, *limits, streams, max_points, least_ratio)
 
     @torch.no_grad()
     def reset_opacity(self) -> IndexMap:
@@ -211,6 +232,7 @@ class GaussianModel:
         self.max_radii2D = index_map.carry(self.max_radii2D)
         self.xyz_gradient_accum = index_map.carry(self.xyz_gradient_accum)
         self.denom = index_map.carry(self.denom)
+        self.steps_since_added = index_map.carry(self.steps_since_added)
 
     def replace_parameter(self, name: str, values: torch.Tensor) -> None:
         """New values [N, ...] for one parameter; its optimizer state becomes zero, its step count stays."""
@@ -242,6 +264,7 @@ class GaussianModel:
             name: nn.Parameter(x.detach().to(self.device, torch.float32).contiguous()) for name, x in values.items()
         }
         self.optimizer = None
+        self.steps_since_added = torch.zeros(len(self.get_xyz), 1, dtype=torch.int32, device=self.device)
         self.reset_statistics()
 
     def capture(self) -> dict[str, Any]:
@@ -252,6 +275,7 @@ class GaussianModel:
             "parameters": dict(self._parameters),
             "optimizer": {name: dict(states.get(p, {})) for name, p in self._parameters.items()},
             "statistics": {name: getattr(self, name) for name in STATISTICS},
+            "steps_since_added": self.steps_since_added,
         }
 
     def restore(self, captured: dict[str, Any]) -> None:
@@ -274,11 +298,19 @@ class GaussianModel:
                 self.optimizer.state[new] = {k: x.cpu() if k == "step" else x.to(self.device) for k, x in stored_state}
         for name in STATISTICS:
             setattr(self, name, captured["statistics"][name].to(self.device))
+        settled = torch.full((len(self.get_xyz), 1), SETTLED_STEPS, dtype=torch.int32)
+        self.steps_since_added = captured.get("steps_since_added", settled).to(self.device)
         self.active_sh_degree = captured["active_sh_degree"]
 
     def as_vertices(self) -> np.ndarray:
-        """Raw parameters as a structured array [N] with a PLY's fields, in upstream's order; normals are zero."""
+        """Raw parameters as a structured array [N] with a PLY's fields, in upstream's order; normals are zero.
+
+        Where `sampling` is given, opacities and scales are those that are rendered.
+        """
         flat = {name: self._parameters[name].detach().cpu() for name in PER_GAUSSIAN}
+        if self.sampling is not None:
+            opacity, scaling = (x.detach().cpu() for x in self.rendered_shape())
+            flat |= {"opacity": torch.logit(opacity, LEAST_OPACITY), "scaling": torch.log(scaling)}
         columns = [flat["xyz"], torch.zeros_like(flat["xyz"])]
         # channel-major: all coefficients of red first
         columns += [flat[name].transpose(1, 2).flatten(1) for name in ("f_dc", "f_rest")]

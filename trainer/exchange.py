@@ -24,7 +24,7 @@ class ViewGradient:
     """What a view's backward pass gives: g_main, and what densification reads."""
 
     g_main: Gradient
-    ndc: Tensor  # [N, 2], gradient of the projected positions
+    ndc: Tensor  # [N, 2], gradient of the projected positions; densifier absgrad: with a random sign a pixel
     radii_px: Tensor  # [N], 0 where the view does not see the Gaussian
 
 

@@ -115,7 +115,9 @@ class Recovery:
     def _save_last_scene(self) -> None:
         gaussians, iteration = self.state.gaussians, self.state.iteration
         if self._last_scene is not None:
+            sampling = gaussians.sampling
             gaussians = GaussianModel.of_parameters(self._last_scene, gaussians.device)
+            gaussians.sampling = sampling
         if len(gaussians.get_xyz) and first_not_finite(gaussians.parameters_in_order()) is None:
             path = self.state.scene.save(iteration, gaussians)
             if self._last_scene is not None:

@@ -179,7 +179,12 @@ PIECES: dict[str, Piece] = {
     "train/last_fault": Piece(),
     "train/rollbacks": Piece(),
     "train/gaussians": Piece(
-        _kept(INITIAL, "it has no effect on Gaussians that come from a checkpoint"), check=_gaussians_fit
+        _kept(INITIAL, "it has no effect on Gaussians that come from a checkpoint"),
+        _kept(
+            ("OptimizationParams.densifier",),
+            "the first densification reads what was gathered under the earlier one as well",
+        ),
+        check=_gaussians_fit,
     ),
     "train/camera_stack": Piece(_renewed(DRAWN_CAMERAS, "cameras that were drawn ahead are drawn again")),
     "train/streams": Piece(

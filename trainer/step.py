@@ -22,11 +22,18 @@ from torch import Tensor
 from arguments import Config, OptimizationParams, PipelineParams
 from cograd import Plan
 from cograd.fusion import Gradient, added, flat
-from gaussian_renderer.views import RenderedView, backward_to_inputs, backward_to_parameters, render_views
+from gaussian_renderer.views import (
+    RenderedView,
+    backward_to_inputs,
+    backward_to_parameters,
+    backward_to_screen,
+    render_views,
+)
 from guidance import sd_step
 from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
 from guidance.score import Distillation, distill_views
+from trainer.densification import densify, optimizer_step, pixel_signs
 from trainer.distributed import ALONE, World
 from trainer.draws import Draws, draw_views
 from trainer.exchange import ViewGradient, gather_gradients, gather_numbers
@@ -150,7 +157,9 @@ def compute_gradients(
     fusion: list[dict[str, Any]] = []
     if fault is None:
         with timer("backward"):
-            main = view_gradients(state, views, g_images, opt, shard.total)
+            signs = pixel_signs(state, opt, (shard.total, *images.shape[2:]))
+            own_signs = None if signs is None else shard.of(signs)
+            main = view_gradients(state, views, g_images, opt, shard.total, own_signs)
         if world.size > 1:
             with timer("exchange"):
                 main = gather_gradients(main, shard, world)
@@ -189,7 +198,7 @@ def apply_update(state: TrainState, step: StepGradients, config: Config) -> Upda
                 last_scene = {name: parameter.detach() for name, parameter in before.items()}
     with step.timer("optimizer"), threads_for(_parameter_count(state)):
         if state.iteration < opt.iterations:
-            state.optimizer.step()
+            optimizer_step(state, opt)
         state.optimizer.zero_grad(set_to_none=True)
         broken = first_not_finite(state.gaussians.parameters_in_order())
     fault = None if broken is None else f"{broken} is not finite after the update"
@@ -274,11 +283,17 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
 
 
 def view_gradients(
-    state: TrainState, views: list[RenderedView], g_images: tuple[Tensor, Tensor], opt: OptimizationParams, total: int
+    state: TrainState,
+    views: list[RenderedView],
+    g_images: tuple[Tensor, Tensor],
+    opt: OptimizationParams,
+    total: int,
+    signs: Tensor | None = None,
 ) -> list[ViewGradient]:
     """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the mean scale and z-variance of
     `total` views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
-    their images keep what was rendered in memory.
+    their images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the
+    screen positions that these signs on the pixels give.
 
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
@@ -287,6 +302,7 @@ def view_gradients(
     g_scale, g_z_variance = (  # torch.full: a tensor from a number would wait
         torch.full((), weight / total, device=device) for weight in (opt.lambda_scale, opt.lambda_z_variance)
     )
+    signed = None if signs is None else backward_to_screen(views, *(g * signs for g in g_images))
     to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
@@ -294,7 +310,8 @@ def view_gradients(
     while behind:
         (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
         backward_to_parameters(edges, g_inputs, scales, g_scale, last=not behind)
-        gradients.append(ViewGradient(pop_gradient(state), g_screen[:, :2], radii_px))
+        of_densifier = g_screen if signed is None else signed.pop(0)
+        gradients.append(ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px))
     return gradients
 
 
@@ -339,30 +356,6 @@ def set_gradient(state: TrainState, gradient: Gradient, views: list[ViewGradient
         if (own := first_not_finite(view.g_main)) is not None:
             return f"the gradient of {own} is not finite (view {v}, timestep {int(t[v])})"
     return f"the sum of all views' gradients of {bad} is not finite"
-
-
-def densify(state: TrainState, views: list[ViewGradient], config: Config) -> None:
-    """Statistics, then clone, split, prune and reset when due.
-
-    Kept from upstream: the baseline's statistics are those of the batch's last view only.
-
-    DECISION: with CoGrad on, densification statistics are those of every view, from its gradient before it is fused.
-    """
-    opt, gaussians, iteration = config.optimization, state.gaussians, state.iteration
-    for view in views if state.cograd else views[-1:]:
-        seen = view.radii_px > 0
-        gaussians.max_radii2D = torch.maximum(gaussians.max_radii2D, view.radii_px.float())  # 0 where not seen
-        gaussians.add_densification_stats(view.ndc, seen)
-    if iteration >= opt.densify_from_iter and iteration % opt.densification_interval == 0:
-        max_screen_px = 20 if iteration > opt.opacity_reset_interval else None
-        index_map = gaussians.densify_and_prune(
-            opt.densify_grad_threshold, 0.005, state.scene.cameras_extent, max_screen_px, state.streams
-        )
-        if state.cograd is not None:
-            with threads_for(_parameter_count(state)):
-                state.cograd.remap_rows(index_map)
-    if iteration % opt.opacity_reset_interval == 0:
-        gaussians.reset_opacity()
 
 
 def _parameter_count(state: TrainState) -> int:

@@ -211,7 +211,7 @@ class WebViewer:
             gaussians.get_xyz,
             covariances.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16),
             SH2RGB(gaussians.parameters_in_order()["f_dc"][:, 0]).clamp(0, 1),
-            gaussians.get_opacity,
+            gaussians.rendered_shape()[0],
         )
         centres, covs, colours, opacities = (x.cpu().numpy() for x in shown)
         if self._splats is None:

@@ -72,6 +72,17 @@ def test_an_empty_prompt_is_met_at_the_door(text):
     assert only_problem([]).startswith("defaults: GuidanceParams.text = ''")
 
 
+def test_a_budget_below_the_first_number_of_gaussians_is_refused():
+    """Where the number grows up to it; the default's limit only stops a run."""
+    words = [*TEXT, "--max_points", "99", "--init_num_pts", "100"]
+    assert only_problem([*words, "--densifier", "mcmc"]).endswith(
+        "OptimizationParams.max_points = 99: expected at least GenerateCamParams.init_num_pts, 100: with "
+        "OptimizationParams.densifier mcmc the number of Gaussians grows up to it"
+    )
+    load_config(words)
+    load_config([*TEXT, "--max_points", "100", "--init_num_pts", "100", "--densifier", "mcmc"])
+
+
 def test_text_that_is_not_utf8_is_refused():
     assert "expected text; put it in quotes" not in only_problem(["--text", "a \udcff mug"])
     assert "in UTF-8" in only_problem(["--text", "a \udcff mug"])

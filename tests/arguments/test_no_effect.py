@@ -26,7 +26,7 @@ ALWAYS_READ: dict[str, str] = {
     OPT: "iterations position_lr_init position_lr_final feature_lr feature_lr_final opacity_lr scaling_lr "
     "scaling_lr_final rotation_lr rotation_lr_final weight_decay adam_beta2 geo_iter lambda_tv lambda_scale lambda_z_variance "
     "densify_until_iter use_progressive save_process",
-    "PipelineParams": "convert_SHs_python compute_cov3D_python debug rasterizer",
+    "PipelineParams": "convert_SHs_python compute_cov3D_python debug mip_filter rasterizer",
     CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
     GUIDANCE: "guidance g_device perpneg memory_check num_train_timesteps noise_seed text allow_unknown_words "
@@ -83,6 +83,8 @@ RUNS = [
     ["--iterations", "10"],
     *(["--distillation", law] for law in LAWS),
     ["--noise_source", "fixed", "--t_schedule", "step"],
+    ["--densifier", "mcmc"],
+    ["--densifier", "cadam"],
 ]
 
 

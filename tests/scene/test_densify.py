@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import OptimizationParams
-from scene.densify import IndexMap, prune
+from scene.densify import IndexMap, moment_ratio, prune
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from tests.drawn import Draws
 from utils.general_utils import build_rotation
@@ -231,3 +231,66 @@ def test_equal_seeds_split_equally() -> None:
     _densify(first), _densify(second)
     assert torch.equal(first.get_xyz, second.get_xyz)
     assert first.get_xyz.isfinite().all()
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 5])
+def test_a_budget_takes_the_largest_gradients(room) -> None:
+    """Clones and splits alike are one more each; of equal gradients the first are taken."""
+    model = _model([SMALL, LARGE, SMALL, LARGE, SMALL], [0.6, 0.9, 0.9, 0.7, 0.1])
+    index_map = model.densify_and_prune(THRESHOLD, 0.005, EXTENT, None, RandomStreams(0), max_points=5 + room)
+    copies = torch.bincount(index_map.source, minlength=5)
+    assert (copies - 1).nonzero()[:, 0].tolist() == sorted([1, 2, 3, 0][:room]) and len(index_map) == 5 + min(room, 4)
+
+
+def test_more_than_the_budget_are_left_as_they_are() -> None:
+    model = _model([SMALL] * 3, [1.0] * 3)
+    assert len(model.densify_and_prune(0.0, 0.005, EXTENT, None, RandomStreams(0), max_points=2)) == 3
+
+
+def _after_gradients(gradients: torch.Tensor) -> GaussianModel:
+    """A model whose positions had `gradients` [steps, N, 3]; the first half of its Gaussians is new after step 3."""
+    steps, n, _ = gradients.shape
+    model = _model([SMALL] * n, [1.0] * n)
+    _forget(model, torch.ones(n, dtype=torch.bool))
+    for step in range(steps):
+        if step == 3:
+            _forget(model, torch.arange(n) < n // 2)
+        for name, parameter in model.parameters_in_order().items():
+            parameter.grad = gradients[step] if name == "xyz" else torch.zeros_like(parameter)
+        model.optimizer.step()
+        model.steps_since_added += 1
+    return model
+
+
+def _forget(model: GaussianModel, is_new: torch.Tensor) -> None:
+    model.apply_index_map(IndexMap(torch.arange(len(is_new)), is_new))
+
+
+def test_the_moment_ratio_is_that_of_adam_written_out() -> None:
+    """From the gradients since a Gaussian was added, without bias: 1 for equal ones."""
+    gradients = Draws(6).normal(12, 6, 3)
+    gradients[:, 0], gradients[:, 5] = gradients[0, 0].clone(), 0.0
+    got = moment_ratio(_after_gradients(gradients))
+    for k, g in enumerate(gradients.double().unbind(dim=1)):
+        seen = g[3 if k < 3 else 0 :]
+        ages = torch.arange(len(seen)).flip(0)[:, None]
+        m, v = ((beta**ages * x).sum(dim=0) / (beta**ages).sum() for beta, x in ((0.9, seen), (0.999, seen**2)))
+        want = float(m.norm() / v.sum().sqrt()) if k != 5 else 0.0
+        assert float(got[k]) == pytest.approx(want, rel=1e-4), k
+    assert float(got[0]) == pytest.approx(1.0, rel=1e-4) and float(got[1]) < 0.9
+
+
+def test_gaussians_whose_moments_disagree_are_not_densified() -> None:
+    gradients = torch.ones(12, 4, 3)
+    gradients[::2, :2] = -1.0  # back and forth
+    model = _after_gradients(gradients)
+    model.xyz_gradient_accum, model.denom = torch.full((4, 1), 2.0), torch.ones(4, 1)
+    index_map = model.densify_and_prune(THRESHOLD, 0.005, EXTENT, None, RandomStreams(0), least_ratio=0.5)
+    assert torch.bincount(index_map.source).tolist() == [1, 1, 2, 2]
+    assert len(_densify(_model([SMALL] * 4, [1.0] * 4))) == 8  # without the gate
+
+
+def test_without_an_optimizer_no_moments_agree() -> None:
+    model = _model([SMALL] * 2, [1.0] * 2)
+    model.optimizer = None
+    assert moment_ratio(model).tolist() == [0.0, 0.0]

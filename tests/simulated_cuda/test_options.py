@@ -45,6 +45,12 @@ TRAINER = {
                               "max_t_difference": 1000, "projection": "group", "iterations": 6},
     "densified": {"densify_from_iter": 1, "densification_interval": 2, "densify_until_iter": 99, "opacity_reset_interval": 3,
                   "densify_grad_threshold": 0, "iterations": 5, "fusion_range": "0.0,1.0", "max_step_share": 0.9},
+    "relocated": {"densifier": "mcmc", "mip_filter": "true", "densify_from_iter": 1, "densification_interval": 2, "densify_until_iter": 99,
+                  "iterations": 5, "fusion_range": "0.0,1.0", "max_step_share": 0.9},
+    "signs": {"densifier": "absgrad", "densify_from_iter": 1, "densification_interval": 2, "densify_until_iter": 99,
+              "densify_grad_threshold": 0, "max_points": 300, "iterations": 5},
+    "gated": {"densifier": "cadam", "densify_from_iter": 1, "densification_interval": 2, "densify_until_iter": 99,
+              "densify_grad_threshold": 0, "max_points": 300, "iterations": 5},
     "outputs": {"save_video": "true", "save_process": "true", "render_45": "true", "pro_frames_num": 2},
     "anomalies": {"detect_anomaly": "true", "debug": "true"},
 }  # fmt: skip

@@ -29,7 +29,12 @@ COGRAD = {
     "CoGradParams.enabled": True, "azimuth_levels": 4, "elevation_levels": 1, "max_step_share": 0.9, "max_t_difference": 900,
     "perpneg": False, "fix_noise": True,
 }  # fmt: skip
-RUNS = {"baseline": {"perpneg": True}, "cograd": COGRAD, "faulty": {"perpneg": False}}
+RUNS = {
+    "baseline": {"perpneg": True}, "cograd": COGRAD, "faulty": {"perpneg": False},
+    "absgrad": {**COGRAD, "densifier": "absgrad", "max_points": 90},
+    "mcmc": {**COGRAD, "densifier": "mcmc", "mcmc_noise": 10.0},
+    "cadam": {"perpneg": False, "densifier": "cadam", "cadam_ratio": 0.2},
+}  # fmt: skip
 BAD_CALL = 25  # of the network, in the process of the last view
 
 
