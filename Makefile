@@ -27,7 +27,8 @@ CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d distillatio
 # What compares numbers that torch computes; the other folders' tests are about texts, files, processes and pages.
 NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py
-BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py)
+# Not of `make bench`: parts of the others, and what takes an hour.
+BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py)
 
 .PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-slow test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:

@@ -36,8 +36,10 @@ def main(argv: list[str]) -> None:
         subprocess.run([*command, "--model_path", folder, "--quiet", "true", *argv], check=True)
         wall_s = time.perf_counter() - start
         lines = read_steps(Path(folder) / "log.jsonl")
-    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(lines)} steps, {wall_s:.0f} s, peak {peak_gb:.2f} GB\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s, peak_gb = used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+    times = f"{wall_s:.0f} s, {cpu_s:.1f} s of CPU time"
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(lines)} steps, {times}, peak {peak_gb:.2f} GB\n")
     sums = {phase: sum(line["phase_ms"].get(phase, 0) for line in lines) for phase in lines[-1]["phase_ms"]}
     print("| phase | median ms a step | sum s | share |\n|---|---|---|---|")
     for phase, total in sums.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from arguments import GuidanceParams
@@ -39,6 +38,8 @@ PREDICTION_OF = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v
 
 def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
     """Load what `params.model_key` names, checked for shape.  Raises ModelUnavailable."""
+    import transformers  # here: the ideal prior needs none of it
+
     # At import transformers reports that torchvision is missing, which nothing here needs.
     transformers.logging.set_verbosity_error()
     source = find_source(params)

@@ -12,11 +12,11 @@ of the whole image, which weighs as much as thousands of pixels.
 
 | symbol | name | shape |
 |---|---|---|
-| B, n, P | rows, images, pixels | |
+| B, K, n, P | rows, texts, images, pixels | |
 | x | noisy input / latent scale | [B, 3, H, W] |
 | v | variance of x given i and o: a^2 s^2 + sigma^2 | [B] |
 | r | residual x - a G_i | only as inner products |
-| log_prior | log probability of image i under the caption | [B, n] |
+| log_prior | log probability of image i under each caption, text by text | [K B, n] |
 
 Images come as half sets: image i stands for itself and its mirror image, each with half its probability.
 """
@@ -27,22 +27,40 @@ from typing import Self
 import torch
 from torch import Tensor
 
-NEGLIGIBLE = 1e-8
-"""Images that are less probable than this in every row are left out of the weighted sum."""
-
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Images of the set and the inner products that do not depend on the input."""
+    """Images of the set and the inner products that do not depend on the input.
 
-    images: Tensor  # [n, 3P]
-    squares: Tensor  # [n] |G|^2
+    Of the 3P values of an image those are stored that are not the same in all images and their mirror images: a white
+    background adds the same number to each log likelihood. By column, so that both products read them in order.
+    """
+
+    columns: Tensor  # [m] which of the 3P values differ
+    varying: Tensor  # [m, n] these values of each image
+    common: Tensor  # [3P] the values that all images share, 0 at `columns`
+    squares: Tensor  # [n] |G|^2 over `columns`
     sums: Tensor  # [n, 3] sum of G_c
 
     @classmethod
     def build(cls, images: Tensor) -> Self:
         """From G [n, 3, H, W]."""
-        return cls(images.flatten(1), images.square().sum((1, 2, 3)), images.sum((2, 3)))
+        values, first = images.flatten(1), images[0]
+        differs = (images != first).any(dim=0) | (first != first.flip(-1))
+        differs = (differs | differs.flip(-1)).flatten()
+        columns = differs.nonzero()[:, 0]
+        varying = values[:, columns].T.contiguous()
+        common = values[0].masked_fill(differs, 0)
+        return cls(columns, varying, common, varying.square().sum(0), images.sum((2, 3)))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """<x, G_i> over `columns` [B, n] of x [B, 3P]."""
+        return x.index_select(1, self.columns) @ self.varying
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """sum_i weights_i G_i [B, 3P] of weights [B, n]."""
+        made = weights.sum(dim=1, keepdim=True) * self.common
+        return made.index_copy_(1, self.columns, (self.varying @ weights.T).T)
 
 
 @dataclass(frozen=True)
@@ -59,33 +77,31 @@ class NoiseLevel:
         """Variance of a pixel given image and offset."""
         return (self.a * self.s) ** 2 + self.sigma**2
 
-    def doubled(self) -> Self:
+    def repeated(self, sides: int) -> Self:
         """For rows followed by their mirror images."""
-        return replace(self, a=self.a.repeat(2), sigma=self.sigma.repeat(2))
+        return replace(self, a=self.a.repeat(sides), sigma=self.sigma.repeat(sides))
 
 
 def posterior_mean(
     x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: Tensor, mirrored: bool = True
 ) -> Tensor:
-    """E[z | x] of shape [B, 3, H, W]. Without `mirrored` the images of the table are all there are."""
-    batch, shape = len(x), x.shape[1:]
-    if not mirrored:
-        log_likelihood, offset = _evidence(x.flatten(2), level, table)
-        weights = torch.softmax(log_likelihood + log_prior, dim=1)
-        shift = (weights[..., None] * offset).sum(1)[..., None, None]
-        return _mean(x, level, _weighted_sum(weights, table.images).view(batch, *shape), shift)
-    both = torch.cat([x, x.flip(-1)]).flatten(2)  # [2B, 3, P]: rows, then mirrored rows
-    log_likelihood, offset = _evidence(both, level.doubled(), table)  # [2B, n], [2B, n, 3]
-    rows = torch.cat([part + log_prior for part in log_likelihood.split(batch)], dim=1)  # [B, 2n]
-    weights = torch.cat(torch.softmax(rows, dim=1).split(log_prior.shape[1], dim=1))  # [2B, n]
-    image = _weighted_sum(weights, table.images).view(2 * batch, *shape)
-    image = image[:batch] + image[batch:].flip(-1)
-    shift = (weights[..., None] * offset).sum(1)  # [2B, 3]
-    return _mean(x, level, image, (shift[:batch] + shift[batch:])[..., None, None])
+    """E[z | x] of shape [K B, 3, H, W], text by text. Without `mirrored` the images of the table are all there are."""
+    batch, texts, shape = len(x), len(log_prior) // len(x), x.shape[1:]
+    priors = log_prior.view(texts, batch, -1)
+    both = torch.cat([x, x.flip(-1)]) if mirrored else x  # [S B, 3, H, W]: S = 2, rows, then mirrored rows, or S = 1
+    sides = len(both) // batch
+    log_likelihood, offset = _evidence(both.flatten(2), level.repeated(sides), table)  # [S B, n], [S B, n, 3]
+    log_likelihood, offset = log_likelihood.view(sides, batch, -1), offset.view(sides, batch, -1, 3)
+    rows = log_likelihood + priors[:, None]  # [K, S, B, n]
+    weights = torch.softmax(rows.transpose(1, 2).flatten(2), dim=2).view(texts, batch, sides, -1).transpose(1, 2)
+    image = table.weighted_sum(weights.reshape(texts * len(both), -1)).view(texts, sides, batch, *shape)
+    image = image[:, 0] + image[:, 1].flip(-1) if mirrored else image[:, 0]
+    shift = torch.einsum("ksbn,sbnc->kbc", weights, offset)
+    return _mean(x, level, image, shift[..., None, None]).flatten(0, 1)
 
 
 def _mean(x: Tensor, level: NoiseLevel, image: Tensor, shift: Tensor) -> Tensor:
-    """E[z | x] from the mean image [B, 3, H, W] of the set and the mean offset [B, 3, 1, 1]."""
+    """E[z | x] from the mean images [K, B, 3, H, W] of the set and the mean offsets [K, B, 3, 1, 1]."""
     a = level.a.view(-1, 1, 1, 1)
     through = a * level.s**2 / level.v.view(-1, 1, 1, 1)  # how much of x itself the kernel lets through
     return through * (x - shift) + (1 - a * through) * image
@@ -94,17 +110,9 @@ def _mean(x: Tensor, level: NoiseLevel, image: Tensor, shift: Tensor) -> Tensor:
 def _evidence(x: Tensor, level: NoiseLevel, table: ImageTable) -> tuple[Tensor, Tensor]:
     """Log likelihood [2B, n] up to a constant of the row, and posterior mean of sigma o_c [2B, n, 3]; x [2B, 3, P]."""
     a, v = level.a.view(-1, 1), level.v.view(-1, 1)
-    cross = x.flatten(1) @ table.images.T  # [2B, n]
+    cross = table.inner(x.flatten(1))  # [2B, n]
     residual_sum = x.sum(2)[:, None] - a[..., None] * table.sums  # [2B, n, 3]
     offset_variance = ((level.sigma.view(-1, 1) * level.offset_std) ** 2).clamp(min=1e-12)
     offset = residual_sum / (x.shape[2] + v / offset_variance)[..., None]
     gain = (residual_sum * offset).sum(2) / (2 * v)  # of explaining the residual's mean by the offset
     return (a * cross - a**2 * table.squares / 2) / v + gain, offset
-
-
-def _weighted_sum(weights: Tensor, images: Tensor) -> Tensor:
-    """weights [2B, n] @ images [n, 3P], without the images that count for nothing."""
-    kept = (weights > NEGLIGIBLE).any(dim=0)
-    if 2 * int(kept.sum()) > len(kept):
-        return weights @ images
-    return weights[:, kept] @ images[kept]

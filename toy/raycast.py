@@ -79,10 +79,20 @@ def render_primitives(primitives: Sequence[Primitive], view: View, size_px: int,
         if window is not None:
             _cast(primitive, index + 1, centre, axes, ndc, window, (nearest, shade, owner))
     table = np.array([(0,) * 6, *[(*p.paint.channels(), 1.0) for p in primitives]], np.float32)  # [1 + N, 6]
-    buffer = table[owner] * np.where(owner > 0, shade, 0)[..., None]
-    buffer[..., 5] = owner > 0
-    blocks = buffer.reshape(size_px, supersample, size_px, supersample, 6).mean(axis=(1, 3))
-    return np.rint(np.clip(blocks, 0, 1) * 255).astype(np.uint8).transpose(2, 0, 1)
+    made = np.zeros((size_px, size_px, 6), np.uint8)
+    pixels = tuple(_covering(owner, axis, supersample) for axis in (1, 0))
+    rows, columns = (slice(span.start * supersample, span.stop * supersample) for span in pixels)
+    buffer = table[owner[rows, columns]] * shade[rows, columns, None]
+    buffer[..., 5] = owner[rows, columns] > 0
+    rays = [buffer[i::supersample, k::supersample] for i in range(supersample) for k in range(supersample)]
+    made[pixels] = np.rint(np.clip(sum(rays) / len(rays), 0, 1) * 255)
+    return made.transpose(2, 0, 1)
+
+
+def _covering(owner: np.ndarray, over: int, supersample: int) -> slice:
+    """The pixels of the axis other than `over`, from the first to the last one with a ray that hits; none if none."""
+    hit = np.flatnonzero(owner.any(axis=over))
+    return slice(hit[0] // supersample, hit[-1] // supersample + 1) if len(hit) else slice(0, 0)
 
 
 def _window(

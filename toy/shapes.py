@@ -135,13 +135,15 @@ class Hull(Primitive):
     def hit(self, origin: np.ndarray, directions: np.ndarray) -> Rays:
         normals = self.normals.astype(directions.dtype)
         offsets = self.offsets.astype(directions.dtype)
-        speed = directions @ normals.T  # [P, F]
-        t_plane = (offsets - normals @ origin) / _nonzero(speed)
+        speed = normals @ directions.T  # [F, P]: NumPy is fast along the last axis only
+        t_plane = (offsets - normals @ origin)[:, None] / _nonzero(speed)
         entering = np.where(speed < 0, t_plane, -np.inf)
-        face = entering.argmax(axis=1)
-        t_in = np.take_along_axis(entering, face[:, None], axis=1)[:, 0]
-        t_out = np.where(speed > 0, t_plane, np.inf).min(axis=1)
-        return _first(t_in, (t_in < t_out) & (t_in > 0)), normals[face]
+        t_in = entering.max(axis=0)
+        t_out = np.where(speed > 0, t_plane, np.inf).min(axis=0)
+        hits = (t_in < t_out) & (t_in > 0)
+        normal = np.zeros_like(directions)
+        normal[hits] = normals[entering[:, hits].argmax(axis=0)]
+        return _first(t_in, hits), normal
 
 
 @dataclass(frozen=True)

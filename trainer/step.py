@@ -248,10 +248,12 @@ def image_gradients(
 ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
     """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
     distillation.backward()
-    tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
-    (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
-    assert images.grad is not None and disparities.grad is not None, "the total variation has just been there"
-    g_images = images.grad, disparities.grad
+    with torch.set_grad_enabled(lambda_tv > 0):
+        tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
+    if lambda_tv > 0:
+        (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
+    of_images, of_disparities = (torch.zeros_like(x) if x.grad is None else x.grad for x in (images, disparities))
+    g_images = of_images, of_disparities
     spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
     return g_images, {
         **({"z_variance": torch.stack(spreads)} if spreads else {}),

@@ -51,13 +51,14 @@ def sheet(out: Path, results: Sequence[Result], side_px: int, columns: int = 8) 
     for result in results:
         kept = clouds.snapshots(clouds.folder_of(out, result["name"]))
         if kept:
-            rows.append(np.hstack([_label(result, side_px), _views(kept[-1], side_px, columns)]))
+            rows.append(np.hstack([_label(result, side_px), views_of_cloud(kept[-1], side_px, columns)]))
     if not rows:
         raise ValueError(f"{out} holds no cloud of these runs; run them first")
     return np.vstack(rows)
 
 
-def _views(path: Path, side_px: int, columns: int) -> np.ndarray:
+def views_of_cloud(path: Path, side_px: int, columns: int) -> np.ndarray:
+    """RGB uint8 [side_px, columns side_px, 3]: a kept cloud from evenly spaced sides, the first at azimuth 0."""
     shot = clouds.load(path)
     azimuths = [360.0 * k / columns for k in range(columns)]
     views = [View(90 - ELEVATION_DEG, azimuth, shot.radius, shot.fov_rad) for azimuth in azimuths]

@@ -11,7 +11,7 @@ from arguments import GuidanceParams
 from guidance.sd_step import scaled_linear_alphas
 from tests.drawn import Draws
 from toy.ideal import OFFSET_STD, IdealPrior
-from toy.posterior import NoiseLevel, posterior_mean
+from toy.posterior import ImageTable, NoiseLevel, posterior_mean
 from toy.rendered_set import PoseRanges
 
 TEXT = "a cyan robot with orange arms"
@@ -25,7 +25,8 @@ def prior() -> IdealPrior:
 
 def pictures_of(prior):
     """Images [n, 3, H, W] in float64."""
-    return prior._table.images.view(-1, 3, SIZE_PX, SIZE_PX).double().numpy()
+    images = prior._table.weighted_sum(torch.eye(len(prior._table.sums)))
+    return images.view(-1, 3, *(prior.resolution_px,) * 2).double().numpy()
 
 
 def brute_force_mean(x, a, sigma, s, offset_std, images, log_prior):
@@ -101,6 +102,21 @@ def test_each_row_has_its_own_timestep_and_embedding(prior):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("texts", [2, 3])
+def test_texts_of_one_call_share_what_depends_on_the_rows_alone(prior, texts, monkeypatch):
+    """Each text's predictions are those of a call of its own; the images are compared with each row once."""
+    seen, inner = [], ImageTable.inner
+    monkeypatch.setattr(ImageTable, "inner", lambda table, x: seen.append(len(x)) or inner(table, x))
+    x, t = Draws(9).normal(2, 3, SIZE_PX, SIZE_PX), torch.tensor([300, 800])
+    rows = prior.get_text_embeds([f"{TEXT}, front view", "", f"{TEXT}, back view"])[:texts]
+    together = prior.predict_noise(x.repeat(texts, 1, 1, 1), t.repeat(texts), rows.repeat_interleave(2, 0))
+    alone = torch.cat([prior.predict_noise(x, t, row.repeat(2, 1, 1)) for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert seen == [4] * (1 + texts)  # two rows and their mirror images
+    prior.predict_noise(x.repeat(2, 1, 1, 1), torch.tensor([300, 800, 300, 801]), rows[:1].repeat(4, 1, 1))
+    assert seen[-1] == 8
+
+
 def test_low_noise_returns_the_picture_and_the_gradient_points_to_it(prior):
     """From an image that was dimmed, the SDS direction -(eps_hat - eps) leads back towards the image."""
     clean = torch.from_numpy(pictures_of(prior)[7]).float()[None] * prior.scale
@@ -154,7 +170,7 @@ def test_images_of_all_objects_change_the_unconditional_prediction_only(broad):
     rows = [broad.get_text_embeds([text]) for text in (TEXT, f"{TEXT}, front view", "")]
     x, t = Draws(7).normal(1, 3, 16, 16), torch.tensor([500])
     own, front, uncond = (broad.predict_noise(x, t, row) - narrow.predict_noise(x, t, row) for row in rows)
-    assert own.abs().max() < 1e-5 and front.abs().max() < 1e-5
+    assert own.abs().max() < 2e-4 and front.abs().max() < 2e-4  # the tables round apart: 1.7e-5 seen
     assert uncond.abs().max() > 1e-2
     assert broad._members.sum(1).numpy() == pytest.approx(np.ones(5), abs=1e-5)
     own_share = float(broad._members[-1, : len(broad.azimuth_deg)].sum())
@@ -166,7 +182,7 @@ def test_with_images_of_all_objects_cond_minus_uncond_is_a_classifiers_score(bro
     cond, uncond = broad.get_text_embeds([TEXT]), broad.get_text_embeds([""])
     t, own = torch.tensor([700]), len(broad.azimuth_deg)
     a, sigma = broad.alphas_cumprod[t].sqrt(), (1 - broad.alphas_cumprod[t]).sqrt()
-    images = broad._table.images.view(-1, 3, 16, 16) * broad.scale
+    images = torch.from_numpy(pictures_of(broad)).float() * broad.scale
     towards = images[:own].mean(0) - images[own:]  # [m, 3, 16, 16]
     cosines = []
     for k in range(0, len(towards), 40):
