@@ -120,7 +120,7 @@ def gradient(prior: Any, params: GuidanceParams, step: StepGradients, ind_t: int
     conditioning = PromptEmbeddings(prior, params).conditioning(step.draws.azimuth_deg)
     options: dict[str, Any] = {"warm_up_rate": 0.0, "as_latent": False, "memory": NoiseMemory()}
     index = torch.full((len(images),), ind_t)
-    streams = RandomStreams(seed)
+    streams = RandomStreams(seed, seed)
     made = distill_views(
         prior, images, disparities, alphas, conditioning, Loss(params), streams, ind_t=index, **options
     )
