@@ -27,7 +27,7 @@ def compare(first: Job, second: Job) -> None:
                     with ui.element("div").classes("outputs full"):
                         _draw(job)
         try:
-            rows = list(differences(first.folder, second.folder))
+            rows = list(dict.fromkeys(differences(first.folder, second.folder)))  # width and height are one size
         except ConfigError as error:
             ui.label(f"Their settings cannot be compared: {in_page_words(error.problems[0])}").classes("warn")
         else:

@@ -19,8 +19,6 @@ from utils.file_formats import FILE_FORMATS, SCENES
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORT = Path(__file__).with_name("export_process.py")
-NICENESS = 5
-"""Of the process: the server, and a run, come first."""
 PROGRESS = re.compile(r"^(\d{1,3}) % (.+)$", re.MULTILINE)
 """A line of export/progress.py."""
 
@@ -52,8 +50,6 @@ class Export:
             [sys.executable, str(EXPORT), *words],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._console, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        with contextlib.suppress(OSError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
 
     @property
     def is_started(self) -> bool:

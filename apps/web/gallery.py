@@ -122,7 +122,7 @@ class _Card:
             self.facts = ui.label().classes("quiet")
             with ui.element("div").classes("row tight"):
                 use = ui.button("Use these settings", on_click=lambda: actions.use(job))
-                use.props("flat dense no-caps size=sm").set_enabled(not job.unreadable)
+                use.props("flat dense no-caps size=12px").set_enabled(not job.unreadable)
                 with ui.button(icon="more_vert").props('flat dense size=sm aria-label="More"'), ui.menu():
                     ui.menu_item("Compare with the run shown", lambda: gallery.compare(job))
                     ui.menu_item("Rename", lambda: gallery.rename(job))

@@ -33,12 +33,11 @@ TICK_SECONDS, MEASURE_SECONDS = 0.5, 2.0
 FRESH = {"Cache-Control": "no-store"}
 
 
-def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
+def serve(server: ServerState, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
     """Serves the page until the process is stopped; then a run in progress is stopped with a checkpoint.
 
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """
-    server = ServerState(output)
     presets()  # what takes time, or can be wrong, comes before the address is printed
     app.add_middleware(DisconnectGuard)
     app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
