@@ -75,7 +75,7 @@ class Form:
         with ui.element("div").classes("numbers"):
             self.steps, self.size, self.seed = (ui.input(name) for name in ("Steps", "Size, px", "Seed"))
             for element in (self.steps, self.size, self.seed):
-                element.props("outlined dense hide-bottom-space inputmode=numeric")
+                element.props("outlined dense hide-bottom-space no-error-icon inputmode=numeric")
             dice = ui.button(icon="casino", on_click=lambda: self.fill(with_another_seed(self.draft())))
             dice.props('flat aria-label="Another seed"')
         self.steps.on_value_change(self._edit_steps)
@@ -198,16 +198,16 @@ class Form:
             self.started()
 
     def _show_problems(self, found: list[tuple[str, str]]) -> None:
-        """Each beside its input, and those of the advanced settings above the button too."""
+        """Those of the texts beside them; others above the button, for the numbers' inputs are narrow."""
         by_name = {PLAIN[label]: sentence for label, sentence in found if label in PLAIN}
         for element, label in (
-            (self.prompt, PROMPT), (self.negative, NEGATIVE), (self.seed, SEED), (self.steps, STEPS), (self.size, WIDTH)
+            (self.prompt, PROMPT), (self.negative, NEGATIVE), (self.steps, STEPS), (self.size, WIDTH), (self.seed, SEED)
         ):  # fmt: skip
             element.error = by_name.get(PLAIN[label])
         self.advanced.show_problems(dict(found))
         self.problems.clear()
         with self.problems:
-            for sentence in dict.fromkeys(sentence for label, sentence in found if label not in PLAIN):
+            for sentence in dict.fromkeys(sentence for label, sentence in found if label not in (PROMPT, NEGATIVE)):
                 ui.label(sentence).classes("bad")
 
 

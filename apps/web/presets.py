@@ -136,7 +136,9 @@ class Preset:
     def hint(self, prompt: str) -> str:
         """What an embedded prior will not understand of a prompt; empty where it is all clear, or for other priors."""
         reading = self.reading(prompt)
-        return "" if reading is None else reading.refusal or reading.notice
+        if reading is None or not reading.problem:
+            return "" if reading is None else reading.notice
+        return f"The prompt {reading.problem}."
 
 
 @cache
