@@ -2,6 +2,7 @@
 """The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fastapi.responses import FileResponse
 from nicegui import app, run, ui
 
 from apps.web import outputs
-from apps.web.disconnects import DisconnectGuard
+from apps.web.disconnects import GivenUpRequests
 from apps.web.exports import ready_export
 from apps.web.job import Job
 from apps.web.origin import VIEW_POLICY, OriginGuard
@@ -39,7 +40,7 @@ def serve(server: ServerState, host: str, port: int, allowed_hosts: Sequence[str
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """
     presets()  # what takes time, or can be wrong, comes before the address is printed
-    app.add_middleware(DisconnectGuard)
+    logging.getLogger("uvicorn.error").addFilter(GivenUpRequests())
     app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
     _add_files(server)
     app.timer(TICK_SECONDS, server.tick)
