@@ -110,7 +110,7 @@ lint: setup-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy $(CHECKED)
 
-bench: setup
+bench: setup-extra
 	@for script in $(filter-out $(BENCHMARK_PARTS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 fuzz: setup-dev

@@ -42,8 +42,9 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
     from apps.web.server import serve
+    from apps.web.server_state import ServerState
 
-    serve(args.output, args.host, port, args.allow_host)
+    serve(ServerState(args.output), args.host, port, args.allow_host)
     return FINISHED
 
 

@@ -11,6 +11,7 @@ import torch
 
 from arguments import PipelineParams
 from export.options import library
+from export.progress import report
 from export.scan import depth_of_mesh, project, scan
 from export.surface import Mesh
 from gaussian_renderer import render
@@ -20,6 +21,8 @@ from scene.gaussian_model import GaussianModel
 SHARPNESS = 2
 """Power of the cosine between normal and view that weighs a view: frontal ones count."""
 LEAST_COSINE = 0.2
+BAKE_BEGIN = 0.45
+"""Of the time that a mesh takes, the share that has passed when the texture is begun; measured, two cores."""
 LEAST_COVERAGE = 0.5
 DEPTH_TOLERANCE = 0.02
 """Of the scene's radius: a texel so far behind the nearest surface is still seen."""
@@ -50,7 +53,8 @@ def bake(
 ) -> np.ndarray:
     """uint8 [S, S, 3]. `radius` is the scene's; texels that no camera sees take the nearest seen one's colour."""
     colour, weight = np.zeros((len(texels.row), 3), np.float32), np.zeros(len(texels.row), np.float32)
-    for camera in cameras:
+    for k, camera in enumerate(cameras):
+        report(BAKE_BEGIN + (1 - BAKE_BEGIN) * k / len(cameras), "baking the texture")
         index, seen, share = _seen_from(camera, gaussians, mesh, texels, radius)
         colour[index] += seen * share[:, None]
         weight[index] += share

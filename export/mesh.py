@@ -14,6 +14,7 @@ from export.bake import bake, texels_of
 from export.cloud import Y_UP
 from export.limits import check
 from export.options import Options, library
+from export.progress import report
 from export.surface import Mesh, best_surface, grid_around, simplified, vertex_normals, without_fragments
 from scene.cameras import RCamera
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
@@ -35,11 +36,13 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
         library(name)  # before the work
     check(gaussians, "glb")
     seen = framing([gaussians])
+    report(0.0, "finding the surface")
     grid = grid_around(gaussians, seen, options.grid)
     mesh = best_surface(gaussians, grid, views(seen, OUTLINE_VIEWS, OUTLINE_PX), options.device)
     mesh = simplified(without_fragments(mesh), options.faces)
     normals = vertex_normals(mesh)
     solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step, options.device)
+    report(0.15, "unwrapping the surface")
     mesh, normals, uv = unwrapped(mesh, normals)
     texels = texels_of(mesh, normals, uv, options.texture_px)
     texture = bake(solid, mesh, texels, views(seen, BAKE_VIEWS, BAKE_PX), options.texture_px, seen.radius)

@@ -283,6 +283,15 @@ ERRORS = [
     *_in("export/splats.py", "tests/export/test_splats.py",
         ("UP[options.up]", "UP[\"-y\"]"),
     ),
+    *_in("apps/web/exports.py", "tests/apps/web/test_exports.py",
+        ("self._close(export.problem)", 'self._close("")'),
+        ("elif ready_export(folder, format) is None and self._found", "elif self._found"),
+        ("out.stat().st_mtime >= scene", "0 <= scene"),
+    ),
+    *_in("apps/web/job.py", "tests/apps/web/test_server_state.py",
+        ("State.UNFINISHED if numbered(self.folder) else State.FAILED", "State.UNFINISHED"),
+    ),
+    *_in("apps/web/drafts.py", "tests/apps/web/test_drafts.py", ("if label not in NOT_TAKEN", "if label")),
 ]  # fmt: skip
 
 

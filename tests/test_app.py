@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """app.py as a visitor meets it: from a prompt typed in a browser to the files on the disk."""
 
-import contextlib
 import io
 import json
-import os
-import re
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +16,7 @@ from evaluation.run_folder import last_point_cloud
 from scene.ply import read_vertices
 from tests.browser import PICTURES, browser_page, needs_browser, screenshot
 from tests.patience import PATIENCE_S, until
-from tests.web_page import ROOT, open_page, serve, show_run
+from tests.web_page import ROOT, open_page, process_of, serve, show_run, stopped, take
 
 STALL_S = 15.0  # of a page, longer than its framework waits by default
 QUICK = {"OptimizationParams.iterations": "80", "test_ratio": "1", "GenerateCamParams.view_px": "32", "GenerateCamParams.image_w": "32", "GenerateCamParams.image_h": "32", "GenerateCamParams.init_num_pts": "1000"}  # fmt: skip
@@ -36,41 +32,15 @@ def _set(page, label: str, value: str) -> None:
     field.blur()
 
 
-def _process(run: Path) -> int | None:
-    """The process that trains in a run folder."""
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended
-            words = command.read_bytes().split(b"\0")
-            if str(run).encode() in words and any(word.endswith(b"train.py") for word in words):
-                return int(command.parent.name)
-    return None
-
-
-@contextlib.contextmanager
-def _stopped(process: int) -> Iterator[None]:
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
-
-
 def _wait_and_leave(tab, address: str) -> None:
     """Another tab shows the same run; what it starts is queued, and cancelled."""
     open_page(tab, address)
     tab.get_by_label("The run").get_by_text("a yellow mug with blue handle", exact=True).wait_for()
     tab.get_by_role("button", name="Start").click()
-    tab.get_by_text("Queued: a cyan robot with orange arms").wait_for()
+    tab.get_by_text("Queued: a yellow mug with blue handle").wait_for()  # what was typed in the first tab
     tab.get_by_role("button", name="Cancel").click()
     tab.get_by_text("Queued: ").wait_for(state="hidden")
     tab.close()
-
-
-def _take(page, title: str) -> bytes:
-    """What the button whose name begins with `title` hands over: GLB, not GSGLB."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name=re.compile(rf"^{re.escape(title)}")).click()
-    return Path(download.value.path()).read_bytes()
 
 
 def _overflow_px(page) -> int:
@@ -90,18 +60,18 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text("Advanced settings").click()
         _set(page, "OptimizationParams.iterations", "0")
         page.get_by_role("button", name="Start").click()
-        page.get_by_text("OptimizationParams.iterations = '0': expected a whole number >= 1").first.wait_for()
+        page.get_by_text("Steps = '0': expected a whole number >= 1").first.wait_for()
         for label, value in QUICK.items():
             _set(page, label, value)
         page.get_by_text(f"{len(QUICK)} changed").wait_for()
         assert not (folder / "a-yellow-mug-with-blue-handle").exists()  # a refused start leaves nothing
         page.get_by_role("button", name="Start").click()
         page.get_by_text("starting", exact=True).wait_for()
-        run = until(lambda: _process(folder / "a-yellow-mug-with-blue-handle"))
-        with _stopped(run):  # so that it does not end before a slow browser has looked
+        run = until(lambda: process_of(folder / "a-yellow-mug-with-blue-handle", "train.py"))
+        with stopped(run):  # so that it does not end before a slow browser has looked
             _wait_and_leave(page.context.new_page(), address)
         until(lambda: any(log.stat().st_size for log in folder.glob("*-handle/log.jsonl")))
-        with _stopped(run):
+        with stopped(run):
             page.get_by_text("running", exact=True).wait_for()
         page.locator(".outputs img").wait_for()
         assert page.evaluate("document.querySelector('.outputs img').decode().then(() => true)")
@@ -110,11 +80,11 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text("finished", exact=True).wait_for()
         assert "step 80 of 80" in page.inner_text("main")
         page.wait_for_function("document.querySelector('.outputs video')?.readyState >= 2")
-        cloud = read_vertices(file_of(tmp_path, "taken.ply", _take(page, "PLY")))
+        cloud = read_vertices(file_of(tmp_path, "taken.ply", take(page, "PLY")))
         _, saved = last_point_cloud(folder / "a-yellow-mug-with-blue-handle")
         assert np.array_equal(np.abs(cloud["x"]), np.abs(read_vertices(saved)["x"]))  # another axis is up there
-        _check_glb(_take(page, "GLB"))
-        assert _take(page, "MP4")[4:8] == b"ftyp" and b"blue handle" in _take(page, "config.yaml")
+        _check_glb(take(page, "GLB"))
+        assert take(page, "MP4")[4:8] == b"ftyp" and b"blue handle" in take(page, "config.yaml")
         page.get_by_role("tab", name="Region map").click()
         page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 400")
         page.get_by_role("tab", name="3D view").click()
@@ -149,7 +119,6 @@ def test_the_picture_of_the_demo(tmp_path) -> None:
             page.get_by_text("finished", exact=True).wait_for()
             page.wait_for_function("document.querySelector('.outputs video')?.readyState >= 4")
             page.evaluate(SOON_AFTER_THE_FRONT)
-            page.get_by_label("Show").blur()
             assert screenshot(page, "app", tmp_path, full_page=True).stat().st_size < 400_000
     finally:
         server.send_signal(signal.SIGINT)

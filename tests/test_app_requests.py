@@ -87,6 +87,8 @@ def test_asking_for_an_address_starts_no_work(served) -> None:
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
 
 
+STARTED = {"config.yaml": "OptimizationParams: {iterations: 9}\n", "chkpnt3.safetensors": "x"}
+"""Of a run that ended before its last step."""
 BAD_FOLDERS = {
     "deep-record": {"run.json": "[" * 200_000},
     "deep-log": {"log.jsonl": "[" * 200_000 + "\n"},
@@ -102,10 +104,11 @@ def test_a_bad_run_folder_takes_nothing_down(tmp_path) -> None:
     """Neither the start of the server nor a visitor's page; the folder is shown as unreadable, the good run as it is."""
     for name, files in BAD_FOLDERS.items():
         (tmp_path / name).mkdir()
-        for file, text in {"config.yaml": "OptimizationParams: {iterations: 9}\n", **files}.items():
+        for file, text in {**STARTED, **files}.items():
             (tmp_path / name / file).write_text(text, encoding="utf-8", errors="surrogateescape")
     (tmp_path / "pipes").mkdir()
-    (tmp_path / "pipes" / "config.yaml").write_text("OptimizationParams: {iterations: 9}\n")
+    for file, text in STARTED.items():
+        (tmp_path / "pipes" / file).write_text(text)
     for file in ("run.json", "log.jsonl", "console.txt"):
         os.mkfifo(tmp_path / "pipes" / file)  # whoever opens it as a file waits for ever
     server, address = serve(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point one way: app, apps, benchmarks, examples -> tools -> train -> viewer, evaluation, export -> trainer -> toy ->
+"""Imports point one way: app, benchmarks -> apps, examples -> tools -> train -> viewer, evaluation, export -> trainer -> toy ->
 guidance -> gaussian_renderer -> scene -> arguments -> cograd, distillation, utils."""
 
 import ast
@@ -26,9 +26,9 @@ LAYER = {
     "train": 9,
     "tools": 10,
     "apps": 11,
-    "benchmarks": 11,
     "examples": 11,
     "app": 12,
+    "benchmarks": 12,
     "cograd3d": 13,
 }
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """app.py in a process of its own, and what it answers to requests."""
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.patience import PATIENCE_S, until
@@ -57,18 +60,39 @@ def open_page(page, address: str) -> None:
     page.wait_for_function("window.did_handshake")
 
 
+def card_of(page, name: str):
+    """The card of a run, by the name of its folder."""
+    return page.locator(f'.run[data-run="{name}"]')
+
+
 def show_run(page, name: str) -> None:
-    """Chooses a run in the menu. A click that comes before the page answers to clicks opens nothing: it is repeated."""
-    option = page.get_by_role("option", name=name, exact=True)
+    """Shows a run by its thumbnail."""
+    card_of(page, name).locator(".thumb").click()
+    page.wait_for_function("name => location.search === '?run=' + name", arg=name)
 
-    def chosen() -> bool:
-        page.get_by_label("Show").click()
-        try:
-            option.click(timeout=5_000)
-        except Exception:  # playwright's TimeoutError, which is imported where a browser is
-            page.keyboard.press("Escape")
-            return False
-        option.wait_for(state="hidden")  # a menu that is closing would take the next click
-        return True
 
-    until(chosen, f"the menu never offered {name}")
+def take(page, title: str) -> bytes:
+    """What the button or the link whose text begins with `title` hands over: GLB, not GSGLB."""
+    with page.expect_download() as download:
+        page.locator(".downloads .q-btn").filter(has_text=re.compile(rf"^{re.escape(title)}")).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def process_of(run: Path, program: str) -> int | None:
+    """The process that a program of that name has in a run folder."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = command.read_bytes().split(b"\0")
+            if str(run).encode() in words and any(word.endswith(program.encode()) for word in words):
+                return int(command.parent.name)
+    return None
+
+
+@contextlib.contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Takes the CPU from a process for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What run folders take of the disk, and what of it a finished run needs no more."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,12 @@ def disk_use(run: Path, with_exports: bool = False) -> DiskUse:
         RunLock.refuse_if_held(run)
     except FolderInUse:
         state, removable = "in use", None
-    total = sum(_bytes_of(path) for path in run.rglob("*") if _is_own_file(path))
-    return DiskUse(run, state, total, tuple(removable or ()))
+    return DiskUse(run, state, total_bytes(run), tuple(removable or ()))
+
+
+def total_bytes(run: Path) -> int:
+    """What a run folder takes."""
+    return sum(_bytes_of(path) for path in run.rglob("*") if _is_own_file(path))
 
 
 def free(run: Path, with_exports: bool = False) -> int:
@@ -63,6 +68,20 @@ def free(run: Path, with_exports: bool = False) -> int:
         return freed
     finally:
         lock.withdraw()
+
+
+def remove(run: Path) -> int:
+    """Removes a run folder with all that is in it, while no run has it; returns the bytes that it freed.
+
+    Raises FolderInUse when a run does, and OSError.
+    """
+    lock = RunLock(run)
+    try:
+        freed = total_bytes(run)
+        shutil.rmtree(run)
+        return freed
+    finally:
+        lock.release()
 
 
 def _removable(run: Path, with_exports: bool) -> list[Path] | None:

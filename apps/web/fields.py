@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from apps.web.presets import Preset
+from apps.web.presets import HEIGHT, STEPS, WIDTH, Preset
 from arguments import GROUPS, Config
 from arguments.coerce import expectation, is_tuple
 from arguments.declare import KeySpec, keys_of
@@ -29,6 +29,11 @@ OWNED = {
     "gui", "ip", "port", "viewer", "viewer_host", "viewer_port", "viewer_interval",
 }  # fmt: skip
 """Labels with a place of their own on the page, or that it sets itself."""
+PLAIN = {
+    PROMPT: "Prompt", NEGATIVE: "Negative prompt", SEED: "Seed", STEPS: "Steps", WIDTH: "Size", HEIGHT: "Size"
+}  # fmt: skip
+"""Label -> its name on the page, of the inputs above the advanced settings."""
+NO_PROMPT = 'Type what to make, for example "a red mug".'
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Request:
         ]
         if problems:
             raise ConfigError(problems)
-        words = ["--opt", str(self.preset.path), "--set", *(f"{label}={text}" for label, text in settings.items())]
+        words = [*self.preset.words, *(f"{label}={text}" for label, text in settings.items())]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = load_config(words)
@@ -130,11 +135,21 @@ def with_previews(config: Config) -> Config:
 
 
 def faults(error: ConfigError) -> list[tuple[str, str]]:
-    """(label or "", sentence) of each problem; what was given on the page is not called a command line."""
+    """(label or "", sentence in the page's words) of each problem."""
     found = []
     for problem in error.problems:
-        sentence = problem.removeprefix(f"{COMMAND_LINE}: ").removeprefix("defaults: ")
-        named = re.match(r"(?:[^ ]+\.yaml: )?([\w.]+)", sentence)
-        label = named[1] if named else ""
-        found.append((label if label in fields() or label in OWNED else "", sentence))
+        sentence = re.sub(rf"^({COMMAND_LINE}|defaults|[^ ]+\.yaml): ", "", problem)
+        named = re.match(r"[\w.]+", sentence)
+        label = named[0] if named and (named[0] in fields() or named[0] in OWNED) else ""
+        is_empty = label == PROMPT and "expected a prompt: pass" in sentence
+        found.append((label, NO_PROMPT if is_empty else in_page_words(sentence)))
     return found
+
+
+def in_page_words(sentence: str) -> str:
+    """A message of the command line as one of the page: settings by their names there, no flags."""
+    for label, name in PLAIN.items():
+        sentence = re.sub(rf"(?<![\w.]){re.escape(label)}(?![\w.])", name, sentence)
+    names = {one.name for one in fields().values()}
+    advanced = "the advanced setting "
+    return re.sub(r"--(\w+)", lambda flag: advanced + flag[1] if flag[1] in names else flag[0], sentence)

@@ -1,64 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form: prompt, preset, seed, and every setting of the typed config. Inputs belong to the tab."""
+"""The form: prompt, quality, steps, size, seed, preset, and every other setting. The visitor's browser keeps it."""
 
-import random
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 from nicegui import ui
 
-from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PROMPT, SEED, Field, Request, faults, fields, title_of
-from apps.web.presets import Preset, presets
+from apps.web.advanced import Advanced
+from apps.web.drafts import UNKNOWN_WORDS, to_text, with_another_seed
+from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PLAIN, PROMPT, SEED, Request, faults
+from apps.web.presets import HEIGHT, QUALITIES, STEPS, WIDTH, preset_of, presets
 from apps.web.server_state import CannotStart, ServerState
 from arguments.load import ConfigError
 from toy.captions import known_words
 from toy.reading import Reading
 
-UNKNOWN_WORDS = "GuidanceParams.allow_unknown_words"
-MOST_MATCHES = 24
-"""Fields that a search shows."""
+KEPT_AS = "cograd3d-form"
+"""Name in the browser's localStorage."""
 
 
 class Form:
-    """The inputs of one tab."""
+    """The inputs of one tab; what they hold is kept for the next tab, and for this one after a reload."""
 
-    def __init__(self, server: ServerState, started: Callable[[], None]) -> None:
+    def __init__(self, server: ServerState, started: Callable[[], None], draft: Request) -> None:
         self.server, self.started = server, started
-        self.preset: Preset = next(iter(presets().values()))
-        self.advanced = Advanced(self.preset)
+        self.preset = draft.preset
+        self.advanced = Advanced(self.preset, self._settings_edited)
+        self._is_filling = True
         self._draw()
+        self.fill(draft)
+
+    def fill(self, draft: Request) -> None:
+        """Shows another draft in place of what was typed."""
+        self._is_filling = True
+        self.preset = draft.preset
+        self.quality.set_value(draft.preset.quality)
+        self.choice.set_value(draft.preset.name)
+        texts = (draft.prompt, draft.negative, draft.seed)
+        for element, text in zip((self.prompt, self.negative, self.seed), texts):
+            element.set_value(text)
+        self._show_preset(dict(draft.changed))
+        self._show_problems([])
+        self._is_filling = False
+        self._keep()
+
+    def draft(self) -> Request:
+        """The run that the form describes."""
+        words = (self.prompt.value or "", self.negative.value or "", self.seed.value or "")
+        return Request(self.preset, *words, dict(self.advanced.changed))
 
     def _draw(self) -> None:
         with ui.element("section").classes("card").props('aria-label="What to make"'):
             self.prompt = _area("Prompt").on_value_change(self._hint)
             self.examples = ui.element("div").classes("chips")
             self.hint = ui.label().classes("warn")
-            self.negative = _area("Negative prompt")
+            self.vocabulary = ui.element("div").classes("words")
+            qualities = {name: quality.title for name, quality in QUALITIES.items()}
+            self.quality = ui.toggle(qualities, value=self.preset.quality, on_change=self._choose)
+            self.quality.props('no-caps spread unelevated toggle-color=primary aria-label="Quality"').classes("wide")
+            self._draw_numbers()
             titles = {name: preset.title for name, preset in presets().items()}
             self.choice = ui.select(titles, label="Preset", value=self.preset.name, on_change=self._choose)
             self.choice.props("outlined dense options-dense").classes("wide")
             self.needs = ui.label().classes("quiet")
             self.unfit = ui.label().classes("warn")
-            with ui.element("div").classes("row").style("flex-wrap: nowrap"):
-                self.seed = (
-                    ui.input("Seed", value="0")
-                    .props("outlined dense hide-bottom-space inputmode=numeric")
-                    .classes("wide")
-                )
-                dice = ui.button(icon="casino", on_click=lambda: self.seed.set_value(str(random.randrange(2**32))))
-                dice.props('flat aria-label="Another seed"')
+            self.negative = _area("Negative prompt").on_value_change(self._keep)
             self.advanced.draw()
             with ui.element("div").classes("starter"):
                 self.problems = ui.element("div").classes("wide").props("role=alert")
                 ui.button("Start", icon="play_arrow", on_click=self._start).classes("wide").props("no-caps size=md")
-        self._show_preset(Preset("", "", self.preset.config))
+
+    def _draw_numbers(self) -> None:
+        with ui.element("div").classes("numbers"):
+            self.steps, self.size, self.seed = (ui.input(name) for name in ("Steps", "Size, px", "Seed"))
+            for element in (self.steps, self.size, self.seed):
+                element.props("outlined dense hide-bottom-space no-error-icon inputmode=numeric")
+            dice = ui.button(icon="casino", on_click=lambda: self.fill(with_another_seed(self.draft())))
+            dice.props('flat aria-label="Another seed"')
+        self.steps.on_value_change(self._edit_steps)
+        self.size.on_value_change(self._edit_size)
+        self.seed.on_value_change(self._keep)
 
     def _choose(self) -> None:
-        before, self.preset = self.preset, presets()[str(self.choice.value)]
-        self._show_preset(before)
-
-    def _show_preset(self, before: Preset) -> None:
-        """The preset's texts replace those of the one before, and nothing that was typed."""
+        """Another preset or quality: its texts replace those of the one before, and nothing that was typed."""
+        if self._is_filling:
+            return
+        before, self.preset = self.preset, preset_of(str(self.choice.value), str(self.quality.value))
         own, earlier = self.preset.config, before.config
         for element, mine, theirs in (
             (self.prompt, own.guidance.text, earlier.guidance.text),
@@ -67,6 +95,13 @@ class Form:
         ):
             if (element.value or "") in ("", theirs):
                 element.set_value(mine)
+        changed = dict(self.advanced.changed)
+        if before.quality != self.preset.quality:  # which is what these say
+            changed = {label: text for label, text in changed.items() if label not in (STEPS, WIDTH, HEIGHT)}
+        self._show_preset(changed)
+        self._keep()
+
+    def _show_preset(self, changed: dict[str, str]) -> None:
         self.needs.set_text(self.preset.needs)
         _show(self.unfit, self.preset.warning)
         self.examples.clear()
@@ -74,20 +109,51 @@ class Form:
             for word, prompt in self.preset.examples.items():
                 chip = ui.button(word, on_click=lambda prompt=prompt: self.prompt.set_value(prompt), color=None)
                 chip.props("flat no-caps dense").classes("chip").tooltip(prompt)
-        self.advanced.show(self.preset)
+        self.vocabulary.clear()
+        with self.vocabulary:
+            for kind, words in self.preset.vocabulary.items():
+                with ui.element("div").classes("quiet"):
+                    ui.label(kind).classes("kind")
+                    ui.label(words)
+        self.advanced.show(self.preset, changed)
+        self._settings_edited()
         self._hint()
+
+    def _edit_steps(self) -> None:
+        self._edit({STEPS: self.steps.value or ""})
+
+    def _edit_size(self) -> None:
+        """One number for both sides."""
+        if (self.size.value or "") != self._size():
+            self._edit(dict.fromkeys((WIDTH, HEIGHT), self.size.value or ""))
+
+    def _edit(self, texts: dict[str, str]) -> None:
+        if not self._is_filling:
+            self.advanced.change(texts)
+
+    def _size(self) -> str:
+        width, height = self.advanced.text(WIDTH), self.advanced.text(HEIGHT)
+        return width if width == height else f"{width} x {height}"
+
+    def _settings_edited(self) -> None:
+        """Shows the steps and the size as the settings have them."""
+        for element, text in ((self.steps, self.advanced.text(STEPS)), (self.size, self._size())):
+            if (element.value or "") != text:
+                element.set_value(text)
+        self._keep()
 
     def _hint(self) -> None:
         _show(self.hint, self.preset.hint((self.prompt.value or "")[:MAX_CHARACTERS]))
+        self._keep()
 
-    def request(self) -> Request:
-        """The run that the form describes."""
-        words = (self.prompt.value or "", self.negative.value or "", self.seed.value or "")
-        return Request(self.preset, *words, dict(self.advanced.changed))
+    def _keep(self) -> None:
+        """Has the browser keep what the form holds."""
+        if not self._is_filling:
+            ui.run_javascript(f"localStorage.setItem('{KEPT_AS}', {json.dumps(to_text(self.draft()))})")
 
     def _start(self) -> None:
         """Submits the run; asks first about a prompt with words that an embedded prior does not know."""
-        request = self.request()
+        request = self.draft()
         reading = self.preset.reading(request.prompt[:MAX_CHARACTERS])
         if reading is not None and reading.problem and UNKNOWN_WORDS not in request.changed:
             self._ask(request, reading)
@@ -132,110 +198,17 @@ class Form:
             self.started()
 
     def _show_problems(self, found: list[tuple[str, str]]) -> None:
-        by_label = dict(found)
-        for label, element in ((PROMPT, self.prompt), (NEGATIVE, self.negative), (SEED, self.seed)):
-            element.error = by_label.get(label)
-        self.advanced.show_problems(by_label)
+        """Those of the texts beside them; others above the button, for the numbers' inputs are narrow."""
+        by_name = {PLAIN[label]: sentence for label, sentence in found if label in PLAIN}
+        for element, label in (
+            (self.prompt, PROMPT), (self.negative, NEGATIVE), (self.steps, STEPS), (self.size, WIDTH), (self.seed, SEED)
+        ):  # fmt: skip
+            element.error = by_name.get(PLAIN[label])
+        self.advanced.show_problems(dict(found))
         self.problems.clear()
         with self.problems:
-            for label, sentence in found:
-                if label not in (PROMPT, NEGATIVE, SEED):
-                    ui.label(sentence).classes("bad")
-
-
-class Advanced:
-    """All fields by group, a group drawn when it is first opened. Remembers the texts that differ from the preset's."""
-
-    def __init__(self, preset: Preset) -> None:
-        self.preset = preset
-        self.changed: dict[str, str] = {}
-        self.faults: dict[str, str] = {}
-
-    def draw(self) -> None:
-        """The closed drawer with its search."""
-        with ui.expansion("Advanced settings", icon="tune").classes("wide advanced") as self.drawer:
-            self.search = ui.input(placeholder="Search all settings", on_change=self._list)
-            self.search.props('dense outlined clearable debounce=200 aria-label="Search all settings"').classes("wide")
-            self.reset = ui.button("Reset to the preset", icon="undo", on_click=self._back)
-            self.reset.props("flat dense no-caps")
-            self.body = ui.element("div").classes("wide")
-        self._count()
-
-    def show(self, preset: Preset) -> None:
-        """Another preset: what was changed stays changed."""
-        self.preset = preset
-        self._list()
-
-    def show_problems(self, faults: dict[str, str]) -> None:
-        """Shows each problem beside its field."""
-        if faults or self.faults:
-            self.faults = faults
-            self._list()
-
-    def _list(self) -> None:
-        self.body.clear()
-        words = (self.search.value or "").split()
-        with self.body:
-            if words:
-                found = [one for one in fields().values() if one.matches(words)]
-                self._rows(found[:MOST_MATCHES])
-                if len(found) != len(found[:MOST_MATCHES]) or not found:
-                    ui.label(f"{len(found)} settings match: type more." if found else "No setting matches.")
-                return
-            for group in dict.fromkeys(one.group for one in fields().values()):
-                self._group(group, [one for one in fields().values() if one.group == group])
-
-    def _group(self, group: str, members: list[Field]) -> None:
-        at_once = any(one.label in self.faults for one in members)
-        with ui.expansion(group or "Run", caption=title_of(group), value=at_once).classes("wide") as expansion:
-            inside = ui.element("div").classes("wide")
-
-        def fill() -> None:
-            if expansion.value and not inside.default_slot.children:
-                with inside:
-                    self._rows(members)
-
-        expansion.on_value_change(fill)
-        fill()
-
-    def _rows(self, listed: Iterable[Field]) -> None:
-        for one in listed:
-            self._row(one)
-
-    def _row(self, one: Field) -> None:
-        value = self.changed.get(one.label, one.text(self.preset.config))
-        with ui.element("div").classes("field") as row:
-            control: ui.select | ui.input
-            if one.options:
-                control = ui.select(one.options, label=one.name, value=value if value in one.options else None)
-            else:
-                control = ui.input(one.name, value=value)
-            control.props("dense outlined options-dense hide-bottom-space").classes("wide").mark(one.label)
-            control.error = self.faults.get(one.label)
-            ui.label(f"{one.spec.help}: {one.takes}").classes("quiet")
-
-        def note() -> None:
-            text = str(control.value if control.value is not None else "")
-            if text == one.text(self.preset.config):
-                self.changed.pop(one.label, None)
-            else:
-                self.changed[one.label] = text
-            row.classes(toggle=None, add="changed" if one.label in self.changed else "", remove="changed")
-            self._count()
-
-        control.on_value_change(note)
-        row.classes(add="changed" if one.label in self.changed else "")
-
-    def _back(self) -> None:
-        self.changed, self.faults = {}, {}
-        self._list()
-        self._count()
-
-    def _count(self) -> None:
-        names = f"{len(self.changed)} changed: {', '.join(self.changed)}" if self.changed else "as in the preset"
-        self.drawer.props["caption"] = names
-        self.drawer.update()
-        self.reset.set_visibility(bool(self.changed))
+            for sentence in dict.fromkeys(sentence for label, sentence in found if label not in (PROMPT, NEGATIVE)):
+                ui.label(sentence).classes("bad")
 
 
 def _area(label: str) -> ui.textarea:

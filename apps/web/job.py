@@ -13,9 +13,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Self
 
+from apps.web.console import TAIL_BYTES, last_sentence
+from apps.web.outputs import SCENE, newest
 from apps.web.progress import LogReader, Progress
 from arguments import Config
-from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED
+from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
 from arguments.load import to_yaml
 from arguments.yaml_file import read_yaml
 from trainer.checkpoints import numbered
@@ -27,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
 CONSOLE = "console.txt"
 """What the process prints, in the run folder."""
-TAIL_BYTES = 16_384
-MAX_NAME = 40
+TITLE = "title.txt"
+"""The name that somebody has given the run on the page, in the run folder."""
+MAX_NAME, MAX_TITLE = 40, 100
 MAX_PROMPT = 2000
 """Characters of a prompt that are shown."""
 
@@ -65,13 +68,15 @@ class Job:
         prompt, steps = (
             _inside(tree, *key) for key in (("GuidanceParams", "text"), ("OptimizationParams", "iterations"))
         )
+        self.title = _title(folder)
         self.prompt = prompt[:MAX_PROMPT] if isinstance(prompt, str) and prompt.strip() else self.name
         self.unreadable = ""
         if not is_count(steps, 1):
             missing = f"{folder}/config.yaml does not say how many steps the run has"
-            self.unreadable = f"{problems[0] if problems else missing}; delete the folder or repair the file."
+            self.unreadable = f"{problems[0] if problems else missing}; delete the run or repair the file."
         self.log = LogReader(folder / "log.jsonl", steps if is_count(steps, 1) else 1)
-        self.is_queued, self._asked_to_stop, self._broken = False, False, ""
+        self.is_queued, self._asked_to_stop = False, False
+        self._broken = self._reason = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_step = 0
         self._written = _written(folder)
@@ -105,7 +110,24 @@ class Job:
         if status == FINISHED:
             return State.FINISHED
         ended_by_us = self._asked_to_stop and (status in (INTERRUPTED, KILLED) or status < 0)
-        return State.STOPPED if ended_by_us or status == INTERRUPTED else State.FAILED
+        if ended_by_us or status == INTERRUPTED:
+            return State.STOPPED
+        return State.UNFINISHED if numbered(self.folder) else State.FAILED
+
+    @property
+    def label(self) -> str:
+        """What people call the run: the name that it was given, else its prompt."""
+        return self.title or self.prompt
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is a run to show: one that is queued is none yet, one that failed left nothing."""
+        return self.state not in (State.QUEUED, State.FAILED)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether train.py refused to start it."""
+        return self._process is not None and self._process.poll() == REFUSED
 
     @property
     def is_alive(self) -> bool:
@@ -115,7 +137,7 @@ class Job:
     @property
     def can_resume(self) -> bool:
         """Whether steps are left and no process makes them."""
-        return self.state in (State.STOPPED, State.UNFINISHED, State.FAILED)
+        return self.state in (State.STOPPED, State.UNFINISHED)
 
     @property
     def is_outdated(self) -> bool:
@@ -127,7 +149,7 @@ class Job:
         self.log.reset()
         self.log.read()
         self.is_queued, self._asked_to_stop, self._first_step = False, False, self.log.step
-        self._broken = ""
+        self._broken = self._reason = ""
         try:
             self._process = self._spawn()
         except OSError as error:
@@ -174,16 +196,28 @@ class Job:
         """How the run ended, in a sentence; empty while it runs and after a finished one."""
         if self.unreadable:
             return self.unreadable
-        if self.state in (State.STOPPED, State.UNFINISHED):
-            return self._how_to_resume()
-        if self.state is not State.FAILED or self._process is None:
-            return self._broken
-        status = self._process.returncode
+        state = self.state
+        if state not in (State.STOPPED, State.UNFINISHED, State.FAILED):
+            return ""
+        reason = self._broken or ("" if state is State.STOPPED else self._why_it_failed())
+        if state is not State.FAILED:
+            return f"{reason} {self._how_to_resume()}".strip()
+        return reason or "The run ended before its first checkpoint: nothing is left of it."
+
+    def _why_it_failed(self) -> str:
+        """Of the process that ended, in a sentence; empty where this program did not start it."""
+        status = None if self._process is None else self._process.returncode
+        if status and not self._reason:
+            self._reason = self._reason_of(status)
+        return self._reason
+
+    def _reason_of(self, status: int) -> str:
         if status < 0:
             name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
             memory = "; perhaps there was too little memory" if -status == signal.SIGKILL else ""
             return f"The run was ended by {name}{memory}."
-        return last_sentence(self.folder / CONSOLE) or f"train.py ended with status {status} and printed nothing."
+        sentence = last_sentence(_printed(self.folder / CONSOLE), "train.py")
+        return sentence or f"The run ended with status {status} and printed nothing."
 
     def _how_to_resume(self) -> str:
         saved = numbered(self.folder)
@@ -199,7 +233,19 @@ class Job:
             finished = "finished_utc" in read_object(self.folder / "run.json")
         except (OSError, ValueError):
             finished = False
-        return State.FINISHED if finished else State.UNFINISHED
+        if finished:
+            return State.FINISHED
+        return State.UNFINISHED if numbered(self.folder) or newest(self.folder, SCENE) else State.FAILED
+
+    def rename(self, title: str) -> None:
+        """Gives the run a name of the user's; an empty one takes it away. The folder keeps its own. Raises OSError."""
+        title = " ".join(title.split())[:MAX_TITLE]
+        if title:
+            with atomic_path(self.folder / TITLE) as temporary:
+                temporary.write_text(title, encoding="utf-8")
+        else:
+            (self.folder / TITLE).unlink(missing_ok=True)
+        self.title = title
 
 
 def new_folder(output: Path, prompt: str) -> Path:
@@ -222,18 +268,12 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain)[:MAX_NAME].strip("-") or "run"
 
 
-def last_sentence(console: Path) -> str:
-    """The last message of train.py itself, else the last line that was printed; "" where nothing was."""
+def _printed(console: Path) -> str:
+    """The end of what a process has printed; "" where nothing was."""
     try:
-        tail = read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES))
-        text = tail.decode("utf-8", "replace").replace("\r", "\n")
+        return read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES)).decode("utf-8", "replace")
     except OSError:
         return ""
-    _, found, message = text.rpartition("\ntrain.py: ")
-    if found:
-        return message.strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("train.py: ") if lines else ""
 
 
 def _is_locked(lock: Path) -> bool:
@@ -244,6 +284,15 @@ def _is_locked(lock: Path) -> bool:
     except OSError:  # not Linux: not known
         return False
     return any("FLOCK" in line and f":{inode} " in line for line in lines)
+
+
+def _title(folder: Path) -> str:
+    """The name that the run was given; "" where it was not."""
+    try:
+        text = read_regular(folder / TITLE, 4 * MAX_TITLE).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return " ".join(text.split())[:MAX_TITLE]
 
 
 def _written(folder: Path) -> float:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a run, a tab for each: live views, turntable, 3D view, region map. And its downloads."""
+"""The images of a run, a tab for each: live views, turntable, 3D view, region map."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nicegui import run, ui
+from nicegui import ui
 
 from apps.web import outputs
+from apps.web.exports import Exports, ready_export
 from apps.web.job import MOVING, Job
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,13 @@ TABS = {
         "CoGrad's regions appear here; a run without CoGrad has none.",
     ),
 }
-FILES = (
-    ("MP4", "The newest turntable video", "turntable.mp4"),
-    ("config.yaml", "All settings of the run; train.py --opt takes it", "config.yaml"),
-)
-"""Title, what it is, and the end of its address."""
 
 
 class OutputTabs:
     """Remembers the run that is shown, whether it moved, and what is drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, exports: Exports) -> None:
+        self.exports = exports
         self.job: Job | None = None
         self._last: tuple[str, bool] | None = None
         self._drawn: object = None
@@ -80,7 +74,7 @@ class OutputTabs:
         self.tabs.set_visibility(job is not None)
         self.caption.set_visibility(job is not None)
         if job is None:
-            self._put(None, lambda: _words("Type a prompt, choose a preset and press Start."))
+            self._put(None, lambda: _words("Type a prompt, choose a quality and press Start."))
             return
         now = job.name, job.state in MOVING
         if now != self._last:
@@ -100,94 +94,44 @@ class OutputTabs:
             return
         self.caption.set_text(f"{tab.caption} Step {found.step}.")
         source = f"/runs/{job.name}/{tab.file}?v={found.step}"
-        self._put(source, lambda: self._draw_output(job, tab, source))
+        if tab.file.endswith(".png"):
+            self._show_image(job, tab, source)
+        elif tab.file.endswith(".mp4"):
+            self._put(source, lambda: ui.video(source, autoplay=True, muted=True, loop=True).props("playsinline"))
+        else:
+            self._show_scene(job, source)
+
+    def _show_image(self, job: Job, tab: OutputTab, source: str) -> None:
+        """One element for all images of a tab: a browser shows the one before until the next is loaded."""
+        self._put((job.name, tab.file), lambda: ui.element("img").props(f'alt="{tab.title}"').classes("crisp"))
+        (image,) = self.frame.default_slot.children
+        if image.props.get("src") != source:
+            image.props(f'src="{source}"')
+
+    def _show_scene(self, job: Job, source: str) -> None:
+        """The 3D view, once its page is made; it is that of the html export, and may do nothing but draw."""
+        what = f'src="{source}" sandbox="allow-scripts" title="The scene, interactive"'
+        if ready_export(job.folder, "html") is not None:
+            self._put(source, lambda: ui.element("iframe").props(what))
+            return
+        problem = self.exports.problem(job.folder, "html")
+        if problem:
+            self._put(problem, lambda: _words(problem))
+            return
+        self.exports.request(job.folder, "html")
+        if not str(self._drawn).startswith(f"/runs/{job.name}/{TABS['3d'].file}"):  # an earlier one stays
+            self._put((job.name, "making"), lambda: _words("The 3D view is being made: some seconds."))
 
     def _put(self, what: object, draw: Callable[[], object]) -> None:
-        """Redraws where what is shown has changed; a text is the address of an image."""
+        """Redraws where what is shown has changed; the text of an address, or a pair, names it."""
         if self._drawn != what or not self.frame.default_slot.children:
             self._drawn = what
-            self.frame.classes(replace="outputs full" if isinstance(what, str) else "outputs").clear()
+            is_full = isinstance(what, str) and what.startswith("/")
+            self.frame.classes(replace="outputs full" if is_full else "outputs").clear()
             with self.frame:
                 draw()
-
-    def _draw_output(self, job: Job, tab: OutputTab, source: str) -> None:
-        if tab.file.endswith(".mp4"):
-            ui.video(source, autoplay=True, muted=True, loop=True).props("playsinline")
-        elif tab.file.endswith(".png"):
-            ui.element("img").props(f'src="{source}" alt="{tab.title}"').classes("crisp")
-        else:
-            ui.spinner(size="lg")
-            ui.timer(0, lambda: self._turn(job, source), once=True)
-
-    async def _turn(self, job: Job, source: str) -> None:
-        """The 3D view, once its page is made; it is that of the html export, and may do nothing but draw."""
-        problem = await _made(job, "html")
-        if self._drawn != source:
-            return
-        with self.frame.clear():
-            if problem:
-                _words(problem)
-            else:
-                ui.element("iframe").props(f'src="{source}" sandbox="allow-scripts" title="The scene, interactive"')
-
-
-class Downloads:
-    """Remembers the run whose files are offered."""
-
-    def __init__(self) -> None:
-        self.job: Job | None = None
-        with ui.element("section").classes("card").props('aria-label="Downloads"') as self.card:
-            ui.label("Downloads").classes("heading")
-            with ui.element("div").classes("downloads"):
-                for name, about in outputs.formats().items():
-                    button = _button(name.upper(), about)
-                    button.on_click(lambda name=name, button=button: self._export(name, button))
-                for title, about, file in FILES:
-                    _button(title, about).on_click(lambda file=file: self._fetch(file))
-            self.problem = ui.label().classes("bad")
-
-    def show(self, job: Job | None) -> None:
-        """Offers the files of a run that has saved a scene."""
-        self.job = job
-        self.card.set_visibility(job is not None and outputs.newest(job.folder, outputs.SCENE) is not None)
-
-    def _fetch(self, file: str) -> None:
-        if self.job is not None:
-            ui.download.from_url(f"/runs/{self.job.name}/{file}", f"{self.job.name}-{file}")
-
-    async def _export(self, format: str, button: ui.button) -> None:
-        """Downloads an export, once it is made."""
-        job = self.job
-        if job is None:
-            return
-        button.props("loading")
-        problem = await _made(job, format)
-        button.props(remove="loading")
-        self.problem.set_text(problem)
-        if not problem:
-            ui.download.from_url(f"/runs/{job.name}/scene.{format}", f"{job.name}.{format}")
-
-
-async def _made(job: Job, format: str) -> str:
-    """Makes an export away from the server's own thread; why it cannot be made, or nothing."""
-    try:
-        await run.io_bound(outputs.exported, job.folder, format)
-    except (ValueError, OSError, ImportError) as error:
-        return str(error)
-    except Exception as error:  # untrusted input: the page must stay usable
-        logger.exception("the export of %s as %s failed", job.name, format)
-        return f"The {format} export failed ({type(error).__name__}); the server's console has the details."
-    return ""
 
 
 def _words(text: str) -> None:
     """A sentence where an image would be."""
     ui.label(text).classes("empty")
-
-
-def _button(title: str, about: str) -> ui.button:
-    """A button with a title and a line below it."""
-    with ui.button(color=None).props("flat no-caps") as button, ui.element("div"):
-        ui.label(title).style("text-align: left; font-weight: 600")
-        ui.label(about[:1].upper() + about[1:]).classes("about")
-    return button

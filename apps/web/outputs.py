@@ -2,7 +2,6 @@
 """The files of a run folder that a visitor may see or download: a closed list, found by name and number."""
 
 import re
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +11,16 @@ import numpy as np
 from arguments.yaml_file import read_yaml
 from guidance.panel import COLUMNS, MARGIN_PX
 from trainer.run_records import is_count, read_regular
-from utils.file_formats import FILE_FORMATS, SCENES
 
 SHOWN = ("rgb", "x0_guided")
 """Columns of a guidance panel that the page shows: the rendered views, and the prior's prediction."""
 PANEL, TURNTABLE = "train_process/iter_K.png", "videos/K_iteration/video_rgb_K.mp4"
 REGION_MAP, SCENE = "cograd/regions_K.png", "point_cloud/iteration_K/point_cloud.ply"
 """Where `newest` finds the guidance panels, the turntables, the maps of CoGrad's regions and the saved Gaussians."""
+FRONT_VIEW = "test_six_views/K_iteration/render_view_0.png"
+"""A test view from the front, of which a thumbnail is made."""
+THUMBNAIL_PX = 160
 MAX_PANEL_BYTES, MAX_PANEL_PIXELS = 1 << 26, 1 << 26
-_EXPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,29 @@ def preview_png(folder: Path) -> bytes | None:
     return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
 
 
+def newest_thumbnail(folder: Path) -> OutputFile | None:
+    """What `thumbnail_png` shows."""
+    return newest(folder, FRONT_VIEW) or newest(folder, PANEL)
+
+
+def thumbnail_png(folder: Path) -> bytes | None:
+    """A square PNG: the newest view from the front, else the first rendered view of the newest panel."""
+    found = newest_thumbnail(folder)
+    image = None if found is None else _read_png(found.path)
+    if image is None:
+        return None
+    if found is not None and found.path.parent.name == Path(PANEL).parent.name:
+        side_px = min((image.shape[1] - MARGIN_PX) // len(COLUMNS) - MARGIN_PX, image.shape[0] - 2 * MARGIN_PX)
+        if side_px < 1:
+            return None
+        image = image[MARGIN_PX : MARGIN_PX + side_px, MARGIN_PX : MARGIN_PX + side_px]
+    side_px = min(image.shape[:2])
+    top, left = (image.shape[0] - side_px) // 2, (image.shape[1] - side_px) // 2
+    square = image[top : top + side_px, left : left + side_px]
+    small = cv2.resize(square, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".png", small)[1].tobytes()
+
+
 def _read_png(path: Path) -> np.ndarray | None:
     """A PNG file as uint8 [H, W, 3]; None for one that cannot be decoded, or is larger than any panel."""
     try:
@@ -84,45 +107,3 @@ def _aspect(folder: Path) -> float:
         return 1.0
     height, width = cameras.get("image_h"), cameras.get("image_w")
     return height / width if is_count(height, 1) and is_count(width, 1) else 1.0
-
-
-def formats() -> dict[str, str]:
-    """Format of an export -> what it is, in a line."""
-    from export import FORMATS  # late: it takes seconds to import
-
-    return {name: format.description for name, format in FORMATS.items()}
-
-
-def ready_export(folder: Path, format: str) -> Path | None:
-    """The export of the newest scene, where it has been made."""
-    found, out = newest(folder, SCENE), _export_path(folder, format)
-    try:
-        ready = found is not None and out is not None and out.stat().st_mtime >= found.path.stat().st_mtime
-        return out if ready and out is not None and out.is_file() and not out.is_symlink() else None
-    except OSError:
-        return None
-
-
-def exported(folder: Path, format: str) -> Path:
-    """The newest scene in that format, made at the first call. May take a minute. Raises ValueError and OSError."""
-    from export import FORMATS, export
-
-    if format not in FORMATS:
-        raise ValueError(f"{format!r} is not an export format; expected one of {', '.join(FORMATS)}")
-    out = _export_path(folder, format)
-    if out is None:
-        raise ValueError(f"{folder.name} has saved no scene yet; wait until half of its steps are done")
-    with _EXPORTING:  # one at a time: each takes all cores, and two visitors may request the same
-        if ready_export(folder, format) is None:
-            if out.parent.is_symlink():
-                raise ValueError(f"{out.parent} is a link to another folder; remove it")
-            out.parent.mkdir(exist_ok=True)
-            export(folder, format, out)
-    return out
-
-
-def _export_path(folder: Path, format: str) -> Path | None:
-    found = newest(folder, SCENE)
-    if found is None or format not in SCENES:
-        return None
-    return folder / "export" / f"{folder.name}_{found.step}{FILE_FORMATS[format].suffix}"

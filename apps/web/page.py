@@ -1,46 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of one tab: the form at the left, the run at the right; one below the other on a phone."""
+"""The page of one tab: the form at the left, the run at the right, all runs below; one below the other on a phone."""
 
+import json
 from pathlib import Path
 
 from nicegui import ui
 
-from apps.web.form import Form
+from apps.web.drafts import from_text, of_run, with_another_seed
+from apps.web.fields import Request, in_page_words
+from apps.web.form import KEPT_AS, Form
+from apps.web.gallery import Actions, Gallery
+from apps.web.job import Job
 from apps.web.run_panel import RunPanel
 from apps.web.server_state import ServerState
+from arguments.load import ConfigError
 
 STYLE = Path(__file__).with_name("page.css")
-CURRENT = ""
+ANSWER_SECONDS = 120.0
+"""For a browser on a busy machine to say what it has kept."""
+SCROLL = "if (innerWidth <= 900) document.getElementById('{}').scrollIntoView({{behavior: 'smooth'}})"
 
 
-def draw_page(server: ServerState) -> None:
-    """Draws everything for a newly opened tab."""
+async def draw_page(server: ServerState, name: str) -> None:
+    """Draws everything for a newly opened tab, once the browser has said what its form held. name: the run to show."""
     ui.colors(primary="#4f46e5")
     ui.add_css(STYLE)
-    with ui.element("main").classes("shell"):
-        with ui.element("header").classes("top"):
-            ui.html("CoGrad3D", sanitize=False, tag="h1")
-            ui.label("A prompt goes in, a scene of 3D Gaussians comes out.").classes("quiet grow")
-            history = ui.select({CURRENT: "Latest run"}, value=CURRENT, label="Show")
-            history.props("outlined dense options-dense").style("min-width: 220px; max-width: 100%")
-        with ui.element("div").classes("columns"):
-            with ui.element("div"):
-                Form(server, lambda: started())
-            with ui.element("div").props("id=run").classes("stack"):
-                panel = RunPanel(server)
+    await ui.context.client.connected(ANSWER_SECONDS)
+    kept = await ui.run_javascript(f"return localStorage.getItem('{KEPT_AS}')", timeout=ANSWER_SECONDS)
+    if not ui.context.client.is_deleted:
+        Page(server, from_text(kept), name)
 
-    def offer() -> None:
-        names = {CURRENT: "Latest run"} | {name: name for name in server.names()}
-        if names != history.options:
-            history.set_options(names, value=history.value if history.value in names else CURRENT)
 
-    def started() -> None:
+class Page:
+    """The parts of one tab, and what passes between them."""
+
+    def __init__(self, server: ServerState, draft: Request, name: str) -> None:
+        self.server = server
+        with ui.element("main").classes("shell"):
+            with ui.element("header").classes("top"):
+                ui.html("CoGrad3D", sanitize=False, tag="h1")
+                ui.label("A prompt goes in, a scene of 3D Gaussians comes out.").classes("quiet grow")
+                ui.link("All runs", "#runs")
+            with ui.element("div").classes("columns"):
+                with ui.element("div").props("id=form"):
+                    self.form = Form(server, self._started, draft)
+                with ui.element("div").props("id=run").classes("stack"):
+                    self.panel = RunPanel(server, name, self.use)
+            actions = Actions(self.show, lambda: self.panel.job, self.use)
+            self.gallery = Gallery(server, actions)
+
+    def show(self, name: str) -> None:
+        """Shows a run, also after a reload: the address says which; "": the current one."""
+        self.panel.look_at(name)
+        self.gallery.refresh()
+        query = f"?run={name}" if name else ""
+        ui.run_javascript(f"history.replaceState(null, '', '/' + {json.dumps(query)}); {SCROLL.format('run')}")
+
+    def use(self, job: Job, with_new_seed: bool = False) -> None:
+        """Fills the form with a run's settings."""
+        try:
+            draft = of_run(job.folder)
+        except (ConfigError, OSError) as error:
+            problem = error.problems[0] if isinstance(error, ConfigError) else str(error)
+            ui.notify(f"The settings of {job.name} cannot be used: {in_page_words(problem)}", type="warning")
+            return
+        self.form.fill(with_another_seed(draft) if with_new_seed else draft)
+        ui.notify("The form has the settings of this run" + (", and another seed." if with_new_seed else "."))
+        ui.run_javascript(SCROLL.format("form"))
+
+    def _started(self) -> None:
         """Shows the run that has started, or the one that runs before it."""
-        offer()
-        history.set_value(CURRENT)
-        panel.look_at(None)
-        ui.run_javascript("if (innerWidth <= 900) document.getElementById('run').scrollIntoView({behavior: 'smooth'})")
-
-    history.on_value_change(lambda: panel.look_at(str(history.value) or None))
-    history.on("popup-show", offer)
-    offer()
+        self.show("")

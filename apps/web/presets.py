@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configs that fit any prompt, in the order in which the page offers them, and what each of them needs."""
+"""The configs that fit any prompt, in the order in which the page offers them, each in three qualities."""
 
 import dataclasses
 import warnings
@@ -11,6 +11,8 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
+from toy.captions import COLOURS
+from toy.objects import CLASSES, PARTS
 from toy.prompt_words import read_words_of
 from toy.reading import Reading
 
@@ -26,6 +28,28 @@ TITLES = {
     "hamburger": "Any prompt: LucidDreamer's hamburger settings",
 }
 """Name of a file in configs/ -> its title. Upstream's other configs belong to one prompt and to Point-E."""
+
+STEPS = "OptimizationParams.iterations"
+WIDTH, HEIGHT = "GenerateCamParams.image_w", "GenerateCamParams.image_h"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Title; steps, as a multiple of the preset's; sides of the images likewise, where the prior takes any size."""
+
+    title: str
+    steps: float
+    size: float
+
+
+NORMAL = "normal"
+QUALITIES = {
+    "draft": Quality("Draft", steps=1 / 3, size=1.0),
+    NORMAL: Quality("Normal", steps=1.0, size=1.0),
+    "fine": Quality("Fine", steps=1.5, size=1.5),
+}
+"""By name, from quick to slow."""
+ROUND_STEPS = 50
 
 TOY_EXAMPLES = {
     "robot": "a cyan robot with orange arms",
@@ -47,16 +71,30 @@ ANY_EXAMPLES = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A config file and its resolved settings."""
+    """A config file in one of QUALITIES, and its resolved settings."""
 
     name: str
     title: str
     config: Config
+    quality: str = NORMAL
 
     @property
     def path(self) -> Path:
         """The YAML file."""
         return ROOT / "configs" / f"{self.name}.yaml"
+
+    @property
+    def words(self) -> list[str]:
+        """The command line that gives the settings; more assignments of --set may follow."""
+        own, quality = presets()[self.name].config, QUALITIES[self.quality]
+        size = quality.size if own.guidance.guidance == "ideal" else 1.0
+        changed = {
+            STEPS: round(own.optimization.iterations * quality.steps / ROUND_STEPS) * ROUND_STEPS,
+            WIDTH: round(own.cameras.image_w * size),
+            HEIGHT: round(own.cameras.image_h * size),
+        }
+        settings = [] if self.quality == NORMAL else [f"{label}={number}" for label, number in changed.items()]
+        return ["--opt", str(self.path), "--set", *settings]
 
     @property
     def is_toy(self) -> bool:
@@ -66,12 +104,18 @@ class Preset:
 
     @property
     def needs(self) -> str:
-        """What it needs and knows, in a sentence or two."""
-        steps = self.config.optimization.iterations
+        """What it needs, in a sentence."""
         if self.is_toy:
-            return f"{steps} steps; runs on any CPU in minutes. It knows 15 objects in 12 colours."
-        size = f"{self.config.cameras.image_w} px"
-        return f"{steps} steps at {size}; needs a GPU and the weights of {self.config.guidance.model_key} from the hub."
+            return "Runs on any CPU in minutes."
+        return f"Needs a GPU and the weights of {self.config.guidance.model_key} from the hub."
+
+    @property
+    def vocabulary(self) -> dict[str, str]:
+        """The words that an embedded prior knows, by what they are; empty for a prior that takes any text."""
+        if not self.is_toy:
+            return {}
+        parts = ", ".join(dict.fromkeys(PARTS.values()))
+        return {"Objects": ", ".join(CLASSES), "Colours": ", ".join(COLOURS), "Parts": parts}
 
     @property
     def warning(self) -> str:
@@ -92,15 +136,26 @@ class Preset:
     def hint(self, prompt: str) -> str:
         """What an embedded prior will not understand of a prompt; empty where it is all clear, or for other priors."""
         reading = self.reading(prompt)
-        return "" if reading is None else reading.refusal or reading.notice
+        if reading is None or not reading.problem:
+            return "" if reading is None else reading.notice
+        return f"The prompt {reading.problem}."
 
 
 @cache
 def presets() -> dict[str, Preset]:
-    """Every preset by name, the embedded priors' first."""
+    """Every preset by name in normal quality, the embedded priors' first."""
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, title in TITLES.items():
             found[name] = Preset(name, title, load_config(["--opt", str(ROOT / "configs" / f"{name}.yaml")]))
     return found
+
+
+@cache
+def preset_of(name: str, quality: str) -> Preset:
+    """A preset in a quality. Raises KeyError for an unknown one."""
+    preset = dataclasses.replace(presets()[name], quality=quality)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return preset if quality == NORMAL else dataclasses.replace(preset, config=load_config(preset.words))

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run on the page: its state, how to stop it, its images and files. Every tab shows the server's state."""
 
+from collections.abc import Callable
+
 from nicegui import ui
 
+from apps.web.downloads import Downloads
+from apps.web.fields import in_page_words
 from apps.web.job import MOVING, Job, State
-from apps.web.output_tabs import Downloads, OutputTabs
+from apps.web.output_tabs import OutputTabs
 from apps.web.progress import clock, curve
 from apps.web.server_state import CannotStart, ServerState
 
@@ -12,26 +16,26 @@ REFRESH_SECONDS = 1.0
 
 
 class RunPanel:
-    """The run that this tab shows; None: the server's current one."""
+    """The run that this tab shows: one that was chosen, or the server's current one."""
 
-    def __init__(self, server: ServerState) -> None:
-        self.server = server
-        self.chosen: str | None = None
+    def __init__(self, server: ServerState, chosen: str, use: Callable[[Job, bool], None]) -> None:
+        """chosen: name of a run, "" for the current one. use: fills the form, with another seed or the same."""
+        self.server, self.chosen, self.use = server, chosen, use
         with ui.element("section").classes("card").props('aria-label="The run"'):
             self._draw_head()
             self._draw_buttons()
-            self.outputs = OutputTabs()
-        self.downloads = Downloads()
+            self.outputs = OutputTabs(server.exports)
+        self.downloads = Downloads(server.exports)
         self.refresh()
         ui.timer(REFRESH_SECONDS, self.refresh)
 
     @property
     def job(self) -> Job | None:
         """The run that is shown."""
-        return self.server.find(self.chosen) if self.chosen else self.server.current
+        return (self.server.find(self.chosen) if self.chosen else None) or self.server.current
 
-    def look_at(self, name: str | None) -> None:
-        """Shows a run by name; None: the current one."""
+    def look_at(self, name: str) -> None:
+        """Shows a run by name; "": the current one."""
         self.chosen = name
         self.refresh()
 
@@ -40,9 +44,9 @@ class RunPanel:
         job = self.job
         for element in (self.bar, self.state, self.facts, self.curve):
             element.set_visibility(job is not None)
-        self.title.set_text("No run yet" if job is None else job.prompt)
+        self.title.set_text("No run yet" if job is None else job.label)
         is_bad = job is not None and job.state in (State.FAILED, State.UNREADABLE)
-        self._show_outcome("" if job is None else job.outcome(), is_bad)
+        self._show_outcome("" if job is None else in_page_words(job.outcome()), is_bad)
         self._show_buttons(job)
         if job is not None:
             self._show_progress(job)
@@ -62,6 +66,10 @@ class RunPanel:
         with ui.element("div").classes("row") as self.buttons:
             self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline no-caps")
             self.resume = ui.button("Resume", icon="play_arrow", on_click=self._resume).props("outline no-caps")
+            same = ui.button("Use these settings", icon="replay", on_click=lambda: self._use(False))
+            other = ui.button("Same, another seed", icon="casino", on_click=lambda: self._use(True))
+            for button in (same, other):
+                button.props("flat no-caps")
         with ui.element("div").classes("row") as self.queue:
             self.queue_text = ui.label().classes("quiet").style("flex: 1")
             ui.button("Cancel", on_click=self._cancel_queued).props("flat dense no-caps")
@@ -90,11 +98,15 @@ class RunPanel:
         self.stop.set_visibility(job is not None and job.is_alive)
         self.stop.set_text("Stop at once" if job is not None and job.state is State.STOPPING else "Stop")
         self.resume.set_visibility(job is not None and job.can_resume)
-        self.buttons.set_visibility(self.stop.visible or self.resume.visible)
+        self.buttons.set_visibility(job is not None and not job.unreadable)
         queued = self.server.queued
         self.queue.set_visibility(queued is not None)
         if queued is not None:
             self.queue_text.set_text(f"Queued: {queued.prompt}. It starts when the current run has ended.")
+
+    def _use(self, with_new_seed: bool) -> None:
+        if self.job is not None:
+            self.use(self.job, with_new_seed)
 
     def _stop(self) -> None:
         if self.job is not None:

@@ -2,20 +2,24 @@
 """The page's server: NiceGUI's application, and the addresses of what a run leaves, which are a closed list."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastapi import HTTPException, Response
+from fastapi import HTTPException, Query, Response
 from fastapi.responses import FileResponse
-from nicegui import app, ui
+from nicegui import app, run, ui
 
 from apps.web import outputs
+from apps.web.disconnects import GivenUpRequests
+from apps.web.exports import ready_export
 from apps.web.job import Job
 from apps.web.origin import VIEW_POLICY, OriginGuard
 from apps.web.page import draw_page
 from apps.web.presets import presets
 from apps.web.server_state import ServerState
 from utils.addresses import OwnHosts, url_of
+from utils.file_formats import FILE_FORMATS
 
 TITLE = "CoGrad3D"
 ICON = (
@@ -26,27 +30,27 @@ ICON = (
 # NiceGUI drops a page that does not answer for this long, and waits 0.4 of it for an answer to a ping: by default 3 s
 # and 2 s, which a browser on a busy machine exceeds. A dropped page is loaded again and loses its downloads.
 RECONNECT_SECONDS = 120.0
-TICK_SECONDS = 0.5
+TICK_SECONDS, MEASURE_SECONDS = 0.5, 2.0
 FRESH = {"Cache-Control": "no-store"}
 
 
-def serve(output: Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
+def serve(server: ServerState, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
     """Serves the page until the process is stopped; then a run in progress is stopped with a checkpoint.
 
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """
-    server = ServerState(output)
     presets()  # what takes time, or can be wrong, comes before the address is printed
-    outputs.formats()
+    logging.getLogger("uvicorn.error").addFilter(GivenUpRequests())
     app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
     _add_files(server)
     app.timer(TICK_SECONDS, server.tick)
+    app.timer(MEASURE_SECONDS, lambda: run.io_bound(server.sizes.measure))
     app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
     app.on_shutdown(server.close)
 
     @ui.page("/", title=TITLE, favicon=ICON, dark=None)
-    def index() -> None:
-        draw_page(server)
+    async def index(name: str = Query("", alias="run")) -> None:
+        await draw_page(server, name)
 
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
         ui.run(
@@ -85,6 +89,13 @@ def _add_files(server: ServerState) -> None:
             raise HTTPException(404, "not yet")
         return Response(image, media_type="image/png", headers=FRESH)
 
+    @app.get("/runs/{name}/thumb.png")
+    def thumbnail(name: str) -> Response:
+        image = outputs.thumbnail_png(found(name).folder)
+        if image is None:
+            raise HTTPException(404, "not yet")
+        return Response(image, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
     @app.get("/runs/{name}/config.yaml")
     def config(name: str) -> Response:
         return FileResponse(found(name).folder / "config.yaml", media_type="text/yaml", headers=FRESH)
@@ -97,12 +108,13 @@ def _add_files(server: ServerState) -> None:
     @app.get("/runs/{name}/scene.{format}")
     def scene(name: str, format: str) -> Response:
         path = _exported(found(name), format)
-        return FileResponse(path, filename=f"{name}.{format}", media_type="application/octet-stream", headers=FRESH)
+        own = name + FILE_FORMATS[format].suffix
+        return FileResponse(path, filename=own, media_type="application/octet-stream", headers=FRESH)
 
 
 def _exported(job: Job, format: str) -> Path:
     """The export that the page's button has made of the newest scene: a request of an address starts no work."""
-    path = outputs.ready_export(job.folder, format)
+    path = ready_export(job.folder, format)
     if path is None:
         raise HTTPException(404, "not made yet")
     return path

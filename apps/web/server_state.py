@@ -2,11 +2,18 @@
 """The server's state, the same for every tab and visitor: the current run, the queued one, and those found on disk."""
 
 import contextlib
+import itertools
 import re
+import shutil
 from pathlib import Path
 
-from apps.web.job import Job
+from apps.web.exports import Exports
+from apps.web.job import CONSOLE, Job, State
+from apps.web.sizes import Sizes
 from arguments import Config
+from trainer.disk_use import remove
+from trainer.run_lock import NAME as LOCK
+from trainer.run_lock import FolderInUse
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 STOP_SECONDS = 20.0
@@ -17,6 +24,10 @@ class CannotStart(ValueError):
     """A run that cannot be started now; the message is one sentence."""
 
 
+class CannotDelete(ValueError):
+    """A run that cannot be deleted now; the message is one sentence."""
+
+
 class ServerState:
     """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all found runs."""
 
@@ -24,9 +35,9 @@ class ServerState:
         """The current run is the newest of the folder, until one is started here."""
         self.output = output
         self.queued: Job | None = None
+        self.exports, self.sizes = Exports(), Sizes()
         self._known: dict[str, Job] = {}
-        found = filter(None, map(self.find, self.names()))
-        self.current: Job | None = next((job for job in found if not job.unreadable), None)
+        self.current: Job | None = self._newest()
 
     def submit(self, config: Config) -> Job:
         """Starts a new run, or queues it where another runs. Raises CannotStart where that is full, and OSError."""
@@ -43,17 +54,36 @@ class ServerState:
     def cancel_queued(self) -> None:
         """Empties the queue; the folder of a run that never started is removed."""
         job, self.queued = self.queued, None
-        if job is None:
-            return
-        job.is_queued = False
+        if job is not None:
+            job.is_queued = False
+            self._remove_unused(job)
+
+    def delete(self, job: Job) -> int:
+        """Removes a run from the disk; returns the bytes that it freed. Raises CannotDelete."""
+        if job.is_alive or job.state in (State.ELSEWHERE, State.QUEUED):
+            raise CannotDelete(f"{job.name} is {job.state.value}; stop it before it is deleted.")
+        self.exports.drop(job.folder)
+        try:
+            freed = remove(job.folder)
+        except (FolderInUse, OSError) as error:
+            raise CannotDelete(f"{job.name} could not be deleted ({error}).") from error
+        self._known.pop(job.name, None)
+        if job is self.current:
+            self.current = self._newest()
+        return freed
+
+    def _remove_unused(self, job: Job) -> None:
+        """Removes the folder of a run that has made nothing."""
         with contextlib.suppress(OSError):
-            if {path.name for path in job.folder.iterdir()} <= {"config.yaml"}:
-                (job.folder / "config.yaml").unlink(missing_ok=True)
-                job.folder.rmdir()
+            if {path.name for path in job.folder.iterdir()} <= {"config.yaml", CONSOLE, LOCK}:
+                shutil.rmtree(job.folder)
                 self._known.pop(job.name, None)
 
     def tick(self) -> None:
-        """Starts the queued run once the other has ended; called every TICK_SECONDS."""
+        """Starts the queued run once the other has ended, and the next export; called every TICK_SECONDS."""
+        self.exports.tick()
+        if self.current is not None and self.current.was_refused and self.current.outcome():  # which is kept
+            self._remove_unused(self.current)
         if self.queued is not None and not self._is_taken():
             job, self.queued = self.queued, None
             self._start_or_queue(job)
@@ -68,18 +98,23 @@ class ServerState:
             self._known[name] = known = Job(folder)
         return known
 
-    def names(self) -> list[str]:
-        """Names of the runs in the output folder, the newest first."""
+    def jobs(self, most: int | None = None) -> list[Job]:
+        """The runs in the output folder, the newest first, at most so many; those that failed are none."""
         found = []
         with contextlib.suppress(OSError):
             for config in self.output.glob("*/config.yaml"):
                 if NAME.fullmatch(config.parent.name) and _is_run(config.parent):
                     found.append((config.stat().st_mtime, config.parent.name))
-        return [name for _, name in sorted(found, reverse=True)]
+        jobs = filter(None, (self.find(name) for _, name in sorted(found, reverse=True)))
+        return list(itertools.islice((job for job in jobs if job.is_listed), most))
+
+    def _newest(self) -> Job | None:
+        return next((job for job in self.jobs() if not job.unreadable), None)
 
     def close(self) -> None:
         """Stops the run when the server ends, with a checkpoint where there is time for one."""
         self.cancel_queued()
+        self.exports.drop()
         if self.current is not None and self.current.is_alive:
             self.current.stop()
             self.current.wait(STOP_SECONDS)

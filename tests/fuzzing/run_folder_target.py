@@ -67,6 +67,7 @@ def law(given: tuple[str, bytes]) -> bool:
     if (job.state is State.UNREADABLE) != bool(job.unreadable) or len(job.outcome()) > 20_000 or len(job.prompt) > 5000:
         raise LawBroken(f"{job.state} with {job.outcome()[:100]!r}")
     outputs.preview_png(FOLDER)
+    outputs.thumbnail_png(FOLDER)
     for read, file in ((record_of_run, FOLDER), (read_cameras, FOLDER / "cameras.json")):
         try:
             read(file)

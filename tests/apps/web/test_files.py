@@ -2,8 +2,6 @@
 """Names of folders, what a run folder may show, and how far its log says it is."""
 
 import json
-import os
-import time
 from pathlib import Path
 
 import cv2
@@ -15,6 +13,7 @@ from apps.web import outputs
 from apps.web.job import slug
 from apps.web.progress import CURVE_POINTS, LogReader, clock, curve
 from apps.web.server_state import ServerState
+from apps.web.sizes import Sizes, size_in_words
 
 
 @pytest.mark.parametrize(
@@ -41,6 +40,7 @@ def _run(output: Path, name: str = "mug") -> Path:
     folder = output / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
+    (folder / "chkpnt3.safetensors").write_text("x")
     return folder
 
 
@@ -53,7 +53,7 @@ def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
     _run(tmp_path / "out" / "deep", "run")
     (tmp_path / "out" / "link").symlink_to(tmp_path / "outside")
     server = ServerState(tmp_path / "out")
-    assert server.find("mug").prompt == "a red mug" and server.names() == ["mug"]
+    assert server.find("mug").prompt == "a red mug" and [job.name for job in server.jobs()] == ["mug"]
     assert server.find(name) is None
 
 
@@ -83,20 +83,36 @@ def test_the_preview_holds_two_columns_of_the_panel(tmp_path, views, height, wid
     assert np.array_equal(picture, np.repeat(expected[..., None], 3, 2))
 
 
-def test_an_export_is_made_once_and_again_for_a_newer_scene(tmp_path, monkeypatch) -> None:
-    folder, made = _run(tmp_path), []
-    monkeypatch.setattr("export.export", lambda run, format, out: made.append(out) or out.write_text("x"))
-    with pytest.raises(ValueError, match="mug has saved no scene yet"):
-        outputs.exported(folder, "ply")
-    with pytest.raises(ValueError, match="'exe' is not an export format; expected one of ply"):
-        outputs.exported(folder, "exe")
-    cloud = folder / "point_cloud" / "iteration_4" / "point_cloud.ply"
-    cloud.parent.mkdir(parents=True)
-    cloud.write_text("ply")
-    first = outputs.exported(folder, "splat")
-    assert outputs.exported(folder, "splat") == first == folder / "export" / "mug_4.splat" and made == [first]
-    os.utime(cloud, (time.time() + 9, time.time() + 9))
-    assert outputs.exported(folder, "splat") == first and len(made) == 2
+def test_a_thumbnail_is_the_front_view_or_the_first_rendered_one(tmp_path) -> None:
+    assert outputs.thumbnail_png(tmp_path) is None
+    panel = np.zeros((4 * 18 + 2, 8 * 18 + 2, 3), np.uint8)
+    panel[2:18, 2:18] = 90  # of four views the first, of its columns the rendered one
+    (tmp_path / "train_process").mkdir()
+    cv2.imwrite(str(tmp_path / "train_process" / "iter_1.png"), panel)
+    shown = cv2.imdecode(np.frombuffer(outputs.thumbnail_png(tmp_path), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (outputs.THUMBNAIL_PX, outputs.THUMBNAIL_PX, 3) and (shown == 90).all()
+    front = tmp_path / "test_six_views" / "7_iteration" / "render_view_0.png"
+    front.parent.mkdir(parents=True)
+    cv2.imwrite(str(front), np.full((20, 30, 3), 40, np.uint8))
+    shown = cv2.imdecode(np.frombuffer(outputs.thumbnail_png(tmp_path), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (outputs.THUMBNAIL_PX, outputs.THUMBNAIL_PX, 3) and (shown == 40).all()
+
+
+def test_sizes_are_measured_on_request_and_again_after_a_change(tmp_path) -> None:
+    sizes, folder = Sizes(), _run(tmp_path)
+    assert sizes.of(folder) is None
+    sizes.measure()
+    first = sizes.of(folder)
+    assert first == sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "log.jsonl").write_text("12345")
+    assert sizes.of(folder) == first
+    sizes.measure()
+    assert sizes.of(folder) == first + 5
+
+
+@pytest.mark.parametrize(("size", "words"), [(1, "1 kB"), (12_340_000, "12.3 MB"), (1_200_000_000, "1.2 GB")])
+def test_sizes_in_words(size, words) -> None:
+    assert size_in_words(size) == words
 
 
 def _line(step: int, loss: float | None, seconds: float = 1.0) -> str:

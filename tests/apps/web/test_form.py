@@ -3,8 +3,8 @@
 
 import pytest
 
-from apps.web.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults, fields, with_previews
-from apps.web.presets import presets
+from apps.web.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults, fields, in_page_words, with_previews
+from apps.web.presets import HEIGHT, NORMAL, QUALITIES, STEPS, WIDTH, preset_of, presets
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError
@@ -48,10 +48,28 @@ def test_every_problem_is_told_at_its_field() -> None:
         Request(QUICK, " ", "", "x", changed).resolve()
     found = dict(faults(caught.value))
     assert found.keys() == {PROMPT, SEED, *changed}
-    assert found["OptimizationParams.iterations"].startswith(
-        "OptimizationParams.iterations = '0': expected a whole number"
-    )
-    assert "a prompt" in found[PROMPT]
+    assert found[STEPS].startswith("Steps = '0': expected a whole number")
+    assert found[PROMPT] == 'Type what to make, for example "a red mug".'
+    assert found[SEED].startswith("Seed = 'x': expected") and not any("--" in sentence for sentence in found.values())
+
+
+def test_messages_of_the_command_line_speak_of_the_page() -> None:
+    given = "GenerateCamParams.image_w = 7: more than OptimizationParams.iterations; lower --init_num_pts, see --help"
+    expected = "Size = 7: more than Steps; lower the advanced setting init_num_pts, see --help"
+    assert in_page_words(given) == expected
+
+
+@pytest.mark.parametrize("name", presets())
+def test_qualities_differ_in_steps_and_size_alone(name) -> None:
+    """And each can start; the normal one is the config itself."""
+    found = [preset_of(name, quality) for quality in QUALITIES]
+    steps = [preset.config.optimization.iterations for preset in found]
+    assert steps == sorted(set(steps)) and preset_of(name, NORMAL).config == presets()[name].config
+    for preset in found:
+        own = {label: field.text(preset.config) for label, field in fields().items()}
+        normal = {label: field.text(presets()[name].config) for label, field in fields().items()}
+        assert {label for label in own if own[label] != normal[label]} <= {STEPS, WIDTH, HEIGHT}
+        assert Request(preset, "a red mug").resolve().optimization.iterations == preset.config.optimization.iterations
 
 
 @pytest.mark.parametrize(
@@ -86,6 +104,7 @@ def test_presets_say_what_they_need(monkeypatch) -> None:
     assert list(presets())[:2] == ["quickstart", "quickstart_trained"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert QUICK.warning == "" and "any CPU" in QUICK.needs
+    assert "robot" in QUICK.vocabulary["Objects"] and presets()["prompt"].vocabulary == {}
     full = presets()["prompt"]
     assert "no GPU" in full.warning and "stable-diffusion-2-1-base" in full.needs
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

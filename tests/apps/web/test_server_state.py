@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from apps.web import job as jobs
+from apps.web.console import last_sentence
 from apps.web.fields import Request
-from apps.web.job import State, last_sentence
+from apps.web.job import State
 from apps.web.presets import presets
-from apps.web.server_state import CannotStart, ServerState
+from apps.web.server_state import CannotDelete, CannotStart, ServerState
 from tests.patience import PATIENCE_S, until
 from trainer.run_lock import RunLock
 
@@ -19,13 +20,13 @@ STAND_IN = """
 import json, pathlib, signal, sys, time
 folder, asked = pathlib.Path(sys.argv[2]), []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-(folder / "heeds").touch()
 what = (folder / "what").read_text() if (folder / "what").exists() else (folder.parent / "what").read_text()
 if what == "fail":
     print("noise\\ntrain.py: the weights are gone;\\n  bring them", file=sys.stderr)
     sys.exit(2)
 if what == "die":
     signal.raise_signal(signal.SIGKILL)
+(folder / "heeds").touch()
 done = int((folder / "done").read_text()) if (folder / "done").exists() else 0
 while done < 9 and not asked:
     done += what == "run"
@@ -45,6 +46,7 @@ def _run(output: Path, name: str = "mug") -> Path:
     folder = output / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
+    (folder / "chkpnt3.safetensors").write_text("x")
     return folder
 
 
@@ -106,12 +108,54 @@ def test_a_run_in_a_long_step_can_be_ended_at_once(server, monkeypatch) -> None:
         ("die", "The run was ended by SIGKILL; perhaps there was too little memory."),
     ],
 )
-def test_a_run_that_fails_says_why(server, what, sentence) -> None:
+def test_a_run_that_fails_says_why_and_is_no_run(server, what, sentence) -> None:
     _do(server, what)
     job = server.submit(CONFIG)
     assert job.wait(PATIENCE_S) and job.state is State.FAILED and job.outcome() == sentence
+    assert not job.can_resume and server.jobs() == [] and server.current is job
+    with pytest.raises(CannotStart, match="a-red-mug is failed; only a run with steps left can resume"):
+        server.resume(job)
+    server.tick()
+    assert job.folder.exists() == (what == "die")  # a start that is refused leaves nothing
+    assert job.state is State.FAILED and job.outcome() == sentence
+    assert ServerState(server.output).current is None  # nor is it one for the next server
+
+
+def test_a_run_that_breaks_off_after_a_checkpoint_is_not_finished(server) -> None:
+    _do(server, "die")
+    job = server.submit(CONFIG)
+    (job.folder / "chkpnt4.safetensors").write_text("x")
+    assert job.wait(PATIENCE_S) and job.state is State.UNFINISHED and server.jobs() == [job]
+    assert job.outcome().endswith("too little memory. The checkpoint of step 4 is kept; Resume continues from it.")
     _do(server, "run")
     assert server.resume(job).wait(PATIENCE_S) and job.state is State.FINISHED
+
+
+def test_a_run_is_renamed_on_the_page_and_keeps_its_folder(tmp_path) -> None:
+    job = ServerState(tmp_path).find(_run(tmp_path).name)
+    assert job.label == "a red mug"
+    job.rename(f"  my\n<b>mug</b>  {'x' * 200}")
+    again = ServerState(tmp_path).find("mug")
+    assert again.label == job.label and job.label.startswith("my <b>mug</b> xxx") and len(job.label) == 100
+    job.rename(" ")
+    assert ServerState(tmp_path).find("mug").label == "a red mug"
+
+
+def test_a_run_is_deleted_with_the_space_that_it_took(server) -> None:
+    job = server.submit(CONFIG)
+    with pytest.raises(CannotDelete, match=r"a-red-mug is (starting|running); stop it before"):
+        server.delete(job)
+    job.wait(PATIENCE_S)
+    (job.folder / "deep").mkdir()
+    (job.folder / "deep" / "scene.ply").write_bytes(b"x" * 5000)
+    (job.folder / "link").symlink_to(server.output / "what")
+    other = _run(server.output)
+    assert server.delete(job) > 5000 and not job.folder.exists() and server.find(job.name) is None
+    assert (server.output / "what").exists() and server.current.folder == other
+    lock = RunLock(other)  # a run of the command line
+    with pytest.raises(CannotDelete, match="mug is running, started by another program; stop it before"):
+        server.delete(server.find("mug"))
+    lock.release()
 
 
 def test_a_run_whose_folder_is_gone_fails_with_a_sentence(server) -> None:
@@ -158,6 +202,7 @@ def test_the_end_of_the_server_is_the_end_of_the_run(server) -> None:
 def test_another_server_finds_the_runs_again(server) -> None:
     job = server.submit(CONFIG)
     job.wait(PATIENCE_S)
+    (job.folder / "chkpnt9.safetensors").write_text("x")
     again = ServerState(server.output).find(job.name)
     assert (
         again.state is State.UNFINISHED and again.can_resume and again.progress().step == 9
@@ -177,8 +222,7 @@ def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
     assert job.state is State.UNFINISHED and job.can_resume
 
 
-def test_the_last_line_stands_in_for_a_sentence(tmp_path) -> None:
-    console = tmp_path / "console.txt"
-    assert last_sentence(console) == ""
-    console.write_bytes(b"Traceback\n  File\nMemoryError: no\xff\r\n\n")
-    assert last_sentence(console) == "MemoryError: no\ufffd"
+def test_the_last_line_stands_in_for_a_sentence() -> None:
+    assert last_sentence("", "train.py") == ""
+    assert last_sentence("Traceback\n  File\nMemoryError: no\ufffd\r\n\n", "train.py") == "MemoryError: no\ufffd"
+    assert last_sentence("train.py: the disk is full\nbye", "train.py") == "the disk is full\nbye"

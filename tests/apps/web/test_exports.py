@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports in processes of their own, by a stand-in that does what the file `what` says; and by the real one."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from apps.web import exports
+from apps.web.exports import Exports, ready_export
+from tests.export.scenes import lopsided
+from tests.patience import until
+
+STAND_IN = """
+import os, pathlib, signal, sys, time
+run, format, out, step = sys.argv[1:]
+what = (pathlib.Path(run) / "what").read_text()
+print("noise\\n45 % baking the texture", flush=True)
+if what == "fail":
+    sys.exit("export: the Gaussians are too transparent")
+if what == "die":
+    signal.raise_signal(signal.SIGKILL)
+while (pathlib.Path(run) / "what").read_text() == "hold":
+    time.sleep(0.01)
+pathlib.Path(out).write_text(f"{format} of {step} by {os.getpid()}")
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """A run with a saved scene; its exports are made by the stand-in."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(exports, "EXPORT", script)
+    folder = tmp_path / "mug"
+    folder.mkdir()
+    (folder / "what").write_text("make")
+    _save_scene(folder, 4)
+    return folder
+
+
+def _save_scene(folder: Path, step: int) -> Path:
+    cloud = folder / "point_cloud" / f"iteration_{step}" / "point_cloud.ply"
+    cloud.parent.mkdir(parents=True, exist_ok=True)
+    cloud.write_text("ply")
+    return cloud
+
+
+def _end(made: Exports, folder: Path, format: str) -> None:
+    until(lambda: made.tick() or made.progress(folder, format) is None, poll_s=0.05)
+
+
+def test_an_export_is_made_once_and_again_for_a_newer_scene(run) -> None:
+    made = Exports()
+    made.request(run, "splat")
+    _end(made, run, "splat")
+    path = ready_export(run, "splat")
+    assert path == run / "export" / "mug_4.splat"
+    first = path.read_text()
+    assert first.startswith("splat of 4 by ") and not first.endswith(f" {os.getpid()}")  # another process
+    made.request(run, "splat")
+    assert made.progress(run, "splat") is None and path.read_text() == first
+    os.utime(_save_scene(run, 4), (time.time() + 9, time.time() + 9))
+    assert ready_export(run, "splat") is None
+    made.request(run, "splat")
+    _end(made, run, "splat")
+    assert path.read_text() != first
+
+
+def test_what_is_there_waits_for_nothing_and_the_rest_is_queued(run) -> None:
+    """The caller is not held up while an export is made: this test continues while the first one cannot end."""
+    made = Exports()
+    made.request(run, "ply")
+    _end(made, run, "ply")
+    (run / "what").write_text("hold")
+    made.request(run, "glb")
+    made.request(run, "spz")
+    made.request(run, "glb")  # a second visitor
+    made.tick()
+    made.request(run, "ply")
+    assert ready_export(run, "ply") is not None and made.progress(run, "ply") is None
+    assert made.progress(run, "spz").part == "queued"
+    until(lambda: made.progress(run, "glb").part == "baking the texture")
+    assert made.progress(run, "glb").done == 0.45 and ready_export(run, "glb") is None
+    (run / "what").write_text("make")
+    _end(made, run, "spz")
+    assert ready_export(run, "glb") is not None and ready_export(run, "spz") is not None
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("fail", "the Gaussians are too transparent"),
+        ("die", "The glb export was ended by signal 9; perhaps there was too little memory."),
+    ],
+)
+def test_an_export_that_fails_says_why_until_it_is_requested_again(run, what, sentence) -> None:
+    made = Exports()
+    (run / "what").write_text(what)
+    made.request(run, "glb")
+    _end(made, run, "glb")
+    assert made.problem(run, "glb") == sentence and made.problem(run, "ply") == ""
+    (run / "what").write_text("make")
+    made.request(run, "glb")
+    assert made.problem(run, "glb") == ""
+    _end(made, run, "glb")
+    assert ready_export(run, "glb") is not None
+
+
+def test_nothing_is_made_without_a_scene_or_through_a_link(run, tmp_path) -> None:
+    made = Exports()
+    made.request(tmp_path / "empty", "ply")
+    assert made.problem(tmp_path / "empty", "ply").startswith("No scene is saved yet")
+    (run / "export").symlink_to(tmp_path)
+    made.request(run, "ply")
+    assert made.problem(run, "ply").endswith("is a link to another folder; remove it.")
+    assert ready_export(run, "exe") is None
+
+
+def test_the_exports_of_a_run_can_be_dropped(run) -> None:
+    made = Exports()
+    (run / "what").write_text("hold")
+    made.request(run, "glb")
+    (export,) = made._queue
+    made.drop(run.parent / "another")
+    assert not export.is_over
+    made.drop(run)
+    assert export.is_over and made.progress(run, "glb") is None and ready_export(run, "glb") is None
+
+
+def test_the_real_process_writes_a_file_and_refuses_in_a_sentence(tmp_path) -> None:
+    made, folder = Exports(), tmp_path / "mug"
+    lopsided().save_ply(str(_save_scene(folder, 4)))
+    made.request(folder, "ply")
+    _end(made, folder, "ply")
+    assert ready_export(folder, "ply").read_bytes().startswith(b"ply")
+    _save_scene(folder, 5).write_text("text")
+    made.request(folder, "ply")
+    _end(made, folder, "ply")
+    assert "is not a PLY file" in made.problem(folder, "ply") and "\n" not in made.problem(folder, "ply")

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports of app.py in a browser: the server answers while one is made, and its link is there after a reload."""
+
+import urllib.request
+
+import pytest
+
+from tests.browser import browser_page, needs_browser
+from tests.export.scenes import run_folder
+from tests.patience import PATIENCE_S, until
+from tests.web_page import open_page, process_of, status, stopped, take
+
+
+@pytest.mark.slow
+@needs_browser
+def test_an_export_outlives_the_page_and_holds_up_nothing(served) -> None:
+    address, folder = served
+    run = run_folder(folder / "lopsided-run")
+    (run / "config.yaml").write_text("OptimizationParams: {iterations: 10}\nGuidanceParams: {text: a red mug}\n")
+    with browser_page(accept_downloads=True) as page:
+        open_page(page, address + "/?run=lopsided-run")
+        assert take(page, "PLY").startswith(b"ply")
+        page.get_by_role("button", name="GLB", exact=False).first.click()
+        process = until(lambda: process_of(run, "export_process.py"), "no process of its own makes the export")
+        with stopped(process):  # an export that takes for ever
+            page.reload()
+            page.locator(".downloads .busy").get_by_text("GLB", exact=True).wait_for()
+            assert status(address) == 200 and status(f"{address}/runs/lopsided-run/config.yaml") == 200
+            assert take(page, "PLY").startswith(b"ply")
+            assert status(f"{address}/runs/lopsided-run/scene.glb") == 404
+        link = page.locator(".downloads a").filter(has_text="GLBReady")
+        link.wait_for()
+        url = address + link.get_attribute("href")
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310
+            assert answer.read(4) == b"glTF" and "lopsided-run.glb" in answer.headers["Content-Disposition"]

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What app.py remembers, in a browser: what was typed, and every run with what can be done with it."""
+
+import re
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from apps.web.drafts import to_text
+from apps.web.fields import Request
+from apps.web.job import Job
+from apps.web.presets import STEPS, preset_of
+from apps.web.sizes import size_in_words
+from tests.browser import browser_page, needs_browser
+from tests.patience import PATIENCE_S, until
+from tests.web_page import card_of, open_page, serve, show_run
+from trainer.disk_use import total_bytes
+
+pytestmark = [pytest.mark.slow, needs_browser]
+
+
+def _run(output: Path, prompt: str, seed: str = "7", quality: str = "draft") -> Job:
+    """A run that was stopped at step 3 and has shown one image."""
+    request = Request(preset_of("quickstart", quality), prompt, "blur", seed, {STEPS: "77", "CoGradParams.t_jitter": "5"})
+    job = Job.create(request.resolve(), output)
+    (job.folder / "chkpnt3.safetensors").write_bytes(b"x" * 3000)
+    _show_step(job, 3, 200)
+    return job
+
+
+def _show_step(job: Job, step: int, grey: int) -> None:
+    panel = job.folder / "train_process" / f"iter_{step}.png"
+    panel.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(panel), np.full((4 * 18 + 2, 8 * 18 + 2, 3), grey, np.uint8))
+
+
+def _typed(page) -> tuple[str, ...]:
+    """Prompt, negative prompt, steps, size and seed; and the quality that is pressed."""
+    names = ("Prompt", "Negative prompt", "Steps", "Size, px", "Seed")
+    texts = [page.get_by_label(name, exact=True).input_value() for name in names]
+    return (*texts, page.locator('[aria-label="Quality"] [aria-pressed=true]').inner_text())
+
+
+def test_the_form_shows_what_was_typed_after_a_reload_in_a_second_tab_and_from_another_server(tmp_path) -> None:
+    server, address = serve(tmp_path)
+    typed = ("a red mug <b>", "blur", "123", "192", "41", "Fine")
+    try:
+        with browser_page() as page:
+            open_page(page, address)
+            page.get_by_role("button", name="Fine").click()
+            for name, text in (("Prompt", typed[0]), ("Negative prompt", "blur"), ("Steps", "123"), ("Seed", "41")):
+                page.get_by_label(name, exact=True).fill(text)
+            page.get_by_text("1 changed: OptimizationParams.iterations").wait_for()
+            page.wait_for_function("localStorage['cograd3d-form'].includes('41')")
+            page.reload()
+            until(lambda: page.get_by_label("Steps", exact=True).is_visible() and _typed(page) == typed)
+            tab = page.context.new_page()
+            open_page(tab, address)
+            until(lambda: tab.get_by_label("Steps", exact=True).is_visible() and _typed(tab) == typed)
+            tab.close()
+
+            page.evaluate("window.loadedOnce = true")
+            server.send_signal(signal.SIGINT)
+            server.wait(PATIENCE_S)
+            server, _ = serve(tmp_path, "--port", address.rpartition(":")[2])
+            page.wait_for_function("!window.loadedOnce && document.querySelector('[aria-label=Quality]')")
+            until(lambda: _typed(page) == typed)
+            page.complaints.clear()  # of the connection that was refused in the meantime
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(PATIENCE_S)
+
+
+def test_a_run_fills_the_form_and_is_compared_renamed_and_deleted(served) -> None:
+    address, folder = served
+    first, second = _run(folder, "a red mug"), _run(folder, "a blue owl", "9")
+    with browser_page() as page:
+        open_page(page, address)
+        card_of(page, first.name).get_by_text("Use these settings").click()
+        same = ("a red mug", "blur", "77", "128", "7", "Normal")
+        until(lambda: _typed(page) == same)
+        page.get_by_text("2 changed: OptimizationParams.iterations, CoGradParams.t_jitter").wait_for()
+        show_run(page, second.name)
+        page.get_by_label("The run").get_by_text("a blue owl", exact=True).wait_for()
+        page.get_by_role("button", name="Same, another seed").click()
+        until(lambda: _typed(page)[0] == "a blue owl")
+        assert _typed(page)[4] not in ("7", "9", "0")
+        page.wait_for_function("document.querySelector('.run .thumb img').naturalWidth > 0")
+
+        _menu(page, first, "Compare with the run shown")
+        both = page.get_by_label("Two runs")
+        both.get_by_text("a blue owl", exact=True).first.wait_for()
+        assert both.locator(".rows").inner_text().split("\n")[:6] == ["Prompt", "a blue owl", "a red mug", "Seed", "9", "7"]
+        both.get_by_label("Close").click()
+        both.wait_for(state="hidden")
+
+        _menu(page, first, "Rename")
+        page.get_by_label("Name", exact=True).fill("my <b>mug</b>")
+        page.get_by_role("button", name="Rename").click()
+        card_of(page, first.name).get_by_text("my <b>mug</b>").wait_for()
+        page.reload()  # which shows the same run
+        page.get_by_label("The run").get_by_text("a blue owl", exact=True).wait_for()
+        _menu(page, first, "Delete")
+        page.get_by_text('Delete "my <b>mug</b>" with its images').wait_for()
+        size = size_in_words(total_bytes(first.folder))
+        page.get_by_text(f"This frees {size}").wait_for()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        card_of(page, first.name).wait_for(state="detached")
+        page.get_by_text(f"{size} freed").wait_for()
+        assert not first.folder.exists() and second.folder.exists()
+
+
+def _menu(page, job: Job, item: str) -> None:
+    card_of(page, job.name).get_by_label("More").click()
+    page.get_by_role("menuitem", name=item).or_(page.locator(".q-menu .q-item").filter(has_text=item)).first.click()
+
+
+def test_a_live_image_stays_until_the_next_is_loaded(served) -> None:
+    address, folder = served
+    job = _run(folder, "a green cat")
+    held: list = []
+    with browser_page() as page:
+        page.route(re.compile(r"/preview\.png\?v=4$"), lambda route: held.append(route))  # a slow answer
+        open_page(page, f"{address}/?run={job.name}")
+        image = page.locator(".outputs img")
+        page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 0")
+        assert _grey(image) == 200
+        _show_step(job, 4, 90)
+        until(lambda: page.evaluate("0") == 0 and held)
+        assert _grey(image) == 200  # nothing flickers
+        held[0].continue_()
+        until(lambda: _grey(image) == 90)
+
+
+def _grey(image) -> int:
+    """What a visitor sees in the middle of an image."""
+    shown = cv2.imdecode(np.frombuffer(image.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    return int(shown[shown.shape[0] // 2, shown.shape[1] // 2, 0])
+
+
+def test_a_start_that_is_refused_says_why_and_is_no_run(served) -> None:
+    address, folder = served
+    missing = {"GenerateCamParams.init_shape": "file", "GenerateCamParams.init_file": "/no/such.ply"}
+    draft = Request(preset_of("quickstart", "draft"), "a red cone", changed=missing)
+    with browser_page() as page:
+        open_page(page, address)
+        page.evaluate("draft => localStorage.setItem('cograd3d-form', draft)", to_text(draft))
+        page.reload()
+        page.get_by_text("2 changed: ").wait_for()
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_label("The run").get_by_text("/no/such.ply").wait_for()
+        page.get_by_label("The run").get_by_text("failed", exact=True).wait_for()
+        until(lambda: not (folder / "a-red-cone").exists())
+        card_of(page, "a-red-cone").wait_for(state="detached")
+        assert not page.get_by_role("button", name="Resume").is_visible()
+        assert _typed(page)[0] == "a red cone"
