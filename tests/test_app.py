@@ -60,7 +60,7 @@ def test_from_a_prompt_to_the_files(served, tmp_path) -> None:
         page.get_by_text("Advanced settings").click()
         _set(page, "OptimizationParams.iterations", "0")
         page.get_by_role("button", name="Start").click()
-        page.get_by_text("Steps = '0': expected a whole number >= 1").first.wait_for()
+        page.get_by_text("Steps = '0': expected a whole number >= 1").filter(visible=True).first.wait_for()
         for label, value in QUICK.items():
             _set(page, label, value)
         page.get_by_text(f"{len(QUICK)} changed").wait_for()
