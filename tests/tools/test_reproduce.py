@@ -136,7 +136,7 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
     assert cost.cost("sd", 36, 4, [100.0, 300.0], 58.0).hours == pytest.approx(0.5)
     assert "as the 2 made before" in str(cost.cost("sd", 36, 4, [100.0, 300.0], 58.0))
     assert "about 1 minute (" in str(cost.cost("toy", 2, 2, [60.0], 1))
-    assert str(cost.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 40 MB")
+    assert str(cost.cost("toy", 80, 2, [17.0], 1)).endswith("2 at a time) and 112 MB")
     assert str(cost.cost("sd", 80, 2, [], 1)).endswith(" and 9.6 GB")
 
 
