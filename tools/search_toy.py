@@ -47,6 +47,8 @@ SIZE = (
     *("--iterations", "400", "--warmup_iter", "400", "--save_ratio", "1"),
     *("--image_w", "48", "--image_h", "48", "--init_num_pts", "1000"),
 )
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An ablation's variant, and further flags of train.py."""
@@ -109,6 +111,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--objects", nargs="+", choices=list(OBJECTS), default=list(OBJECTS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args(argv)
+    if min(args.seeds, args.jobs) < 1:
+        parser.error("--seeds and --jobs: expected 1 or more")
     torch.set_num_threads(1)  # scoring runs beside the other runs
     args.out.mkdir(parents=True, exist_ok=True)
     failures = []

@@ -37,3 +37,10 @@ def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> 
     assert "| opposite | 12/12" in text and "+1.00 +- 0.00" in text
     assert len(list(tmp_path.glob("*-seed*.json"))) == 12 * len(search_toy.CANDIDATES)
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["scores"]
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0"], ["--jobs", "0"]])
+def test_counts_below_one_are_refused_before_a_folder_is_made(tmp_path, capsys, words) -> None:
+    with pytest.raises(SystemExit):
+        search_toy.main(["--out", str(tmp_path / "new"), *words])
+    assert "--seeds and --jobs: expected 1 or more" in capsys.readouterr().err and not (tmp_path / "new").exists()
