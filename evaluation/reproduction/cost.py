@@ -9,7 +9,7 @@ STEP_PFLOP = 0.0348
 """A LucidDreamer step of 4 views of 512 px: 5 + 1 inversion forwards, guidance, VAE; docs/evaluation.md has the sum."""
 STEPS = 6000
 ASSET_MB = {"sd": 120.0, "toy": 1.4, "toy-trained": 1.4}
-TOY_RUN_S = {"toy": 16.0, "toy-trained": 43.0}
+TOY_RUN_S = {"toy": 16.0, "toy-trained": 18.0}
 """Seconds of one core a toy run of the default size; benchmarks/results/reproduce.md has the machine."""
 
 

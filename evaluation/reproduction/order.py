@@ -91,8 +91,11 @@ def _check(args: argparse.Namespace, is_toy: bool) -> None:
     """ValueError for words that exclude each other, and for counts that are too small."""
     if args.miniature and not is_toy:
         raise ValueError("--miniature is for --prior toy; give --count and -- --iterations for a smaller run of sd")
-    if args.budget == "minutes" and (args.ray or args.dry_run):
-        other = "--ray, whose machines differ" if args.ray else "--dry_run, which runs nothing"
+    others = {"--ray, whose machines differ": args.ray, "--part, whose machines differ": args.part}
+    others |= {"--dry_run, which runs nothing": args.dry_run}
+    others["--report_only before it was timed"] = args.report_only and not (args.out / "pace").is_dir()
+    other = next((name for name, given in others.items() if given), None)
+    if args.budget == "minutes" and other:
         raise ValueError(f"--budget minutes times a step of every row first and cannot be combined with {other}")
     counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops, "--view_px": args.view_px - 15}
     wrong = [name for name, value in counts.items() if value is not None and value <= 0]

@@ -149,6 +149,8 @@ def test_a_cost_is_of_what_is_left_and_learns() -> None:
         (["--seeds", "0"], r"--seeds is too small"),
         (["--prior", "toy", "--budget", "minutes", "--dry_run"], r"cannot be combined with --dry_run, which runs nothing"),
         (["--prior", "toy", "--budget", "minutes", "--ray"], r"cannot be combined with --ray, whose machines differ"),
+        (["--prior", "toy", "--budget", "minutes", "--part", "1/2"], r"cannot be combined with --part, whose machines differ"),
+        (["--prior", "toy", "--budget", "minutes", "--report_only"], r"cannot be combined with --report_only before it was timed"),
         (["--prior", "toy", "--view_px", "8"], r"--view_px is too small"),
         (["--count", "500"], r"500 prompts requested, 415 are there"),
         (["--prior", "toy", "--", "--iteratoins", "5"], r"did you mean --iterations\?"),
