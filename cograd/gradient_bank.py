@@ -67,7 +67,7 @@ class PlainGradient:
     @property
     def nbytes(self) -> int:
         """Bytes of the numbers."""
-        return self.gradient.vector.numel() * self.gradient.vector.element_size()
+        return self.gradient.vector.nbytes
 
     @classmethod
     def copy(
@@ -124,7 +124,7 @@ class PackedGradient:
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
         tensors = (self.rows, *self.sparse.values(), *self.dense.values(), *self.fixed.values())
-        return sum(x.numel() * x.element_size() for x in tensors)
+        return sum(x.nbytes for x in tensors)
 
     @classmethod
     def pack(cls, plain: PlainGradient, dtype: torch.dtype) -> Self:
