@@ -81,7 +81,7 @@ def named(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> Flat:
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """a + b; a name that only one of them has keeps its tensor."""
-    if isinstance(a, Flat) and isinstance(b, Flat) and list(_shapes(a).items()) == list(_shapes(b).items()):
+    if isinstance(a, Flat) and isinstance(b, Flat) and _fits(a, b):
         return named(a.vector + b.vector, _shapes(a))
     return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
 
@@ -169,7 +169,7 @@ def _vectors(main: Flat, projection: str) -> list[slice]:
     group each named tensor is a vector of its own, since as one vector nearly all of the squared norm is position, and
     colours are hardly projected.
     """
-    return {"vector": [slice(0, len(main.vector))], "group": _spans(main)}[projection]
+    return _spans(main) if projection == "group" else [slice(0, len(main.vector))]
 
 
 def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float) -> list[float]:
@@ -187,8 +187,13 @@ def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:
 
 def _check_fit(a: Gradient, b: Gradient) -> None:
     """ValueError unless names and shapes are the same, in the same order."""
-    if a is not b and list((shapes := _shapes(a)).items()) != list((others := _shapes(b)).items()):
-        raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
+    if a is not b and not _fits(a, b):
+        shapes = f"{_shapes(a)} and {_shapes(b)}"
+        raise ValueError(f"gradients of shapes {shapes} do not fit; pass the same parameters each time")
+
+
+def _fits(a: Gradient, b: Gradient) -> bool:
+    return list(a) == list(b) and all(x.shape == y.shape for x, y in zip(a.values(), b.values(), strict=True))
 
 
 def _spans(g: Gradient) -> list[slice]:

@@ -246,8 +246,9 @@ class GradientBank:
             self.refused += 1
             return
         device = "cpu" if self.params.bank_on_cpu else None
-        self.entries[region] = PlainGradient.copy(g_main, step, t, self.fixed_names, device)
-        self._shrink()
+        self.entries[region] = entry = PlainGradient.copy(g_main, step, t, self.fixed_names, device)
+        if len(self) * entry.nbytes > self.limit_bytes:  # no entry is larger: one that is packed is smaller
+            self._shrink()
 
     def remap_rows(self, index_map: RowMap) -> None:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
