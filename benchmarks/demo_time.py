@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time of the demo by part, against another revision: python benchmarks/demo_time.py --against 34b5cd8 [--pairs N]
 
-Both revisions run configs/quickstart.yaml in processes of their own that take turns, one thread each, with the seeds 0,
-1, ...; ffmpeg's CPU time is among the outputs'. Words after -- go to both runs (`-- --iterations 400`). With --score
-both results of each pair are scored against the known truth by this tree (tools/score_toy.py). The other revision's
-code is checked out into a temporary folder; it runs in this environment.
+Both revisions run what their own `make demo` runs, in processes of their own that take turns, one thread each, with the
+seeds 0, 1, ...; ffmpeg's CPU time is among the outputs'. Words after -- go to both runs (`-- --iterations 400`). With
+--score both results of each pair are scored against the known truth by this tree (tools/score_toy.py). The other
+revision's code is checked out into a temporary folder; it runs in this environment.
 """
 
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RUN = "--one-run"
-if RUN in sys.argv:
-    sys.path[0] = str(Path.cwd())  # a run that is measured is of the tree in the current folder
-else:
-    sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+# Run as a script, from anywhere; a run that is measured is of the tree in the current folder.
+sys.path.insert(0, str(Path.cwd() if "--one-run" in sys.argv else Path(__file__).resolve().parents[1]))
 
 from utils import program
 
@@ -24,6 +20,8 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import json
+import re
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -33,16 +31,22 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+ROOT = Path(__file__).resolve().parents[1]
+RUN = "--one-run"
 Times = dict[str, float]
 """By the name of the table's row."""
 OWN = ("plan", "fuse", "observe")
+DEMO = re.compile(r"train\.py (--opt configs/quickstart\.yaml .*) \$\(DEMO_ARGS\)")
+"""The words of a Makefile's demo."""
 STEP = ("plan", "render", "guidance", "backward", "fuse", "observe", "densify", "optimizer")
 
 
 def one_run(words: list[str]) -> Times:
     """CPU times of a whole run: seconds, and milliseconds a step."""
+    sys.path.remove(str(Path(__file__).resolve().parent))  # benchmarks/viewer.py is not viewer/
+    from train import Trainer
+    from train import main as train_main
     from trainer import run_log
-    from train import Trainer, main as train_main
 
     imported_s, whole, begun_s = time.process_time(), Trainer.train, 0.0
     run_log.time = SimpleNamespace(**{**vars(time), "perf_counter": time.process_time})
@@ -79,7 +83,8 @@ def one_run(words: list[str]) -> Times:
 
 def measured(tree: Path, folder: Path, seed: int, words: Sequence[str]) -> Times:
     """Of a run of `tree` in a process of its own, whose files are left in `folder`. Raises OSError when it fails."""
-    own = ["--opt", "configs/quickstart.yaml", "--seed", str(seed), "--quiet", "true", "--model_path", str(folder)]
+    demo = DEMO.search((tree / "Makefile").read_text())
+    own = [*(demo[1] if demo else "").split(), "--seed", str(seed), "--quiet", "true", "--model_path", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)}
     command = [sys.executable, str(Path(__file__).resolve()), RUN, *own, *words]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
@@ -126,20 +131,22 @@ def main(argv: list[str]) -> None:
 
     times: dict[str, list[Times]] = {"before": [], "after": []}
     scores: dict[str, list[Times]] = {"before": [], "after": []}
+    git = shutil.which("git") or "git"
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "tree"
-        subprocess.run(["git", "worktree", "add", "--detach", str(tree), args.against], cwd=ROOT, check=True)
+        subprocess.run([git, "worktree", "add", "--detach", str(tree), args.against], cwd=ROOT, check=True)
         try:
             for seed in range(args.pairs):
                 for name, code in (("before", tree), ("after", ROOT)):
                     folder = Path(temporary) / f"{name}_{seed}"
                     times[name].append(measured(code, folder, seed, words))
                     scores[name] += [score_run(folder)] if args.score else []
-                print(f"pair {seed}: {times['before'][-1]['all, s']:.1f} s, {times['after'][-1]['all, s']:.1f} s",
-                      scores["before"][-1:], scores["after"][-1:], file=sys.stderr, flush=True)
+                pair = [[round(times[k][-1]["all, s"], 1), *(s["psnr"] for s in scores[k][-1:])] for k in times]
+                print(f"pair {seed}: {pair[0]}, {pair[1]}", file=sys.stderr, flush=True)
         finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine().rpartition(", ")[0]}, one thread each, {args.pairs} pairs, before: {args.against}\n")
+            subprocess.run([git, "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+    where, _, _ = machine().rpartition(", ")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {where}, one thread each, {args.pairs} pairs, before: {args.against}\n")
     print_table(times["before"], times["after"])
     if args.score:
         print_scores(scores["before"], scores["after"])

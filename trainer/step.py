@@ -46,7 +46,6 @@ from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
 from utils.shard import Shard
 
-
 ImageGradients = tuple[Tensor, Tensor | None]
 """On images [B, 3, H, W] and disparities [B, 1, H, W]; None where nothing has put one on these."""
 
