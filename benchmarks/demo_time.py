@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = "--one-run"
+RUN, SCORES = "--one-run", ("psnr", "ssim", "detail")
 Times = dict[str, float]
 """By the name of the table's row."""
 OWN = ("plan", "fuse", "observe")
@@ -111,7 +111,7 @@ def print_table(before: list[Times], after: list[Times]) -> None:
 def print_scores(before: list[Times], after: list[Times]) -> None:
     """Means of both, and the mean difference with its standard error over the pairs."""
     print("\n| score | before | after | difference |\n|---|---|---|---|")
-    for name in ("psnr", "ssim", "detail"):
+    for name in SCORES:
         pairs = [(a[name], b[name]) for a, b in zip(before, after, strict=True)]
         differences = [b - a for a, b in pairs]
         error = statistics.stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
@@ -120,10 +120,14 @@ def print_scores(before: list[Times], after: list[Times]) -> None:
 
 
 def main(argv: list[str]) -> None:
+    if argv[:1] == [RUN]:
+        print(json.dumps(one_run(argv[1:])))
+        return
     argv, words = program.split_at_dashes(argv)
     parser = program.parser(__doc__)
     parser.add_argument("--against", required=True, metavar="REVISION", help="what git calls the code before")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each")
+    parser.add_argument("--seed", type=int, default=0, help="of the first pair")
     parser.add_argument("--score", action="store_true", help="score the results too")
     args = parser.parse_args(argv)
     from evaluation.known_truth import score_run
@@ -136,13 +140,13 @@ def main(argv: list[str]) -> None:
         tree = Path(temporary) / "tree"
         subprocess.run([git, "worktree", "add", "--detach", str(tree), args.against], cwd=ROOT, check=True)
         try:
-            for seed in range(args.pairs):
+            for seed in range(args.seed, args.seed + args.pairs):
                 for name, code in (("before", tree), ("after", ROOT)):
                     folder = Path(temporary) / f"{name}_{seed}"
                     times[name].append(measured(code, folder, seed, words))
-                    scores[name] += [score_run(folder)] if args.score else []
-                pair = [[round(times[k][-1]["all, s"], 1), *(s["psnr"] for s in scores[k][-1:])] for k in times]
-                print(f"pair {seed}: {pair[0]}, {pair[1]}", file=sys.stderr, flush=True)
+                    score = score_run(folder) if args.score else {}
+                    scores[name].append({key: score[key] for key in SCORES if key in score})
+                    print(f"seed {seed}, {name}: {times[name][-1]['all, s']:.1f} s {scores[name][-1]}", file=sys.stderr, flush=True)
         finally:
             subprocess.run([git, "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
     where, _, _ = machine().rpartition(", ")
@@ -153,7 +157,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if RUN in sys.argv:
-        print(json.dumps(one_run(sys.argv[sys.argv.index(RUN) + 1 :])))
-    else:
-        program.run(main)
+    program.run(main)
