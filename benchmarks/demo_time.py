@@ -146,7 +146,8 @@ def main(argv: list[str]) -> None:
                     times[name].append(measured(code, folder, seed, words))
                     score = score_run(folder) if args.score else {}
                     scores[name].append({key: score[key] for key in SCORES if key in score})
-                    print(f"seed {seed}, {name}: {times[name][-1]['all, s']:.1f} s {scores[name][-1]}", file=sys.stderr, flush=True)
+                    took_s = times[name][-1]["all, s"]
+                    print(f"seed {seed}, {name}: {took_s:.1f} s {scores[name][-1]}", file=sys.stderr, flush=True)
         finally:
             subprocess.run([git, "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
     where, _, _ = machine().rpartition(", ")
