@@ -308,7 +308,10 @@ def view_gradients(
     )
     signed = None
     if signs is not None:
-        signed = backward_to_screen(views, *(None if g is None else g * signs for g in g_images))
+        of_images, of_disparities = g_images
+        signed = backward_to_screen(
+            views, of_images * signs, None if of_disparities is None else of_disparities * signs
+        )
     to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
