@@ -65,8 +65,8 @@ def one_run(words: list[str]) -> Times:
     folder = Path(words[words.index("--model_path") + 1])
     lines = [line["phase_ms"] for line in run_log.read_steps(folder / "log.jsonl")]
     mean = {phase: statistics.mean(line.get(phase, 0.0) for line in lines) for phase in (*STEP, "outputs")}
-    encoding_s, own_ms, step_ms = used.children_user + used.children_system, 0.0, sum(mean[p] for p in STEP)
-    own_ms, outputs_s = sum(mean[phase] for phase in OWN), mean["outputs"] * len(lines) / 1e3
+    step_ms, own_ms = (sum(mean[phase] for phase in phases) for phases in (STEP, OWN))
+    encoding_s, outputs_s = used.children_user + used.children_system, mean["outputs"] * len(lines) / 1e3
     trained_s = used.user + used.system - begun_s
     return {
         "imports of train.py, s": imported_s,
@@ -119,10 +119,12 @@ def print_scores(before: list[Times], after: list[Times]) -> None:
         print(f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {statistics.mean(differences):+.3f} +- {error:.3f} |")
 
 
-def main(argv: list[str]) -> None:
+@program.refuses("demo_time.py", ValueError, OSError, subprocess.CalledProcessError)
+def main(argv: list[str]) -> int:
+    """Exit status."""
     if argv[:1] == [RUN]:
         print(json.dumps(one_run(argv[1:])))
-        return
+        return 0
     argv, words = program.split_at_dashes(argv)
     parser = program.parser(__doc__)
     parser.add_argument("--against", required=True, metavar="REVISION", help="what git calls the code before")
@@ -155,6 +157,7 @@ def main(argv: list[str]) -> None:
     print_table(times["before"], times["after"])
     if args.score:
         print_scores(scores["before"], scores["after"])
+    return 0
 
 
 if __name__ == "__main__":
