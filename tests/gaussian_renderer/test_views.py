@@ -74,7 +74,7 @@ def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool
     for v, (out, (camera, augmentation)) in enumerate(zip(rendered, views, strict=True)):
         roots, gradients = [out["render"], out["depth"], out["scales"].mean()], [g_images[v], g_disparities[v], g_scale]
         if z:
-            settings = moment_settings(raster_settings(camera, pipe, augmentation))
+            settings = moment_settings(raster_settings(camera, pipe, augmentation, antialiased=model.antialiased))
             inputs = moment_inputs(camera, activate(model), pipe, out["scales"])
             rasterizer = GaussianRasterizer(settings)
             out["z_variance"] = depth_variance(rasterizer(means2D=torch.zeros(N, 3), **inputs)[0])
@@ -104,6 +104,7 @@ def together(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool) 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("pipe", PIPES)
 def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
+    model.antialiased = noise == 0.5
     views = views_of(model, noise)
     expected = list(one_by_one(model, views, PIPES[pipe], z=False))
     given = list(together(model, views, PIPES[pipe], z=False))
@@ -119,6 +120,7 @@ def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
 @pytest.mark.parametrize("pipe", PIPES)
 def test_the_z_variances_of_the_views_are_kept_apart(model, pipe):
     """Equal up to the order in which a scale's or a position's three or four gradients are added up."""
+    model.antialiased = pipe == "kernels"
     views = views_of(model, 1.0)
     expected = list(one_by_one(model, views, PIPES[pipe], z=True))
     for (out, gradient), (want, want_gradient) in zip(together(model, views, PIPES[pipe], z=True), expected, strict=True):
