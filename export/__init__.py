@@ -87,8 +87,8 @@ def _report_antialiased(formats: Sequence[str]) -> None:
     has += [f"{', '.join(unmarked)}: no mark is possible"] * bool(unmarked)
     if has:
         logger.warning(
-            "trained with the Mip filter, and too thick in viewers that do not render antialiased (%s). Viewers that "
+            "trained with the Mip filter (%s): too thick in viewers that do not render antialiased. Those that "
             "read no mark need their switch: antialiased: true (mkkellogg), scene.gsplat.antiAlias (PlayCanvas), "
             "GaussianSplattingMaterial.Compensation (Babylon.js); Spark needs none",
             "; ".join(has),
-        )  # fmt: skip
+        )
