@@ -4,8 +4,8 @@
 Trainings with configs/quickstart.yaml (ideal prior, CoGrad on) at TRAINED_PX with equal prompts, seeds and steps, with
 and without PipelineParams.mip_filter; then PSNR in dB of the 24 scored views at a quarter to four times that size,
 aligned as toy/scoring.py does. What was trained with the filter is also shown as by a viewer that does not know of it,
-and the converse. FOLDER keeps the clouds (finished trainings are not made again) and gets sheet.png: a row an object and
-size, the truth, then a column a line of the table.
+and the converse. FOLDER keeps the clouds (finished trainings are not made again) and gets sheet.png: a row an object
+and size, the truth, then a column a line of the table.
 """
 
 from __future__ import annotations
