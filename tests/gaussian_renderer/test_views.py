@@ -74,7 +74,7 @@ def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool
     for v, (out, (camera, augmentation)) in enumerate(zip(rendered, views, strict=True)):
         roots, gradients = [out["render"], out["depth"], out["scales"].mean()], [g_images[v], g_disparities[v], g_scale]
         if z:
-            settings = moment_settings(raster_settings(camera, pipe, augmentation, antialiased=model.antialiased))
+            settings = moment_settings(raster_settings(camera, pipe, augmentation))
             inputs = moment_inputs(camera, activate(model), pipe, out["scales"])
             rasterizer = GaussianRasterizer(settings)
             out["z_variance"] = depth_variance(rasterizer(means2D=torch.zeros(N, 3), **inputs)[0])
@@ -104,7 +104,6 @@ def together(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool) 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("pipe", PIPES)
 def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
-    model.antialiased = noise == 0.5
     views = views_of(model, noise)
     expected = list(one_by_one(model, views, PIPES[pipe], z=False))
     given = list(together(model, views, PIPES[pipe], z=False))
@@ -120,7 +119,6 @@ def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
 @pytest.mark.parametrize("pipe", PIPES)
 def test_the_z_variances_of_the_views_are_kept_apart(model, pipe):
     """Equal up to the order in which a scale's or a position's three or four gradients are added up."""
-    model.antialiased = pipe == "kernels"
     views = views_of(model, 1.0)
     expected = list(one_by_one(model, views, PIPES[pipe], z=True))
     for (out, gradient), (want, want_gradient) in zip(together(model, views, PIPES[pipe], z=True), expected, strict=True):
@@ -158,3 +156,18 @@ def test_while_the_prior_runs_less_is_held_than_one_by_one(model):
         rendered = [render(camera, model, PIPES["kernels"], a.background, augmentation=a) for camera, a in views]
         held_one_by_one = live.now
     assert len(rendered) == B and held_together < held_one_by_one
+
+
+def test_the_filter_on_the_screen_is_that_of_render(model):
+    """In the images, and in the moments of z."""
+    model.antialiased = True
+    views = views_of(model, 0.0)
+    for view, (camera, augmentation) in zip(render_views(views, model, PipelineParams(), True), views, strict=True):
+        alone = render(camera, model, PipelineParams(), augmentation.background, augmentation=augmentation)
+        assert torch.equal(view.image, alone["render"])
+        settings = moment_settings(raster_settings(camera, PipelineParams(), augmentation, antialiased=True))
+        inputs = moment_inputs(camera, activate(model), PipelineParams(), alone["scales"])
+        moments = GaussianRasterizer(settings)(means2D=torch.zeros(N, 3), **inputs)[0]
+        assert torch.equal(view.z_variance, depth_variance(moments))
+    model.antialiased = False
+    assert not torch.equal(render(camera, model, PipelineParams(), augmentation.background)["render"], alone["render"])
