@@ -52,7 +52,7 @@ class PipelineParams:
     compute_cov3D_python: bool = key(False, "compute 3D covariances in Python")
     debug: bool = key(False, "rasterizer checks and reports more")
     mip_filter: bool = new(
-        False, "Mip-Splatting's 3D filter: no Gaussian finer than the training cameras resolve, in saved files as well"
+        False, "Mip-Splatting's filters: nothing finer than the training cameras resolve, nothing thicker from afar"
     )
     rasterizer: str = new(
         "auto",

@@ -86,4 +86,4 @@ def coloured_by_normals(gaussians: GaussianModel, camera: RCamera) -> GaussianMo
     away = ((camera.camera_center.cpu() - values["xyz"]) * normals).sum(dim=1, keepdim=True) < 0
     colours = (torch.where(away, -normals, normals) + 1) / 2
     values["f_dc"], values["f_rest"] = RGB2SH(colours)[:, None], torch.zeros(len(colours), 0, 3)
-    return GaussianModel.of_parameters(values, gaussians.get_xyz.device)
+    return gaussians.with_parameters(values)

@@ -2,6 +2,7 @@
 """A finished scene as a file that other programs open: export(run, format). docs/exports.md compares the formats."""
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from export import compressed_ply, gltf_splats, mesh, page, splats
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
+
+logger = logging.getLogger(__name__)
 
 
 class Format(NamedTuple):
@@ -30,6 +33,8 @@ WRITERS = {
     "gsglb": gltf_splats.write_gltf_splats,
     "html": page.write_page,
 }
+MARKED, UNMARKED = ("ply", "compressed.ply", "spz", "sog"), ("splat", "gsglb")
+"""Formats that other programs draw, and that can or cannot say that Gaussians are to be rendered antialiased."""
 FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].description, WRITERS[name]) for name in SCENES}
 """Name -> format."""
 
@@ -68,6 +73,22 @@ def exports(
             what = "is a folder" if path.is_dir() else "is the cloud itself"
             raise ValueError(f"{path} {what}; give a path of a new .{format} file.")
     gaussians = GaussianModel.from_ply(cloud)
+    if gaussians.antialiased:
+        _report_antialiased(formats)
     for format, path in zip(formats, paths):
         FORMATS[format].write(gaussians, path, options)
         yield path
+
+
+def _report_antialiased(formats: Sequence[str]) -> None:
+    """A line on what viewers must do with Gaussians that were trained with the Mip filter."""
+    marked, unmarked = ([name for name in formats if name in kind] for kind in (MARKED, UNMARKED))
+    has = [f"{', '.join(marked)}: marked as antialiased"] * bool(marked)
+    has += [f"{', '.join(unmarked)}: no mark is possible"] * bool(unmarked)
+    if has:
+        logger.warning(
+            "trained with the Mip filter (%s): too thick in viewers that do not render antialiased. Those that "
+            "read no mark need their switch: antialiased: true (mkkellogg), scene.gsplat.antiAlias (PlayCanvas), "
+            "GaussianSplattingMaterial.Compensation (Babylon.js); Spark needs none",
+            "; ".join(has),
+        )

@@ -23,7 +23,7 @@ def rotated(gaussians: GaussianModel, turn: torch.Tensor) -> GaussianModel:
     raw = {name: value.detach() for name, value in gaussians.parameters_in_order().items()}
     degree = gaussians.max_sh_degree
     features = torch.einsum("jk,nkc->njc", sh_rotation(degree, turn), gaussians.get_features.detach())
-    return GaussianModel.of_parameters(
+    return gaussians.with_parameters(
         {
             **raw,
             "xyz": raw["xyz"] @ turn.T,
@@ -42,7 +42,7 @@ def padded(gaussians: GaussianModel, sh_degree: int) -> GaussianModel:
     raw = {name: value.detach() for name, value in gaussians.parameters_in_order().items()}
     missing = (sh_degree + 1) ** 2 - (own + 1) ** 2
     rest = torch.nn.functional.pad(raw["f_rest"], (0, 0, 0, missing))
-    return GaussianModel.of_parameters({**raw, "f_rest": rest})
+    return gaussians.with_parameters({**raw, "f_rest": rest})
 
 
 def sh_rotation(degree: int, turn: torch.Tensor) -> torch.Tensor:

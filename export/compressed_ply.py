@@ -69,7 +69,7 @@ def compressed(gaussians: GaussianModel, order: torch.Tensor) -> bytes:
     steps = np.clip(np.floor((rest / REST_RANGE + 0.5) * 256), 0, 255).astype(np.uint8)
     ranges = np.concatenate([low_high, scale_low_high, colour_low_high], axis=1).astype("<f4")
     return (
-        header(len(ranges), len(order), rest.shape[1])
+        header(len(ranges), len(order), rest.shape[1], gaussians.comments())
         + ranges.tobytes()
         + words.astype("<u4").tobytes()
         + steps.tobytes()
@@ -101,9 +101,10 @@ def packed_rotation(quaternions: np.ndarray) -> np.ndarray:
     return largest << 30 | packed(np.clip(others / np.sqrt(2) + 0.5, 0, 1), (10, 10, 10))
 
 
-def header(chunks: int, count: int, rest: int) -> bytes:
+def header(chunks: int, count: int, rest: int, comments: list[str]) -> bytes:
     """The PLY header for C groups, N Gaussians and as many values of view dependence of each."""
-    lines = ["ply", "format binary_little_endian 1.0", f"element chunk {chunks}"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines += [f"element chunk {chunks}"]
     lines += [f"property float {name}" for name in CHUNK_FIELDS]
     lines += [f"element vertex {count}", *(f"property uint {name}" for name in VERTEX_FIELDS)]
     if rest:

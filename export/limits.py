@@ -94,7 +94,7 @@ def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:
                 "%s holds %s from %g to %g: %s of %s Gaussians, from %g to %g, are clipped to that",
                 format, FIELDS[name], *held, f"{int(rows.sum()):,}", f"{len(values):,}", beyond.min(), beyond.max(),
             )  # fmt: skip
-    return GaussianModel.of_parameters(raw)
+    return gaussians.with_parameters(raw)
 
 
 def _refuse(values: torch.Tensor, bad: torch.Tensor, name: str, held: Range, format: str) -> None:

@@ -73,7 +73,7 @@ def without_floaters(
     outside = np.einsum("ni,ni->n", xyz - mesh.vertices[nearest], normals[nearest]) > 0
     kept = torch.from_numpy(~outside | (away <= distance))
     raw = gaussians.parameters_in_order()
-    return GaussianModel.of_parameters({name: raw[name].detach()[kept] for name in PER_GAUSSIAN}, device)
+    return gaussians.with_parameters({name: raw[name].detach()[kept] for name in PER_GAUSSIAN}, device)
 
 
 def unwrapped(mesh: Mesh, normals: np.ndarray) -> tuple[Mesh, np.ndarray, np.ndarray]:

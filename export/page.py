@@ -43,6 +43,7 @@ def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
         "centre": seen.centre.tolist(),
         "radius": seen.distance(FOV_RAD),
         "fov_rad": FOV_RAD,
+        "antialiased": gaussians.antialiased,
     }
     parts = {
         "title": html.escape(one_line(options.title) or one_line(out.stem)),

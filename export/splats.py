@@ -33,7 +33,7 @@ def write_ply(gaussians: GaussianModel, out: Path, options: Options) -> None:
     gaussians = _placed(gaussians, "ply", options)
     if options.pad_sh is not None:
         gaussians = padded(gaussians, options.pad_sh)
-    write_vertices(out, gaussians.as_vertices())
+    write_vertices(out, gaussians.as_vertices(), gaussians.comments())
 
 
 def write_splat(gaussians: GaussianModel, out: Path, options: Options) -> None:
@@ -74,5 +74,29 @@ def _convert(gaussians: GaussianModel, format: str, out: Path, spz_version: int 
         raise ValueError(
             f"gaussforge wrote {count:g} Gaussians into {out}, and the scene has {len(gaussians.get_xyz)}."
         )
+    content = MARKS[format](answer["data"]) if gaussians.antialiased and format in MARKS else answer["data"]
     with atomic_path(out) as temporary:
-        temporary.write_bytes(answer["data"])
+        temporary.write_bytes(content)
+
+
+def _marked_spz(content: bytes) -> bytes:
+    """The lowest bit of the flags, byte 14 of the header, says antialiased."""
+    raw = bytearray(gzip.decompress(content))
+    raw[14] |= 1
+    return gzip.compress(bytes(raw), mtime=0)
+
+
+def _marked_sog(content: bytes) -> bytes:
+    """`antialias` of PlayCanvas's specification, and `model`, by which splat-transform has replaced it."""
+    marked = io.BytesIO()
+    with ZipFile(io.BytesIO(content)) as given, ZipFile(marked, "w") as written:
+        for entry in given.infolist():
+            data = given.read(entry)
+            if entry.filename == "meta.json":
+                data = json.dumps({**json.loads(data), "antialias": True, "model": "antialiased"}).encode()
+            written.writestr(entry, data)
+    return marked.getvalue()
+
+
+MARKS: dict[str, Callable[[bytes], bytes]] = {"spz": _marked_spz, "sog": _marked_sog}
+"""Format -> the content, marked as Gaussians that are to be rendered antialiased, which gaussforge cannot do."""

@@ -135,7 +135,7 @@ def best_surface(
     Raises ValueError where there is none.
     """
     field = density(gaussians, grid)
-    shown = GaussianModel.of_parameters(gaussians.parameters_in_order(), device)
+    shown = gaussians.with_parameters(gaussians.parameters_in_order(), device)
     outlines = [coverage(shown, camera) > 0.5 for camera in cameras]
     best, best_score = None, -1.0
     for level in LEVELS:

@@ -32,7 +32,8 @@ def check_rasterizer(module: Any) -> None:
     Forks return two or four tensors where this one returns three, which shows only deep in a run.
     """
     is_ours = getattr(module, "backend", None) is not None and module.backend().get("outputs") == 3
-    if is_ours and hasattr(module, "rasterize_views"):
+    settings = getattr(module, "GaussianRasterizationSettings", None)
+    if is_ours and "antialiasing" in getattr(settings, "_fields", ()):
         return
     what = "an older version of this project's" if is_ours else "another fork under the same name"
     raise ImportError(
@@ -96,7 +97,7 @@ def render(
     visibility_filter [N] bool; radii [N] px; scales [N, 3] as rendered.
     """
     augmentation = augmentation or Augmentation(pc.active_sh_degree, bg_color)
-    settings = raster_settings(viewpoint_camera, pipe, augmentation, scaling_modifier)
+    settings = raster_settings(viewpoint_camera, pipe, augmentation, scaling_modifier, pc.antialiased)
     screen_points = torch.zeros_like(pc.get_xyz, requires_grad=True)
     inputs, scales = rasterizer_inputs(viewpoint_camera, activate(pc), pipe, augmentation, scaling_modifier)
     image, radii, depth_transmittance = GaussianRasterizer(raster_settings=settings)(means2D=screen_points, **inputs)
@@ -132,9 +133,13 @@ def maps_of(camera: RCamera, depth_transmittance: torch.Tensor) -> tuple[torch.T
 
 
 def raster_settings(
-    camera: RCamera, pipe: PipelineParams, augmentation: Augmentation, scaling_modifier: float = 1.0
+    camera: RCamera,
+    pipe: PipelineParams,
+    augmentation: Augmentation,
+    scaling_modifier: float = 1.0,
+    antialiased: bool = False,
 ) -> GaussianRasterizationSettings:
-    """One view as the rasterizer takes it."""
+    """One view as the rasterizer takes it; `antialiased` is the Gaussian model's."""
     settings = GaussianRasterizationSettings(
         image_height=int(camera.image_height),
         image_width=int(camera.image_width),
@@ -148,6 +153,7 @@ def raster_settings(
         campos=camera.camera_center,
         prefiltered=False,
         debug=pipe.debug,
+        antialiasing=antialiased,
     )
     return settings if pipe.rasterizer == "auto" else settings._replace(backend=pipe.rasterizer)
 

@@ -71,7 +71,9 @@ def render_views(
         if with_z_variance:
             inputs = moment_inputs(camera, gaussians, pipe, scales_of_view)
             moments.append({"means2D": no_offset, **_cut(inputs, *cut)})
-    settings = [raster_settings(camera, pipe, augmentation) for camera, augmentation in views]
+    settings = [
+        raster_settings(camera, pipe, augmentation, antialiased=pc.antialiased) for camera, augmentation in views
+    ]
     rendered = rasterize_views(settings, images)
     z_variances: list[Tensor | None] = [None] * len(views)
     if with_z_variance:

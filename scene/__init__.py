@@ -95,6 +95,7 @@ class Scene:
         self._initial_path = self.model_path / "init_points3d.ply"
         cloud, self._sampled = load_or_sample_points(self._initial_path, config.cameras, streams, has_stale_points)
         gaussians.create_from_pcd(cloud, self.cameras_extent)
+        gaussians.antialiased = config.pipeline.mip_filter
         gaussians.sampling = Sampling.of_run(config) if config.pipeline.mip_filter else None
         if writes:
             self.write_start()

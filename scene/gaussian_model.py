@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from scene.densify import IndexMap, densify_and_prune, reset_opacity
-from scene.gaussian_ply import DC, ROTATION, SCALE, XYZ, read_gaussians
+from scene.gaussian_ply import ANTIALIASED_COMMENT, DC, ROTATION, SCALE, XYZ, is_antialiased, read_gaussians
 from scene.mip_filter import Sampling, smoothed
 from scene.ply import write_vertices
 from simple_knn._C import distCUDA2
@@ -45,6 +45,7 @@ class GaussianModel:
     optimizer, which a new Gaussian begins with empty moments.
 
     `sampling`: of the training cameras, where scene/mip_filter.py smooths what is rendered; a file holds the result.
+    `antialiased`: whether the rasterizer's blur lowers opacities, as when these Gaussians were trained; a file says so.
     `background` is a parameter as in upstream, so that the optimizer has its groups; it is never rendered.
     """
 
@@ -57,6 +58,7 @@ class GaussianModel:
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps_since_added = torch.zeros(0, 1, dtype=torch.int32)
         self.sampling: Sampling | None = None
+        self.antialiased = False
         shapes = ((3,), (1, 3), ((sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))
         self._set_parameters({name: torch.zeros(0, *shape) for name, shape in zip(PER_GAUSSIAN, shapes)})
 
@@ -318,9 +320,13 @@ class GaussianModel:
         table = np.ascontiguousarray(torch.cat(columns, dim=1).numpy())  # [N, fields]
         return table.view([(name, "f4") for name in _ply_fields(self.max_sh_degree)]).reshape(-1)
 
+    def comments(self) -> list[str]:
+        """What a PLY header says of these Gaussians beyond its fields."""
+        return [ANTIALIASED_COMMENT] if self.antialiased else []
+
     def save_ply(self, path: str | os.PathLike[str]) -> None:
         """Write raw parameters as PLY, and `point_cloud_rgb.txt` (xyz and base colour) beside it; both atomically."""
-        write_vertices(path, self.as_vertices())
+        write_vertices(path, self.as_vertices(), self.comments())
         rgb = SH2RGB(self._parameters["f_dc"].detach().flatten(1))
         with atomic_path(Path(path).parent / "point_cloud_rgb.txt") as temporary:
             np.savetxt(temporary, torch.cat([self.get_xyz.detach(), rgb], dim=1).cpu().numpy())
@@ -333,16 +339,27 @@ class GaussianModel:
         gaussians.active_sh_degree = gaussians.max_sh_degree
         return gaussians
 
+    def with_parameters(
+        self, values: Mapping[str, torch.Tensor], device: str | torch.device | None = None
+    ) -> GaussianModel:
+        """A model of other raw parameters, smoothed and filtered as this one is; on this one's device by default."""
+        gaussians = self.of_parameters(values, self.device if device is None else device)
+        gaussians.sampling, gaussians.antialiased = self.sampling, self.antialiased
+        return gaussians
+
     @classmethod
     def from_ply(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GaussianModel:
         """A model of a PLY file, with the SH degree that its fields have. Raises PlyError (ValueError)."""
-        return cls.of_parameters(read_gaussians(path), device)
+        gaussians = cls.of_parameters(read_gaussians(path), device)
+        gaussians.antialiased = is_antialiased(path)
+        return gaussians
 
     def load_ply(self, path: str | os.PathLike[str]) -> None:
         """Read a PLY file of Gaussians, with the SH degree that its fields have. Raises PlyError (ValueError)."""
         parameters = read_gaussians(path)
         self.active_sh_degree = self.max_sh_degree = math.isqrt(parameters["f_rest"].shape[1] + 1) - 1
         self._set_parameters(parameters)
+        self.antialiased = is_antialiased(path)
 
 
 def _ply_fields(sh_degree: int) -> list[str]:

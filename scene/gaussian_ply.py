@@ -6,6 +6,7 @@ N Gaussians, K = (degree + 1)^2 SH coefficients a channel. Raw parameters: log s
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from scene.ply import read_vertices, vertex_fields
 from scene.ply_columns import colour_fields, colours, columns, not_finite, out_of_range, usable_rows
-from scene.ply_header import PlyError
+from scene.ply_header import PlyError, read_header
 from utils.sh_utils import RGB2SH
 
 XYZ, DC = ("x", "y", "z"), ("f_dc_0", "f_dc_1", "f_dc_2")
@@ -27,6 +28,18 @@ LOG_SCALES = (-80.0, 43.0)
 """Below, a Gaussian is flat at any precision; above, its covariance is infinite in float32."""
 LENGTHS = (1e-6, 1e6)
 """Quaternions of other lengths are made unit ones, for their squares leave float32's range."""
+
+ANTIALIASED_COMMENT = "SplatRenderMode: mip"
+"""In a PLY's header, as Brush writes it and PlayCanvas's splat-transform reads and writes it."""
+RENDER_MODE = re.compile(r"\s*(?:splatrendermode:|antialiased\s|postshot\.anti_aliasing=)\s*(\w+)\s*", re.IGNORECASE)
+"""That comment, or one of Postshot's: `antialiased 1`, `postshot.anti_aliasing=1`."""
+
+
+def is_antialiased(path: str | os.PathLike[str]) -> bool:
+    """Whether a PLY's header says that its Gaussians are rendered through Mip-Splatting's screen filter; the last of
+    several comments counts. Raises PlyError."""
+    said = [match for comment in read_header(Path(path)).comments if (match := RENDER_MODE.fullmatch(comment))]
+    return bool(said) and said[-1][1].lower() in ("mip", "1")
 
 
 def read_gaussians(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 """Mip-Splatting's 3D smoothing filter: no Gaussian is finer than what the training cameras can resolve.
 
 Yu et al., "Mip-Splatting: Alias-free 3D Gaussian Splatting", 2024. N Gaussians. Of the paper's two filters this
-is the one in space; the one on the screen takes the place of the rasterizer's blur and is not here.
+is the one in space; the one on the screen is the rasterizer's `antialiasing`.
 """
 
 from __future__ import annotations
@@ -57,4 +57,5 @@ def smoothed(opacity: Tensor, scaling: Tensor, deviation: Tensor) -> tuple[Tenso
     opacity [N, 1], scaling [N, 3] standard deviations, deviation [N, 1] -> the same, smoothed.
     """
     wider = torch.sqrt(scaling**2 + deviation**2)
-    return opacity * (scaling / wider).prod(dim=1, keepdim=True), wider
+    x, y, z = (scaling / wider).split(1, dim=1)
+    return opacity * (x * y * z), wider  # the backward pass of prod() would wait for the device

@@ -52,7 +52,7 @@ def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) ->
         raise PlyError(f"{path} cannot be read as PLY ({reason}): damaged; copy or write it again") from error
 
 
-def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray) -> None:
+def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray, comments: Sequence[str] = ()) -> None:
     """Write a structured array [N] as the one `vertex` element, little-endian binary, atomically.
 
     Raises PlyError for N = 0, which no program reads.
@@ -61,7 +61,8 @@ def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray) -> None:
         raise PlyError(f"{path} would hold 0 vertices; expected at least one point")
     with atomic_path(path) as temporary:
         # as upstream's files: plyfile's own byte order is that of the machine
-        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+        element = PlyElement.describe(vertices, "vertex")
+        PlyData([element], byte_order="<", comments=list(comments)).write(str(temporary))
 
 
 def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Element:

@@ -57,12 +57,14 @@ class Element:
 
 @dataclass
 class Header:
-    """Elements in the file's order, its byte order ("" for ascii), where the data begin and how many bytes follow."""
+    """Elements in the file's order, its byte order ("" for ascii), where the data begin and how many bytes follow, and
+    the short ones of its comments."""
 
     elements: list[Element]
     byte_order: str
     body_start: int
     body_bytes: int
+    comments: list[str]
 
     @property
     def is_ascii(self) -> bool:
@@ -85,21 +87,22 @@ def read_header(path: Path) -> Header:
     if not path.is_file():
         raise PlyError(f"{path} is not a file; expected a PLY point cloud, check the path")
     with open(path, "rb") as file:
-        lines, start = _lines(path, file.read(MAX_HEADER_BYTES))
+        lines, comments, start = _lines(path, file.read(MAX_HEADER_BYTES))
     words = [line.split() for line in lines]
     formats = [line[1] for line in words if line[0] == "format" and len(line) > 1]
     if len(formats) != 1 or formats[0] not in BYTE_ORDERS:
         given = show(formats[0]) if formats else "none"
         raise PlyError(f"{path} declares the format {given}; expected one of {', '.join(BYTE_ORDERS)}: damaged")
-    return Header(_elements(path, words), BYTE_ORDERS[formats[0]], start, path.stat().st_size - start)
+    return Header(_elements(path, words), BYTE_ORDERS[formats[0]], start, path.stat().st_size - start, comments)
 
 
-def _lines(path: Path, content: bytes) -> tuple[list[str], int]:
-    """The lines that declare something, and where the data begin, in the file's first bytes."""
+def _lines(path: Path, content: bytes) -> tuple[list[str], list[str], int]:
+    """The lines that declare something, the comments of up to 64 bytes, and where the data begin, in the file's first
+    bytes."""
     content_start = 3 if content.startswith(b"\xef\xbb\xbf") else 0
     old_mac = re.match(rb"ply[ \t]*\r(?!\n)", content[content_start:])
     newline = b"\r" if old_mac else b"\n"
-    declarations, place = list[str](), content_start
+    declarations, comments, place = list[str](), list[str](), content_start
     for number in range(MAX_LINES):
         end = content.find(newline, place)
         line = content[place:end]
@@ -108,9 +111,11 @@ def _lines(path: Path, content: bytes) -> tuple[list[str], int]:
             break
         place = end + 1
         if word == [b"end_header"]:
-            return declarations, place
+            return declarations, comments, place
         if word and word[0] in (b"format", b"element", b"property"):
             declarations.append(line.decode("utf-8", errors="replace"))
+        if word == [b"comment"] and len(line) <= 64:
+            comments.append(line.decode("utf-8", errors="replace").strip().removeprefix("comment"))
         if len(declarations) > MAX_DECLARATIONS:
             raise PlyError(f"{path} declares more than {MAX_DECLARATIONS} elements and properties; expected vertices")
     raise PlyError(f"{path} is not a PLY file (no header from 'ply' to 'end_header'); expected a PLY point cloud")

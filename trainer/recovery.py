@@ -8,7 +8,6 @@ from functools import partial
 import torch
 
 from arguments import Config
-from scene.gaussian_model import GaussianModel
 from trainer.careful_writes import CarefulWrites
 from trainer.checkpoints import CheckpointRules, Checkpoints, LoadedCheckpoint, Part, newest_good
 from trainer.faults import FaultWatch, TrainingStopped
@@ -115,9 +114,7 @@ class Recovery:
     def _save_last_scene(self) -> None:
         gaussians, iteration = self.state.gaussians, self.state.iteration
         if self._last_scene is not None:
-            sampling = gaussians.sampling
-            gaussians = GaussianModel.of_parameters(self._last_scene, gaussians.device)
-            gaussians.sampling = sampling
+            gaussians = gaussians.with_parameters(self._last_scene)
         if len(gaussians.get_xyz) and first_not_finite(gaussians.parameters_in_order()) is None:
             path = self.state.scene.save(iteration, gaussians)
             if self._last_scene is not None:

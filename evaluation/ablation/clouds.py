@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from evaluation.run_folder import config_of_run, point_clouds
-from scene.gaussian_model import GaussianModel
+from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from utils.general_utils import atomic_path
 
 
@@ -36,8 +36,10 @@ def keep(run: Path, kept: Path) -> None:
     cameras = config_of_run(run).cameras
     kept.mkdir(parents=True, exist_ok=True)
     for iteration, path in point_clouds(run).items():
-        values = GaussianModel.from_ply(path).parameters_in_order()
-        arrays = {name: value.detach().numpy().astype(np.float16) for name, value in values.items()}
+        gaussians = GaussianModel.from_ply(path)
+        values = gaussians.parameters_in_order().items()
+        arrays = {name: value.detach().numpy().astype(np.float16) for name, value in values}
+        arrays["antialiased"] = np.array(gaussians.antialiased)
         arrays["pose"] = np.array([cameras.default_radius, cameras.default_fovy])
         with atomic_path(kept / f"{iteration:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -51,6 +53,8 @@ def snapshots(kept: Path) -> list[Path]:
 def load(path: Path) -> Snapshot:
     """One snapshot, in single precision."""
     with np.load(path) as stored:
-        values = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in stored.files if name != "pose"}
+        values = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in PER_GAUSSIAN}
         radius, fov_rad = (float(number) for number in stored["pose"])
-    return Snapshot(int(path.stem), GaussianModel.of_parameters(values), radius, fov_rad)
+        gaussians = GaussianModel.of_parameters(values)
+        gaussians.antialiased = bool(stored.get("antialiased", False))  # absent from snapshots of before 2026-11-29
+    return Snapshot(int(path.stem), gaussians, radius, fov_rad)

@@ -50,14 +50,19 @@ def splat_transform(*words: object) -> str:
     return done.stdout
 
 
-def shown(viewer: str, file: Path, eye: tuple[float, float, float], fov_deg: float, size_px: int) -> np.ndarray:
-    """[S, S, 3] bytes: the file on black in somebody else's viewer, from `eye` towards the origin, y up."""
+def shown(
+    viewer: str, file: Path, eye: tuple[float, float, float], fov_deg: float, size_px: int, antialiased: bool = False
+) -> np.ndarray:
+    """[S, S, 3] bytes: the file on black in somebody else's viewer, from `eye` towards the origin, y up.
+
+    antialiased: whether the viewer's switch for scenes that were trained so is on.
+    """
     if BROWSER is None:
         pytest.skip("no Chromium on the PATH")
     folders = {name: package(name) for name in VIEWERS[viewer]}
     imports = {name: f"{ORIGIN}/{name}/{ENTRIES[name]}" for name in folders}
     imports["three/addons/"] = f"{ORIGIN}/three/examples/jsm/"
-    facts = {"FILE": f"{ORIGIN}/{file.name}", "EYE": eye, "FOV_DEG": fov_deg, "SIZE": size_px}
+    facts = {"FILE": f"{ORIGIN}/{file.name}", "EYE": eye, "FOV_DEG": fov_deg, "SIZE": size_px, "ANTIALIASED": antialiased}
     constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in facts.items())
     page_text = (
         f'<!doctype html><style>body {{ margin: 0; background: #000 }}</style><body><script type="importmap">'

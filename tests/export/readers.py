@@ -36,6 +36,7 @@ class Splats:
     dc: np.ndarray
     opacity: np.ndarray
     rest: np.ndarray
+    antialiased: bool = False
 
     def model(self) -> GaussianModel:
         opacity = np.clip(self.opacity, 1e-6, 1 - 1e-6)
@@ -61,7 +62,7 @@ def read_spz(path: Path) -> Splats:
     raw = gzip.decompress(path.read_bytes())
     magic, version, n = np.frombuffer(raw, "<u4", 3)
     degree, fractional_bits, flags, reserved = raw[12:16]
-    assert (raw[:4], flags, reserved) == (b"NGSP", 0, 0) and version in (2, 3), magic
+    assert (raw[:4], flags & ~1, reserved) == (b"NGSP", 0, 0) and version in (2, 3), magic
     left = io.BytesIO(raw[16:])
 
     def take(kind: str, *shape: int) -> np.ndarray:
@@ -76,7 +77,7 @@ def read_spz(path: Path) -> Splats:
     xyzw = _smallest_three(take("<u4", n)) if version == 3 else _first_three(take("u1", n, 3))
     rest = (take("u1", n, (degree + 1) ** 2 - 1, 3).astype(float) - 128) / 128
     assert not left.read()
-    return Splats(xyz, log_scale, np.roll(xyzw, 1, axis=1), dc, opacity, rest)
+    return Splats(xyz, log_scale, np.roll(xyzw, 1, axis=1), dc, opacity, rest, bool(flags & 1))
 
 
 def _first_three(packed: np.ndarray) -> np.ndarray:
@@ -120,7 +121,9 @@ def read_sog(path: Path) -> Splats:
     sh0 = pixels("sh0")
     dc = np.array(meta["sh0"]["codebook"])[sh0[:, :3]]
     rest = _sog_rest(meta["shN"], image("shN"), pixels("shN", 1)) if "shN" in meta else np.zeros((n, 0, 3))
-    return Splats(xyz, log_scale, _sog_quaternions(pixels("quats")), dc, sh0[:, 3] / 255, rest)
+    antialiased = meta.get("antialias", False)
+    assert meta.get("model", "default") == ("antialiased" if antialiased else "default")
+    return Splats(xyz, log_scale, _sog_quaternions(pixels("quats")), dc, sh0[:, 3] / 255, rest, antialiased)
 
 
 def _sog_quaternions(q: np.ndarray) -> np.ndarray:
@@ -174,6 +177,7 @@ def read_compressed_ply(path: Path) -> Splats:
         (between(rgba[:, :3], "", "rgb") - 0.5) / SH_C0,
         rgba[:, 3],
         rest,
+        "SplatRenderMode: mip" in file.comments,
     )
 
 

@@ -57,10 +57,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255**2 / np.mean((a - b) ** 2))
 
 
-@pytest.mark.parametrize("degree, least", [(0, 50), (3, 45)])
-def test_the_page_shows_what_our_renderer_shows(tmp_path, monkeypatch, degree, least) -> None:
+@pytest.mark.parametrize("degree, least, antialiased", [(0, 50, False), (3, 45, False), (0, 50, True)])
+def test_the_page_shows_what_our_renderer_shows(tmp_path, monkeypatch, degree, least, antialiased) -> None:
     monkeypatch.setattr("tests.browser.PICTURES", None)
     scene, background = lopsided(degree), (0.2, 0.4, 0.6)
+    scene.antialiased = antialiased
+    if antialiased:  # from a tenth of a pixel to two
+        scene.parameters_in_order()["scaling"].data -= 1.5
     scene.get_xyz.data += torch.tensor([0.3, -0.2, 0.5])
     write_page(scene, tmp_path / "scene.html", Options(background=background))
     centre = framing([scene]).centre

@@ -103,6 +103,13 @@ def test_what_the_rasterizer_is_told_of_the_camera(golden, model, camera, calls)
     assert torch.equal(out["render"], torch.from_numpy(golden["fake/color"]))
 
 
+@pytest.mark.parametrize("antialiased", [True, False])
+def test_the_rasterizer_filters_what_was_trained_so(model, camera, calls, antialiased) -> None:
+    model.antialiased = antialiased
+    render(camera, model, PipelineParams(), WHITE)
+    assert calls[0]["settings"].antialiasing is antialiased
+
+
 def test_python_colours_and_covariances(model, camera, calls) -> None:
     render(
         camera, model, PipelineParams(convert_SHs_python=True, compute_cov3D_python=True), WHITE, scaling_modifier=2.0
@@ -212,7 +219,10 @@ def test_another_fork_of_the_rasterizer_is_told():
 def test_an_older_version_of_the_rasterizer_is_reported():
     """As after an update of the sources alone: before a run begins, not when its first step is rendered."""
     old = types.SimpleNamespace(
-        __name__="diff_gaussian_rasterization", __file__="/site/old.py", backend=lambda: {"outputs": 3}
+        __name__="diff_gaussian_rasterization",
+        __file__="/site/old.py",
+        backend=lambda: {"outputs": 3},
+        GaussianRasterizationSettings=types.SimpleNamespace(_fields=("image_height", "depth_z_gradient", "backend")),
     )
     with pytest.raises(ImportError, match=r"old\.py is an older version .* pip install --force-reinstall"):
         gaussian_renderer.check_rasterizer(old)

@@ -170,3 +170,18 @@ def test_while_the_prior_runs_less_is_held_than_one_by_one(model):
         rendered = [render(camera, model, PIPES["kernels"], a.background, augmentation=a) for camera, a in views]
         held_one_by_one = live.now
     assert len(rendered) == B and held_together < held_one_by_one
+
+
+def test_the_filter_on_the_screen_is_that_of_render(model):
+    """In the images, and in the moments of z."""
+    model.antialiased = True
+    views = views_of(model, 0.0)
+    for view, (camera, augmentation) in zip(render_views(views, model, PipelineParams(), True), views, strict=True):
+        alone = render(camera, model, PipelineParams(), augmentation.background, augmentation=augmentation)
+        assert torch.equal(view.image, alone["render"])
+        settings = moment_settings(raster_settings(camera, PipelineParams(), augmentation, antialiased=True))
+        inputs = moment_inputs(camera, activate(model), PipelineParams(), alone["scales"])
+        moments = GaussianRasterizer(settings)(means2D=torch.zeros(N, 3), **inputs)[0]
+        assert torch.equal(view.z_variance, depth_variance(moments))
+    model.antialiased = False
+    assert not torch.equal(render(camera, model, PipelineParams(), augmentation.background)["render"], alone["render"])

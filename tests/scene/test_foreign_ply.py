@@ -110,6 +110,30 @@ def test_every_degree_comes_from_the_fields(tmp_path, count, degree) -> None:
     assert rest.T.flatten().tolist() == list(range(count))
 
 
+@pytest.mark.parametrize(
+    ("comments", "antialiased"),
+    [
+        ([], False),
+        (["Exported from Brush", "SH degree: 0", "SplatRenderMode: mip"], True),
+        (["SplatRenderMode: default"], False),
+        (["  SPLATRENDERMODE:  Mip  "], True),
+        (["SplatRenderMode: mipmap"], False),
+        (["not SplatRenderMode: mip"], False),
+        (["antialiased 1"], True),
+        (["antialiased 0"], False),
+        (["postshot.anti_aliasing=1"], True),
+        (["SplatRenderMode: mip", "antialiased 0"], False),  # the last one counts
+        (["x" * 1000, b"\xff\xfe", "SplatRenderMode: mip"], True),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_comments_of_others_say_how_the_gaussians_are_rendered(tmp_path, comments, antialiased, newline) -> None:
+    path = write(tmp_path / "c.ply", rows(), comments=comments, newline=newline)
+    read = GaussianModel(0)
+    read.load_ply(path)
+    assert GaussianModel.from_ply(path).antialiased == read.antialiased == antialiased
+
+
 @pytest.mark.parametrize("count", [3, 8, 44, 46, 72])
 def test_no_degree_has_so_many_fields(tmp_path, count) -> None:
     path = write(tmp_path / "c.ply", rows(**{f"f_rest_{k}": 0.0 for k in range(count)}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mip-Splatting's 3D filter against NumPy, and that training, rendering and saved files agree about it."""
+"""Mip-Splatting's 3D filter against NumPy, and that training, rendering and saved files agree about both filters."""
 
 import math
 from pathlib import Path
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from arguments import Config
 from arguments.load import load_config
 from gaussian_renderer import render
 from scene import Scene
+from scene.dataset_readers import camera_at
 from scene.gaussian_model import GaussianModel
 from scene.mip_filter import Sampling, smoothed
 from tests.drawn import Draws
@@ -76,17 +78,38 @@ def test_off_is_what_it_was(tmp_path) -> None:
 
 
 def test_a_saved_file_shows_what_training_shows(tmp_path) -> None:
-    """The filter is in its opacities and scales, so that a viewer needs to know nothing of it."""
+    """The filter in space is in its opacities and scales, that on the screen in a comment."""
     config, gaussians, scene = _scene(tmp_path, "--PipelineParams.mip_filter", "true")
     with torch.no_grad():
-        gaussians.parameters_in_order()["scaling"].sub_(2.0)  # finer than the filter
+        gaussians.parameters_in_order()["scaling"].sub_(1.0)  # finer than the filter
+        gaussians.parameters_in_order()["opacity"].fill_(5.0)
     camera, white = scene.getTestCameras()[0], torch.ones(3)
     shown = render(camera, gaussians, config.pipeline, white)["render"].detach()
     saved = GaussianModel.from_ply(scene.save(1))
     torch.testing.assert_close(render(camera, saved, config.pipeline, white)["render"].detach(), shown, rtol=0, atol=1e-4)
-    gaussians.sampling = None
-    plain = render(camera, gaussians, config.pipeline, white)["render"].detach()
-    assert float((plain - shown).abs().max()) > 0.01
+    for changes in ({"sampling": None}, {"antialiased": False}):
+        for name, value in changes.items():
+            setattr(gaussians, name, value)
+        plain = render(camera, gaussians, config.pipeline, white)["render"].detach()
+        assert float((plain - shown).abs().max()) > 0.01, changes
+
+
+def test_a_smaller_image_is_the_larger_one_averaged(tmp_path) -> None:
+    """At a half and a quarter of a size, of Gaussians of about a pixel. Mean errors: 0.002 and 0.007; without the filters,
+    by which what is thin gets thick, 0.008 and 0.032."""
+    errors = {}
+    for on in ("true", "false"):
+        config, gaussians, _ = _scene(tmp_path / on, "--PipelineParams.mip_filter", on, "--init_num_pts", "400")
+        with torch.no_grad():
+            gaussians.parameters_in_order()["scaling"].sub_(1.0)
+            gaussians.parameters_in_order()["opacity"].fill_(5.0)
+            cameras = [camera_at(5.0, 75.0, 30.0, 0.5, px, px) for px in (64, 32, 16)]
+            large, *small = (render(c, gaussians, config.pipeline, torch.ones(3))["render"] for c in cameras)
+            for image in small:
+                px = image.shape[1]
+                errors[on, px] = float((image - avg_pool2d(large, 64 // px)).abs().mean())
+    assert errors["true", 32] < 0.004 and errors["true", 16] < 0.012
+    assert all(errors["false", px] > 3 * errors["true", px] for px in (32, 16))
 
 
 def test_a_gaussian_that_vanishes_is_saved_with_finite_numbers(tmp_path) -> None:

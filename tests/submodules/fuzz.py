@@ -152,7 +152,8 @@ def draw_case(seed: int) -> Case:
         inputs = {name: strided(x) for name, x in inputs.items()}
     weights = dice.normal(5, height, width)
     weights[dice.one_of(slice(0, 0), slice(0, 0), slice(0, 3), slice(3, 5))] = 0
-    return Case(Scene(inputs, view, weights), bad, name, dice.chance(0.3))
+    depth_z = dice.chance(0.3)
+    return Case(Scene(inputs, replace(view, antialiasing=dice.chance(0.4)), weights), bad, name, depth_z)
 
 
 # ------------------------------------------------------------------------------------------------ comparing

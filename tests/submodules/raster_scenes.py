@@ -80,11 +80,12 @@ def camera(draws: Draws, height: int, width: int, sh_degree: int, distance: floa
 def random_scene(
     seed: int, n: int = 60, height: int = 37, width: int = 45, sh_degree: int = 0, *, spread: float = 0.5,
     scale: float = 0.05, opacity: tuple[float, float] = (0.05, 1.0), precomputed: bool = False,
-    scale_modifier: float = 1.0,
+    scale_modifier: float = 1.0, antialiasing: bool = False,
 ) -> Scene:  # fmt: skip
     """Gaussians in a ball around the origin with log-uniform anisotropy, seen from a random side."""
     draws = Draws(seed)
-    view = replace(camera(draws, height, width, sh_degree), scale_modifier=scale_modifier)
+    view = camera(draws, height, width, sh_degree)
+    view = replace(view, scale_modifier=scale_modifier, antialiasing=antialiasing)
     inputs = {
         "means3D": draws.normal(n, 3) * spread,
         "opacities": opacity[0] + (opacity[1] - opacity[0]) * draws.uniform(n, 1),
@@ -105,7 +106,7 @@ def settings_of(view: View, depth_z_gradient: bool = False) -> GaussianRasteriza
     """The extension's settings for a view."""
     return GaussianRasterizationSettings(
         view.height, view.width, view.tanfovx, view.tanfovy, view.bg, view.scale_modifier, view.viewmatrix,
-        view.projmatrix, view.sh_degree, view.campos, False, False, depth_z_gradient,
+        view.projmatrix, view.sh_degree, view.campos, False, False, depth_z_gradient, antialiasing=view.antialiasing,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ class View:
     campos: Tensor  # [3]
     sh_degree: int = 0
     scale_modifier: float = 1.0
+    antialiasing: bool = False
 
 
 @dataclass
@@ -132,6 +133,9 @@ def render(
     center_px = ((ndc + 1) * size - 1) / 2
     cov2 = covariance2(view, t, covariance3(scales, rotations, cov3, view.scale_modifier), true_gradient)
     det = torch.linalg.det(cov2)
+    opacities = opacities.reshape(-1)
+    if view.antialiasing:
+        opacities = opacities * (torch.linalg.det(cov2 - 0.3 * torch.eye(2, dtype=det.dtype)) / det).clamp(1e-6, 1).sqrt()
     mid = (cov2[:, 0, 0] + cov2[:, 1, 1]) / 2
     reach = 3 * (mid + (mid**2 - det).clamp_min(0.1).sqrt()).sqrt()
     first, last = tile_rectangle(center_px, reach.ceil(), view)
@@ -143,7 +147,7 @@ def render(
     color = colors if colors is not None else colors_of(view, means, shs)
     depth = t[:, 2] if depth_z_gradient else t[:, 2].detach()
     images, fragile = blend(
-        view, center_px[order], torch.linalg.inv(cov2[order]), opacities.reshape(-1)[order],
+        view, center_px[order], torch.linalg.inv(cov2[order]), opacities[order],
         torch.cat([color, depth[:, None]], 1)[order], (first[order], last[order]), radius_fragile[order], true_gradient,
     )  # fmt: skip
     radii = torch.where(visible, reach.ceil(), torch.zeros_like(reach)).int().detach()

@@ -17,7 +17,7 @@ from evaluation.ablation import clouds, film, report, scores, summary
 from evaluation.ablation.report import LABEL_PX
 from evaluation.experiments import facts, grid, tables
 from evaluation.experiments import runs as experiment_runs
-from tests.red_ball import write_run
+from tests.red_ball import red_ball, write_run
 from tools import ablate_toy, contact_sheet
 
 TINY = ["--iterations", "5", "--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
@@ -341,6 +341,15 @@ def test_a_kept_cloud_scores_as_the_run_it_is_of(tmp_path) -> None:
     assert kept["scores"]["psnr"] == pytest.approx(direct["psnr"], abs=0.01)
     assert kept["scores"]["iou"] == pytest.approx(direct["iou"], abs=0.01)
     assert kept["film"]["iteration"] == [5, 10]
+
+
+def test_a_kept_cloud_is_rendered_as_it_was_trained(tmp_path) -> None:
+    run = write_run(tmp_path / "run", (5,))
+    ball = red_ball()
+    ball.antialiased = True
+    ball.save_ply(run / "point_cloud" / "iteration_10" / "point_cloud.ply")
+    clouds.keep(run, tmp_path / "kept")
+    assert [clouds.load(path).cloud.antialiased for path in clouds.snapshots(tmp_path / "kept")] == [False, True]
 
 
 def test_config_errors_are_value_errors() -> None:

@@ -8,9 +8,9 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-enum { DGR_ABI = 2 };
+enum { DGR_ABI = 3 };
 enum { DGR_OK = 0, DGR_TOO_LARGE = 1, DGR_OUT_OF_MEMORY = 2 };
-enum { DGR_DEPTH_Z_GRADIENT = 1 };  // flags
+enum { DGR_DEPTH_Z_GRADIENT = 1, DGR_ANTIALIASING = 2 };  // flags
 
 // Inputs of one view. n_threads counts for all views of a call. All arrays are float32, contiguous, row-major; absent ones are null.
 typedef struct {

@@ -107,6 +107,7 @@ void start_frame(Frame& f, const DgrScene& in) {
     c.focal_y_px = (float)in.height_px / (2.0f * in.tan_fov_y);
     c.scale_modifier = in.scale_modifier;
     c.sh_degree = in.sh_degree;
+    c.antialiasing = in.flags & DGR_ANTIALIASING;
     f.n = in.n_gaussians;
     f.tiles_x = (in.width_px + gm::kTile_px - 1) / gm::kTile_px;
     f.tiles_y = (in.height_px + gm::kTile_px - 1) / gm::kTile_px;

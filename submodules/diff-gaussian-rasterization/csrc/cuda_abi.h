@@ -12,7 +12,7 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-enum { DGR_CUDA_ABI = 2, DGR_MAX_VIEWS = 16 };
+enum { DGR_CUDA_ABI = 3, DGR_MAX_VIEWS = 16 };
 enum { DGR_CUDA_FAILED = 3 };  // beside the codes of abi.h
 
 typedef struct {

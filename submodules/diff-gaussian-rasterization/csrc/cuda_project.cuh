@@ -24,6 +24,7 @@ GM_DEVICE void load_camera(const DgrScene& in, gm::Camera& cam) {
         cam.focal_y_px = (float)in.height_px / (2.0f * in.tan_fov_y);
         cam.scale_modifier = in.scale_modifier;
         cam.sh_degree = in.sh_degree;
+        cam.antialiasing = in.flags & DGR_ANTIALIASING;
     }
     __syncthreads();
 }
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) project(const __grid_constant__ Scen
         const gm::Inputs<float> in = load_inputs(scene, i);
         const gm::Vec3<float> color = color_of(scene, cam, i, in.mean);
         s = gm::screen_of(cam, in, color);
-        f.splats[at] = {s.form, in.opacity, color.x, color.y, color.z, s.z, {0, 0, 0}};
+        f.splats[at] = {s.form, s.opacity, color.x, color.y, color.z, s.z, {0, 0, 0}};
         const gm::TileRect r = gm::tile_rect(s.form.x, s.form.y, s.radius_px, f.tiles_x, f.tiles_y);
         if (s.visible && r.x1 > r.x0 && r.y1 > r.y0)
             rect = {(uint16_t)r.x0, (uint16_t)r.y0, (uint16_t)r.x1, (uint16_t)r.y1};

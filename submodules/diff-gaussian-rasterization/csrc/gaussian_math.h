@@ -7,7 +7,9 @@
 //
 // Symbols: V world-to-view matrix, P world-to-clip matrix (both stored transposed, for row vectors), W = rotation part
 // of V as a 3x3 matrix acting on columns, J Jacobian of the perspective projection at the mean, M = R(q) diag(s),
-// Sigma = M M^T (3x3), Sigma2 = J W Sigma W^T J^T + 0.3 I (2x2), conic = Sigma2^-1.
+// Sigma = M M^T (3x3), Sigma2 = J W Sigma W^T J^T + 0.3 I (2x2), conic = Sigma2^-1. With antialiasing the opacity counts
+// times c = sqrt(det(Sigma2 - 0.3 I) / det(Sigma2)), so that the dilation spreads a Gaussian without adding to it
+// (Mip-Splatting, Yu et al. 2024, Eq. 10).
 #pragma once
 
 #include <math.h>
@@ -26,6 +28,9 @@ constexpr float kNearPlane = 0.2f;       // view-space z at or below which a Gau
 constexpr float kWEpsilon = 1e-7f;       // added to the clip w before the division
 constexpr float kJacobianClamp = 1.3f;   // times tan(fov/2): where t.x/t.z and t.y/t.z are clamped inside J
 constexpr float kDilation_px2 = 0.3f;    // low-pass added to both diagonal entries of Sigma2
+// c^2 is kept at least this: det(Sigma2 - 0.3 I) is 0 for a Gaussian seen edge on, and negative where a given covariance is
+// indefinite. A c of 1/1000 draws nothing below an opacity of 3.9, so that no gradient that counts comes near it.
+constexpr float kCompensation2Min = 1e-6f;
 constexpr float kAlphaMin = 1.0f / 255.0f;
 constexpr float kAlphaMax = 0.99f;
 constexpr float kTransmittanceMin = 1e-4f;
@@ -54,6 +59,7 @@ struct Camera {
     float scale_modifier;
     int width_px, height_px;
     int sh_degree;
+    bool antialiasing;
 };
 
 template <class F>
@@ -69,6 +75,11 @@ GM_FUNC F dot(const Vec3<F>& a, const Vec3<F>& b) {
 template <class F>
 GM_FUNC Vec3<F> combine(F s, const Vec3<F>& a, F t, const Vec3<F>& b) {
     return {s * a.x + t * b.x, s * a.y + t * b.y, s * a.z + t * b.z};
+}
+
+template <class F>
+GM_FUNC Vec3<F> cross(const Vec3<F>& a, const Vec3<F>& b) {
+    return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x};
 }
 
 template <class F>
@@ -201,10 +212,10 @@ GM_FUNC Mat3<F> scaled_rotation(const Mat3<F>& r, const Vec3<F>& s) {
     return m;
 }
 
-// Sigma2 with the dilation on its diagonal, and its determinant.
+// Sigma2 with the dilation on its diagonal, its determinant, and the determinant without the dilation.
 template <class F>
 struct Cov2 {
-    F xx, xy, yy, det;
+    F xx, xy, yy, det, sharp_det;
 };
 
 // The 2x3 matrix A = J W M, so that Sigma2 = A A^T + 0.3 I.
@@ -230,9 +241,10 @@ GM_FUNC Factor2<F> covariance_factor(const ProjectionJacobian<F>& j, const Mat3<
 template <class F>
 GM_FUNC Cov2<F> cov2_from_factor(const Factor2<F>& a) {
     const F xx = dot(a.x, a.x), yy = dot(a.y, a.y), xy = dot(a.x, a.y);
-    const Vec3<F> cross = {a.x.y * a.y.z - a.x.z * a.y.y, a.x.z * a.y.x - a.x.x * a.y.z, a.x.x * a.y.y - a.x.y * a.y.x};
-    const F det = dot(cross, cross) + kDilation_px2 * (xx + yy) + kDilation_px2 * kDilation_px2;
-    return {xx + kDilation_px2, xy, yy + kDilation_px2, det};
+    const Vec3<F> n = cross(a.x, a.y);
+    const F sharp_det = dot(n, n);
+    const F det = sharp_det + kDilation_px2 * (xx + yy) + kDilation_px2 * kDilation_px2;
+    return {xx + kDilation_px2, xy, yy + kDilation_px2, det, sharp_det};
 }
 
 // Sigma times a vector, Sigma stored as xx, xy, xz, yy, yz, zz.
@@ -245,8 +257,16 @@ GM_FUNC Vec3<F> sym_times(const F* s, const Vec3<F>& v) {
 template <class F>
 GM_FUNC Cov2<F> cov2_from_cov3(const ProjectionJacobian<F>& j, const F* cov3) {
     const Vec3<F> vx = sym_times(cov3, j.row_x), vy = sym_times(cov3, j.row_y);
-    const F xx = dot(j.row_x, vx) + kDilation_px2, yy = dot(j.row_y, vy) + kDilation_px2, xy = dot(j.row_x, vy);
-    return {xx, xy, yy, xx * yy - xy * xy};
+    const F sharp_xx = dot(j.row_x, vx), sharp_yy = dot(j.row_y, vy), xy = dot(j.row_x, vy);
+    const F xx = sharp_xx + kDilation_px2, yy = sharp_yy + kDilation_px2;
+    return {xx, xy, yy, xx * yy - xy * xy, sharp_xx * sharp_yy - xy * xy};
+}
+
+// c^2, between kCompensation2Min and 1; 1 where both determinants are infinite.
+template <class F>
+GM_FUNC F squared_compensation(const Cov2<F>& c) {
+    const F ratio = c.sharp_det / c.det;
+    return Ops<F>::select(ratio < 1.0f, larger(F{} + kCompensation2Min, ratio), F{} + 1.0f);
 }
 
 // Gradients with respect to the entries of a symmetric 2x2 matrix, the off-diagonal one counted once.
@@ -270,14 +290,29 @@ GM_FUNC Sym2<F> conic_backward(const Sym2<F>& q, const Sym2<F>& grad) {
     return {-(q.xx * a + q.xy * c), -2.0f * (q.xx * b + q.xy * d), -(q.xy * b + q.yy * d)};
 }
 
-// dL/dJW rows, dL/dscale and dL/dq through Sigma2 = A A^T + 0.3 I.
+// dL/dA through Sigma2 = A A^T + 0.3 I.
+template <class F>
+GM_FUNC Factor2<F> cov2_backward(const Factor2<F>& a, const Sym2<F>& g) {
+    return {combine(2.0f * g.xx, a.x, g.xy, a.y), combine(2.0f * g.yy, a.y, g.xy, a.x)};
+}
+
+// dL/dA through the logarithm of |n|, n = cross product of A's rows: of the root of det(A A^T). The gradient with
+// respect to it is w, taken as 0 where det(A A^T) is not above 0.
+template <class F>
+GM_FUNC Factor2<F> log_area_backward(const Factor2<F>& a, F sharp_det, F w) {
+    const Vec3<F> n = cross(a.x, a.y);
+    const F zero = F{}, s = Ops<F>::select(sharp_det > 0.0f, w / sharp_det, zero);
+    return {combine(s, cross(a.y, n), zero, n), combine(s, cross(n, a.x), zero, n)};
+}
+
+// dL/dJW rows, dL/dscale and dL/dq from the gradient g with respect to A = J W M.
 template <class F>
 GM_FUNC void factor_backward(const ProjectionJacobian<F>& j, const Mat3<F>& rot, const Vec3<F>& scale, const F* q,
-                             float modifier, const Factor2<F>& a, const Sym2<F>& g, Vec3<F>* grad_row_x,
-                             Vec3<F>* grad_row_y, Vec3<F>* grad_scale, F* grad_q) {
+                             float modifier, const Factor2<F>& g, Vec3<F>* grad_row_x, Vec3<F>* grad_row_y,
+                             Vec3<F>* grad_scale, F* grad_q) {
     const Vec3<F> s = {scale.x * modifier, scale.y * modifier, scale.z * modifier};
     const Mat3<F> m = scaled_rotation(rot, s);
-    const Vec3<F> gx = combine(2.0f * g.xx, a.x, g.xy, a.y), gy = combine(2.0f * g.yy, a.y, g.xy, a.x);
+    const Vec3<F>&gx = g.x, &gy = g.y;
     *grad_row_x = {dot(m.row[0], gx), dot(m.row[1], gx), dot(m.row[2], gx)};
     *grad_row_y = {dot(m.row[0], gy), dot(m.row[1], gy), dot(m.row[2], gy)};
     const Mat3<F> gm = {{combine(j.row_x.x, gx, j.row_y.x, gy), combine(j.row_x.y, gx, j.row_y.y, gy),

@@ -163,7 +163,7 @@ template <class F>
 struct Screen {
     Form<F> form;
     Squares<F> squares;
-    F z, radius_px;
+    F opacity, z, radius_px;  // opacity as it is blended
     Mask<F> visible, dropped;  // dropped: something is not finite
 };
 
@@ -184,10 +184,12 @@ GM_FUNC Screen<F> screen_of(const Camera& cam, const Inputs<F>& in, const Vec3<F
     f.kc = (-0.5f * kLog2e) * conic.yy;
     f.slope_x = -0.5f * f.kb / f.ka;
     f.slope_y = -0.5f * f.kb / f.kc;
-    f.cull = Ops<F>::select(in.opacity > 0.0f, Ops<F>::log2(in.opacity * 255.0f) + kCullSlack, F{} - 1.0f);
+    s.opacity = in.opacity;
+    if (cam.antialiasing) s.opacity = s.opacity * Ops<F>::sqrt(squared_compensation(shape.cov2));
+    f.cull = Ops<F>::select(s.opacity > 0.0f, Ops<F>::log2(s.opacity * 255.0f) + kCullSlack, F{} - 1.0f);
     // An indefinite Sigma2 (only cov3D_precomp can give one) has no ellipse to cut at: it keeps its whole rectangle.
     f.cull = Ops<F>::select(shape.cov2.det > 0.0f, f.cull, F{} + INFINITY);
-    s.squares = squares_of(f, shape.cov2, in.opacity);
+    s.squares = squares_of(f, shape.cov2, s.opacity);
     s.z = view.z;
     s.radius_px = screen_radius_px(shape.cov2);
     const Mask<F> finite_input = finite(in.mean) & finite(in.opacity) & shape.finite_input;
@@ -231,7 +233,26 @@ struct GeometryGradients {
     F ndc_x, ndc_y, quat[4], cov3[6];
 };
 
-// Everything but colour and the depth's own z.
+// The gradient of log c, which is half that of log det(Sigma2 - 0.3 I) less half that of log det(Sigma2): adds to
+// grad_cov2 what the second has, w/2 times the conic, and returns the part of w that reaches the first.
+template <class F>
+GM_FUNC F compensation_backward(const Cov2<F>& cov2, const Sym2<F>& q, F w, Sym2<F>* grad_cov2) {
+    const F c2 = squared_compensation(cov2);
+    w = Ops<F>::select((c2 > kCompensation2Min) & (c2 < 1.0f), w, F{});
+    const F half = 0.5f * w;
+    *grad_cov2 = {grad_cov2->xx - half * q.xx, grad_cov2->xy - w * q.xy, grad_cov2->yy - half * q.yy};
+    return w;
+}
+
+// The other part, for covariances that are given: what half of log det(Sigma2 - 0.3 I) adds to grad_cov2.
+template <class F>
+GM_FUNC Sym2<F> log_sharp_det_backward(const Cov2<F>& c, F w, const Sym2<F>& g) {
+    const F s = Ops<F>::select(c.sharp_det > 0.0f, w / c.sharp_det, F{});
+    return {g.xx + 0.5f * s * (c.yy - kDilation_px2), g.xy - s * c.xy, g.yy + 0.5f * s * (c.xx - kDilation_px2)};
+}
+
+// Everything but colour, opacity and the depth's own z. With antialiasing m.w, which is dL/dlog(alpha), is also the
+// gradient with respect to log c.
 template <class F>
 GM_FUNC void geometry_backward(const Camera& cam, const Inputs<F>& in, const Moments<F>& m, GeometryGradients<F>* out) {
     Shape<F> shape;
@@ -240,13 +261,22 @@ GM_FUNC void geometry_backward(const Camera& cam, const Inputs<F>& in, const Mom
     const F grad_x_px = -(q.xx * m.wx + q.xy * m.wy), grad_y_px = -(q.xy * m.wx + q.yy * m.wy);
     out->ndc_x = grad_x_px * (0.5f * (float)cam.width_px);
     out->ndc_y = grad_y_px * (0.5f * (float)cam.height_px);
-    const Sym2<F> grad_cov2 = conic_backward(q, Sym2<F>{-0.5f * m.wxx, -m.wxy, -0.5f * m.wyy});
+    Sym2<F> grad_cov2 = conic_backward(q, Sym2<F>{-0.5f * m.wxx, -m.wxy, -0.5f * m.wyy});
+    F w_area = F{};
+    if (cam.antialiasing) w_area = compensation_backward(shape.cov2, q, m.w, &grad_cov2);
     Vec3<F> grad_row_x, grad_row_y;
-    if (in.has_cov3)
+    if (in.has_cov3) {
+        if (cam.antialiasing) grad_cov2 = log_sharp_det_backward(shape.cov2, w_area, grad_cov2);
         cov3_backward(shape.jac, in.cov3, grad_cov2, &grad_row_x, &grad_row_y, out->cov3);
-    else
-        factor_backward(shape.jac, shape.rotation, in.scale, in.quat, cam.scale_modifier, shape.factor, grad_cov2,
-                        &grad_row_x, &grad_row_y, &out->scale, out->quat);
+    } else {
+        Factor2<F> grad_factor = cov2_backward(shape.factor, grad_cov2);
+        if (cam.antialiasing) {
+            const Factor2<F> area = log_area_backward(shape.factor, shape.cov2.sharp_det, w_area);
+            grad_factor = {plus(grad_factor.x, area.x), plus(grad_factor.y, area.y)};
+        }
+        factor_backward(shape.jac, shape.rotation, in.scale, in.quat, cam.scale_modifier, grad_factor, &grad_row_x,
+                        &grad_row_y, &out->scale, out->quat);
+    }
     out->mean = plus(ndc_backward(cam, to_ndc(cam, in.mean), out->ndc_x, out->ndc_y),
                      projection_jacobian_backward(cam, shape.jac, grad_row_x, grad_row_y));
 }

@@ -118,13 +118,13 @@ uint32_t list_tiles(const Frame& f, const Splat& s, const TileSpan& span, uint32
 }
 
 // Splats, spans and radii of 16 Gaussians from their vectors.
-GM_FUNC void deal_out(const Frame& f, const gm::Screen<vf>& s, const Vec3v& color, const vf& opacity,
-                      const Lanes& lanes, Splat* splats, TileSpan* spans, int32_t* radii) {
+GM_FUNC void deal_out(const Frame& f, const gm::Screen<vf>& s, const Vec3v& color, const Lanes& lanes, Splat* splats,
+                      TileSpan* spans, int32_t* radii) {
     const gm::Form<vf>& q = s.form;
     for (int l = 0; l < lanes.count; ++l) {
         splats[l] = {{lane(q.x, l), lane(q.y, l), lane(q.ka, l), lane(q.kb, l), lane(q.kc, l), lane(q.cull, l),
                       lane(q.slope_x, l), lane(q.slope_y, l)},
-                     lane(opacity, l), lane(color.x, l), lane(color.y, l), lane(color.z, l), lane(s.z, l),
+                     lane(s.opacity, l), lane(color.x, l), lane(color.y, l), lane(color.z, l), lane(s.z, l),
                      {lane(s.squares.a, l), lane(s.squares.b, l), lane(s.squares.c, l)}};
         radii[l] = 0;
         spans[l] = {0, 0, 0, 0, 0, 0};
@@ -149,7 +149,7 @@ int project_group(const DgrScene& in, Frame& f, int32_t* radii, int64_t begin, i
     const auto coeff = [&](int k) { return sh.get3(3 * k); };
     const Vec3v color = in.colors ? rows.get3(kColor) : gm::clamp_at_zero(gm::sh_color(cam, g.mean, coeff));
     const gm::Screen<vf> s = gm::screen_of(cam, g, color);
-    deal_out(f, s, color, g.opacity, lanes, &f.splats[begin], &f.spans[begin], radii + begin);
+    deal_out(f, s, color, lanes, &f.splats[begin], &f.spans[begin], radii + begin);
     return __builtin_popcount(simd::lane_bits(s.dropped) & ((1u << lanes.count) - 1u));
 }
 

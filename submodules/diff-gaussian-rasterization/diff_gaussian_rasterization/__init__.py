@@ -4,8 +4,8 @@
     color, radii, depth_alpha = GaussianRasterizer(settings)(means3D, means2D, opacities, shs=..., scales=..., ...)
 
 A family of packages shares this module's name and returns two, three or four values; `backend()` says that this is the
-one with three. The names and numbers are those that LucidDreamer uses; `depth_z_gradient`, `backend`
-and `rasterize_views` (several views at once) are additions.
+one with three. The names and numbers are those that LucidDreamer uses; `depth_z_gradient`, `backend`,
+`antialiasing` and `rasterize_views` (several views at once) are additions.
 Letters: N Gaussians, M spherical-harmonics coefficients, H W image.
 """
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-ABI = 2
-DEPTH_Z_GRADIENT = 1  # flag
+ABI = 3
+DEPTH_Z_GRADIENT, ANTIALIASING = 1, 2  # flags
 
 _INT, _LONG, _FLOAT, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -110,7 +110,8 @@ def scenes(settings: Sequence[Any], views: Sequence[Mapping[str, torch.Tensor | 
         assert means is not None
         structs.append(Scene(
             len(means), 0 if shs is None else shs.shape[1], s.sh_degree, s.image_width, s.image_height, s.tanfovx,
-            s.tanfovy, s.scale_modifier, torch.get_num_threads(), DEPTH_Z_GRADIENT if s.depth_z_gradient else 0,
+            s.tanfovy, s.scale_modifier, torch.get_num_threads(),
+            (DEPTH_Z_GRADIENT if s.depth_z_gradient else 0) | (ANTIALIASING if s.antialiasing else 0),
             *[address(arrays[name]) for name in SCENE_ARRAYS[:7]],
             *map(address, (s.viewmatrix, s.projmatrix, s.campos, s.bg)),
         ))  # fmt: skip

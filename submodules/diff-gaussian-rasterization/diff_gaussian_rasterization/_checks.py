@@ -82,7 +82,7 @@ def same_in_all_views(
     settings: Sequence[Any], views: Sequence[Sequence[torch.Tensor | None]], names: Sequence[str]
 ) -> None:
     """Raises ValueError unless the views agree on image size, flags, and the kind, device and shape of their inputs."""
-    for name in ("image_height", "image_width", "depth_z_gradient", "backend"):
+    for name in ("image_height", "image_width", "depth_z_gradient", "backend", "antialiasing"):
         values = {getattr(s, name) for s in settings}
         if len(values) > 1:
             given = ", ".join(map(str, sorted(values)))

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 INSTALL = "make nvcc available and run pip install --force-reinstall --no-deps ./submodules/diff-gaussian-rasterization"
 
-ABI = 2
+ABI = 3
 MAX_VIEWS = 16
 DEVICE_TYPE = "cuda"
 FIRST_PAIRS_PER_GAUSSIAN, SPARE, FORGET = 4, 1.25, 0.99

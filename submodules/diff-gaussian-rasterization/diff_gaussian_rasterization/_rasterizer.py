@@ -37,6 +37,7 @@ class GaussianRasterizationSettings(NamedTuple):
     debug: bool = False  # accepted for upstream's sake
     depth_z_gradient: bool = False  # whether depth also sends gradient to the Gaussian's own z
     backend: str = "auto"  # of CUDA tensors: auto, the kernels or else the CPU; cuda, the kernels or an error; cpu
+    antialiasing: bool = False  # whether the blur of 0.3 px^2 lowers opacities, so that it adds nothing (Mip-Splatting)
 
 
 def backend() -> dict[str, Any]:
@@ -140,7 +141,7 @@ def rasterize_views(
     of each view apart, give each its own `x.detach().requires_grad_()`, which copies nothing.
 
     Args:
-        settings: one for each view, all of one image size and one depth_z_gradient.
+        settings: one for each view, all of one image size, depth_z_gradient and antialiasing.
         inputs: for each view what GaussianRasterizer takes, by name; in all views the same ones, of the same shapes.
     Returns:
         (color, radii, depth_alpha) of each view, to the bit as GaussianRasterizer gives them.

@@ -9,6 +9,7 @@ const viewer = new Viewer({
   useBuiltInControls: false,
   sharedMemoryForWorkers: false,
   gpuAcceleratedSort: false,
+  antialiased: ANTIALIASED,
   sphericalHarmonicsDegree: 2,
 });
 await viewer.addSplatScene(FILE, { showLoadingUI: false });

@@ -5,6 +5,7 @@ document.body.append(canvas);
 const app = new pc.Application(canvas, { graphicsDeviceOptions: { preserveDrawingBuffer: true } });
 app.setCanvasResolution(pc.RESOLUTION_FIXED, SIZE, SIZE);
 app.start();
+app.scene.gsplat.antiAlias = ANTIALIASED;
 const camera = new pc.Entity();
 camera.addComponent("camera", { fov: FOV_DEG, clearColor: new pc.Color(0, 0, 0) });
 camera.setPosition(...EYE);
