@@ -28,7 +28,7 @@ CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d distillatio
 NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py
 # Not of `make bench`: parts of the others, and what takes an hour.
-BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py)
+BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py demo_time.py)
 
 .PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-slow test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
@@ -62,7 +62,7 @@ $(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
 	touch $@
 
 demo: setup
-	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart --overwrite $(DEMO_ARGS)
+	$(BIN)/python train.py --opt configs/quickstart.yaml --workspace quickstart --overwrite --test_ratio 1 $(DEMO_ARGS)
 	@echo "Look at the turntable: $$(ls -t output/quickstart/videos/*/video_rgb_*.mp4 | head -n 1)"
 
 # The web page; it prints its address, and serves until Ctrl-C. APP_ARGS="--port 8000".

@@ -4,6 +4,7 @@
 On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one for each of the step's views.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -88,6 +89,7 @@ class Trainer:
         """
         self.signals.take()
         self.log.begin()
+        gc.freeze()  # what was imported stays to the end: the collector need not visit it again and again
         with torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
                 video = self._loop()

@@ -15,7 +15,7 @@ A step k = 1..total_steps of a trainer, in this order:
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,7 +150,7 @@ class CoGrad:
             "t_base": plan.t_base.tolist(),
             "t": plan.t.tolist(),
             "fusion": list(fusion),
-            **asdict(observation),
+            **vars(observation),
             "visits": self.history.n[plan.regions.tolist()].tolist(),
             "starved_share": self.history.starved_share(),
             "refused_losses": self.history.refused,

@@ -31,9 +31,11 @@ FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to produc
 
 
 class Flat(Gradient):
-    """A gradient whose tensors are parts of one `vector` [D]; neither is to be changed."""
+    """A gradient whose tensors are parts of one `vector` [D]; neither is to be changed. `square` is |g|^2, once known:
+    a stored gradient is compared many times."""
 
     vector: Tensor
+    square: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def named(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> Flat:
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """a + b; a name that only one of them has keeps its tensor."""
-    if isinstance(a, Flat) and isinstance(b, Flat) and list(_shapes(a).items()) == list(_shapes(b).items()):
+    if isinstance(a, Flat) and isinstance(b, Flat) and _fits(a, b):
         return named(a.vector + b.vector, _shapes(a))
     return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
 
@@ -94,7 +96,9 @@ def inner(a: Gradient, b: Gradient) -> float:
 def norm(a: Gradient) -> float:
     """|a| over all tensors."""
     if isinstance(a, Flat):
-        return math.sqrt(_dots([(a.vector, a.vector, _vectors(a, "vector"))])[0][0])
+        if a.square is None:
+            ((a.square,),) = _dots([(a.vector, a.vector, _vectors(a, "vector"))])
+        return math.sqrt(a.square)
     return math.sqrt(inner(a, a))
 
 
@@ -138,11 +142,15 @@ def fuse(
         _check_fit(hist, main)
     spans = _vectors(main, projection)
     with_main = [(x.vector, main.vector, spans) for x in (main, *hists)]
-    with_self = [(x.vector, x.vector, _vectors(x, "vector")) for x in hists]
-    dots = _dots([*with_main, *with_self])  # all at once
-    main_main, hist_mains, squares = dots[0], dots[1 : len(with_main)], dots[len(with_main) :]
+    new = [x for x in hists if x.square is None]
+    dots = _dots([*with_main, *[(x.vector, x.vector, _vectors(x, "vector")) for x in new]])  # all at once
+    main_main, hist_mains = dots[0], dots[1 : len(with_main)]
+    for x, (square,) in zip(new, dots[len(with_main) :], strict=True):
+        x.square = square
+    if len(spans) == 1:
+        main.square = main_main[0]
     main_norm = math.sqrt(sum(main_main))
-    scales = [math.sqrt(square) * main_norm for (square,) in squares]
+    scales = [math.sqrt(hist.square or 0.0) * main_norm for hist in hists]
     cosines = [sum(hist_main) / scale if scale else 0.0 for hist_main, scale in zip(hist_mains, scales)]
     weights = [w for w, _ in candidates]
     g_aux = weights[0] * hists[0].vector
@@ -161,7 +169,7 @@ def _vectors(main: Flat, projection: str) -> list[slice]:
     group each named tensor is a vector of its own, since as one vector nearly all of the squared norm is position, and
     colours are hardly projected.
     """
-    return {"vector": [slice(0, len(main.vector))], "group": _spans(main)}[projection]
+    return _spans(main) if projection == "group" else [slice(0, len(main.vector))]
 
 
 def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float) -> list[float]:
@@ -179,8 +187,13 @@ def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:
 
 def _check_fit(a: Gradient, b: Gradient) -> None:
     """ValueError unless names and shapes are the same, in the same order."""
-    if a is not b and list((shapes := _shapes(a)).items()) != list((others := _shapes(b)).items()):
-        raise ValueError(f"gradients of shapes {shapes} and {others} do not fit; pass the same parameters each time")
+    if a is not b and not _fits(a, b):
+        shapes = f"{_shapes(a)} and {_shapes(b)}"
+        raise ValueError(f"gradients of shapes {shapes} do not fit; pass the same parameters each time")
+
+
+def _fits(a: Gradient, b: Gradient) -> bool:
+    return list(a) == list(b) and all(x.shape == y.shape for x, y in zip(a.values(), b.values(), strict=True))
 
 
 def _spans(g: Gradient) -> list[slice]:

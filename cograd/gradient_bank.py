@@ -67,7 +67,7 @@ class PlainGradient:
     @property
     def nbytes(self) -> int:
         """Bytes of the numbers."""
-        return self.gradient.vector.numel() * self.gradient.vector.element_size()
+        return self.gradient.vector.nbytes
 
     @classmethod
     def copy(
@@ -124,7 +124,7 @@ class PackedGradient:
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
         tensors = (self.rows, *self.sparse.values(), *self.dense.values(), *self.fixed.values())
-        return sum(x.numel() * x.element_size() for x in tensors)
+        return sum(x.nbytes for x in tensors)
 
     @classmethod
     def pack(cls, plain: PlainGradient, dtype: torch.dtype) -> Self:
@@ -246,8 +246,9 @@ class GradientBank:
             self.refused += 1
             return
         device = "cpu" if self.params.bank_on_cpu else None
-        self.entries[region] = PlainGradient.copy(g_main, step, t, self.fixed_names, device)
-        self._shrink()
+        self.entries[region] = entry = PlainGradient.copy(g_main, step, t, self.fixed_names, device)
+        if len(self) * entry.nbytes > self.limit_bytes:  # no entry is larger: one that is packed is smaller
+            self._shrink()
 
     def remap_rows(self, index_map: RowMap) -> None:
         """Moves every stored gradient by the map of a densification. ValueError for a map of another set.

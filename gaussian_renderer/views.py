@@ -86,30 +86,43 @@ def render_views(
     ]
 
 
+def _roots(
+    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The views' images and disparities, and their gradients; without disparities where these have none."""
+    roots, incoming = [view.image for view in views], [*grad_images]
+    if grad_disparities is not None:
+        roots, incoming = roots + [view.disparity for view in views], incoming + [*grad_disparities]
+    return roots, incoming
+
+
 def backward_to_inputs(
-    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor, grad_z_variance: Tensor
+    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None, grad_z_variance: Tensor
 ) -> list[list[Tensor]]:
-    """Takes the gradients of all images [B, 3, H, W], disparities [B, 1, H, W] and z-variances [] back through the
-    rasterizer at once. Returns those of each view's leaves."""
+    """Takes the gradients of all images [B, 3, H, W], disparities [B, 1, H, W] (None: there are none) and z-variances
+    [] back through the rasterizer at once. Returns those of each view's leaves."""
     z_variances = [view.z_variance for view in views if view.z_variance is not None]
-    roots = [*(view.image for view in views), *(view.disparity for view in views), *z_variances]
-    incoming = [*grad_images, *grad_disparities, *[grad_z_variance] * len(z_variances)]
+    roots, incoming = _roots(views, grad_images, grad_disparities)
+    roots, incoming = roots + z_variances, incoming + [grad_z_variance] * len(z_variances)
     gradients = iter(torch.autograd.grad(roots, [leaf for view in views for leaf in view.leaves], incoming))
     return [[next(gradients) for _ in view.leaves] for view in views]
 
 
-def backward_to_screen(views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor) -> list[Tensor]:
+def backward_to_screen(
+    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None
+) -> list[Tensor]:
     """The gradients of each view's screen points [N, 3] for other ones on all images [B, 3, H, W] and disparities
     [B, 1, H, W], by one more backward pass of the rasterizer. `backward_to_inputs` comes after it."""
-    roots = [*(view.image for view in views), *(view.disparity for view in views)]
-    incoming = [*grad_images, *grad_disparities]
+    roots, incoming = _roots(views, grad_images, grad_disparities)
     return list(torch.autograd.grad(roots, [view.leaves[0] for view in views], incoming, retain_graph=True))
 
 
 def backward_to_parameters(
-    edges: list[GradientEdge], grad_inputs: list[Tensor], scales: Tensor, grad_mean_scale: Tensor, last: bool
+    edges: list[GradientEdge], grad_inputs: list[Tensor], scales: Tensor, grad_mean_scale: Tensor | None, last: bool
 ) -> None:
-    """Takes the gradients of what one view's rasterization took, and of the mean of its scales, on to the parameters.
-    After the `last` view the activations that all share are freed."""
-    roots = [*edges, get_gradient_edge(scales.mean())]
-    torch.autograd.backward(roots, [*grad_inputs, grad_mean_scale], retain_graph=not last)
+    """Takes the gradients of what one view's rasterization took, and of the mean of its scales (None: it has none), on
+    to the parameters. After the `last` view the activations that all share are freed."""
+    roots, incoming = list(edges), list(grad_inputs)
+    if grad_mean_scale is not None:
+        roots, incoming = [*roots, get_gradient_edge(scales.mean())], [*incoming, grad_mean_scale]
+    torch.autograd.backward(roots, incoming, retain_graph=not last)

@@ -24,6 +24,7 @@ from guidance.losses import Loss, Residual, StepInfo
 from guidance.predictor import Cameras
 from guidance.prior import Conditioning, Prior
 from guidance.schedules import draw_index
+from utils.general_utils import finite_rows
 from utils.random_streams import RandomStreams
 from utils.shard import Shard
 from utils.wording import counted
@@ -89,8 +90,8 @@ class Distillation:
     @property
     def finite_per_view(self) -> Tensor:
         """[B] bool: gradient and loss of the view hold no NaN or infinity."""
-        finite = torch.isfinite(self.grad).flatten(1).all(dim=1) & torch.isfinite(self.loss_per_view)
-        return finite if self.image_grad is None else finite & torch.isfinite(self.image_grad).flatten(1).all(dim=1)
+        finite = finite_rows(self.grad) & torch.isfinite(self.loss_per_view)
+        return finite if self.image_grad is None else finite & finite_rows(self.image_grad)
 
     def backward(self) -> None:
         """Put `grad` on the latents and carry it back to the images (upstream: no division by the batch size)."""

@@ -44,9 +44,7 @@ def dome(at: Vector, radii: Vector, paint: Paint) -> Ellipsoid:
 def box(at: Vector, half: Sequence[float], paint: Paint) -> Hull:
     """Box with half sizes along x, y, z."""
     normals = np.concatenate([np.eye(3), -np.eye(3)])
-    return Hull(
-        at, paint, normals=normals, offsets=np.tile(np.asarray(half, float), 2), reach=float(np.linalg.norm(half))
-    )
+    return Hull(at, paint, normals=normals, offsets=np.tile(np.asarray(half, float), 2))
 
 
 def tube(at: Vector, r_bottom: float, r_top: float, height: float, paint: Paint) -> Frustum:
@@ -86,11 +84,10 @@ def prism(corners: Sequence[tuple[float, float]], half_length: float, paint: Pai
     outward, gap = outward * np.sign(gap)[:, None], np.abs(gap)
     sides = np.insert(outward, 1, 0.0, axis=1)
     normals = np.concatenate([sides, [[0, 1, 0], [0, -1, 0]]])
-    reach = float(np.hypot(np.linalg.norm(outline - middle, axis=1).max(), half_length))
     turn = np.linalg.matrix_power(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), quarter_turns)
     centre = turn @ np.array([middle[0], 0.0, middle[1]])
     at = (float(centre[0]), float(centre[1]), float(centre[2]))
-    return Hull(at, paint, normals=normals, offsets=np.append(gap, [half_length] * 2), reach=reach, rotation=turn)
+    return Hull(at, paint, normals=normals, offsets=np.append(gap, [half_length] * 2), rotation=turn)
 
 
 def pair(primitive: Primitive) -> list[Primitive]:

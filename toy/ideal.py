@@ -149,8 +149,10 @@ class IdealPrior:
         a, sigma = abar.sqrt(), (1 - abar).sqrt()
         level = NoiseLevel(a[:once], sigma[:once] / self.scale, self.kernel_std, OFFSET_STD)
         probability = embeddings[:, 0].clamp(min=0) @ self._members  # [B, n + m]
-        clean = self.scale * posterior_mean(x_t[:once] / self.scale, level, self._table, probability.log())
-        return (x_t - a.view(-1, 1, 1, 1) * clean) / sigma.view(-1, 1, 1, 1)
+        z = posterior_mean(x_t[:once] / self.scale, level, self._table, probability.log())  # [K once, 3, h, w]
+        a, sigma = a.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
+        by_text = z.mul_(-self.scale * a / sigma).view(-1, once, *z.shape[1:])
+        return by_text.add_(x_t[:once] / sigma[:once]).flatten(0, 1)
 
 
 MOST_TEXTS = 6

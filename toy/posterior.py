@@ -21,7 +21,7 @@ of the whole image, which weighs as much as thousands of pixels.
 Images come as half sets: image i stands for itself and its mirror image, each with half its probability.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -32,35 +32,60 @@ from torch import Tensor
 class ImageTable:
     """Images of the set and the inner products that do not depend on the input.
 
-    Of the 3P values of an image those are stored that are not the same in all images and their mirror images: a white
-    background adds the same number to each log likelihood. By column, so that both products read them in order.
+    Of the values of an image those are stored that are not the same in all images and their mirror images: a white
+    background adds the same number to each log likelihood. An image is its even and its odd part about the vertical
+    axis, of which the left half is enough; the mirror image differs in the sign of the odd part alone. So both are
+    compared, and averaged, by products of half the size. By column, for each product then reads them in order.
     """
 
-    columns: Tensor  # [m] which of the 3P values differ
-    varying: Tensor  # [m, n] these values of each image
-    common: Tensor  # [3P] the values that all images share, 0 at `columns`
-    squares: Tensor  # [n] |G|^2 over `columns`
+    columns: Tensor  # [m] which of the left half's 3 H ceil(W/2) values differ
+    even: Tensor  # [m, n] (G + mirror image of G) / 2 there
+    odd: Tensor  # [m, n] (G - mirror image of G) / 2 there
+    common: Tensor  # [3, H, W] the values that all images share, 0 where they differ
+    squares: Tensor  # [n] |G|^2 where they differ
     sums: Tensor  # [n, 3] sum of G_c
 
     @classmethod
     def build(cls, images: Tensor) -> Self:
         """From G [n, 3, H, W]."""
-        values, first = images.flatten(1), images[0]
+        first = images[0]
         differs = (images != first).any(dim=0) | (first != first.flip(-1))
-        differs = (differs | differs.flip(-1)).flatten()
-        columns = differs.nonzero()[:, 0]
-        varying = values[:, columns].T.contiguous()
-        common = values[0].masked_fill(differs, 0)
-        return cls(columns, varying, common, varying.square().sum(0), images.sum((2, 3)))
+        differs = differs | differs.flip(-1)
+        columns = _left(differs).flatten().nonzero()[:, 0]
+        even, odd = (part.flatten(1)[:, columns].T.div(2).contiguous() for part in _parts(images))
+        squares = (images * differs).square().sum((1, 2, 3))
+        return cls(columns, even, odd, first.masked_fill(differs, 0), squares, images.sum((2, 3)))
 
-    def inner(self, x: Tensor) -> Tensor:
-        """<x, G_i> over `columns` [B, n] of x [B, 3P]."""
-        return x.index_select(1, self.columns) @ self.varying
+    def inner(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """<x, G_i> [B, n] where the images differ, of x [B, 3, H, W], and of its mirror image."""
+        even, odd = _parts(x)
+        if x.shape[-1] % 2:
+            even[..., -1] /= 2  # the middle column is its own mirror image
+        even, odd = (part.flatten(1).index_select(1, self.columns) for part in (even, odd))
+        of_even, of_odd = even @ self.even, odd @ self.odd
+        return of_even + of_odd, of_even - of_odd
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """sum_i weights_i G_i [B, 3P] of weights [B, n]."""
-        made = weights.sum(dim=1, keepdim=True) * self.common
-        return made.index_copy_(1, self.columns, (self.varying @ weights.T).T)
+        """sum_i weights_0i G_i + weights_1i mirror image of G_i, [R, 3, H, W]; weights [R, 2, n], or [R, 1, n]."""
+        own, mirrored = weights[:, 0], weights[:, 1:].sum(1)
+        even = (self.even @ (own + mirrored).T).T
+        odd = (self.odd @ (own - mirrored).T).T
+        common = _left(self.common).flatten() * (own + mirrored).sum(1, keepdim=True)
+        halves = torch.cat([common, common])
+        halves.scatter_(1, self.columns.expand(len(halves), -1), torch.cat([even + odd, even - odd]))
+        left, right = halves.view(2, len(weights), *_left(self.common).shape)
+        return torch.cat([left, right.flip(-1)[..., self.common.shape[-1] % 2 :]], dim=-1)
+
+
+def _left(x: Tensor) -> Tensor:
+    """The left half of images [..., W], with the middle column of an odd number: [..., ceil(W/2)]."""
+    return x[..., : (x.shape[-1] + 1) // 2]
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The left halves of x plus, and minus, its mirror image."""
+    own, mirrored = _left(x), _left(x.flip(-1))
+    return own + mirrored, own - mirrored
 
 
 @dataclass(frozen=True)
@@ -77,42 +102,29 @@ class NoiseLevel:
         """Variance of a pixel given image and offset."""
         return (self.a * self.s) ** 2 + self.sigma**2
 
-    def repeated(self, sides: int) -> Self:
-        """For rows followed by their mirror images."""
-        return replace(self, a=self.a.repeat(sides), sigma=self.sigma.repeat(sides))
-
 
 def posterior_mean(
     x: Tensor, level: NoiseLevel, table: ImageTable, log_prior: Tensor, mirrored: bool = True
 ) -> Tensor:
     """E[z | x] of shape [K B, 3, H, W], text by text. Without `mirrored` the images of the table are all there are."""
-    batch, texts, shape = len(x), len(log_prior) // len(x), x.shape[1:]
-    priors = log_prior.view(texts, batch, -1)
-    both = torch.cat([x, x.flip(-1)]) if mirrored else x  # [S B, 3, H, W]: S = 2, rows, then mirrored rows, or S = 1
-    sides = len(both) // batch
-    log_likelihood, offset = _evidence(both.flatten(2), level.repeated(sides), table)  # [S B, n], [S B, n, 3]
-    log_likelihood, offset = log_likelihood.view(sides, batch, -1), offset.view(sides, batch, -1, 3)
-    rows = log_likelihood + priors[:, None]  # [K, S, B, n]
-    weights = torch.softmax(rows.transpose(1, 2).flatten(2), dim=2).view(texts, batch, sides, -1).transpose(1, 2)
-    image = table.weighted_sum(weights.reshape(texts * len(both), -1)).view(texts, sides, batch, *shape)
-    image = image[:, 0] + image[:, 1].flip(-1) if mirrored else image[:, 0]
-    shift = torch.einsum("ksbn,sbnc->kbc", weights, offset)
-    return _mean(x, level, image, shift[..., None, None]).flatten(0, 1)
-
-
-def _mean(x: Tensor, level: NoiseLevel, image: Tensor, shift: Tensor) -> Tensor:
-    """E[z | x] from the mean images [K, B, 3, H, W] of the set and the mean offsets [K, B, 3, 1, 1]."""
-    a = level.a.view(-1, 1, 1, 1)
-    through = a * level.s**2 / level.v.view(-1, 1, 1, 1)  # how much of x itself the kernel lets through
-    return through * (x - shift) + (1 - a * through) * image
+    batch, texts = len(x), len(log_prior) // len(x)
+    a, v = level.a.view(-1, 1, 1), level.v.view(-1, 1, 1)
+    rest, offset = _evidence(x, level, table)  # [B, n], [B, n, 3]
+    cross = torch.stack(table.inner(x)[: 2 if mirrored else 1], dim=1)  # [B, S, n]: S = 2, image and mirror image, or 1
+    rows = a / v * cross + rest[:, None] + log_prior.view(texts, batch, 1, -1)  # [K, B, S, n]
+    weights = torch.softmax(rows.flatten(2), dim=2).view_as(rows)
+    through = a * level.s**2 / v  # how much of x itself the kernel lets through
+    image = table.weighted_sum((weights * (1 - a * through)).flatten(0, 1)).view(texts, *x.shape)
+    shift = through[..., 0] * torch.einsum("kbn,bnc->kbc", weights.sum(2), offset)
+    return image.add_(through[..., None] * x).sub_(shift[..., None, None]).flatten(0, 1)
 
 
 def _evidence(x: Tensor, level: NoiseLevel, table: ImageTable) -> tuple[Tensor, Tensor]:
-    """Log likelihood [2B, n] up to a constant of the row, and posterior mean of sigma o_c [2B, n, 3]; x [2B, 3, P]."""
+    """Log likelihood [B, n] up to a constant of the row and without <x, G_i>, and posterior mean of sigma o_c
+    [B, n, 3]; x [B, 3, H, W]. Both are the same for mirror images."""
     a, v = level.a.view(-1, 1), level.v.view(-1, 1)
-    cross = table.inner(x.flatten(1))  # [2B, n]
-    residual_sum = x.sum(2)[:, None] - a[..., None] * table.sums  # [2B, n, 3]
+    residual_sum = x.sum((2, 3))[:, None] - a[..., None] * table.sums  # [B, n, 3]
     offset_variance = ((level.sigma.view(-1, 1) * level.offset_std) ** 2).clamp(min=1e-12)
-    offset = residual_sum / (x.shape[2] + v / offset_variance)[..., None]
+    offset = residual_sum / (x.shape[2] * x.shape[3] + v / offset_variance)[..., None]
     gain = (residual_sum * offset).sum(2) / (2 * v)  # of explaining the residual's mean by the offset
-    return (a * cross - a**2 * table.squares / 2) / v + gain, offset
+    return gain - a**2 * table.squares / (2 * v), offset

@@ -18,6 +18,8 @@ from toy.shapes import Primitive
 
 LIGHT_DIRECTION = np.array([0.0, 0.30, 0.954], dtype=np.float32)
 AMBIENT = 0.38
+NEAR = 1e-3  # a primitive with a corner that is less far away may fill the image
+MARGIN_PX = 1  # around what a primitive's corners enclose, for rounding
 
 
 @dataclass(frozen=True)
@@ -98,19 +100,17 @@ def _covering(owner: np.ndarray, over: int, supersample: int) -> slice:
 def _window(
     primitive: Primitive, centre: np.ndarray, axes: tuple[np.ndarray, ...], tan_half: float, grid_px: int
 ) -> tuple[slice, slice] | None:
-    """Rows and columns that the primitive's bounding ball can touch, None if it is out of the image."""
+    """Rows and columns that the primitive can touch: those of its corners and MARGIN_PX around; None if it is out of
+    the image."""
     right, up, forward = axes
-    offset = np.asarray(primitive.centre, np.float32) - centre
-    reach = primitive.bounding_radius()
-    depth = float(offset @ forward)
-    if depth <= reach:
+    offsets = primitive.corners - centre
+    depth = offsets @ forward
+    if depth.min() <= NEAR:
         return slice(0, grid_px), slice(0, grid_px)
     spans = []
-    for along in (-float(offset @ up), float(offset @ right)):
-        low = (along - reach) / (depth - reach if along < reach else depth + reach)
-        high = (along + reach) / (depth - reach if along > -reach else depth + reach)
-        first = int(np.floor((low / tan_half + 1) / 2 * grid_px - 0.5))
-        last = int(np.ceil((high / tan_half + 1) / 2 * grid_px - 0.5)) + 1
+    for along in (-(offsets @ up), offsets @ right):
+        at_px = (along / depth / tan_half + 1) / 2 * grid_px - 0.5
+        first, last = int(np.floor(at_px.min())) - MARGIN_PX, int(np.ceil(at_px.max())) + MARGIN_PX + 1
         spans.append(slice(max(first, 0), min(last, grid_px)))
     if any(span.start >= span.stop for span in spans):
         return None

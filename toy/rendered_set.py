@@ -70,6 +70,7 @@ def render_set(
     for number, spec in enumerate(specs):
         views = spread_views(ranges, views_per_spec, offset=number * views_per_spec)
         gbuffers = render_gbuffers(spec.class_name, views, size_px, workers=workers)
-        images.append(2 * compose(gbuffers, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1)
+        # One by one: what is made on the way then stays in the cache.
+        images += [2 * compose(gbuffer, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1 for gbuffer in gbuffers]
         azimuths += [view.phi_deg for view in views]
-    return RenderedSet(np.concatenate(images), np.asarray(azimuths))
+    return RenderedSet(np.stack(images), np.asarray(azimuths))

@@ -7,6 +7,8 @@ normals are unit length there or not and are normalised by the caller. The camer
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations, product
 from typing import Self
 
 import numpy as np
@@ -39,9 +41,14 @@ class Primitive:
     paint: Paint
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3), kw_only=True)
 
-    def bounding_radius(self) -> float:
-        """Radius of a ball around `centre` that holds the solid."""
+    def local_corners(self) -> np.ndarray:
+        """Points [C, 3] of the local frame whose convex hull holds the solid."""
         raise NotImplementedError
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """These points in the world."""
+        return np.asarray(self.centre) + self.local_corners() @ self.rotation.T
 
     def hit(self, origin: np.ndarray, directions: np.ndarray) -> Rays:
         """First meeting of each local ray with the solid."""
@@ -61,8 +68,8 @@ class Ellipsoid(Primitive):
     radii: Vector
     z_min: float = -np.inf
 
-    def bounding_radius(self) -> float:
-        return max(self.radii)
+    def local_corners(self) -> np.ndarray:
+        return _box(*self.radii)
 
     def hit(self, origin: np.ndarray, directions: np.ndarray) -> Rays:
         radii = np.asarray(self.radii, dtype=directions.dtype)
@@ -85,8 +92,9 @@ class Frustum(Primitive):
     r_top: float
     height: float
 
-    def bounding_radius(self) -> float:
-        return float(np.hypot(max(self.r_bottom, self.r_top), self.height / 2))
+    def local_corners(self) -> np.ndarray:
+        widest = max(self.r_bottom, self.r_top)
+        return _box(widest, widest, self.height / 2)
 
     def hit(self, origin: np.ndarray, directions: np.ndarray) -> Rays:
         half = self.height / 2
@@ -123,10 +131,13 @@ class Hull(Primitive):
 
     normals: np.ndarray
     offsets: np.ndarray
-    reach: float
 
-    def bounding_radius(self) -> float:
-        return self.reach
+    def local_corners(self) -> np.ndarray:
+        """Where three of the planes meet, and no other one cuts."""
+        planes = np.array(list(combinations(range(len(self.offsets)), 3)))
+        planes = planes[np.abs(np.linalg.det(self.normals[planes])) > 1e-9]
+        points = np.linalg.solve(self.normals[planes], self.offsets[planes][..., None])[..., 0]
+        return points[(points @ self.normals.T <= self.offsets + 1e-9).all(axis=1)]
 
     def mirrored(self) -> Self:
         flipped = super().mirrored()
@@ -154,14 +165,15 @@ class Torus(Primitive):
     tube_radius: float
     z_min: float = -np.inf
 
-    def bounding_radius(self) -> float:
-        return self.ring_radius + self.tube_radius
+    def local_corners(self) -> np.ndarray:
+        outer = self.ring_radius + self.tube_radius + 2 * _TORUS_TOLERANCE
+        return _box(outer, outer, self.tube_radius + 2 * _TORUS_TOLERANCE)
 
     def hit(self, origin: np.ndarray, directions: np.ndarray) -> Rays:
         """Sphere tracing: the distance to a torus is known exactly, and cutting only makes it a lower bound."""
         length = np.linalg.norm(directions, axis=1)
         unit = directions / length[:, None]
-        reach = self.bounding_radius()
+        reach = self.ring_radius + self.tube_radius
         t_near, t_far = _quadratic_roots(*_sphere_coefficients(origin / reach, unit / reach))
         t = np.full(len(unit), np.inf, unit.dtype)
         alive = np.flatnonzero(np.isfinite(t_near))
@@ -188,6 +200,11 @@ class Torus(Primitive):
         normal = point * np.stack([shrink, shrink, np.ones_like(shrink)], axis=1)
         on_cut = point[:, 2] < self.z_min + 2 * _TORUS_TOLERANCE
         return np.where(on_cut[:, None], np.array([0, 0, -1], point.dtype), normal)
+
+
+def _box(x: float, y: float, z: float) -> np.ndarray:
+    """The corners of a box of these half sizes."""
+    return np.array(list(product((-x, x), (-y, y), (-z, z))))
 
 
 def _sphere_coefficients(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

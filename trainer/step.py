@@ -41,10 +41,13 @@ from trainer.priors import encoder_at
 from trainer.run_log import PhaseTimer
 from trainer.state import TrainState
 from utils.device import threads_for
-from utils.general_utils import first_not_finite
+from utils.general_utils import finite_rows, first_not_finite
 from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
 from utils.shard import Shard
+
+ImageGradients = tuple[Tensor, Tensor | None]
+"""On images [B, 3, H, W] and disparities [B, 1, H, W]; None where nothing has put one on these."""
 
 
 @dataclass(frozen=True)
@@ -245,15 +248,14 @@ def image_gradients(
     views: list[RenderedView],
     lambda_tv: float,
     shard: Shard,
-) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+) -> tuple[ImageGradients, dict[str, Tensor]]:
     """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
     distillation.backward()
     with torch.set_grad_enabled(lambda_tv > 0):
         tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
     if lambda_tv > 0:
         (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
-    of_images, of_disparities = (torch.zeros_like(x) if x.grad is None else x.grad for x in (images, disparities))
-    g_images = of_images, of_disparities
+    g_images = torch.zeros_like(images) if images.grad is None else images.grad, disparities.grad
     spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
     return g_images, {
         **({"z_variance": torch.stack(spreads)} if spreads else {}),
@@ -263,7 +265,7 @@ def image_gradients(
         "scale": torch.stack([view.scales.detach().mean() for view in views]),
         "t": distillation.t,
         "finite_guidance": distillation.finite_per_view,
-        "finite_image": torch.stack([g.isfinite().flatten(1).all(dim=1) for g in g_images]).all(dim=0),
+        "finite_image": torch.stack([finite_rows(g) for g in g_images if g is not None]).all(dim=0),
     }
 
 
@@ -287,12 +289,12 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
 def view_gradients(
     state: TrainState,
     views: list[RenderedView],
-    g_images: tuple[Tensor, Tensor],
+    g_images: ImageGradients,
     opt: OptimizationParams,
     total: int,
     signs: Tensor | None = None,
 ) -> list[ViewGradient]:
-    """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the mean scale and z-variance of
+    """Takes the views' gradients on images and disparities and each one's share of the mean scale and z-variance of
     `total` views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
     their images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the
     screen positions that these signs on the pixels give.
@@ -304,14 +306,19 @@ def view_gradients(
     g_scale, g_z_variance = (  # torch.full: a tensor from a number would wait
         torch.full((), weight / total, device=device) for weight in (opt.lambda_scale, opt.lambda_z_variance)
     )
-    signed = None if signs is None else backward_to_screen(views, *(g * signs for g in g_images))
+    signed = None
+    if signs is not None:
+        of_images, of_disparities = g_images
+        signed = backward_to_screen(
+            views, of_images * signs, None if of_disparities is None else of_disparities * signs
+        )
     to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
     gradients = []
     while behind:
         (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
-        backward_to_parameters(edges, g_inputs, scales, g_scale, last=not behind)
+        backward_to_parameters(edges, g_inputs, scales, g_scale if opt.lambda_scale else None, last=not behind)
         of_densifier = g_screen if signed is None else signed.pop(0)
         gradients.append(ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px))
     return gradients
@@ -343,7 +350,8 @@ def pop_gradient(state: TrainState) -> Gradient:
     """The gradient that a backward pass left, by parameter name, taken away from the parameters."""
     parameters = state.gaussians.parameters_in_order()
     gradient = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    state.optimizer.zero_grad(set_to_none=True)
+    for parameter in parameters.values():
+        parameter.grad = None
     return gradient
 
 

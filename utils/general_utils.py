@@ -55,6 +55,12 @@ def all_finite(x: torch.Tensor) -> bool:
     return math.isfinite(float(x.detach().sum())) or bool(x.isfinite().all())
 
 
+def finite_rows(x: torch.Tensor) -> torch.Tensor:
+    """[B] bool of x [B, ...]: the row holds no NaN or infinity; by its largest and least number, which NaN would be."""
+    rows = x.flatten(1)
+    return rows.amax(dim=1).isfinite() & rows.amin(dim=1).isfinite()
+
+
 def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """Name of the first tensor with a NaN or an infinity, None without one; reads one number when all is well."""
     sums = [x.detach().sum() for x in tensors.values() if x.numel()]

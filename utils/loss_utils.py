@@ -10,5 +10,5 @@ def tv_loss(x: Tensor) -> Tensor:
     A side of one pixel has no differences and contributes nothing.
     """
     dh, dw = x[:, :, 1:, :] - x[:, :, :-1, :], x[:, :, :, 1:] - x[:, :, :, :-1]
-    per_view = [d.square().sum() / max(d[0].numel(), 1) for d in (dh, dw)]
+    per_view = [d.flatten() @ d.flatten() / max(d[0].numel(), 1) for d in (dh, dw)]
     return 2 * (per_view[0] + per_view[1]) / x.shape[0]

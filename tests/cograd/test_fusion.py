@@ -34,6 +34,19 @@ def test_projection_by_hand() -> None:
     assert g_proj["x"].tolist() == pytest.approx([1 - 3 * share, 2.0]) and g_proj["y"].tolist() == pytest.approx([-2 - 4 * share])
 
 
+@pytest.mark.parametrize("projection", ["vector", "group"])
+def test_a_square_that_is_kept_is_that_of_its_gradient(projection) -> None:
+    """A gradient that was g_main of an earlier step is compared as if it were seen for the first time."""
+    g_main, g_next = _gradient(1), _gradient(2)
+    kept = flat(g_main)
+    fuse(kept, [(0.5, g_next)], projection=projection)
+    norm(kept)
+    for _ in range(2):
+        known, new = (fuse(g_next, [(1.0, g)], projection=projection) for g in (kept, g_main))
+        assert known.cosines == new.cosines and known.main_norm == new.main_norm
+    assert known.cosines[0] == pytest.approx(inner(g_main, g_next) / norm(g_main) / norm(g_next), rel=1e-5)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(-3, 3), st.floats(-0.999, 0.999))
 def test_projection_is_orthogonal_to_1e_6_relative(seed, log_main, log_aux, mixed_in) -> None:

@@ -116,6 +116,20 @@ def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
     assert any(gradient["f_rest"].any() for _, gradient in given)
 
 
+def test_no_gradient_of_disparities_and_mean_scales_is_one_of_zeros_to_the_bit(model):
+    g_images, g_disparities, g_z, _ = incoming()
+    views, made = views_of(model, 0.0), []
+    for of_disparities, of_scale in ((None, None), (torch.zeros_like(g_disparities), torch.tensor(0.0))):
+        rendered = render_views(views, model, PipelineParams())
+        to_inputs = backward_to_inputs(rendered, g_images, of_disparities, g_z)
+        gradients = []
+        for k, (view, (g_screen, *g_inputs)) in enumerate(zip(rendered, to_inputs, strict=True)):
+            backward_to_parameters(view.edges, g_inputs, view.scales, of_scale, last=k == B - 1)
+            gradients += [g_screen, *taken(model).values()]
+        made.append(gradients)
+    assert len(made[0]) == 7 * B and all(torch.equal(x, y) for x, y in zip(*made, strict=True))
+
+
 @pytest.mark.parametrize("pipe", PIPES)
 def test_the_z_variances_of_the_views_are_kept_apart(model, pipe):
     """Equal up to the order in which a scale's or a position's three or four gradients are added up."""

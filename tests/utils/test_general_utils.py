@@ -11,7 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.general_utils import atomic_path, build_covariance, build_rotation, get_expon_lr_func, inverse_sigmoid
+from utils.general_utils import (
+    atomic_path,
+    build_covariance,
+    build_rotation,
+    finite_rows,
+    get_expon_lr_func,
+    inverse_sigmoid,
+)
 from utils.graphics_utils import focal2fov, fov2focal, getProjectionMatrix, getWorld2View2
 
 rates = st.floats(1e-8, 1.0)
@@ -101,3 +108,10 @@ def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after(tmp_path
     with atomic_path(tmp_path / "f") as temporary:
         temporary.write_text("x")
     assert done == [temporary.name, "renamed", tmp_path.name] and (tmp_path / "f").read_text() == "x"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_row_with_one_number_that_is_not_finite_is_found(bad) -> None:
+    x = torch.full((3, 2, 50), 3e38)  # their sum is infinite
+    x[1, 1, 37] = bad
+    assert finite_rows(x).tolist() == [True, False, True]
