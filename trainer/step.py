@@ -126,8 +126,7 @@ def compute_gradients(
     prepare_schedules(state, config)
     draws = draw_views(state, config, timer)  # regions: Eqs. (6), (7); timesteps: Eqs. (8), (9)
     with timer("render"):
-        with_z_variance = opt.lambda_z_variance > 0
-        views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), with_z_variance)
+        views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), opt.further_terms())
     with timer("guidance"):
         images, disparities, transmittances = _stacked(views)
         distillation = distill_views(  # Eqs. (5), (9)
@@ -148,7 +147,7 @@ def compute_gradients(
             cameras=draws.cameras,
             encode=encoder_at(prior, config, state.iteration),
         )
-        g_images, numbers = image_gradients(distillation, images, disparities, views, opt.lambda_tv, shard)
+        g_images, numbers = image_gradients(distillation, images, disparities, views, opt, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)
         latents = None
         if state.loss.predictor is not None:
@@ -243,20 +242,22 @@ def image_gradients(
     images: Tensor,
     disparities: Tensor,
     views: list[RenderedView],
-    lambda_tv: float,
+    opt: OptimizationParams,
     shard: Shard,
 ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
     """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
     distillation.backward()
-    with torch.set_grad_enabled(lambda_tv > 0):
+    with torch.set_grad_enabled(opt.lambda_tv > 0):
         tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
-    if lambda_tv > 0:
-        (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
+    if opt.lambda_tv > 0:
+        (opt.lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
     of_images, of_disparities = (torch.zeros_like(x) if x.grad is None else x.grad for x in (images, disparities))
     g_images = of_images, of_disparities
-    spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
+    further = {name: torch.stack([view.terms[name].detach() for view in views]) for name in views[0].terms}
+    if opt.lambda_flatness > 0:
+        further["flatness"] = torch.stack([view.scales.detach().amin(dim=1).mean() for view in views])
     return g_images, {
-        **({"z_variance": torch.stack(spreads)} if spreads else {}),
+        **further,
         "guidance": distillation.loss_per_view,
         "tv_rgb": tv_rgb.expand(len(shard)),
         "tv_depth": tv_depth.expand(len(shard)),
@@ -270,10 +271,10 @@ def image_gradients(
 def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
     """Terms of the loss, and the first that is not finite with its views, from numbers [B] of all views."""
     t = numbers["t"].long()
-    names = ("guidance", "tv_rgb", "tv_depth", "scale", "z_variance")
-    terms = {name: float(numbers[name].mean()) for name in names if name in numbers}
+    further = opt.further_terms()
+    terms = {name: float(numbers[name].mean()) for name in ("guidance", "tv_rgb", "tv_depth", "scale", *further)}
     weighted = opt.lambda_tv * (terms["tv_rgb"] + terms["tv_depth"]) + opt.lambda_scale * terms["scale"]
-    weighted += opt.lambda_z_variance * terms.get("z_variance", 0.0)
+    weighted += sum(weight * terms[name] for name, weight in further.items())
     terms["total"] = terms["guidance"] + weighted
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     bad += [] if bool((numbers["finite_guidance"] > 0).all()) else ["guidance gradient"]
@@ -292,8 +293,8 @@ def view_gradients(
     total: int,
     signs: Tensor | None = None,
 ) -> list[ViewGradient]:
-    """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the mean scale and z-variance of
-    `total` views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
+    """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the other terms of `total`
+    views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
     their images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the
     screen positions that these signs on the pixels give.
 
@@ -301,17 +302,18 @@ def view_gradients(
     variation and of the scales included, as one backward pass leaves it.
     """
     device = views[0].scales.device
-    g_scale, g_z_variance = (  # torch.full: a tensor from a number would wait
-        torch.full((), weight / total, device=device) for weight in (opt.lambda_scale, opt.lambda_z_variance)
-    )
+    weights = {"scale": opt.lambda_scale, **opt.further_terms()}
+    # torch.full: a tensor from a number would wait
+    g_terms = {name: torch.full((), weight / total, device=device) for name, weight in weights.items()}
+    g_scales = [g_terms[name] for name in ("scale", "flatness") if name in g_terms]
     signed = None if signs is None else backward_to_screen(views, *(g * signs for g in g_images))
-    to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
+    to_inputs = backward_to_inputs(views, *g_images, g_terms)
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
     gradients = []
     while behind:
         (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
-        backward_to_parameters(edges, g_inputs, scales, g_scale, last=not behind)
+        backward_to_parameters(edges, g_inputs, scales, g_scales, last=not behind)
         of_densifier = g_screen if signed is None else signed.pop(0)
         gradients.append(ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px))
     return gradients
