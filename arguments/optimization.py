@@ -36,9 +36,6 @@ class OptimizationParams:
     lambda_scale: float = key(1.0, "weight of the mean scale", **RATE)
     lambda_z_variance: float = new(0.0, "weight of HiFA's z-variance, one more rasterization a view; 0: none", **RATE)
     lambda_flatness: float = new(0.0, "weight of the mean smallest scale of a Gaussian", **RATE)
-    lambda_normals: float = new(
-        0.0, "weight of normals that differ from those of the depth, one more rasterization a view; 0: none", **RATE
-    )
     lambda_translucency: float = new(0.0, "weight of pixels that are neither opaque nor empty", **RATE)
     lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
@@ -76,13 +73,3 @@ class OptimizationParams:
         (0.75, 1.1), "factors on the ends of fovy_range", above=0.0, hi=100.0
     )
     phi_scale_up_factor: float = key(1.5, "factor on theta_range and phi_range at a widening", above=0.0, hi=100.0)
-
-    def further_terms(self) -> dict[str, float]:
-        """The weights above 0 of the terms of the loss that are new here, by the terms' names in the log."""
-        weights = {
-            "z_variance": self.lambda_z_variance,
-            "flatness": self.lambda_flatness,
-            "normals": self.lambda_normals,
-            "translucency": self.lambda_translucency,
-        }
-        return {name: weight for name, weight in weights.items() if weight > 0}

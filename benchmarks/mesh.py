@@ -24,6 +24,7 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
+import json
 import math
 import os
 import tempfile
@@ -61,11 +62,15 @@ HEADER = (
 
 
 TERMS_HEADER = (
-    "| scene | terms | chamfer, 1e-3 | normals, degrees | PSNR | at most | Gaussians | CPU |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| scene | terms | chamfer, 1e-3 | normals, degrees | PSNR | at most | Gaussians | detail | CPU |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 PROMPTS, SEEDS = ("a cyan robot with orange arms", "a purple owl with green belly"), (0, 1)
-TERMS = {"": "", "sharp": "--lambda_translucency 200"}
+TERMS = {
+    "none": "",
+    "opaque": "--lambda_translucency 200",
+    "both": "--lambda_translucency 200 --lambda_flatness 100",
+}
 """Options of the training, by name."""
 
 
@@ -237,30 +242,31 @@ def row(run: Path, folder: Path, images: Path | None) -> str:
     return f"| {config_of_run(run).guidance.text} | {shape_facts} | {colour_facts} | {took_s:.0f} |"
 
 
-def cpu_s_of(run: Path, *words: str) -> float:
-    """CPU seconds of a run's training, which is made unless it is there."""
-    note = run.with_suffix(".cpu_s")
-    if not note.exists():
+def facts_of(prompt: str, terms: str, seed: int, folder: Path) -> dict[str, float]:
+    """Measures of a run's mesh, PSNR of its Gaussians, CPU seconds of its training; what is in `folder` is not made
+    again."""
+    run = folder / f"{parse_prompt(prompt).class_name}_{terms}_{seed}"
+    note, trained = run.with_suffix(".json"), run.with_suffix(".cpu_s")
+    if not trained.exists():
         before = os.times()
-        short_run(run, *words)
-        after = os.times()
-        note.write_text(str(sum(after[2:4]) - sum(before[2:4])))  # of child processes
-    return float(note.read_text())
+        short_run(run, "--text", prompt, "--seed", str(seed), *TERMS[terms].split())
+        trained.write_text(str(sum(os.times()[2:4]) - sum(before[2:4])))  # of child processes
+    if not note.exists():
+        measures = measured(run, export(run, "glb", run.with_suffix(".glb")), None)
+        scores = {name: score_run(run)[name] for name in ("psnr", "detail")}
+        note.write_text(json.dumps({**measures._asdict(), **{f"gaussians_{k}": v for k, v in scores.items()}}))
+    return {**json.loads(note.read_text()), "cpu_s": float(trained.read_text())}
 
 
-def terms_row(prompt: str, terms: str, folder: Path, meshes: Path) -> str:
+def terms_row(prompt: str, terms: str, folder: Path) -> str:
     """A line of the table of terms: means over SEEDS."""
-    measures, scores, ratios = [], [], []
-    for seed in SEEDS:
-        name, words = parse_prompt(prompt).class_name, ["--text", prompt, "--seed", str(seed)]
-        cpu_s = [cpu_s_of(folder / f"{name}_{t or 'none'}_{seed}", *words, *TERMS[t].split()) for t in ("", terms)]
-        run = folder / f"{name}_{terms or 'none'}_{seed}"
-        measures.append(measured(run, export(run, "glb", meshes / f"{run.name}.glb"), None))
-        scores.append(score_run(run)["psnr"])
-        ratios.append(cpu_s[1] / cpu_s[0])
-    of = Measures(*np.mean(measures, axis=0))
-    facts = f"{of.chamfer:.1f} | {of.angle_deg:.1f} | {of.psnr:.1f} | {of.at_most:.1f} | {np.mean(scores):.2f}"
-    return f"| {prompt} | {TERMS[terms].replace('--lambda_', '') or '-'} | {facts} | {np.mean(ratios):.2f} |"
+    every = [facts_of(prompt, terms, seed, folder) for seed in SEEDS]
+    plain = [facts_of(prompt, "none", seed, folder)["cpu_s"] for seed in SEEDS]
+    of = {name: np.mean([facts[name] for facts in every]) for name in every[0]}
+    ratio = np.mean([facts["cpu_s"] / cpu_s for facts, cpu_s in zip(every, plain)])
+    mesh = f"{of['chamfer']:.1f} | {of['angle_deg']:.1f} | {of['psnr']:.1f} | {of['at_most']:.1f}"
+    gaussians = f"{of['gaussians_psnr']:.2f} | {of['gaussians_detail']:.3f}"
+    return f"| {prompt} | {TERMS[terms].replace('--lambda_', '') or '-'} | {mesh} | {gaussians} | {ratio:.2f} |"
 
 
 def main(argv: list[str]) -> None:
@@ -275,7 +281,7 @@ def main(argv: list[str]) -> None:
         if args.terms is not None:
             for prompt in PROMPTS:
                 for terms in TERMS:
-                    print(terms_row(prompt, terms, args.terms, folder), flush=True)
+                    print(terms_row(prompt, terms, args.terms), flush=True)
             return
         for run in args.runs or [short_run(folder / "run")]:
             print(row(run, folder, args.image), flush=True)

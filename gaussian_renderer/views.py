@@ -9,9 +9,9 @@ B views, N Gaussians, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from diff_gaussian_rasterization import rasterize_views
 from gaussian_renderer import Augmentation, activate, maps_of, raster_settings, rasterizer_inputs
 from gaussian_renderer.depth_variance import depth_variance, moment_inputs, moment_settings
-from gaussian_renderer.surface_terms import depth_normal_error, normal_inputs, normal_settings, translucency
 
 if TYPE_CHECKING:
     from arguments import PipelineParams
@@ -38,7 +37,7 @@ class RenderedView:
     transmittance: Tensor  # [1, H, W]; upstream calls it alpha
     radii_px: Tensor  # [N]
     scales: Tensor  # [N, 3] after augmentation
-    terms: dict[str, Tensor]  # [] each, further terms of the loss by name
+    z_variance: Tensor | None  # [], HiFA's
     leaves: list[Tensor]
     edges: list[GradientEdge]
 
@@ -51,72 +50,63 @@ def _cut(inputs: dict[str, Tensor], leaves: list[Tensor], edges: list[GradientEd
     return cut
 
 
-RASTERIZED: dict[str, tuple[Any, Any, Any]] = {
-    "z_variance": (moment_settings, moment_inputs, lambda camera, image, _: depth_variance(image)),
-    "normals": (normal_settings, normal_inputs, depth_normal_error),
-}
-"""Terms of a view that take a rasterization of their own: its settings, its inputs, and the term of its outputs."""
-
-
 def render_views(
     views: Sequence[tuple[RCamera, Augmentation]],
     pc: GaussianModel,
     pipe: PipelineParams,
-    terms: Collection[str] = (),
+    with_z_variance: bool = False,
 ) -> list[RenderedView]:
-    """Render the views by one call of the rasterizer, and by one more for each of `terms` that is in RASTERIZED.
+    """Render the views by one call of the rasterizer, and by a second one their z-variances where these are wanted.
 
     Each view is to the bit what `render` makes of it.
     """
     gaussians = activate(pc)
     no_offset = torch.zeros_like(gaussians.means)
     cuts: list[tuple[list[Tensor], list[GradientEdge]]] = [([no_offset.detach().requires_grad_()], []) for _ in views]
-    further = [name for name in RASTERIZED if name in terms]
-    scales, images = [], []
-    inputs_of: dict[str, list[dict[str, Tensor]]] = {name: [] for name in further}
+    scales, images, moments = [], [], []
     for (camera, augmentation), cut in zip(views, cuts, strict=True):
         inputs, scales_of_view = rasterizer_inputs(camera, gaussians, pipe, augmentation)
         scales.append(scales_of_view)
         images.append({"means2D": cut[0][0], **_cut(inputs, *cut)})
-        for name in further:
-            inputs = RASTERIZED[name][1](camera, gaussians, pipe, scales_of_view)
-            inputs_of[name].append({"means2D": no_offset, **_cut(inputs, *cut)})
+        if with_z_variance:
+            inputs = moment_inputs(camera, gaussians, pipe, scales_of_view)
+            moments.append({"means2D": no_offset, **_cut(inputs, *cut)})
     settings = [raster_settings(camera, pipe, augmentation) for camera, augmentation in views]
-    rendered = [
-        RenderedView(image, *maps_of(camera, depth_transmittance), radii, own_scales, {}, *cut)
-        for (camera, _), (image, radii, depth_transmittance), own_scales, cut in zip(
-            views, rasterize_views(settings, images), scales, cuts, strict=True
+    rendered = rasterize_views(settings, images)
+    z_variances: list[Tensor | None] = [None] * len(views)
+    if with_z_variance:
+        z_variances = [depth_variance(m) for m, _, _ in rasterize_views(list(map(moment_settings, settings)), moments)]
+    return [
+        RenderedView(image, *maps_of(camera, depth_transmittance), radii, own_scales, z_variance, *cut)
+        for (camera, _), (image, radii, depth_transmittance), own_scales, z_variance, cut in zip(
+            views, rendered, scales, z_variances, cuts, strict=True
         )
     ]
-    for name in further:
-        of_settings, _, of_outputs = RASTERIZED[name]
-        outputs = rasterize_views(list(map(of_settings, settings)), inputs_of[name])
-        for view, (camera, _), (image, _, depth_transmittance) in zip(rendered, views, outputs, strict=True):
-            view.terms[name] = of_outputs(camera, image, depth_transmittance)
-    if "translucency" in terms:
-        for view in rendered:
-            view.terms["translucency"] = translucency(view.transmittance)
-    return rendered
+
+
+def _roots(views: Sequence[RenderedView], gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The images, the disparities and, where a third gradient is given, the transmittances, each with its gradient."""
+    names = ("image", "disparity", "transmittance")[: len(gradients)]
+    return [getattr(view, name) for name in names for view in views], [one for of_all in gradients for one in of_all]
 
 
 def backward_to_inputs(
-    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor, grad_terms: Mapping[str, Tensor]
+    views: Sequence[RenderedView], gradients: Sequence[Tensor], grad_z_variance: Tensor
 ) -> list[list[Tensor]]:
-    """Takes the gradients of all images [B, 3, H, W], disparities [B, 1, H, W] and terms [] back through the
-    rasterizer at once. Returns those of each view's leaves."""
-    names = [name for view in views[:1] for name in view.terms]
-    roots = [*(view.image for view in views), *(view.disparity for view in views)]
-    roots += [view.terms[name] for name in names for view in views]
-    incoming = [*grad_images, *grad_disparities, *(grad_terms[name] for name in names for _ in views)]
-    gradients = iter(torch.autograd.grad(roots, [leaf for view in views for leaf in view.leaves], incoming))
-    return [[next(gradients) for _ in view.leaves] for view in views]
+    """Takes the gradients of all images [B, 3, H, W], disparities [B, 1, H, W] and, where given, transmittances
+    [B, 1, H, W], and that of the z-variances [], back through the rasterizer at once. Returns those of each view's
+    leaves."""
+    z_variances = [view.z_variance for view in views if view.z_variance is not None]
+    roots, incoming = _roots(views, gradients)
+    roots, incoming = [*roots, *z_variances], [*incoming, *[grad_z_variance] * len(z_variances)]
+    found = iter(torch.autograd.grad(roots, [leaf for view in views for leaf in view.leaves], incoming))
+    return [[next(found) for _ in view.leaves] for view in views]
 
 
-def backward_to_screen(views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor) -> list[Tensor]:
-    """The gradients of each view's screen points [N, 3] for other ones on all images [B, 3, H, W] and disparities
-    [B, 1, H, W], by one more backward pass of the rasterizer. `backward_to_inputs` comes after it."""
-    roots = [*(view.image for view in views), *(view.disparity for view in views)]
-    incoming = [*grad_images, *grad_disparities]
+def backward_to_screen(views: Sequence[RenderedView], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of each view's screen points [N, 3] for other ones on all maps, by one more backward pass of the
+    rasterizer. `backward_to_inputs` comes after it."""
+    roots, incoming = _roots(views, gradients)
     return list(torch.autograd.grad(roots, [view.leaves[0] for view in views], incoming, retain_graph=True))
 
 
@@ -126,6 +116,11 @@ def backward_to_parameters(
     """Takes the gradients of what one view's rasterization took, of the mean of its scales and, where a second one is
     given, of the mean of each Gaussian's smallest scale, on to the parameters. After the `last` view the activations
     that all share are freed."""
-    means = [scales.mean(), *([scales.amin(dim=1).mean()] if len(grad_scales) > 1 else [])]
+    means = [scales.mean(), *([mean_smallest(scales)] if len(grad_scales) > 1 else [])]
     roots = [*edges, *map(get_gradient_edge, means)]
     torch.autograd.backward(roots, [*grad_inputs, *grad_scales], retain_graph=not last)
+
+
+def mean_smallest(scales: Tensor) -> Tensor:
+    """[]: the mean over the Gaussians of the smallest of their scales [N, 3]. Source: PGSR, section 3.2."""
+    return scales.amin(dim=1).mean()

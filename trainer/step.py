@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from gaussian_renderer.views import (
     backward_to_inputs,
     backward_to_parameters,
     backward_to_screen,
+    mean_smallest,
     render_views,
 )
 from guidance import sd_step
@@ -126,7 +128,8 @@ def compute_gradients(
     prepare_schedules(state, config)
     draws = draw_views(state, config, timer)  # regions: Eqs. (6), (7); timesteps: Eqs. (8), (9)
     with timer("render"):
-        views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), opt.further_terms())
+        with_z_variance = opt.lambda_z_variance > 0
+        views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), with_z_variance)
     with timer("guidance"):
         images, disparities, transmittances = _stacked(views)
         distillation = distill_views(  # Eqs. (5), (9)
@@ -147,7 +150,7 @@ def compute_gradients(
             cameras=draws.cameras,
             encode=encoder_at(prior, config, state.iteration),
         )
-        g_images, numbers = image_gradients(distillation, images, disparities, views, opt, shard)
+        g_images, numbers = image_gradients(distillation, (images, disparities, transmittances), views, opt, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)
         latents = None
         if state.loss.predictor is not None:
@@ -239,24 +242,30 @@ def _indices_of(prior: Prior, t: Tensor) -> Tensor:
 
 def image_gradients(
     distillation: Distillation,
-    images: Tensor,
-    disparities: Tensor,
+    maps: tuple[Tensor, Tensor, Tensor],
     views: list[RenderedView],
     opt: OptimizationParams,
     shard: Shard,
-) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-    """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The gradients of guidance and total variation on the shard's images and disparities, and of the translucency on
+    its transmittances where that has a weight; its numbers by name."""
+    images, disparities, transmittances = maps
     distillation.backward()
     with torch.set_grad_enabled(opt.lambda_tv > 0):
         tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
     if opt.lambda_tv > 0:
         (opt.lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
-    of_images, of_disparities = (torch.zeros_like(x) if x.grad is None else x.grad for x in (images, disparities))
-    g_images = of_images, of_disparities
-    further = {name: torch.stack([view.terms[name].detach() for view in views]) for name in views[0].terms}
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in (images, disparities)]
+    further = {}
+    if opt.lambda_translucency > 0:
+        further["translucency"] = (transmittances * (1 - transmittances)).flatten(1).mean(dim=1)
+        weight = opt.lambda_translucency / shard.total / transmittances[0].numel()
+        gradients.append(weight * (1 - 2 * transmittances))
     if opt.lambda_flatness > 0:
-        further["flatness"] = torch.stack([view.scales.detach().amin(dim=1).mean() for view in views])
-    return g_images, {
+        further["flatness"] = torch.stack([mean_smallest(view.scales.detach()) for view in views])
+    spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
+    return gradients, {
+        **({"z_variance": torch.stack(spreads)} if spreads else {}),
         **further,
         "guidance": distillation.loss_per_view,
         "tv_rgb": tv_rgb.expand(len(shard)),
@@ -264,17 +273,19 @@ def image_gradients(
         "scale": torch.stack([view.scales.detach().mean() for view in views]),
         "t": distillation.t,
         "finite_guidance": distillation.finite_per_view,
-        "finite_image": torch.stack([g.isfinite().flatten(1).all(dim=1) for g in g_images]).all(dim=0),
+        "finite_image": torch.stack([g.isfinite().flatten(1).all(dim=1) for g in gradients]).all(dim=0),
     }
 
 
 def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
     """Terms of the loss, and the first that is not finite with its views, from numbers [B] of all views."""
     t = numbers["t"].long()
-    further = opt.further_terms()
-    terms = {name: float(numbers[name].mean()) for name in ("guidance", "tv_rgb", "tv_depth", "scale", *further)}
+    further = {"z_variance": opt.lambda_z_variance, "flatness": opt.lambda_flatness}
+    further["translucency"] = opt.lambda_translucency
+    names = ("guidance", "tv_rgb", "tv_depth", "scale", *further)
+    terms = {name: float(numbers[name].mean()) for name in names if name in numbers}
     weighted = opt.lambda_tv * (terms["tv_rgb"] + terms["tv_depth"]) + opt.lambda_scale * terms["scale"]
-    weighted += sum(weight * terms[name] for name, weight in further.items())
+    weighted += sum(weight * terms.get(name, 0.0) for name, weight in further.items())
     terms["total"] = terms["guidance"] + weighted
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     bad += [] if bool((numbers["finite_guidance"] > 0).all()) else ["guidance gradient"]
@@ -288,26 +299,27 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
 def view_gradients(
     state: TrainState,
     views: list[RenderedView],
-    g_images: tuple[Tensor, Tensor],
+    g_images: Sequence[Tensor],
     opt: OptimizationParams,
     total: int,
     signs: Tensor | None = None,
 ) -> list[ViewGradient]:
-    """Takes the views' gradients [B, 3, H, W], [B, 1, H, W] and each one's share of the other terms of `total`
-    views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
-    their images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the
-    screen positions that these signs on the pixels give.
+    """Takes the gradients `g_images` of the views' images [B, 3, H, W], disparities and, where given, transmittances
+    [B, 1, H, W], and each view's share of the terms of scales and z-variance of `total` views, back through the
+    renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for their images keep what was
+    rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the screen positions that these
+    signs on the pixels give.
 
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
     """
     device = views[0].scales.device
-    weights = {"scale": opt.lambda_scale, **opt.further_terms()}
-    # torch.full: a tensor from a number would wait
-    g_terms = {name: torch.full((), weight / total, device=device) for name, weight in weights.items()}
-    g_scales = [g_terms[name] for name in ("scale", "flatness") if name in g_terms]
-    signed = None if signs is None else backward_to_screen(views, *(g * signs for g in g_images))
-    to_inputs = backward_to_inputs(views, *g_images, g_terms)
+    g_z_variance, *g_scales = (  # torch.full: a tensor from a number would wait
+        torch.full((), weight / total, device=device)
+        for weight in (opt.lambda_z_variance, opt.lambda_scale, *([opt.lambda_flatness] if opt.lambda_flatness else []))
+    )
+    signed = None if signs is None else backward_to_screen(views, [g * signs for g in g_images])
+    to_inputs = backward_to_inputs(views, g_images, g_z_variance)
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
     gradients = []

@@ -10,7 +10,6 @@ from arguments import GenerateCamParams, PipelineParams
 from diff_gaussian_rasterization import GaussianRasterizer
 from gaussian_renderer import Augmentation, activate, draw_augmentation, raster_settings, render
 from gaussian_renderer.depth_variance import depth_variance, moment_inputs, moment_settings
-from gaussian_renderer.surface_terms import depth_normal_error, normal_inputs, normal_settings, translucency
 from gaussian_renderer.views import backward_to_inputs, backward_to_parameters, render_views
 from scene.cameras import RCamera
 from scene.dataset_readers import circle_cameras
@@ -21,7 +20,6 @@ from utils.random_streams import RandomStreams
 
 B, N, HEIGHT, WIDTH, COEFFICIENTS = 4, 3000, 40, 56, 4
 FLOAT_BYTES = 4
-TERMS = ("z_variance", "flatness", "normals", "translucency")
 PIPES = {
     "kernels": PipelineParams(),
     "python": PipelineParams(convert_SHs_python=True, compute_cov3D_python=True),
@@ -54,10 +52,11 @@ def views_of(model: GaussianModel, noise: float) -> Views:
     return [(camera, draw_augmentation(streams, model, white, 0.3, 0.6, noise, noise)) for camera in cameras]
 
 
-def incoming() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of images, disparities, a further term and a mean scale."""
+def incoming() -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+    """Gradients of images, disparities and transmittances, of a z-variance, of the mean scale and mean smallest scale."""
     draws = Draws(5)
-    return draws.normal(B, 3, HEIGHT, WIDTH), draws.normal(B, 1, HEIGHT, WIDTH), torch.tensor(0.3), torch.tensor(0.7)
+    maps = [draws.normal(B, channels, HEIGHT, WIDTH) for channels in (3, 1, 1)]
+    return maps, torch.tensor(0.3), [torch.tensor(0.7), torch.tensor(0.4)]
 
 
 def taken(model: GaussianModel) -> dict[str, torch.Tensor]:
@@ -69,48 +68,39 @@ def taken(model: GaussianModel) -> dict[str, torch.Tensor]:
     return gradient
 
 
-def term_of(name: str, model: GaussianModel, camera: RCamera, augmentation: Augmentation, pipe, out) -> torch.Tensor:
-    """A further term of a view by a rasterization of its own, or of what render() gave."""
-    if name == "flatness":
-        return out["scales"].amin(dim=1).mean()
-    if name == "translucency":
-        return translucency(out["alpha"])
-    of_settings, of_inputs = (
-        (moment_settings, moment_inputs) if name == "z_variance" else (normal_settings, normal_inputs)
-    )
-    rasterizer = GaussianRasterizer(of_settings(raster_settings(camera, pipe, augmentation)))
-    inputs = of_inputs(camera, activate(model), pipe, out["scales"])
-    image, _, depth_transmittance = rasterizer(means2D=torch.zeros(N, 3), **inputs)
-    return depth_variance(image) if name == "z_variance" else depth_normal_error(camera, image, depth_transmittance)
-
-
-def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, terms=()) -> Iterator[tuple[dict, dict]]:
+def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, further: bool) -> Iterator[tuple[dict, dict]]:
     """What a view's render() gives, and its gradients by one backward pass, view after view."""
-    g_images, g_disparities, g_term, g_scale = incoming()
+    g_maps, g_z, g_scales = incoming()
     rendered = [render(camera, model, pipe, a.background, augmentation=a) for camera, a in views]
     for v, (out, (camera, augmentation)) in enumerate(zip(rendered, views, strict=True)):
-        out |= {name: term_of(name, model, camera, augmentation, pipe, out) for name in terms}
-        roots = [out["render"], out["depth"], out["scales"].mean(), *(out[name] for name in terms)]
-        torch.autograd.backward(roots, [g_images[v], g_disparities[v], g_scale, *[g_term] * len(terms)])
+        roots = [out["render"], out["depth"], out["scales"].mean()]
+        gradients = [g_maps[0][v], g_maps[1][v], g_scales[0]]
+        if further:
+            settings = moment_settings(raster_settings(camera, pipe, augmentation))
+            inputs = moment_inputs(camera, activate(model), pipe, out["scales"])
+            rasterizer = GaussianRasterizer(settings)
+            out["z_variance"] = depth_variance(rasterizer(means2D=torch.zeros(N, 3), **inputs)[0])
+            roots += [out["z_variance"], out["alpha"], out["scales"].min(dim=1).values.mean()]
+            gradients += [g_z, g_maps[2][v], g_scales[1]]
+        torch.autograd.backward(roots, gradients)
         yield out, taken(model) | {"screen": out["viewspace_points"].grad}
 
 
-def together(model: GaussianModel, views: Views, pipe: PipelineParams, terms=()) -> Iterator[tuple[dict, dict]]:
+def together(model: GaussianModel, views: Views, pipe: PipelineParams, further: bool) -> Iterator[tuple[dict, dict]]:
     """The same by render_views, as a training step calls it."""
-    g_images, g_disparities, g_term, g_scale = incoming()
-    rendered = render_views(views, model, pipe, terms)
+    g_maps, g_z, g_scales = incoming()
+    rendered = render_views(views, model, pipe, further)
     outputs = [
         {"render": x.image.detach(), "depth": x.disparity.detach(), "alpha": x.transmittance.detach(), "radii": x.radii_px,
-         "scales": x.scales.detach(), **{name: term.detach() for name, term in x.terms.items()}}
+         "scales": x.scales.detach(), **({} if x.z_variance is None else {"z_variance": x.z_variance.detach()})}
         for x in rendered
     ]  # fmt: skip
-    to_inputs = backward_to_inputs(rendered, g_images, g_disparities, dict.fromkeys(terms, g_term))
-    g_scales = [g_scale, *([g_term] if "flatness" in terms else [])]
+    to_inputs = backward_to_inputs(rendered, g_maps if further else g_maps[:2], g_z)
     behind = [(view.edges, view.scales) for view in rendered]
     rendered.clear()
     while behind:
         (edges, scales), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
-        backward_to_parameters(edges, g_inputs, scales, g_scales, last=not behind)
+        backward_to_parameters(edges, g_inputs, scales, g_scales if further else g_scales[:1], last=not behind)
         yield outputs.pop(0), taken(model) | {"screen": g_screen}
 
 
@@ -118,8 +108,8 @@ def together(model: GaussianModel, views: Views, pipe: PipelineParams, terms=())
 @pytest.mark.parametrize("pipe", PIPES)
 def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
     views = views_of(model, noise)
-    expected = list(one_by_one(model, views, PIPES[pipe]))
-    given = list(together(model, views, PIPES[pipe]))
+    expected = list(one_by_one(model, views, PIPES[pipe], further=False))
+    given = list(together(model, views, PIPES[pipe], further=False))
     assert len(given) == B
     for (out, gradient), (want, want_gradient) in zip(given, expected, strict=True):
         assert all(torch.equal(x, want[name]) for name, x in out.items())
@@ -131,14 +121,11 @@ def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
 
 @pytest.mark.parametrize("pipe", PIPES)
 def test_the_further_terms_of_the_views_are_kept_apart(model, pipe):
-    """Equal up to the order in which a scale's or a position's several gradients are added up."""
+    """Equal up to the order in which a scale's or a position's three or four gradients are added up."""
     views = views_of(model, 1.0)
-    expected = list(one_by_one(model, views, PIPES[pipe], TERMS))
-    given = list(together(model, views, PIPES[pipe], TERMS))
-    for (out, gradient), (want, want_gradient) in zip(given, expected, strict=True):
-        assert out.keys() >= set(TERMS) - {"flatness"}
-        for name in TERMS:
-            assert name not in out or (torch.equal(out[name], want[name]) and out[name] > 0)
+    expected = list(one_by_one(model, views, PIPES[pipe], further=True))
+    for (out, gradient), (want, want_gradient) in zip(together(model, views, PIPES[pipe], further=True), expected, strict=True):
+        assert torch.equal(out["z_variance"], want["z_variance"]) and out["z_variance"] > 0
         for name, x in gradient.items():
             tolerance = 1e-6 * float(want_gradient[name].abs().max())
             torch.testing.assert_close(x, want_gradient[name], rtol=0, atol=tolerance, msg=name)
@@ -148,7 +135,7 @@ def peak_of(model: GaussianModel, how, views: Views, pipe: PipelineParams) -> in
     """Most bytes alive while the views are rendered and their gradients are collected."""
     noises = [x for _, a in views for x in (a.shs_noise, a.scale_noise) if x is not None]
     with LiveBytes([*model.parameters_in_order().values(), *noises]) as live:
-        kept = [gradient for _, gradient in how(model, views, pipe)]
+        kept = [gradient for _, gradient in how(model, views, pipe, False)]
     assert len(kept) == B
     return live.peak
 
