@@ -62,7 +62,7 @@ def test_the_mean_square_over_signs_is_the_sum_of_squares_over_pixels(tmp_path) 
     g_image, g_disparity = draws.normal(1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, SIDE)
 
     def of(mask: torch.Tensor) -> torch.Tensor:
-        return backward_to_screen(views, g_image * mask, g_disparity)[0][:, :2].double()
+        return backward_to_screen(views, [g_image * mask, g_disparity])[0][:, :2].double()
 
     by_pixel = torch.stack([of(one) for one in torch.eye(SIDE**2).reshape(-1, 1, SIDE, SIDE)])
     by_signs = torch.stack([of(signs) for signs in _orthogonal_signs()])
