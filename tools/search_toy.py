@@ -6,7 +6,7 @@
 Runs in FOLDER are not repeated. Weak view words, at the bias where the schedule alone leaves the object clean about
 half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a
 variant of the ablation with further flags, or with a rule of tools/search_rules.py. FOLDER/search.md has the tables,
-FOLDER/sheet.png first seeds to look at.
+FOLDER/search.csv a line a run, FOLDER/sheet.png first seeds to look at.
 """
 
 import sys
@@ -32,7 +32,7 @@ import train
 from evaluation.ablation import outcomes
 from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.scores import measure, run_grid
-from evaluation.ablation.summary import paired_differences
+from evaluation.ablation.summary import paired_differences, runs_csv
 from evaluation.experiments.grid import ablation_run, with_flags
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, markdown, mean_and_error
@@ -78,6 +78,7 @@ CANDIDATES = {
     "hifa": Candidate("schedule_only", HIFA),
     "esd": Candidate("schedule_only", ESD),
     "disagreement": Candidate("full", rule="disagreement"),
+    "disagreement, schedule": Candidate("full", {"CoGradParams.timestep_mode": "schedule"}, "disagreement"),
     "rerendered": Candidate("full", rule="rerendered"),
     "rerendered, fusion": Candidate("fusion_alone", rule="rerendered"),
     "snr": Candidate("full", rule="snr"),
@@ -138,6 +139,7 @@ def main(argv: list[str]) -> int:
     cells = itertools.product(range(args.seeds), CANDIDATES, OBJECTS)
     results = read_results(args.out, [run_of(name, prompt, seed).name for seed, name, prompt in cells])
     (args.out / "search.md").write_text(table(results) + "\n", encoding="utf-8")
+    (args.out / "search.csv").write_text(runs_csv(results), encoding="utf-8")
     write_png(args.out / "sheet.png", sheet(args.out, first_seeds(results, 2), 96))
     print(table(results))
     for failure in failures:
