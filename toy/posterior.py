@@ -49,7 +49,7 @@ class ImageTable:
         differs = (images != first).any(dim=0) | (first != first.flip(-1))
         differs = (differs | differs.flip(-1)).flatten()
         columns = differs.nonzero()[:, 0]
-        varying = values[:, columns].T.contiguous()
+        varying = values.T.index_select(0, columns)
         common = values[0].masked_fill(differs, 0)
         return cls(columns, varying, common, varying.square().sum(0), images.sum((2, 3)))
 
