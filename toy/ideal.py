@@ -85,12 +85,12 @@ class IdealPrior:
         self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
         per_spec = max((images or guidance_params.ideal_images) // len(self.specs), 8)
         rendered = self._render(self.specs, cam_params, per_spec)
-        images, others = rendered.images, rendered.images[:0]
+        known, others = rendered.images, rendered.images[:0]
         if guidance_params.ideal_uncond == "all":
             samples = colour_samples()
             others = self._render(samples, cam_params, ALL_OBJECTS_IMAGES // len(samples)).images
-            images = np.concatenate([images, others])
-        self._table = ImageTable.build(torch.from_numpy(images).to(self.device))
+            known = np.concatenate([known, others])
+        self._table = ImageTable.build(torch.from_numpy(known).to(self.device))
         self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each image of the prompt's object
         self._members = _membership(rendered, len(others)).to(self.device)  # [S, n + m], m images of all objects
 
