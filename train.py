@@ -89,7 +89,6 @@ class Trainer:
         """
         self.signals.take()
         self.log.begin()
-        gc.freeze()  # what was imported stays to the end: the collector need not visit it again and again
         with torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
                 video = self._loop()
@@ -237,4 +236,5 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what was imported stays to the end: the collector need not visit it again and again
     program.run(main, prints_its_result=False)

@@ -241,6 +241,14 @@ class GuidanceParams:
         "images that the ideal prior's unconditional prediction knows: of the prompt's object, or of all objects",
         choices=("object", "all"),
     )
+    ideal_images: int = new(
+        480,
+        "images that the ideal prior renders, and knows with their mirror images; with more the nearest is fewer "
+        "degrees off and objects are sharper, the start takes longer",
+        unit="images",
+        lo=8,
+        hi=100_000,
+    )
     inverse_text: str = key("", "ISM: prompt used while inverting")
     textual_inversion_path: str | None = key(None, "file of a textual inversion")
     LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")

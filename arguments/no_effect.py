@@ -168,7 +168,7 @@ ROWS: tuple[Row, ...] = (
         "GuidanceParams.model_key is a folder or file",
     ),
     Row(GUIDANCE, "base_model_key", lambda c: _is_file(c.guidance.model_key), "GuidanceParams.model_key is no file"),
-    Row(GUIDANCE, "ideal_uncond", lambda c: not _is_sd(c), "GuidanceParams.guidance is SD"),
+    Row(GUIDANCE, "ideal_uncond ideal_images", lambda c: not _is_sd(c), "GuidanceParams.guidance is SD"),
     Row(GUIDANCE, "fp16", lambda c: c.guidance.precision == "auto", "GuidanceParams.precision is given"),
     Row(GUIDANCE, "fp16", lambda c: c.device != "cpu", "device is cpu"),
     Row(GUIDANCE, "LoRA_scale", lambda c: bool(c.guidance.LoRA_path), "GuidanceParams.LoRA_path is not set"),

@@ -35,6 +35,8 @@ class OptimizationParams:
     lambda_bin: float = key(10.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     lambda_scale: float = key(1.0, "weight of the mean scale", **RATE)
     lambda_z_variance: float = new(0.0, "weight of HiFA's z-variance, one more rasterization a view; 0: none", **RATE)
+    lambda_flatness: float = new(0.0, "weight of the mean smallest scale of a Gaussian", **RATE)
+    lambda_translucency: float = new(0.0, "weight of pixels that are neither opaque nor empty", **RATE)
     lambda_sat: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     lambda_radius: float = key(1.0, "weight of a loss that upstream dropped", unread=True, **RATE)
     densification_interval: int = key(100, "iterations between densifications", **STEPS)

@@ -46,9 +46,10 @@ ROOT = Path(__file__).resolve().parents[1]
 VIEWS, SIZE_PX, ELEVATION_DEG = 8, 256, 15.0
 
 
-def short_run(folder: Path) -> Path:
-    """The quickstart's scene, 600 steps."""
+def short_run(folder: Path, *further: str) -> Path:
+    """The quickstart's scene, 600 steps; `further` words of the command line."""
     words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--iterations", "600", "--model_path", str(folder)]
+    words += further
     subprocess.run([sys.executable, str(ROOT / "train.py"), *words, "--quiet", "true", "--overwrite"], check=True)
     return folder
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How near an exported mesh is to the toy world's true surface: `python benchmarks/mesh.py [RUN ...]`.
 
-RUN: a run folder of a toy-world prompt; without one a short run is made. chamfer: mean of both directions' mean
+RUN: a run folder of a toy-world prompt; without one a short run is made. `--terms FOLDER` compares terms of the loss:
+runs of PROMPTS, SEEDS and TERMS, made in FOLDER unless they are there. chamfer: mean of both directions' mean
 distances, in thousandths of a unit; normals: mean angle between a point's normal and that of the nearest point of the
 other surface, in degrees; both over points seen from VIEWS views all around, the true object turned about the vertical
 axis to where the run has put it. PSNR in dB: the mesh, unlit and antialiased as viewers draw it, against the renderer's
@@ -23,7 +24,9 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
+import json
 import math
+import os
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -35,6 +38,7 @@ from scipy.spatial import cKDTree
 
 from arguments import PipelineParams
 from benchmarks.exports import short_run
+from evaluation.known_truth import score_run
 from evaluation.orbits import framing
 from evaluation.run_folder import cloud_of, config_of_run
 from export import export
@@ -55,6 +59,31 @@ HEADER = (
     "| scene | triangles | boundary edges | chamfer, 1e-3 | normals, degrees | PSNR | at most | inside | s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
+
+
+TERMS_HEADER = (
+    "| scene | terms | chamfer, 1e-3 | normals, degrees | PSNR | at most | Gaussians | detail | CPU |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+PROMPTS, SEEDS = ("a cyan robot with orange arms", "a purple owl with green belly"), (0, 1)
+TERMS = {
+    "none": "",
+    "opaque": "--lambda_translucency 200",
+    "both": "--lambda_translucency 200 --lambda_flatness 100",
+}
+"""Options of the training, by name."""
+
+
+class Measures(NamedTuple):
+    """A line of the table."""
+
+    triangles: int
+    boundary_edges: int
+    chamfer: float  # thousandths of a unit
+    angle_deg: float
+    psnr: float  # dB
+    at_most: float
+    inside: float
 
 
 class Surface(NamedTuple):
@@ -177,8 +206,8 @@ def boundary_edges(shape: Shape) -> int:
     return int((np.unique(edges, axis=0, return_counts=True)[1] == 1).sum())
 
 
-def row(run: Path, path: Path, took_s: float, image: Path | None) -> str:
-    """A line of the table for one scene and its mesh."""
+def measured(run: Path, path: Path, image: Path | None) -> Measures:
+    """Of one scene and its mesh."""
     shape, cloud = read_glb(path), GaussianModel.from_ply(cloud_of(run))
     spec = parse_prompt(config_of_run(run).guidance.text)
     cameras = views(framing([cloud]), VIEWS, SIZE_PX)
@@ -191,30 +220,71 @@ def row(run: Path, path: Path, took_s: float, image: Path | None) -> str:
     inside = np.mean([psnr(a[c > 0.98], b[c > 0.98]) for a, b, c in zip(images, truth, cover)])
     seen = together([one.seen for one in fine])
     true = together([true_surface(spec.class_name, camera, SIZE_PX) for camera in cameras])
-    chamfer, angle = differences(seen, aligned(true, seen))
+    chamfer, angle_deg = differences(seen, aligned(true, seen))
     if image is not None:
         normals = [(one.normals.reshape(blocks).mean(axis=(1, 3)) + 1) / 2 for one in fine]
         shown = [[truth[k], images[k], normals[k]] for k in range(1, VIEWS, 3)]
         sheet = np.concatenate([np.concatenate(column) for column in shown], axis=1)
         write_png(image, np.round(sheet * 255).astype(np.uint8))
-    shape_facts = f"{len(shape.faces):,} | {boundary_edges(shape)} | {1e3 * chamfer:.1f} | {angle:.1f}"
-    colour_facts = f"{quality:.1f} | {at_most:.1f} | {inside:.1f}"
+    return Measures(
+        len(shape.faces), boundary_edges(shape), 1e3 * chamfer, angle_deg, float(quality), float(at_most), float(inside)
+    )
+
+
+def row(run: Path, folder: Path, images: Path | None) -> str:
+    """A line of the table for one scene."""
+    start = time.perf_counter()
+    path = export(run, "glb", folder / f"{run.name}.glb")
+    took_s = time.perf_counter() - start
+    of = measured(run, path, None if images is None else images / f"{run.name}.png")
+    shape_facts = f"{of.triangles:,} | {of.boundary_edges} | {of.chamfer:.1f} | {of.angle_deg:.1f}"
+    colour_facts = f"{of.psnr:.1f} | {of.at_most:.1f} | {of.inside:.1f}"
     return f"| {config_of_run(run).guidance.text} | {shape_facts} | {colour_facts} | {took_s:.0f} |"
+
+
+def facts_of(prompt: str, terms: str, seed: int, folder: Path) -> dict[str, float]:
+    """Measures of a run's mesh, PSNR of its Gaussians, CPU seconds of its training; what is in `folder` is not made
+    again."""
+    run = folder / f"{parse_prompt(prompt).class_name}_{terms}_{seed}"
+    note, trained = run.with_suffix(".json"), run.with_suffix(".cpu_s")
+    if not trained.exists():
+        before = os.times()
+        short_run(run, "--text", prompt, "--seed", str(seed), *TERMS[terms].split())
+        trained.write_text(str(sum(os.times()[2:4]) - sum(before[2:4])))  # of child processes
+    if not note.exists():
+        measures = measured(run, export(run, "glb", run.with_suffix(".glb")), None)
+        scores = {name: score_run(run)[name] for name in ("psnr", "detail")}
+        note.write_text(json.dumps({**measures._asdict(), **{f"gaussians_{k}": v for k, v in scores.items()}}))
+    return {**json.loads(note.read_text()), "cpu_s": float(trained.read_text())}
+
+
+def terms_row(prompt: str, terms: str, folder: Path) -> str:
+    """A line of the table of terms: means over SEEDS."""
+    every = [facts_of(prompt, terms, seed, folder) for seed in SEEDS]
+    plain = [facts_of(prompt, "none", seed, folder)["cpu_s"] for seed in SEEDS]
+    of = {name: np.mean([facts[name] for facts in every]) for name in every[0]}
+    ratio = np.mean([facts["cpu_s"] / cpu_s for facts, cpu_s in zip(every, plain)])
+    mesh = f"{of['chamfer']:.1f} | {of['angle_deg']:.1f} | {of['psnr']:.1f} | {of['at_most']:.1f}"
+    gaussians = f"{of['gaussians_psnr']:.2f} | {of['gaussians_detail']:.3f}"
+    return f"| {prompt} | {TERMS[terms].replace('--lambda_', '') or '-'} | {mesh} | {gaussians} | {ratio:.2f} |"
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN")
     parser.add_argument("--image", type=Path, help="folder for an image of each scene")
+    parser.add_argument("--terms", type=Path, metavar="FOLDER", help="compare terms of the loss")
     args = parser.parse_args(argv)
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n\n{HEADER}")
-    with tempfile.TemporaryDirectory() as folder:
-        for run in args.runs or [short_run(Path(folder) / "run")]:
-            start = time.perf_counter()
-            path = export(run, "glb", Path(folder) / f"{run.name}.glb")
-            took_s = time.perf_counter() - start
-            image = None if args.image is None else args.image / f"{run.name}.png"
-            print(row(run, path, took_s, image), flush=True)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n\n{HEADER if args.terms is None else TERMS_HEADER}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.terms is not None:
+            for prompt in PROMPTS:
+                for terms in TERMS:
+                    print(terms_row(prompt, terms, args.terms), flush=True)
+            return
+        for run in args.runs or [short_run(folder / "run")]:
+            print(row(run, folder, args.image), flush=True)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,11 @@ def grid_around(gaussians: GaussianModel, seen: Framing, points: int) -> Grid:
 def density(gaussians: GaussianModel, grid: Grid) -> np.ndarray:
     """[X, Y, Z]: sum over the Gaussians of opacity exp(-d^2 / 2), d the distance in deviations, above LEAST_DENSITY.
 
-    Deviations below half a step count as that, so that no Gaussian falls between the points.
+    Deviations below a step count as that, so that no Gaussian falls between the points and flat ones leave no ridges.
     """
     kept = gaussians.get_opacity[:, 0] > LEAST_DENSITY
     opacity, rotation = gaussians.get_opacity[kept, 0], build_rotation(gaussians.get_rotation[kept])
-    scale = gaussians.get_scaling[kept].clamp_min(grid.step / 2)
+    scale = gaussians.get_scaling[kept].clamp_min(grid.step)
     mean = gaussians.get_xyz[kept] - torch.from_numpy(grid.low)
     deviation = torch.sqrt(((rotation * scale[:, None]) ** 2).sum(dim=2))  # [N, 3], along the world's axes
     reach = deviation * torch.sqrt(2 * torch.log(opacity / LEAST_DENSITY))[:, None]

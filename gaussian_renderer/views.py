@@ -9,7 +9,7 @@ B views, N Gaussians, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,43 +86,50 @@ def render_views(
     ]
 
 
-def _roots(
-    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The views' images and disparities, and their gradients; without disparities where these have none."""
-    roots, incoming = [view.image for view in views], [*grad_images]
-    if grad_disparities is not None:
-        roots, incoming = roots + [view.disparity for view in views], incoming + [*grad_disparities]
-    return roots, incoming
+MapGradients = Mapping[str, Tensor]
+"""Name of a RenderedView's map -> gradients on it in all views: image [B, 3, H, W], disparity and transmittance
+[B, 1, H, W]. A map that no term of the loss reads is not among them."""
+
+
+def _roots(views: Sequence[RenderedView], gradients: MapGradients) -> tuple[list[Tensor], list[Tensor]]:
+    """The maps, each with its gradient."""
+    maps = [getattr(view, name) for name in gradients for view in views]
+    return maps, [one for of_all in gradients.values() for one in of_all]
 
 
 def backward_to_inputs(
-    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None, grad_z_variance: Tensor
+    views: Sequence[RenderedView], gradients: MapGradients, grad_z_variance: Tensor | None
 ) -> list[list[Tensor]]:
-    """Takes the gradients of all images [B, 3, H, W], disparities [B, 1, H, W] (None: there are none) and z-variances
-    [] back through the rasterizer at once. Returns those of each view's leaves."""
-    z_variances = [view.z_variance for view in views if view.z_variance is not None]
-    roots, incoming = _roots(views, grad_images, grad_disparities)
-    roots, incoming = roots + z_variances, incoming + [grad_z_variance] * len(z_variances)
-    gradients = iter(torch.autograd.grad(roots, [leaf for view in views for leaf in view.leaves], incoming))
-    return [[next(gradients) for _ in view.leaves] for view in views]
+    """Takes the gradients of the maps and that of each z-variance [] back through the rasterizer at once. Returns those
+    of each view's leaves."""
+    roots, incoming = _roots(views, gradients)
+    for view in views:
+        if view.z_variance is not None and grad_z_variance is not None:
+            roots, incoming = [*roots, view.z_variance], [*incoming, grad_z_variance]
+    found = iter(torch.autograd.grad(roots, [leaf for view in views for leaf in view.leaves], incoming))
+    return [[next(found) for _ in view.leaves] for view in views]
 
 
-def backward_to_screen(
-    views: Sequence[RenderedView], grad_images: Tensor, grad_disparities: Tensor | None
-) -> list[Tensor]:
-    """The gradients of each view's screen points [N, 3] for other ones on all images [B, 3, H, W] and disparities
-    [B, 1, H, W], by one more backward pass of the rasterizer. `backward_to_inputs` comes after it."""
-    roots, incoming = _roots(views, grad_images, grad_disparities)
+def backward_to_screen(views: Sequence[RenderedView], gradients: MapGradients) -> list[Tensor]:
+    """The gradients of each view's screen points [N, 3] for other ones on the maps, by one more backward pass of the
+    rasterizer. `backward_to_inputs` comes after it."""
+    roots, incoming = _roots(views, gradients)
     return list(torch.autograd.grad(roots, [view.leaves[0] for view in views], incoming, retain_graph=True))
 
 
+def mean_smallest(scales: Tensor) -> Tensor:
+    """[]: the mean over the Gaussians of the smallest of their scales [N, 3]. Source: PGSR, section 3.2."""
+    return scales.amin(dim=1).mean()
+
+
+SCALE_TERMS: dict[str, Callable[[Tensor], Tensor]] = {"scale": torch.mean, "flatness": mean_smallest}
+"""Term of the loss -> its number [] from scales [N, 3] as rendered."""
+
+
 def backward_to_parameters(
-    edges: list[GradientEdge], grad_inputs: list[Tensor], scales: Tensor, grad_mean_scale: Tensor | None, last: bool
+    edges: list[GradientEdge], grad_inputs: list[Tensor], scales: Tensor, grad_terms: Mapping[str, Tensor], last: bool
 ) -> None:
-    """Takes the gradients of what one view's rasterization took, and of the mean of its scales (None: it has none), on
-    to the parameters. After the `last` view the activations that all share are freed."""
-    roots, incoming = list(edges), list(grad_inputs)
-    if grad_mean_scale is not None:
-        roots, incoming = [*roots, get_gradient_edge(scales.mean())], [*incoming, grad_mean_scale]
-    torch.autograd.backward(roots, incoming, retain_graph=not last)
+    """Takes the gradients of what one view's rasterization took, and of SCALE_TERMS by name, on to the parameters.
+    After the `last` view the activations that all share are freed."""
+    terms = [get_gradient_edge(SCALE_TERMS[name](scales)) for name in grad_terms]
+    torch.autograd.backward([*edges, *terms], [*grad_inputs, *grad_terms.values()], retain_graph=not last)

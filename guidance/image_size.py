@@ -40,8 +40,6 @@ class SizeRule:
 
 
 IDEAL = SizeRule(least=8, square=True)
-IDEAL_IMAGES = 480
-"""Half views that the ideal prior renders. With 240 the nearest is degrees off at 96 px and the object blurs."""
 
 ALL_OBJECTS_IMAGES = 480
 """Further ones, of all objects, for ideal_uncond: all."""

@@ -9,9 +9,7 @@ from toy.rendered_set import RenderedSet, render_set
 
 @functools.lru_cache(maxsize=4)
 def _rendered(specs, ranges, size_px: int, views_per_spec: int) -> RenderedSet:
-    rendered = render_set(specs, ranges, size_px, views_per_spec)
-    rendered.images.setflags(write=False)
-    return rendered
+    return render_set(specs, ranges, size_px, views_per_spec)
 
 
 def _render_set(specs, ranges, size_px: int, views_per_spec: int, workers: int) -> RenderedSet:

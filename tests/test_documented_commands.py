@@ -197,7 +197,7 @@ class Rule:
     outcome: Callable[[Command, Checkout], None]
 
 
-NEEDS_WEIGHTS = r"(?!.*quickstart|.*toy).*configs/\w+\.yaml"
+NEEDS_WEIGHTS = r"(?!.*quickstart|.*toy|.*fine\.yaml).*configs/\w+\.yaml"
 RULES = [
     Rule(r"pip install (--\S+ )*\.|cograd3d-|torchrun \S+ -m cograd3d ", is_installed),
     Rule(r"python train\.py (.* )?(--help|--help-all|--dry-run)\b", prints_and_stops),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the images, times and scores of docs/scores.md from ten runs: python tools/readme_numbers.py --out FOLDER
+"""Makes the images, times and scores of docs/scores.md from sixteen runs: python tools/readme_numbers.py --out FOLDER
 
-Finished runs in FOLDER are not repeated. It takes twenty minutes on two cores; the times are useful only if
+Finished runs in FOLDER are not repeated. It takes forty minutes on two cores; the times are useful only if
 nothing else runs. What follows `--` goes to train.py in every run.
 """
 
@@ -22,9 +22,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from evaluation.known_truth import score_run
+import cv2
+import numpy as np
+
+from evaluation.known_truth import renderer_of_gaussians, score_run
+from evaluation.run_folder import config_of_run, gaussians_of_run
 from tools.contact_sheet import contact_sheet
 from tools.document_settings import filled
+from toy.alignment import rotated_views
+from toy.raycast import View
+from toy.reading import parse_prompt
+from toy.truth import renderer_of_truth
 from trainer.run_log import read_steps
 from utils.image_utils import write_png
 from utils.machine import machine
@@ -60,8 +68,15 @@ TRAINED = ("a red mushroom with white stem", "a yellow house with red roof", "an
 RUNS = (
     *(Example(prompt, "quickstart", "quickstart.png") for prompt in IDEAL),
     Example(IDEAL[0], "toy"),
+    *(Example(prompt, "fine") for prompt in IDEAL),
     *(Example(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED),
 )
+
+
+COMPARED = (IDEAL[0], IDEAL[4], IDEAL[5])
+"""Prompts whose quickstart and fine run are shown beside the truth."""
+SIDES = tuple(View(*angles_deg, 3.5, 0.4) for angles_deg in ((80, 0), (80, 60), (80, 120), (80, 180), (60, 300)))
+SIDES_PX = 256
 
 
 def train(run: Example, folder: Path, flags: Sequence[str]) -> None:
@@ -87,10 +102,12 @@ def facts(folder: Path) -> dict[str, Any]:
 
 def times(facts_of: dict[str, list[dict[str, Any]]]) -> str:
     """The sentence about time and memory, from the first run of each config."""
-    quick, toy = facts_of["quickstart"][0], facts_of["toy"][0]
+    quick, fine, toy = (facts_of[config][0] for config in ("quickstart", "fine", "toy"))
     return (
         f"Measured {quick['date']} on {machine()}: {quick['steps']} steps of the quickstart in {quick['s']:.0f} s, "
-        f"{quick['gb']:.2f} GB at most;\nthe baseline, CoGrad off and smaller images, takes {toy['s']:.0f} s and "
+        f"{quick['gb']:.2f} GB at most;\n"
+        f"{fine['steps']} steps of `configs/fine.yaml` in {fine['s']:.0f} s, {fine['gb']:.2f} GB; "
+        f"the baseline, CoGrad off and smaller images, takes {toy['s']:.0f} s and "
         f"{toy['gb']:.2f} GB."
     )
 
@@ -103,21 +120,38 @@ def row(run: Example, scores: dict[str, Any]) -> str:
     return f"| {' | '.join([run.prompt, f'`{run.config}`', *numbers, fronts])} |"
 
 
+def beside_truth(prompt: str, out: Path, yaw_deg: dict[str, float]) -> np.ndarray:
+    """uint8 [3 SIDES_PX, ., 3]: the quickstart, the fine run, each turned by its yaw, and the truth, from SIDES."""
+    rows = [renderer_of_truth(parse_prompt(prompt))(SIDES, SIDES_PX)[0]]
+    for config in ("fine", "quickstart"):
+        run = Example(prompt, config)
+        shown = renderer_of_gaussians(gaussians_of_run(out / run.name, config_of_run(out / run.name)))
+        rows.insert(0, shown(rotated_views(SIDES, yaw_deg[run.name]), SIDES_PX)[0])
+    image = np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)  # [3, H, W]
+    return np.round(np.moveaxis(image, 0, -1) * 255).astype(np.uint8)
+
+
 def write(out: Path, root: Path) -> None:
     """Images, times and table of the finished runs in `out`, into the checkout at `root`."""
     found: dict[str, list[dict[str, Any]]] = {}
     videos: dict[str, list[Path]] = {}
+    yaw_deg = {}
     rows = ["| prompt | config | PSNR | SSIM | IoU | detail | yaw | fronts |", "|---|---|---|---|---|---|---|---|"]
     for run in RUNS:
         folder = out / run.name
         found.setdefault(run.config, []).append(facts(folder))
-        rows.append(row(run, score_run(folder)))
+        scores = score_run(folder)
+        yaw_deg[run.name] = scores["yaw_deg"]
+        rows.append(row(run, scores))
         if run.image:
             last = max(folder.glob("videos/*/video_rgb_*.mp4"), key=lambda path: int(path.stem.rpartition("_")[2]))
             videos.setdefault(run.image, []).append(last)
     for name, files in videos.items():
         sheet = contact_sheet([read_video(file) for file in files], FRAMES, SIDE_PX)
         write_png(root / "docs" / "images" / name, sheet)
+    compared = np.concatenate([beside_truth(prompt, out, yaw_deg) for prompt in COMPARED])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    cv2.imwrite(str(root / "docs" / "images" / "fine.jpg"), cv2.cvtColor(compared, cv2.COLOR_RGB2BGR), quality)
     document = root / "docs" / "scores.md"
     page = document.read_text(encoding="utf-8")
     for name, text in (("times", times(found)), ("scores", "\n".join(["", *rows, ""]))):
@@ -129,7 +163,7 @@ def main(argv: list[str]) -> int:
     """Exit status 0; that of a run that failed."""
     own, flags = program.split_at_dashes(argv)
     parser = program.parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the ten runs; finished ones are kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
     args = parser.parse_args(own)
     for number, run in enumerate(RUNS, 1):
         print(f"{number} of {len(RUNS)}: {run.prompt}, configs/{run.config}.yaml", flush=True)

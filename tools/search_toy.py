@@ -5,7 +5,8 @@
 
 Runs in FOLDER are not repeated. Weak view words, at the bias where the schedule alone leaves the object clean about
 half of the time (benchmarks/results/ablation.md), 400 steps of four views at 48 px, the ideal prior. A candidate is a
-variant of the ablation with further flags. FOLDER/search.md has the tables, FOLDER/sheet.png first seeds to look at.
+variant of the ablation with further flags, or with a rule of tools/search_rules.py. FOLDER/search.md has the tables,
+FOLDER/search.csv a line a run, FOLDER/sheet.png first seeds to look at.
 """
 
 import sys
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +32,11 @@ import train
 from evaluation.ablation import outcomes
 from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.scores import measure, run_grid
-from evaluation.ablation.summary import paired_differences
+from evaluation.ablation.summary import paired_differences, runs_csv
 from evaluation.experiments.grid import ablation_run, with_flags
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, markdown, mean_and_error
+from tools.search_rules import train_by
 from utils.image_utils import write_png
 
 OBJECTS = {
@@ -51,10 +54,16 @@ SIZE = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """An ablation's variant, and further flags of train.py."""
+    """An ablation's variant, with further flags of train.py, and a rule of tools/search_rules.py."""
 
     variant: str
     flags: dict[str, str] = field(default_factory=dict)
+    rule: str | None = None
+
+    @property
+    def train(self) -> Callable[[list[str]], int]:
+        """What trains it."""
+        return functools.partial(train_by, self.rule) if self.rule else train.main
 
 
 OPPOSITE = {"CoGradParams.opposite_views": "true"}
@@ -68,6 +77,12 @@ CANDIDATES = {
     "opposite, hifa": Candidate("schedule_only", OPPOSITE | HIFA),
     "hifa": Candidate("schedule_only", HIFA),
     "esd": Candidate("schedule_only", ESD),
+    "disagreement": Candidate("full", rule="disagreement"),
+    "disagreement, schedule": Candidate("full", {"CoGradParams.timestep_mode": "schedule"}, "disagreement"),
+    "rerendered": Candidate("full", rule="rerendered"),
+    "rerendered, fusion": Candidate("fusion_alone", rule="rerendered"),
+    "snr": Candidate("full", rule="snr"),
+    "snr, schedule": Candidate("schedule_only", rule="snr"),
 }
 BASES = ("schedule_only", "full")
 SCORES = {"psnr": 2, "detail": 3, "front_share": 2}
@@ -119,11 +134,12 @@ def main(argv: list[str]) -> int:
     for seed in range(args.seeds):  # what is stopped early has whole pairs
         for name in args.candidates:
             runs = [run_of(name, prompt, seed) for prompt in args.objects]
-            sweep = Sweep(args.out, train.main, functools.partial(measure, score_px=64), args.jobs)
+            sweep = Sweep(args.out, CANDIDATES[name].train, functools.partial(measure, score_px=64), args.jobs)
             failures += run_grid(runs, sweep)
     cells = itertools.product(range(args.seeds), CANDIDATES, OBJECTS)
     results = read_results(args.out, [run_of(name, prompt, seed).name for seed, name, prompt in cells])
     (args.out / "search.md").write_text(table(results) + "\n", encoding="utf-8")
+    (args.out / "search.csv").write_text(runs_csv(results), encoding="utf-8")
     write_png(args.out / "sheet.png", sheet(args.out, first_seeds(results, 2), 96))
     print(table(results))
     for failure in failures:

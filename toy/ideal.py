@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from guidance import sd_step
-from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL, IDEAL_IMAGES
+from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL
 from toy.captions import (
     COLOURS,
     DEFAULT_COLOURS,
@@ -65,13 +65,13 @@ class IdealPrior:
         resolution_px: int,
         cam_params: Any = None,
         *,
-        images: int = IDEAL_IMAGES,
+        images: int | None = None,
         kernel_std: float = KERNEL_STD,
     ):
         """Renders the images of `guidance_params.text` (a few seconds).
 
         cam_params (GenerateCamParams): the run's camera ranges; without it PoseRanges' defaults are taken.
-        images: how many are rendered; kernel_std: blur around each in [-1, 1] pixel units.
+        images: how many are rendered, by default `ideal_images`; kernel_std: blur around each in [-1, 1] pixel units.
         """
         if problem := IDEAL.problem(resolution_px, resolution_px):
             raise ValueError(f"the ideal prior was given {resolution_px} px; expected {problem}")
@@ -83,13 +83,14 @@ class IdealPrior:
         self.num_train_timesteps = guidance_params.num_train_timesteps or len(self.alphas_cumprod)
         self.text = guidance_params.text
         self.specs = specs_of_prompt(self.text, guidance_params.allow_unknown_words)
-        per_spec = max(images // len(self.specs), 8)
+        per_spec = max((images or guidance_params.ideal_images) // len(self.specs), 8)
         rendered = self._render(self.specs, cam_params, per_spec)
-        others = rendered.images[:0]
+        known, others = rendered.images, rendered.images[:0]
         if guidance_params.ideal_uncond == "all":
             samples = colour_samples()
             others = self._render(samples, cam_params, ALL_OBJECTS_IMAGES // len(samples)).images
-        self._table = ImageTable.build(torch.from_numpy(np.concatenate([rendered.images, others])).to(self.device))
+            known = np.concatenate([known, others])
+        self._table = ImageTable.build(torch.from_numpy(known).to(self.device))
         self.azimuth_deg = rendered.azimuth_deg  # [n] |azimuth| of each image of the prompt's object
         self._members = _membership(rendered, len(others)).to(self.device)  # [S, n + m], m images of all objects
 

@@ -52,8 +52,8 @@ class ImageTable:
         differs = (images != first).any(dim=0) | (first != first.flip(-1))
         differs = differs | differs.flip(-1)
         columns = _left(differs).flatten().nonzero()[:, 0]
-        even, odd = (part.flatten(1)[:, columns].T.div(2).contiguous() for part in _parts(images))
-        squares = (images * differs).square().sum((1, 2, 3))
+        even, odd = (part.flatten(1).T.index_select(0, columns).div_(2) for part in _parts(images))
+        squares = torch.stack([(image * differs).square().sum() for image in images])  # one by one, to spare memory
         return cls(columns, even, odd, first.masked_fill(differs, 0), squares, images.sum((2, 3)))
 
     def inner(self, x: Tensor) -> tuple[Tensor, Tensor]:

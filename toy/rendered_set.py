@@ -66,11 +66,11 @@ def render_set(
     specs: Sequence[Spec], ranges: PoseRanges, size_px: int, views_per_spec: int, workers: int = 2
 ) -> RenderedSet:
     """Renders `views_per_spec` images of every spec, on `workers` threads."""
-    images, azimuths = [], []
+    images, azimuths = np.empty((len(specs), views_per_spec, 3, size_px, size_px), np.float32), []
     for number, spec in enumerate(specs):
         views = spread_views(ranges, views_per_spec, offset=number * views_per_spec)
         gbuffers = render_gbuffers(spec.class_name, views, size_px, workers=workers)
-        # One by one: what is made on the way then stays in the cache.
-        images += [2 * compose(gbuffer, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1 for gbuffer in gbuffers]
+        for image, gbuffer in zip(images[number], gbuffers):  # one by one: copies of all would be gigabytes
+            image[:] = 2 * compose(gbuffer, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1
         azimuths += [view.phi_deg for view in views]
-    return RenderedSet(np.stack(images), np.asarray(azimuths))
+    return RenderedSet(images.reshape(-1, *images.shape[2:]), np.asarray(azimuths))

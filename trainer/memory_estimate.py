@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from arguments import Config, GenerateCamParams
 from guidance.execution import Execution
-from guidance.image_size import ALL_OBJECTS_IMAGES, IDEAL_IMAGES, prior_size_px
+from guidance.image_size import ALL_OBJECTS_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
 from guidance.tiny_vae import find_tiny_vae, tiny_vae_shape
 from scene.ply import vertex_count
@@ -31,7 +31,7 @@ GROWTH = 5  # how far densification multiplies the points
 RASTER_BYTES = 400  # kept for the backward pass, a Gaussian and view
 IMAGE_BYTES = 4 * 5 * 4  # a pixel: colour, disparity, transmittance in float32, four copies
 SAMPLED_BYTES = 9 * 8 * 2  # a point while it is sampled and written: position, normal, colour in float64, and a copy
-IDEAL_COPIES = 5.6  # peak of making the ideal prior, over its images in float32; measured at 64, 128, 256 px on a CPU
+IDEAL_COPIES = 2.9  # peak of making the ideal prior, over its images in float32; measured at 64, 128, 160 px on a CPU
 WASTE = 1.1  # what the allocator takes beyond that
 WORKSPACE_BYTES = 400 * 10**6  # of the CUDA libraries
 CONTROLNET_SHARE = 0.42  # weights of a ControlNet, over those of its U-Net
@@ -102,7 +102,7 @@ def estimate(config: Config, device: torch.device, model: ModelSize | None) -> d
     if model is not None:
         parts |= _of_model(model, config, device, views)
     elif config.guidance.guidance == "ideal":
-        images = IDEAL_IMAGES + (ALL_OBJECTS_IMAGES if config.guidance.ideal_uncond == "all" else 0)
+        images = config.guidance.ideal_images + (ALL_OBJECTS_IMAGES if config.guidance.ideal_uncond == "all" else 0)
         parts["images of the ideal prior"] = IDEAL_COPIES * images * 12 * width**2
     overhead = {"workspace": WORKSPACE_BYTES} if device.type == "cuda" else {}
     return {name: int(WASTE * count) for name, count in parts.items() if count} | overhead

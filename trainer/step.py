@@ -23,10 +23,12 @@ from arguments import Config, OptimizationParams, PipelineParams
 from cograd import Plan
 from cograd.fusion import Gradient, added, flat
 from gaussian_renderer.views import (
+    MapGradients,
     RenderedView,
     backward_to_inputs,
     backward_to_parameters,
     backward_to_screen,
+    mean_smallest,
     render_views,
 )
 from guidance import sd_step
@@ -45,9 +47,6 @@ from utils.general_utils import finite_rows, first_not_finite
 from utils.loss_utils import tv_loss
 from utils.memory import peak_bytes
 from utils.shard import Shard
-
-ImageGradients = tuple[Tensor, Tensor | None]
-"""On images [B, 3, H, W] and disparities [B, 1, H, W]; None where nothing has put one on these."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def compute_gradients(
             cameras=draws.cameras,
             encode=encoder_at(prior, config, state.iteration),
         )
-        g_images, numbers = image_gradients(distillation, images, disparities, views, opt.lambda_tv, shard)
+        g_maps, numbers = image_gradients(distillation, (images, disparities, transmittances), views, opt, shard)
         losses = sum_losses(gather_numbers(numbers, len(state.gaussians.get_xyz), shard, world), opt)
         latents = None
         if state.loss.predictor is not None:
@@ -162,7 +161,7 @@ def compute_gradients(
         with timer("backward"):
             signs = pixel_signs(state, opt, (shard.total, *images.shape[2:]))
             own_signs = None if signs is None else shard.of(signs)
-            main = view_gradients(state, views, g_images, opt, shard.total, own_signs)
+            main = view_gradients(state, views, g_maps, opt, shard.total, own_signs)
         if world.size > 1:
             with timer("exchange"):
                 main = gather_gradients(main, shard, world)
@@ -243,39 +242,52 @@ def _indices_of(prior: Prior, t: Tensor) -> Tensor:
 
 def image_gradients(
     distillation: Distillation,
-    images: Tensor,
-    disparities: Tensor,
+    maps: tuple[Tensor, Tensor, Tensor],
     views: list[RenderedView],
-    lambda_tv: float,
+    opt: OptimizationParams,
     shard: Shard,
-) -> tuple[ImageGradients, dict[str, Tensor]]:
-    """The gradients of guidance and total variation on the shard's images and disparities; its numbers by name."""
+) -> tuple[MapGradients, dict[str, Tensor]]:
+    """The gradients of guidance, total variation and translucency on the shard's images, disparities and
+    transmittances; its numbers by name."""
+    images, disparities, transmittances = maps
     distillation.backward()
-    with torch.set_grad_enabled(lambda_tv > 0):
+    with torch.set_grad_enabled(opt.lambda_tv > 0):
         tv_rgb, tv_depth = tv_loss(images), tv_loss(disparities)
-    if lambda_tv > 0:
-        (lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
-    g_images = torch.zeros_like(images) if images.grad is None else images.grad, disparities.grad
+    if opt.lambda_tv > 0:
+        (opt.lambda_tv * len(shard) / shard.total * (tv_rgb + tv_depth)).backward()
+    gradients = {"image": torch.zeros_like(images) if images.grad is None else images.grad}
+    if disparities.grad is not None:
+        gradients["disparity"] = disparities.grad
+    further = {}
+    if opt.lambda_translucency > 0:
+        further["translucency"] = (transmittances * (1 - transmittances)).flatten(1).mean(dim=1)
+        weight = opt.lambda_translucency / shard.total / transmittances[0].numel()
+        gradients["transmittance"] = weight * (1 - 2 * transmittances)
+    if opt.lambda_flatness > 0:
+        further["flatness"] = torch.stack([mean_smallest(view.scales.detach()) for view in views])
     spreads = [view.z_variance.detach() for view in views if view.z_variance is not None]
-    return g_images, {
+    return gradients, {
         **({"z_variance": torch.stack(spreads)} if spreads else {}),
+        **further,
         "guidance": distillation.loss_per_view,
         "tv_rgb": tv_rgb.expand(len(shard)),
         "tv_depth": tv_depth.expand(len(shard)),
         "scale": torch.stack([view.scales.detach().mean() for view in views]),
         "t": distillation.t,
         "finite_guidance": distillation.finite_per_view,
-        "finite_image": torch.stack([finite_rows(g) for g in g_images if g is not None]).all(dim=0),
+        "finite_image": torch.stack([finite_rows(g) for g in gradients.values()]).all(dim=0),
     }
 
 
 def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
     """Terms of the loss, and the first that is not finite with its views, from numbers [B] of all views."""
     t = numbers["t"].long()
-    names = ("guidance", "tv_rgb", "tv_depth", "scale", "z_variance")
+    further = {"z_variance": opt.lambda_z_variance, "flatness": opt.lambda_flatness}
+    further["translucency"] = opt.lambda_translucency
+    names = ("guidance", "tv_rgb", "tv_depth", "scale", *further)
     terms = {name: float(numbers[name].mean()) for name in names if name in numbers}
     weighted = opt.lambda_tv * (terms["tv_rgb"] + terms["tv_depth"]) + opt.lambda_scale * terms["scale"]
-    weighted += opt.lambda_z_variance * terms.get("z_variance", 0.0)
+    weighted += sum(weight * terms.get(name, 0.0) for name, weight in further.items())
     terms["total"] = terms["guidance"] + weighted
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     bad += [] if bool((numbers["finite_guidance"] > 0).all()) else ["guidance gradient"]
@@ -289,36 +301,32 @@ def sum_losses(numbers: dict[str, Tensor], opt: OptimizationParams) -> Losses:
 def view_gradients(
     state: TrainState,
     views: list[RenderedView],
-    g_images: ImageGradients,
+    g_maps: MapGradients,
     opt: OptimizationParams,
     total: int,
     signs: Tensor | None = None,
 ) -> list[ViewGradient]:
-    """Takes the views' gradients on images and disparities and each one's share of the mean scale and z-variance of
-    `total` views back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for
-    their images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the
-    screen positions that these signs on the pixels give.
+    """Takes the gradients of the views' maps, and each view's share of the terms of scales and z-variance of `total`
+    views, back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for their
+    images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the screen
+    positions that these signs on the pixels give.
 
     DECISION: Eq. (9) names the SDS gradient; g_main is the gradient of the view's whole loss, its share of the total
     variation and of the scales included, as one backward pass leaves it.
     """
     device = views[0].scales.device
-    g_scale, g_z_variance = (  # torch.full: a tensor from a number would wait
-        torch.full((), weight / total, device=device) for weight in (opt.lambda_scale, opt.lambda_z_variance)
-    )
-    signed = None
-    if signs is not None:
-        of_images, of_disparities = g_images
-        signed = backward_to_screen(
-            views, of_images * signs, None if of_disparities is None else of_disparities * signs
-        )
-    to_inputs = backward_to_inputs(views, *g_images, g_z_variance)
+    weights = {"scale": opt.lambda_scale, "flatness": opt.lambda_flatness, "z_variance": opt.lambda_z_variance}
+    g_terms = {  # torch.full: a tensor from a number would wait
+        name: torch.full((), weight / total, device=device) for name, weight in weights.items() if weight
+    }
+    signed = None if signs is None else backward_to_screen(views, {name: g * signs for name, g in g_maps.items()})
+    to_inputs = backward_to_inputs(views, g_maps, g_terms.pop("z_variance", None))
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
     gradients = []
     while behind:
         (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
-        backward_to_parameters(edges, g_inputs, scales, g_scale if opt.lambda_scale else None, last=not behind)
+        backward_to_parameters(edges, g_inputs, scales, g_terms, last=not behind)
         of_densifier = g_screen if signed is None else signed.pop(0)
         gradients.append(ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px))
     return gradients

@@ -35,20 +35,17 @@ WIDTH, HEIGHT = "GenerateCamParams.image_w", "GenerateCamParams.image_h"
 
 @dataclass(frozen=True)
 class Quality:
-    """Title; steps, as a multiple of the preset's; sides of the images likewise, where the prior takes any size."""
+    """Title; steps, as a multiple of the preset's, unless FILES has the preset in this quality."""
 
     title: str
     steps: float
-    size: float
 
 
 NORMAL = "normal"
-QUALITIES = {
-    "draft": Quality("Draft", steps=1 / 3, size=1.0),
-    NORMAL: Quality("Normal", steps=1.0, size=1.0),
-    "fine": Quality("Fine", steps=1.5, size=1.5),
-}
+QUALITIES = {"draft": Quality("Draft", 1 / 3), NORMAL: Quality("Normal", 1.0), "fine": Quality("Fine", 1.5)}
 """By name, from quick to slow."""
+FILES = {("quickstart", "fine"): "fine"}
+"""(preset, quality) -> name of the file in configs/ that is this preset in this quality."""
 ROUND_STEPS = 50
 
 TOY_EXAMPLES = {
@@ -81,20 +78,15 @@ class Preset:
     @property
     def path(self) -> Path:
         """The YAML file."""
-        return ROOT / "configs" / f"{self.name}.yaml"
+        return ROOT / "configs" / f"{FILES.get((self.name, self.quality), self.name)}.yaml"
 
     @property
     def words(self) -> list[str]:
         """The command line that gives the settings; more assignments of --set may follow."""
-        own, quality = presets()[self.name].config, QUALITIES[self.quality]
-        size = quality.size if own.guidance.guidance == "ideal" else 1.0
-        changed = {
-            STEPS: round(own.optimization.iterations * quality.steps / ROUND_STEPS) * ROUND_STEPS,
-            WIDTH: round(own.cameras.image_w * size),
-            HEIGHT: round(own.cameras.image_h * size),
-        }
-        settings = [] if self.quality == NORMAL else [f"{label}={number}" for label, number in changed.items()]
-        return ["--opt", str(self.path), "--set", *settings]
+        own, times = presets()[self.name].config, QUALITIES[self.quality].steps
+        steps = round(own.optimization.iterations * times / ROUND_STEPS) * ROUND_STEPS
+        is_file = self.quality == NORMAL or (self.name, self.quality) in FILES
+        return ["--opt", str(self.path), "--set", *([] if is_file else [f"{STEPS}={steps}"])]
 
     @property
     def is_toy(self) -> bool:

@@ -107,13 +107,14 @@ def _within(budget: str, runs: list[Run], reference: Run, sweep: Sweep) -> list[
     """The runs, each with what `reference` has of network samples, of minutes, or of steps."""
     if budget == "steps":
         return runs
-    pace = paces([reference, *runs], sweep) if budget == "minutes" else {}
-
-    def cost_of(run: Run) -> float:
-        return pace[run.facts["variant"]] if pace else samples_a_step(config_of(run))
-
-    amount = config_of(reference).optimization.iterations * cost_of(reference)
-    return [within(run, budget, amount, cost_of(run)) for run in runs]
+    all_runs = [reference, *runs]
+    if budget == "minutes":
+        cost_of = paces(all_runs, sweep)
+    else:
+        first = {run.facts["variant"]: run for run in reversed(all_runs)}
+        cost_of = {variant: samples_a_step(config_of(run)) for variant, run in first.items()}
+    amount = config_of(reference).optimization.iterations * cost_of[reference.facts["variant"]]
+    return [within(run, budget, amount, cost_of[run.facts["variant"]]) for run in runs]
 
 
 def prompts_of(args: argparse.Namespace) -> list[str]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Are the numbers of a reproduction those of its clouds? Every score is computed again from what is in the folder."""
 
+import csv
+import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from evaluation import MetricUnavailable, load_metric
 from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.runs import MAX_RESULT_BYTES, Result, read_folder
 from evaluation.known_truth import score_run
-from evaluation.reproduction.summary import columns, mean_and_spread
+from evaluation.reproduction.summary import assets_csv, columns, mean_and_spread
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from trainer.run_records import read_object
 
@@ -50,6 +52,7 @@ def verify(out: Path, device: torch.device, weights: Path | None) -> Checked:
         _check_run(out / "runs" / result["name"], result, checked)
     _check_metrics(out, kept, checked, device, weights)
     _check_table(out, results, checked)
+    _check_lines(out, results, checked)
     return checked
 
 
@@ -122,3 +125,28 @@ def _row(row: Mapping[str, Any], own: list[Result]) -> tuple[dict[str, Any], dic
 def _means(own: list[Result]) -> Iterator[tuple[str, float | None, float | None]]:
     for column in columns(own[0]["prior"] if own else "sd", own):
         yield column.key, *mean_and_spread(own, column)
+
+
+def _check_lines(out: Path, results: list[Result], checked: Checked) -> None:
+    """Every number of assets.csv, which may be of some of the runs, against the runs' own files."""
+    path = out / "assets.csv"
+    if not path.is_file():
+        checked.unchecked.append(f"{path} does not exist; make it with --report_only")
+        return
+    now = _assets(io.StringIO(assets_csv(results, results[0]["prior"])))
+    with path.open(encoding="utf-8", newline="") as file:
+        for asset, cells in _assets(file).items():
+            for name, cell in cells.items():
+                checked.numbers += 1
+                if cell != (given := now.get(asset, {}).get(name)):
+                    line = f"assets.csv, {', '.join(asset)}"
+                    checked.differences.append(f"{line}: {name} is {cell}, and the run's {given}")
+
+
+def _assets(lines: Iterable[str]) -> dict[tuple[str, ...], dict[str, str]]:
+    """(variant, prompt, seed) -> the other cells by column; empty ones left out."""
+    found = {}
+    for row in csv.DictReader(lines):
+        asset = tuple(row.pop(name) for name in ("variant", "prompt", "seed"))
+        found[asset] = {name: cell for name, cell in row.items() if cell}
+    return found

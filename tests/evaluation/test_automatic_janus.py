@@ -7,6 +7,7 @@ import math
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, spearmanr
@@ -15,8 +16,10 @@ from evaluation import load_metric, roc
 from evaluation.automatic_janus import CALIBRATION, Flag, calibration, rates_by_variant
 from evaluation.view_order import colour_shares, order, rank_correlation
 from evaluation.view_words import WORDS, second_front, view_probabilities
+from tests.evaluation.janus_roc.__main__ import main as janus_roc
 from tests.evaluation.janus_roc.__main__ import read_scenes
 from tests.evaluation.janus_roc.page import calibration as recomputed
+from tests.evaluation.janus_roc.page import page
 from tests.evaluation.janus_roc.scenes import built_scenes, is_janus
 from tests.red_ball import write_run
 from tools import janus
@@ -154,6 +157,21 @@ def test_a_held_out_groups_threshold_comes_from_the_others() -> None:
 
 def test_the_calibration_is_that_of_the_stored_scenes() -> None:
     assert json.loads(CALIBRATION.read_text()) == {"order": recomputed(read_scenes(SCENES))}
+
+
+def test_the_tables_of_the_page_are_those_of_the_stored_scenes() -> None:
+    """But for the last table, whose simulated classifiers take ten seconds."""
+    tables, _, _ = page(read_scenes(SCENES), []).rpartition("| scenes; views")
+    assert tables.count("\n") > 30 and tables in SCENES.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_is_made_by_one_command(tmp_path, capsys) -> None:
+    assert janus_roc(["--out", str(tmp_path), "--scenes", str(SCENES)]) == 0
+    assert capsys.readouterr().out in SCENES.with_suffix(".md").read_text()
+    assert json.loads((tmp_path / "calibration.json").read_text()) == json.loads(CALIBRATION.read_text())
+    roc_png, committed = (cv2.imread(str(path)) for path in (tmp_path / "roc.png", SCENES.with_suffix(".png")))
+    assert roc_png.shape == committed.shape and np.mean(roc_png != committed) < 0.01
 
 
 @pytest.mark.parametrize("class_name", ["mug", "rocket"])

@@ -52,10 +52,12 @@ def views_of(model: GaussianModel, noise: float) -> Views:
     return [(camera, draw_augmentation(streams, model, white, 0.3, 0.6, noise, noise)) for camera in cameras]
 
 
-def incoming() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of images, disparities, a z-variance and a mean scale."""
+def incoming() -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+    """Gradients of images, disparities and transmittances, of a z-variance, of the mean scale and mean smallest scale."""
     draws = Draws(5)
-    return draws.normal(B, 3, HEIGHT, WIDTH), draws.normal(B, 1, HEIGHT, WIDTH), torch.tensor(0.3), torch.tensor(0.7)
+    channels = {"image": 3, "disparity": 1, "transmittance": 1}
+    maps = {name: draws.normal(B, count, HEIGHT, WIDTH) for name, count in channels.items()}
+    return maps, torch.tensor(0.3), {"scale": torch.tensor(0.7), "flatness": torch.tensor(0.4)}
 
 
 def taken(model: GaussianModel) -> dict[str, torch.Tensor]:
@@ -67,37 +69,41 @@ def taken(model: GaussianModel) -> dict[str, torch.Tensor]:
     return gradient
 
 
-def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool) -> Iterator[tuple[dict, dict]]:
+def one_by_one(model: GaussianModel, views: Views, pipe: PipelineParams, further: bool) -> Iterator[tuple[dict, dict]]:
     """What a view's render() gives, and its gradients by one backward pass, view after view."""
-    g_images, g_disparities, g_z, g_scale = incoming()
+    g_maps, g_z, g_scales = incoming()
     rendered = [render(camera, model, pipe, a.background, augmentation=a) for camera, a in views]
     for v, (out, (camera, augmentation)) in enumerate(zip(rendered, views, strict=True)):
-        roots, gradients = [out["render"], out["depth"], out["scales"].mean()], [g_images[v], g_disparities[v], g_scale]
-        if z:
+        roots = [out["render"], out["depth"], out["scales"].mean()]
+        gradients = [g_maps["image"][v], g_maps["disparity"][v], g_scales["scale"]]
+        if further:
             settings = moment_settings(raster_settings(camera, pipe, augmentation))
             inputs = moment_inputs(camera, activate(model), pipe, out["scales"])
             rasterizer = GaussianRasterizer(settings)
             out["z_variance"] = depth_variance(rasterizer(means2D=torch.zeros(N, 3), **inputs)[0])
-            roots, gradients = [*roots, out["z_variance"]], [*gradients, g_z]
+            roots += [out["z_variance"], out["alpha"], out["scales"].min(dim=1).values.mean()]
+            gradients += [g_z, g_maps["transmittance"][v], g_scales["flatness"]]
         torch.autograd.backward(roots, gradients)
         yield out, taken(model) | {"screen": out["viewspace_points"].grad}
 
 
-def together(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool) -> Iterator[tuple[dict, dict]]:
+def together(model: GaussianModel, views: Views, pipe: PipelineParams, further: bool) -> Iterator[tuple[dict, dict]]:
     """The same by render_views, as a training step calls it."""
-    g_images, g_disparities, g_z, g_scale = incoming()
-    rendered = render_views(views, model, pipe, z)
+    g_maps, g_z, g_scales = incoming()
+    if not further:
+        del g_maps["transmittance"], g_scales["flatness"]
+    rendered = render_views(views, model, pipe, further)
     outputs = [
         {"render": x.image.detach(), "depth": x.disparity.detach(), "alpha": x.transmittance.detach(), "radii": x.radii_px,
          "scales": x.scales.detach(), **({} if x.z_variance is None else {"z_variance": x.z_variance.detach()})}
         for x in rendered
     ]  # fmt: skip
-    to_inputs = backward_to_inputs(rendered, g_images, g_disparities, g_z)
+    to_inputs = backward_to_inputs(rendered, g_maps, g_z if further else None)
     behind = [(view.edges, view.scales) for view in rendered]
     rendered.clear()
     while behind:
         (edges, scales), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
-        backward_to_parameters(edges, g_inputs, scales, g_scale, last=not behind)
+        backward_to_parameters(edges, g_inputs, scales, g_scales, last=not behind)
         yield outputs.pop(0), taken(model) | {"screen": g_screen}
 
 
@@ -105,8 +111,8 @@ def together(model: GaussianModel, views: Views, pipe: PipelineParams, z: bool) 
 @pytest.mark.parametrize("pipe", PIPES)
 def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
     views = views_of(model, noise)
-    expected = list(one_by_one(model, views, PIPES[pipe], z=False))
-    given = list(together(model, views, PIPES[pipe], z=False))
+    expected = list(one_by_one(model, views, PIPES[pipe], further=False))
+    given = list(together(model, views, PIPES[pipe], further=False))
     assert len(given) == B
     for (out, gradient), (want, want_gradient) in zip(given, expected, strict=True):
         assert all(torch.equal(x, want[name]) for name, x in out.items())
@@ -117,25 +123,26 @@ def test_each_view_is_what_render_makes_of_it_to_the_bit(model, pipe, noise):
 
 
 def test_no_gradient_of_disparities_and_mean_scales_is_one_of_zeros_to_the_bit(model):
-    g_images, g_disparities, g_z, _ = incoming()
+    g_maps, *_ = incoming()
+    nothing = {"disparity": torch.zeros_like(g_maps["disparity"])}, {"scale": torch.tensor(0.0)}
     views, made = views_of(model, 0.0), []
-    for of_disparities, of_scale in ((None, None), (torch.zeros_like(g_disparities), torch.tensor(0.0))):
+    for further_maps, of_scales in (({}, {}), nothing):
         rendered = render_views(views, model, PipelineParams())
-        to_inputs = backward_to_inputs(rendered, g_images, of_disparities, g_z)
+        to_inputs = backward_to_inputs(rendered, {"image": g_maps["image"], **further_maps}, None)
         gradients = []
         for k, (view, (g_screen, *g_inputs)) in enumerate(zip(rendered, to_inputs, strict=True)):
-            backward_to_parameters(view.edges, g_inputs, view.scales, of_scale, last=k == B - 1)
+            backward_to_parameters(view.edges, g_inputs, view.scales, of_scales, last=k == B - 1)
             gradients += [g_screen, *taken(model).values()]
         made.append(gradients)
     assert len(made[0]) == 7 * B and all(torch.equal(x, y) for x, y in zip(*made, strict=True))
 
 
 @pytest.mark.parametrize("pipe", PIPES)
-def test_the_z_variances_of_the_views_are_kept_apart(model, pipe):
+def test_the_further_terms_of_the_views_are_kept_apart(model, pipe):
     """Equal up to the order in which a scale's or a position's three or four gradients are added up."""
     views = views_of(model, 1.0)
-    expected = list(one_by_one(model, views, PIPES[pipe], z=True))
-    for (out, gradient), (want, want_gradient) in zip(together(model, views, PIPES[pipe], z=True), expected, strict=True):
+    expected = list(one_by_one(model, views, PIPES[pipe], further=True))
+    for (out, gradient), (want, want_gradient) in zip(together(model, views, PIPES[pipe], further=True), expected, strict=True):
         assert torch.equal(out["z_variance"], want["z_variance"]) and out["z_variance"] > 0
         for name, x in gradient.items():
             tolerance = 1e-6 * float(want_gradient[name].abs().max())

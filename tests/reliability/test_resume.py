@@ -141,6 +141,7 @@ FULL = {
     "iterations": 512, "densification_interval": 12, "densify_until_iter": 9999, "opacity_reset_interval": 10, "azimuth_levels": 30,
     "bank_limit_mb": 1, "init_num_pts": 900, "fusion_range": "0 1", "fix_noise": True, "batch": 5, "sds": True, "max_faults_in_a_row": 3,
     "test_ratio": 1, "save_ratio": 1, "pro_frames_num": 512, "vis_interval": 1000, "sh_deg_aug_ratio": 0, "keep_checkpoints": 9,
+    "lambda_flatness": 1, "lambda_translucency": 1,
 }  # fmt: skip
 LATER = 496 - 33
 

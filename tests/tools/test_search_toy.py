@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+import train
+from evaluation.ablation.summary import SCORES
 from evaluation.experiments import grid, runs
-from tools import search_toy
+from tools import search_rules, search_toy
 
 
 @pytest.mark.parametrize("name", search_toy.CANDIDATES)
@@ -22,9 +24,9 @@ def test_a_candidate_is_a_variant_with_its_flags(name) -> None:
 def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> None:
     def run_one(run, sweep, slot):
         better = run.facts["variant"].startswith("opposite")
-        scores = dict.fromkeys(("ssim", "iou", "detail", "fronts", "yaw_deg"), 0.5)
+        scores = dict.fromkeys((*SCORES, "yaw_deg"), 0.5)
         scores |= {"psnr": 20.0 + better, "front_share": 0.25 if better else 1.0, "clean": better}
-        result = {**run.facts, "flags": list(run.flags), "train_s": 1.0, "scores": scores}
+        result = {**run.facts, "flags": list(run.flags), "train_s": 1.0, "scores": scores, "mechanism": {}}
         runs.write_result(sweep.path(run.name), result)
         return result
 
@@ -37,6 +39,14 @@ def test_the_tables_compare_every_candidate_with_both(tmp_path, monkeypatch) -> 
     assert "| opposite | 12/12" in text and "+1.00 +- 0.00" in text
     assert len(list(tmp_path.glob("*-seed*.json"))) == 12 * len(search_toy.CANDIDATES)
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["scores"]
+    assert (tmp_path / "search.csv").read_text().count("\n") == 1 + 12 * len(search_toy.CANDIDATES)
+
+
+@pytest.mark.parametrize("rule", search_rules.RULES)
+def test_every_rule_has_a_candidate_that_trains_by_it(rule) -> None:
+    (first, *_) = [made.train for made in search_toy.CANDIDATES.values() if made.rule == rule]
+    assert first.func is search_rules.train_by and first.args == (rule,)
+    assert search_toy.CANDIDATES["full"].train is train.main
 
 
 @pytest.mark.parametrize("words", [["--seeds", "0"], ["--jobs", "0"]])

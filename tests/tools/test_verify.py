@@ -15,7 +15,7 @@ from evaluation import run_folder
 from evaluation.automatic_janus import CLEAN, accuracy_text, calibration
 from evaluation.experiments import runs
 from evaluation.reproduction import measure, report, verify
-from evaluation.reproduction.summary import summary
+from evaluation.reproduction.summary import assets_csv, summary
 from evaluation.run_folder import orbit
 from tests.red_ball import write_run
 from tests.toy.calibration.scenes import KINDS
@@ -52,6 +52,7 @@ def made(tmp_path_factory):
         result["metrics"] = {"clip_b32": measure.score_scene(run, "clip_b32", clip, torch.device("cpu"))}
         runs.write_result(out / f"{name}.json", result)
     (out / "results.json").write_text(json.dumps({"rows": summary(runs.read_folder(out), "toy", {})}))
+    (out / "assets.csv").write_text(assets_csv(runs.read_folder(out), "toy"))
     return out, weights
 
 
@@ -95,12 +96,25 @@ def test_every_changed_number_is_noticed(folder, made, capsys) -> None:
     for number in table:
         stored["rows"][0][number] += 1
     (folder / "results.json").write_text(json.dumps(stored))
+    (folder / "assets.csv").write_text(assets_csv([json.loads((folder / f"{NAMES[0]}.json").read_text())], "toy"))
     status, out = verified(folder, made[1], capsys)
     assert status == 1 and NAMES[0] not in out
     for number in CHANGES:
         assert re.search(rf"^{NAMES[1]}.*: {number} is stored as .*, and is ", out, re.MULTILINE), number
     for number in table:
         assert f"table, full: {number} is stored as " in out
+
+
+def test_a_changed_line_of_the_assets_is_noticed(folder, made, capsys) -> None:
+    path = folder / "assets.csv"
+    lines = path.read_text().splitlines()
+    cells = lines[1].split(",")
+    column = lines[0].split(",").index("detail")
+    path.write_text("\n".join([lines[0], ",".join([*cells[:column], "0.9", *cells[column + 1 :]]), lines[2].replace("full", "ism")]))
+    status, out = verified(folder, made[1], capsys)
+    assert status == 1
+    assert f"assets.csv, full, a red sphere with red stripe, 0: detail is 0.9, and the run's {cells[column]}" in out
+    assert "assets.csv, ism, a red sphere with red stripe, 1: psnr is " in out and "and the run's None" in out
 
 
 def test_another_cloud_is_noticed(folder, made, capsys) -> None:
@@ -115,11 +129,12 @@ def test_another_cloud_is_noticed(folder, made, capsys) -> None:
 
 def test_what_cannot_be_checked_is_reported(folder, tmp_path, capsys) -> None:
     shutil.rmtree(folder / "runs" / NAMES[0] / "point_cloud")
-    (folder / "results.json").unlink()
+    (folder / "results.json").unlink(), (folder / "assets.csv").unlink()
     status, out = verified(folder, tmp_path, capsys)
-    assert status == 1 and "0 differ, 3 things were not checked" in out
+    assert status == 1 and "0 differ, 4 things were not checked" in out
     assert f"not checked: {NAMES[0]}: " in out and "let the run finish or save first" in out
     assert "not checked: clip_b32: " in out and "results.json does not exist; make it with --report_only" in out
+    assert "assets.csv does not exist; make it with --report_only" in out
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys) -> None:

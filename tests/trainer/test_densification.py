@@ -59,10 +59,10 @@ def test_the_mean_square_over_signs_is_the_sum_of_squares_over_pixels(tmp_path) 
     config = _config(tmp_path, densifier="absgrad", C_batch_size=1)
     views = _rendered(TrainState.start(config, "cpu"), config)
     draws = Draws(5)
-    g_image, g_disparity = draws.normal(1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, SIDE)
+    g_image = draws.normal(1, 3, SIDE, SIDE)
 
     def of(mask: torch.Tensor) -> torch.Tensor:
-        return backward_to_screen(views, g_image * mask, g_disparity)[0][:, :2].double()
+        return backward_to_screen(views, {"image": g_image * mask})[0][:, :2].double()
 
     by_pixel = torch.stack([of(one) for one in torch.eye(SIDE**2).reshape(-1, 1, SIDE, SIDE)])
     by_signs = torch.stack([of(signs) for signs in _orthogonal_signs()])
@@ -76,13 +76,13 @@ def test_the_mean_square_over_signs_is_the_sum_of_squares_over_pixels(tmp_path) 
 def test_signs_change_what_densification_reads_and_nothing_else(tmp_path) -> None:
     config = _config(tmp_path, C_batch_size=2)
     state, draws = TrainState.start(config, "cpu"), Draws(7)
-    g_images = draws.normal(2, 3, SIDE, SIDE), draws.normal(2, 1, SIDE, SIDE)
+    g_maps = {"image": draws.normal(2, 3, SIDE, SIDE), "disparity": draws.normal(2, 1, SIDE, SIDE)}
     signs = torch.sign(draws.normal(2, 1, SIDE, SIDE))
     streams = state.streams.state_dict()
-    plain = view_gradients(state, _rendered(state, config), g_images, config.optimization, 2)
+    plain = view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2)
     state.streams.load_state_dict(streams)
     state.scene.camera_stack.load_state_dict({})
-    signed = view_gradients(state, _rendered(state, config), g_images, config.optimization, 2, signs)
+    signed = view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2, signs)
     for one, other in zip(plain, signed, strict=True):
         assert all(torch.equal(g, other.g_main[name]) for name, g in one.g_main.items())
         assert torch.equal(one.radii_px, other.radii_px) and not torch.equal(one.ndc, other.ndc)

@@ -34,6 +34,7 @@ RUNS = {
     "absgrad": {**COGRAD, "densifier": "absgrad", "max_points": 90},
     "mcmc": {**COGRAD, "densifier": "mcmc", "mcmc_noise": 10.0},
     "cadam": {"perpneg": False, "densifier": "cadam", "cadam_ratio": 0.2},
+    "surface": {**COGRAD, "lambda_flatness": 9, "lambda_translucency": 9, "lambda_z_variance": 3},
 }  # fmt: skip
 BAD_CALL = 25  # of the network, in the process of the last view
 

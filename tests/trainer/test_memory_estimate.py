@@ -211,7 +211,7 @@ def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(wor
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("opt", ["quickstart", "quickstart_trained", "toy", "toy_trained"])
+@pytest.mark.parametrize("opt", ["quickstart", "fine", "quickstart_trained", "toy", "toy_trained"])
 def test_the_toy_worlds_runs_fit_into_two_gigabytes(opt) -> None:
     check_memory(refusing("--opt", opt), CPU, 2 * GB)
 

@@ -10,6 +10,7 @@ import torch
 from arguments import Config
 from arguments.load import load_config
 from cograd import CoGrad
+from gaussian_renderer import render
 from guidance.prompts import PromptEmbeddings
 from tests.trees import equal
 from trainer import step as training_step
@@ -151,6 +152,31 @@ def test_the_scale_term_is_counted_once_however_many_views(tmp_path, prior, view
     scales = state.gaussians.get_scaling.detach().clone()
     _, gradients, _ = _step(state, prior, config)
     torch.testing.assert_close(gradients["scaling"], 0.7 * scales / scales.numel())
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("term", ["translucency", "flatness"])
+def test_a_term_of_opacity_or_flatness_is_its_weight_times_the_mean_over_views(tmp_path, prior, views, term) -> None:
+    """With nothing else in the loss: T (1 - T) over the pixels, or the smallest scales, by render()'s own graph."""
+    config = _config(
+        tmp_path, C_batch_size=views, iterations=3, lambda_scale=0.0, lambda_tv=0.0, lambda_guidance=0.0,
+        **{f"lambda_{term}": 0.7}, **{"CoGradParams.enabled": False},
+    )  # fmt: skip
+    state = _start(config, prior)
+    step = compute_gradients(state, prior, PromptEmbeddings(prior, config.guidance), config)
+    gradients = _gradients(state)
+    state.optimizer.zero_grad()
+    found = []
+    for camera, augmentation in step.draws.views:
+        out = render(camera, state.gaussians, config.pipeline, augmentation.background, augmentation=augmentation)
+        of_pixels, of_scales = out["alpha"] * (1 - out["alpha"]), out["scales"].min(dim=1).values
+        found.append((of_pixels if term == "translucency" else of_scales).mean())
+    mean = torch.stack(found).mean()
+    (0.7 * mean).backward()
+    assert step.losses.terms[term] == pytest.approx(mean.item(), rel=1e-5) and mean > 0
+    assert step.losses.terms["total"] == pytest.approx(step.losses.terms["guidance"] + 0.7 * mean.item(), rel=1e-5)
+    for name, gradient in _gradients(state).items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])

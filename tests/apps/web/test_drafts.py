@@ -10,7 +10,7 @@ from apps.web.compare import differences
 from apps.web.drafts import UNKNOWN_WORDS, first_draft, from_text, of_run, to_text, with_another_seed
 from apps.web.fields import Request
 from apps.web.job import Job
-from apps.web.presets import HEIGHT, STEPS, WIDTH, preset_of
+from apps.web.presets import HEIGHT, STEPS, WIDTH, preset_of, presets
 from arguments.load import ConfigError
 
 TYPED = Request(
@@ -63,7 +63,9 @@ def test_two_runs_differ_in_what_differs(tmp_path) -> None:
     )
     rows = list(differences(first.folder, second.folder))
     assert rows[:2] == [("Prompt", "a red mug", "a red owl"), ("Seed", "0", "3")]
-    assert ("Steps", "1500", "2250") in rows and ("Size", "128", "192") in rows
-    assert {name for name, _, _ in rows[2:]} == {"Steps", "Size", "GuidanceParams.vis_interval"}
+    own, fine = (presets()["quickstart"].config, preset_of("quickstart", "fine").config)
+    assert ("Size", str(own.cameras.image_w), str(fine.cameras.image_w)) in rows
+    names = {name for name, _, _ in rows[2:]}
+    assert names >= {"Size", "GuidanceParams.ideal_images"} and "ModelParams.model_path" not in names
     assert list(differences(first.folder, first.folder)) == []
     assert {WIDTH, HEIGHT}.isdisjoint(name for name, _, _ in rows)

@@ -4,10 +4,10 @@
 import pytest
 
 from apps.web.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults, fields, in_page_words, with_previews
-from apps.web.presets import HEIGHT, NORMAL, QUALITIES, STEPS, WIDTH, preset_of, presets
+from apps.web.presets import FILES, NORMAL, QUALITIES, STEPS, preset_of, presets
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
-from arguments.load import ConfigError
+from arguments.load import ConfigError, load_config
 
 QUICK = presets()["quickstart"]
 
@@ -60,16 +60,22 @@ def test_messages_of_the_command_line_speak_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("name", presets())
-def test_qualities_differ_in_steps_and_size_alone(name) -> None:
+def test_qualities_differ_in_steps_alone_where_they_have_no_file(name) -> None:
     """And each can start; the normal one is the config itself."""
-    found = [preset_of(name, quality) for quality in QUALITIES]
+    assert preset_of(name, NORMAL).config == presets()[name].config
+    labels = {label: field.text(presets()[name].config) for label, field in fields().items()}
+    found = [preset_of(name, quality) for quality in QUALITIES if (name, quality) not in FILES]
     steps = [preset.config.optimization.iterations for preset in found]
-    assert steps == sorted(set(steps)) and preset_of(name, NORMAL).config == presets()[name].config
+    assert steps == sorted(set(steps)) and (len(found) == len(QUALITIES) or name == "quickstart")
     for preset in found:
-        own = {label: field.text(preset.config) for label, field in fields().items()}
-        normal = {label: field.text(presets()[name].config) for label, field in fields().items()}
-        assert {label for label in own if own[label] != normal[label]} <= {STEPS, WIDTH, HEIGHT}
+        assert {label for label, text in labels.items() if fields()[label].text(preset.config) != text} <= {STEPS}
         assert Request(preset, "a red mug").resolve().optimization.iterations == preset.config.optimization.iterations
+
+
+def test_a_quality_with_a_file_is_that_file() -> None:
+    preset, expected = preset_of("quickstart", "fine"), load_config(["--opt", "configs/fine.yaml"])
+    assert preset.config == expected and FILES == {("quickstart", "fine"): "fine"}
+    assert Request(preset, expected.guidance.text).resolve() == with_previews(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import * as THREE from "three";
-import { Viewer } from "@mkkellogg/gaussian-splats-3d";
+import { SceneRevealMode, Viewer } from "@mkkellogg/gaussian-splats-3d";
 
 const camera = new THREE.PerspectiveCamera(FOV_DEG, 1, 0.1, 100);
 camera.position.set(...EYE);
@@ -11,6 +11,7 @@ const viewer = new Viewer({
   gpuAcceleratedSort: false,
   antialiased: ANTIALIASED,
   sphericalHarmonicsDegree: 2,
+  sceneRevealMode: SceneRevealMode.Instant, // else it fades in, slowly on a busy machine
 });
 await viewer.addSplatScene(FILE, { showLoadingUI: false });
 viewer.start();
