@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of the demo by part, against another revision: python benchmarks/demo_time.py --against 34b5cd8 [--pairs N]
+"""CPU time of the demo by part, against another revision: python benchmarks/demo_time.py --against 34b5cd8 --pairs 3
 
 Both revisions run what their own `make demo` runs, in processes of their own that take turns, one thread each, with the
 seeds 0, 1, ...; ffmpeg's CPU time is among the outputs'. Words after -- go to both runs (`-- --iterations 400`). With
