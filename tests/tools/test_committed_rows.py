@@ -49,8 +49,8 @@ def test_the_settings_of_every_row_of_a_table_are_made_again(name) -> None:
 
 def test_the_settings_of_every_row_of_the_search_are_made_again() -> None:
     """But for those of the rule that lived in the tool at revision 10b8186, "(patch)"."""
-    rows = [row for row in rows_of("search.csv") if "(patch)" not in row["variant"]]
-    assert len(rows) > 140
+    rows = [row for row in rows_of("search.csv") + rows_of("search_rules.csv") if "(patch)" not in row["variant"]]
+    assert len(rows) > 270
     for row in rows:
         config = grid.config_of(search_toy.run_of(row["variant"], row["prompt"], int(row["seed"])))
         assert (config.guidance.text, config.seed) == (row["prompt"], int(row["seed"]))
