@@ -4,7 +4,6 @@
 On K GPUs of a machine: `torchrun --nproc_per_node=K train.py ...`, up to one for each of the step's views.
 """
 
-import gc
 import os
 import sys
 import traceback
@@ -236,5 +235,4 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # what was imported stays to the end: the collector need not visit it again and again
     program.run(main, prints_its_result=False)

@@ -133,9 +133,8 @@ class Probe:
         )  # fmt: skip
         made.backward()
         assert images.grad is not None, "the gradient has just been put there"
-        of_gaussians = view_gradients(
-            self.state, views, (images.grad, unused), self.config.optimization, len(images)
-        )
+        maps = {"image": images.grad}
+        of_gaussians = view_gradients(self.state, views, maps, self.config.optimization, len(images))
         return list(images.grad), [flat(view.g_main).vector for view in of_gaussians]
 
 

@@ -8,6 +8,7 @@ instead of ending the program; an interrupt ends it without a stack trace, durin
 import argparse
 import errno
 import functools
+import gc
 import io
 import os
 import select
@@ -158,6 +159,7 @@ def run(main: Callable[[list[str]], int | None], prints_its_result: bool = True)
     prints_its_result: whether a finished program has failed when its output could not be printed.
     """
     guard_streams()
+    gc.freeze()  # what was imported stays to the end: the collector need not visit it again and again
     try:
         restore(_before_start)
         status = main(sys.argv[1:]) or FINISHED

@@ -26,6 +26,8 @@ OF_PRIOR = {
     "ideal": "--opt configs/quickstart.yaml --image_w 16 --image_h 16",
     "trained": "--opt configs/quickstart_trained.yaml --image_w 32 --image_h 32",
 }
+STILL = ("--rotation_lr", 0, "--rotation_lr_final", 0)
+"""A sphere's gradient of its rotation is rounding alone, of which Adam makes whole steps."""
 PRIORS = ["ideal", pytest.param("trained", marks=pytest.mark.slow)]
 
 
@@ -86,7 +88,7 @@ def test_the_bridge_leads_from_all_images_to_the_texts_on_the_ideal_prior() -> N
 def run(world, folder, law, enabled, name):
     """Losses of two steps, and the state they end in, of a run whose three views `world` shares."""
     path = folder / f"{name}_{law}_{enabled}_{world.size}_{world.rank}"
-    config, prior = config_of(name, enabled, law, "--model_path", path), prior_of(name)
+    config, prior = config_of(name, enabled, law, "--model_path", path, *STILL), prior_of(name)
     prompts = PromptEmbeddings(prior, config.guidance)
     state = begun(config, prior, prompts)
     losses = [training_step(state, prior, prompts, config, world)[0].losses for _ in range(2)]
@@ -110,17 +112,15 @@ def worlds(name):
 def test_two_processes_run_like_one(law, enabled, name) -> None:
     """The same timesteps, losses up to the rounding of batches of another size, and one state on both.
 
-    Of the U-Net's losses the farthest measured was 1.1e-3 apart, ISM's, behind five inversions. SDI inverts up to
-    t = 1000, where the ideal prior's posterior is undecided between images: there an update that differs by rounding
-    changes the second step's loss by up to 2.5 % (measured with three vector widths), so only its first is compared.
+    The farthest measured with three vector widths on the ideal prior was 2.8e-3 apart, CSD's in the second step; the
+    others 5e-5. Of the U-Net's losses it was 1.1e-3, ISM's, behind five inversions.
     """
     alone, ranks = worlds(name)
     want = alone[law, enabled]
-    compared = 1 if law == "sdi" else 2
     for rank in ranks:
         losses, t, state = rank[law, enabled]
         assert [x.tolist() for x in t] == [x.tolist() for x in want[1]]
-        for got, expected in zip(losses[:compared], want[0]):
-            torch.testing.assert_close(got, expected, rtol=5e-3, atol=1e-6)
+        for got, expected in zip(losses, want[0], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-6)
         assert equal(state, ranks[0][law, enabled][2])
         assert equal(state["streams"], want[2]["streams"])
