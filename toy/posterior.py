@@ -27,6 +27,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+IMAGES_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class ImageTable:
@@ -47,13 +49,17 @@ class ImageTable:
 
     @classmethod
     def build(cls, images: Tensor) -> Self:
-        """From G [n, 3, H, W]."""
+        """From G [n, 3, H, W], a few at a time: there are gigabytes of them."""
         first = images[0]
         differs = (images != first).any(dim=0) | (first != first.flip(-1))
         differs = differs | differs.flip(-1)
         columns = _left(differs).flatten().nonzero()[:, 0]
-        even, odd = (part.flatten(1).T.index_select(0, columns).div_(2) for part in _parts(images))
-        squares = torch.stack([(image * differs).square().sum() for image in images])  # one by one, to spare memory
+        even, odd = (images.new_empty(len(columns), len(images)) for _ in range(2))
+        for begin in range(0, len(images), IMAGES_AT_ONCE):
+            some = slice(begin, begin + IMAGES_AT_ONCE)
+            for table, part in zip((even, odd), _parts(images[some])):
+                table[:, some] = part.flatten(1).index_select(1, columns).T / 2
+        squares = torch.stack([(image * differs).square().sum() for image in images])
         return cls(columns, even, odd, first.masked_fill(differs, 0), squares, images.sum((2, 3)))
 
     def inner(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +90,7 @@ def _left(x: Tensor) -> Tensor:
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
     """The left halves of x plus, and minus, its mirror image."""
-    own, mirrored = _left(x), _left(x.flip(-1))
+    own, mirrored = _left(x), x[..., x.shape[-1] // 2 :].flip(-1)
     return own + mirrored, own - mirrored
 
 
