@@ -11,6 +11,7 @@ import torch
 from arguments import GuidanceParams
 from guidance.sd_step import scaled_linear_alphas
 from tests.drawn import Draws
+from tests.live_bytes import LiveBytes
 from toy.compose import compose
 from toy.ideal import OFFSET_STD, IdealPrior
 from toy.posterior import ImageTable, NoiseLevel, posterior_mean
@@ -252,3 +253,11 @@ def test_camera_ranges_reach_the_rendered_set():
     ranges = pose_ranges(GenerateCamParams())
     assert isinstance(ranges, PoseRanges)
     assert ranges.radius == (3.5, 5.5) and ranges.fov_rad == (0.16, 0.6) and ranges.theta_deg == (45, 105)
+
+
+def test_the_table_is_built_in_the_room_of_the_images_again() -> None:
+    """Its even and odd parts, and a few images at a time: 1.27 copies were measured, 2.0 when all were taken at once."""
+    images = torch.from_numpy(np.random.RandomState(0).rand(480, 3, 32, 32).astype(np.float32))
+    with LiveBytes([images]) as live:
+        ImageTable.build(images)
+    assert live.peak < 1.5 * images.nbytes
