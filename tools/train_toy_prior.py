@@ -2,6 +2,7 @@
 """Trains the embedded toy prior on rendered objects and exports it in diffusers layout.
 
     python tools/train_toy_prior.py train --folder RUN --minutes 90      start, or continue after a stop at any moment
+    python tools/train_toy_prior.py train --folder RUN --from assets/toy-prior --minutes 250      continue an export
     python tools/train_toy_prior.py export --folder RUN --to assets/toy-prior
 
 Training renders its images (about 8 ms a view), needs no download, and can be stopped at any time: the checkpoint
@@ -41,6 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--data-cache", type=Path, help="where the rendered views are kept between calls (.npz)")
         command.add_argument("--threads", type=int, default=2, help="CPU threads")
+    train.add_argument("--from", dest="prior", type=Path, help="an exported prior to begin with, in a new --folder")
     train.add_argument("--minutes", type=float, default=90.0, help="length of the schedule in trained minutes")
     train.add_argument("--steps", type=int, help="length of the schedule in steps; reproducible, overrides --minutes")
     train.add_argument("--batch", type=int, default=32)
@@ -72,7 +74,13 @@ def main(argv: list[str]) -> int:
         seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
     )
     trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder, args.device)
-    print(f"continuing at step {trainer.step}" if trainer.resume() else "starting", flush=True)
+    if trainer.resume():
+        print(f"continuing at step {trainer.step}", flush=True)
+    elif args.prior is not None:
+        trainer.start_from(args.prior)
+        print(f"starting from {args.prior}, at step {trainer.step}", flush=True)
+    else:
+        print("starting", flush=True)
     trainer.run()
     return 0
 

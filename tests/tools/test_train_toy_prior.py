@@ -2,18 +2,21 @@
 """The toy prior's training: data, captions, tokenizer, exact resumption, export that loads."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
 from toy.compose import compose
 from toy.reading import parse_prompt
 from toy.training import checks, data, export, model, sampling, tokenizer, training
 
+RELEASED = Path(__file__).resolve().parents[2] / "assets" / "toy-prior"
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)
 SHORT = training.TrainSettings(steps=3, batch=3, warmup_steps=2, log_every=1, check_every=100, fit_images=20)
 
@@ -180,7 +183,7 @@ def test_log_tells_progress_and_text_checks(exported):
 
 
 def test_export_loads_part_by_part_and_is_the_average(exported):
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from diffusers import DDIMScheduler
     from transformers import AutoTokenizer, CLIPTextModel
 
     from guidance.linear_autoencoder import LinearAutoencoder
@@ -206,6 +209,47 @@ def test_card_names_what_was_measured(exported):
     for word in (*COLOURS, *data.CLASSES, "apache-2.0", "samples.png"):
         assert word in card
     assert (exported / "samples.png").stat().st_size > 10_000
+
+
+def test_training_continues_from_an_exported_prior(exported, rendered, tmp_path):
+    trainer = training.PriorTrainer(replace(SHORT, steps=6), TINY, rendered, tmp_path)
+    trainer.start_from(exported)
+    assert trainer.step == 2 and trainer.progress() == 0
+    assert trainer.learning_rate() == pytest.approx(SHORT.lr / 2)  # the first of two steps of warm-up
+    stored = UNet2DConditionModel.from_pretrained(exported / "unet", torch_dtype=torch.float32).state_dict()
+    for networks in (trainer.networks, trainer.average):
+        assert all(torch.equal(value, stored[name]) for name, value in networks.unet.state_dict().items())
+    trainer.train_step()
+    trainer.save()
+    resumed = training.PriorTrainer(replace(SHORT, steps=6), TINY, rendered, tmp_path)
+    assert resumed.resume() and resumed.step == 3 and resumed.progress() == trainer.progress() == 0.25
+    resumed.run()
+    assert resumed.step == 6
+    export.export_prior(tmp_path, tmp_path / "to", rendered, images=6, steps=2)
+    assert "6 steps of 3 images (18 in all)" in (tmp_path / "to" / "README.md").read_text()
+    log = (tmp_path / "to" / "training_log.jsonl").read_text()
+    assert log.startswith((exported / "training_log.jsonl").read_text()) and len(log.splitlines()) == 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "sizes", "said"),
+    [
+        (lambda folder: (folder / "measured.json").unlink(), SHORT, TINY, "has no measured.json; give a folder that"),
+        (lambda folder: None, replace(SHORT, steps=2), TINY, "2 steps and 0 minutes; --steps and --minutes count from"),
+        (lambda folder: None, SHORT, replace(TINY, channels=(32,) * 3), r"\(16, 16, 16\), but \(32, 32, 32\)"),
+        (lambda folder: (folder / "tokenizer" / "vocab.json").write_text("{}"), SHORT, TINY, "trained with other words"),
+    ],
+    ids=["no prior", "trained already", "other sizes", "other words"],
+)
+def test_a_prior_that_cannot_be_continued_is_refused(exported, rendered, tmp_path, spoil, settings, sizes, said):
+    folder = shutil.copytree(exported, tmp_path / "prior")
+    spoil(folder)
+    with pytest.raises(ValueError, match=said):
+        training.PriorTrainer(settings, sizes, rendered, tmp_path / "run").start_from(folder)
+
+
+def test_the_released_prior_can_be_continued(rendered, tmp_path):
+    training.PriorTrainer(replace(SHORT, steps=10**6), model.Sizes(), rendered, tmp_path).start_from(RELEASED)
 
 
 def test_exporting_nothing_is_refused(rendered, tmp_path):

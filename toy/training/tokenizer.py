@@ -27,7 +27,7 @@ EXTRA_WORDS = (
     "photo",
     "dslr",
     "image",
-    "image",
+    "picture",
     "toy",
     "object",
     "background",

@@ -8,13 +8,16 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from guidance.linear_autoencoder import LinearAutoencoder
 from toy.training.checks import build_check_set, identification_curve, text_sensitivity
@@ -97,6 +100,8 @@ class PriorTrainer:
         if settings.compile:
             self.predict = torch.compile(self.predict)
         self.step, self.seconds = 0, 0.0
+        self.begun_step, self.begun_seconds = 0, 0.0
+        """Where the schedule begins: what an earlier training did, see `start_from`."""
 
     @property
     def checkpoint(self) -> Path:
@@ -106,12 +111,14 @@ class PriorTrainer:
     def progress(self) -> float:
         """Share of the schedule done, 0 to 1."""
         if self.settings.steps is not None:
-            return min(self.step / self.settings.steps, 1.0)
-        return min(self.seconds / (60 * self.settings.minutes), 1.0)
+            begun, end = self.begun_step, self.settings.steps
+            return min((self.step - begun) / (end - begun), 1.0) if end > begun else 1.0
+        begun_s, end_s = self.begun_seconds, 60 * self.settings.minutes
+        return min((self.seconds - begun_s) / (end_s - begun_s), 1.0) if end_s > begun_s else 1.0
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to lr_end_share of the peak."""
-        warm = min((self.step + 1) / self.settings.warmup_steps, 1.0)
+        warm = min((self.step - self.begun_step + 1) / self.settings.warmup_steps, 1.0)
         cosine = 0.5 + 0.5 * math.cos(math.pi * self.progress())
         end = self.settings.lr_end_share
         return self.settings.lr * warm * (end + (1 - end) * cosine)
@@ -119,7 +126,7 @@ class PriorTrainer:
     def run(self) -> None:
         """Trains until the schedule ends, with checkpoints, a log and text checks on the way."""
         saved = time.monotonic()
-        if self.step == 0:
+        if self.step == self.begun_step:
             self.log_start()
         while self.progress() < 1:
             begun = time.monotonic()
@@ -179,6 +186,8 @@ class PriorTrainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "begun_step": self.begun_step,
+            "begun_seconds": self.begun_seconds,
             "settings": asdict(self.settings),
             "sizes": asdict(self.sizes),
             "networks": self.networks.state_dict(),
@@ -201,11 +210,42 @@ class PriorTrainer:
                 f" {tuple(self.sizes.channels)} were asked for; use the same --channels or another folder."
             )
         self.step, self.seconds = state["step"], state["seconds"]
+        self.begun_step, self.begun_seconds = state.get("begun_step", 0), state.get("begun_seconds", 0.0)
         self.networks.load_state_dict(state["networks"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.autoencoder.load_state_dict(state["autoencoder"])
         return True
+
+    def start_from(self, prior: Path) -> None:
+        """Takes an exported prior's weights, autoencoder, steps and log; the schedule is for the steps that are left.
+
+        The optimizer's memory is not among what was exported, nor are the weights before averaging.
+        Raises ValueError if it is no exported prior, has other sizes, or has trained for the whole schedule.
+        """
+        facts = prior / "measured.json"
+        if not facts.is_file():
+            raise ValueError(f"{prior} has no measured.json; give a folder that the export command wrote.")
+        known = json.loads(facts.read_text())
+        found, wanted = tuple(known["sizes"]["channels"]), tuple(self.sizes.channels)
+        if found != wanted:
+            raise ValueError(f"{prior} holds a U-Net with channels {found}, but {wanted} were asked for.")
+        self.step = self.begun_step = known["step"] * known["settings"]["batch"] // self.settings.batch
+        self.seconds = self.begun_seconds = known["seconds"]
+        if self.progress() >= 1:
+            raise ValueError(
+                f"{prior} was trained for {known['step']} steps and {known['seconds'] / 60:.0f} minutes; --steps and"
+                " --minutes count from the beginning, give a larger number."
+            )
+        if json.loads((prior / "tokenizer" / "vocab.json").read_text()) != self.table.tokenizer.get_vocab():
+            raise ValueError(f"{prior} was trained with other words than toy/ has now; start without --from.")
+        unet = UNet2DConditionModel.from_pretrained(prior / "unet", torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(prior / "text_encoder", dtype=torch.float32)
+        for networks in (self.networks, self.average):
+            networks.unet.load_state_dict(unet.state_dict())
+            networks.text_encoder.load_state_dict(text_encoder.state_dict())
+        self.autoencoder = LinearAutoencoder.from_pretrained(prior / "vae")
+        shutil.copyfile(prior / "training_log.jsonl", self.folder / "log.jsonl")
 
     def log(self, **fields: object) -> None:
         """Appends one line to log.jsonl; an unfinished last line of a killed run is harmless."""
