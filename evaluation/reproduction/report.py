@@ -35,6 +35,10 @@ COSTS = {
     "skipped_steps": ("skipped steps", 1),
 }
 """Fact of a result -> title, decimals."""
+BUDGETS = {"samples": "equally many network samples", "minutes": "equally much time"}
+BUDGETS["steps"] = "the steps of its settings"
+SETTINGS = {"own": "its law's own scale, weight and schedule of t"}
+SETTINGS["common"] = "LucidDreamer's scale, weight and schedule of t"
 TOY = (
     "small objects whose truth is known. The paper's numbers stand beside as they are printed; ours are about another "
     "world and cannot be compared with them. What can be: one method with another."
@@ -65,6 +69,7 @@ def report(
     body = [
         "<h1>CoGrad3D: tables 1 and 2, ours beside the paper's</h1>",
         f"<p>{len(results)} assets: {counts_text}. {escape(PRIORS[prior])}</p>",
+        f"<p>Every row has {BUDGETS[provenance['budget']]}, and {SETTINGS[provenance['setting']]}.</p>",
         f'<p class="quiet">{escape(made)}</p>',
         *_uneven(rows),
         *_numbers(rows, columns(prior, results), missing),

@@ -56,6 +56,7 @@ def test_the_report_is_one_whole_file(tmp_path, pretended) -> None:
     for told in (
         "Tables 1 and 2",
         "Against the known truth",
+        "Every row has the steps of its settings, and its law's own scale",
         "Cost of an asset",
         "What the parts did",
         "render, ms a step",
