@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -235,9 +236,9 @@ def read_results(out: Path, names: Iterable[str]) -> list[Result]:
 
 
 def read_folder(out: Path) -> list[Result]:
-    """Every finished run of a folder, by seed and name."""
-    paths = sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
-    return read_results(out, [path.stem for path in paths])
+    """Every finished run of a folder, by seed and name; the name may go on after its seed (`with_flags`)."""
+    found = ((re.findall(r"-seed(\d+)(?=-|$)", path.stem), path.stem) for path in out.glob("*-seed*.json"))
+    return read_results(out, [name for _, name in sorted((int(seeds[-1]), name) for seeds, name in found if seeds)])
 
 
 def _is_done(run: Run, sweep: Sweep) -> bool:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
 import tiny_models as tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("full-ball-seed0", "full-ball-seed1")
+NAMES = ("full-ball-seed0", "full-ball-seed1-common-samples")  # as without --table, and with it
 LOG = [{"phase_ms": {"render": 2.0}, "points": 3000, "unet_timesteps": [7], "unet_samples": 2, "t": [1], "loss_per_view": [2.0], "fault": None}]
 
 
