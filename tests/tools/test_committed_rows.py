@@ -18,8 +18,8 @@ from evaluation.reproduction.order import order_of
 from tools import reproduce, search_toy
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-COMMON = ("dreamfusion", "hifa", "perpneg", "scaledreamer", "consistent3d", "ism")
-"""Table 1 in the common setting, but for a row that is one of these and one that is as in the own setting."""
+COMMON = ("dreamfusion", "hifa", "perpneg", "scaledreamer", "consistent3d", "ism", "full")
+"""Table 1 in the common setting, but for a row that is one of these, and for one that is as in its own setting."""
 COMMANDS = {
     "miniature.csv": ["--prior", "toy", "--miniature"],
     "table1.csv": ["--prior", "toy", "--table", "1"],
