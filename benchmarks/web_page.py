@@ -17,7 +17,6 @@ if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
 import argparse
-import shutil
 import tempfile
 import threading
 import time
@@ -31,6 +30,7 @@ from apps.web.exports import ready_export
 from apps.web.server import serve
 from apps.web.server_state import ServerState
 from evaluation.run_folder import cloud_of
+from scene.gaussian_model import GaussianModel
 from tests.export.scenes import run_folder
 from tests.patience import until
 from tests.web_page import is_open
@@ -47,9 +47,7 @@ def copied(run: Path | None, folder: Path) -> Path:
         run_folder(folder / NAME)
     else:
         cloud = cloud_of(run)
-        place = folder / NAME / "point_cloud" / cloud.parent.name
-        place.mkdir(parents=True)
-        shutil.copy(cloud, place)
+        GaussianModel.from_ply(cloud).save_ply(folder / NAME / "point_cloud" / cloud.parent.name / "point_cloud.ply")
     (folder / NAME / "config.yaml").write_text(SETTINGS, encoding="utf-8")
     return folder / NAME
 

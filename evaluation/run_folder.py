@@ -19,7 +19,7 @@ from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
 from trainer.run_records import read_object
-from utils.file_formats import check_is_ply
+from utils.file_formats import XZ, check_is_ply
 
 
 def config_of_run(run: Path) -> Config:
@@ -31,10 +31,11 @@ def config_of_run(run: Path) -> Config:
 
 
 def point_clouds(run: Path) -> dict[int, Path]:
-    """Iteration -> path of each saved point cloud, the latest last; ValueError if there is none."""
+    """Iteration -> path of each saved point cloud, compressed or not, the latest last; ValueError if there is none."""
     found = {
         int(match.group(1)): path
-        for path in run.glob("point_cloud/iteration_*/point_cloud.ply")
+        for name in (f"point_cloud.ply{XZ}", "point_cloud.ply")  # where both are, the plain one is the newer
+        for path in run.glob(f"point_cloud/iteration_*/{name}")
         if (match := re.fullmatch(r"iteration_(\d+)", path.parent.name))
     }
     if not found:

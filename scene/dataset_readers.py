@@ -28,7 +28,7 @@ from scene.cameras import (
     spherical,
     upstream_look_at,
 )
-from scene.ply import read_vertices, vertex_fields
+from scene.ply import open_ply
 from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.point_growing import grow
 from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
@@ -275,9 +275,10 @@ def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
     Without colours the points are grey, without normals those are zero. Raises PlyError (a ValueError).
     """
     path = Path(path)
-    names = vertex_fields(path)
-    rgb = colour_fields(names)
-    vertices = read_vertices(path, (*XYZ, *(rgb or ())))
+    with open_ply(path) as ply:
+        names = ply.fields
+        rgb = colour_fields(names)
+        vertices = ply.vertices((*XYZ, *(rgb or ())))
     if rgb is not None:
         colors = colours(path, vertices, rgb)
     else:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from scene.densify import IndexMap, densify_and_prune, reset_opacity
-from scene.gaussian_ply import ANTIALIASED_COMMENT, DC, ROTATION, SCALE, XYZ, is_antialiased, read_gaussians
+from scene.gaussian_ply import ANTIALIASED_COMMENT, DC, ROTATION, SCALE, XYZ, read_gaussians
 from scene.mip_filter import Sampling, smoothed
 from scene.ply import write_vertices
 from simple_knn._C import distCUDA2
@@ -350,16 +350,16 @@ class GaussianModel:
     @classmethod
     def from_ply(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GaussianModel:
         """A model of a PLY file, with the SH degree that its fields have. Raises PlyError (ValueError)."""
-        gaussians = cls.of_parameters(read_gaussians(path), device)
-        gaussians.antialiased = is_antialiased(path)
+        parameters, antialiased = read_gaussians(path)
+        gaussians = cls.of_parameters(parameters, device)
+        gaussians.antialiased = antialiased
         return gaussians
 
     def load_ply(self, path: str | os.PathLike[str]) -> None:
         """Read a PLY file of Gaussians, with the SH degree that its fields have. Raises PlyError (ValueError)."""
-        parameters = read_gaussians(path)
+        parameters, self.antialiased = read_gaussians(path)
         self.active_sh_degree = self.max_sh_degree = math.isqrt(parameters["f_rest"].shape[1] + 1) - 1
         self._set_parameters(parameters)
-        self.antialiased = is_antialiased(path)
 
 
 def _ply_fields(sh_degree: int) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scene.ply import read_vertices, vertex_fields
+from scene.ply import PlyFile, open_ply
 from scene.ply_columns import colour_fields, colours, columns, not_finite, out_of_range, usable_rows
-from scene.ply_header import PlyError, read_header
+from scene.ply_file import PlyError
 from utils.sh_utils import RGB2SH
 
 XYZ, DC = ("x", "y", "z"), ("f_dc_0", "f_dc_1", "f_dc_2")
@@ -35,26 +35,31 @@ RENDER_MODE = re.compile(r"\s*(?:splatrendermode:|antialiased\s|postshot\.anti_a
 """That comment, or one of Postshot's: `antialiased 1`, `postshot.anti_aliasing=1`."""
 
 
-def is_antialiased(path: str | os.PathLike[str]) -> bool:
+def _is_antialiased(comments: Sequence[str]) -> bool:
     """Whether a PLY's header says that its Gaussians are rendered through Mip-Splatting's screen filter; the last of
-    several comments counts. Raises PlyError."""
-    said = [match for comment in read_header(Path(path)).comments if (match := RENDER_MODE.fullmatch(comment))]
+    several comments counts."""
+    said = [match for comment in comments if (match := RENDER_MODE.fullmatch(comment))]
     return bool(said) and said[-1][1].lower() in ("mip", "1")
 
 
-def read_gaussians(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Raw parameters by name: xyz [N, 3], f_dc [N, 1, 3], f_rest [N, K - 1, 3], opacity [N, 1], scaling, rotation.
+def read_gaussians(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], bool]:
+    """Raw parameters by name: xyz [N, 3], f_dc [N, 1, 3], f_rest [N, K - 1, 3], opacity [N, 1], scaling, rotation; and
+    whether they are rendered antialiased.
 
     Rows of an all-zero quaternion, with which some programs pad their files, and rows that are not finite in float32
     are left out, with a notice. Raises PlyError for what is no file of Gaussians.
     """
-    path = Path(path)
-    names = vertex_fields(path)
+    with open_ply(path) as ply:
+        return _read_parameters(ply), _is_antialiased(ply.header.comments)
+
+
+def _read_parameters(ply: PlyFile) -> dict[str, torch.Tensor]:
+    path, names = ply.path, ply.fields
     rest = [f"f_rest_{k}" for k in range(_rest_count(path, names))]
     base = None if set(DC) <= set(names) else colour_fields(names)
     required = [*XYZ, *(base or DC), *rest, "opacity", *SCALE, *ROTATION]
     _check_no_points(path, required, names)
-    vertices = read_vertices(path, required)
+    vertices = ply.vertices(required)
     table = columns(vertices, [*XYZ, *rest, *ROTATION])
     if base is None:
         table |= columns(vertices, DC)

@@ -9,47 +9,72 @@ import io
 import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from arguments.coerce import show
-from scene.ply_header import BYTE_ORDERS, DTYPES, Element, Header, PlyError, check_sizes, read_header
+from scene.ply_file import PlyError, open_bytes
+from scene.ply_header import BYTE_ORDERS, DTYPES, Element, Header, check_sizes, read_header
 from utils.general_utils import atomic_path
 
 PLYFILE_TYPES = {"f2": "double", "f4": "double", "i8": "double", "u8": "double"}
 """Types given to plyfile for text, in place of unknown ones and of those in which a large number becomes infinite."""
 
 
-def vertex_fields(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the vertex element's fields, from the header alone. Raises PlyError as read_vertices does."""
-    return list(_checked_vertex(Path(path), read_header(Path(path)), ()).types)
+@dataclass(frozen=True)
+class PlyFile:
+    """An open PLY file, plain or compressed, of which the header has been read."""
+
+    path: Path
+    header: Header
+    file: BinaryIO
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the vertex element's fields. Raises PlyError as `vertices` does."""
+        return list(_checked_vertex(self.path, self.header, ()).types)
+
+    def vertices(self, required: Sequence[str] = ()) -> np.ndarray:
+        """Structured array [N] of the vertex element, N >= 1, in which every field of `required` is a number.
+
+        Nothing is said about the numbers: any may be NaN or infinite. Raises PlyError, in one sentence, for a file that
+        is truncated, empty or incomplete.
+        """
+        vertex = _checked_vertex(self.path, self.header, required)
+        check_sizes(self.path, self.header)
+        if not self.header.is_ascii and all(row.is_fixed for row in (*self.header.before_vertex(), vertex)):
+            return _read_fixed(self, vertex)
+        try:
+            return np.array(_through_plyfile(self, vertex))
+        except (PlyParseError, ValueError, KeyError, EOFError, OverflowError, MemoryError) as error:
+            reason = textwrap.shorten(str(error), 200)
+            message = f"{self.path} cannot be read as PLY ({reason}): damaged; copy or write it again"
+            raise PlyError(message) from error
+
+
+@contextmanager
+def open_ply(path: str | os.PathLike[str]) -> Iterator[PlyFile]:
+    """A PLY file, or a `.ply.xz` one. Raises PlyError, one sentence, for what is absent or no PLY."""
+    with open_bytes(Path(path)) as file:
+        yield PlyFile(Path(path), read_header(Path(path), file), file)
 
 
 def vertex_count(path: str | os.PathLike[str]) -> int:
     """Number of vertices, from the header alone. Raises PlyError as read_vertices does."""
-    return _checked_vertex(Path(path), read_header(Path(path)), ()).count
+    with open_ply(path) as ply:
+        return _checked_vertex(ply.path, ply.header, ()).count
 
 
 def read_vertices(path: str | os.PathLike[str], required: Sequence[str] = ()) -> np.ndarray:
-    """Structured array [N] of the vertex element, N >= 1, in which every field of `required` is a number.
-
-    Nothing is said about the numbers: any may be NaN or infinite. Raises PlyError, in one sentence, for a file that is
-    absent, no PLY, truncated, empty or incomplete.
-    """
-    path = Path(path)
-    header = read_header(path)
-    vertex = _checked_vertex(path, header, required)
-    check_sizes(path, header)
-    if not header.is_ascii and all(element.is_fixed for element in (*header.before_vertex(), vertex)):
-        return _read_fixed(path, header, vertex)
-    try:
-        return np.array(_through_plyfile(path, header, vertex))
-    except (PlyParseError, ValueError, KeyError, EOFError, OverflowError, MemoryError) as error:
-        reason = textwrap.shorten(str(error), 200)
-        raise PlyError(f"{path} cannot be read as PLY ({reason}): damaged; copy or write it again") from error
+    """PlyFile.vertices of the file at `path`. Raises PlyError."""
+    with open_ply(path) as ply:
+        return ply.vertices(required)
 
 
 def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray, comments: Sequence[str] = ()) -> None:
@@ -85,23 +110,22 @@ def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Elem
     return vertex
 
 
-def _read_fixed(path: Path, header: Header, vertex: Element) -> np.ndarray:
+def _read_fixed(ply: PlyFile, vertex: Element) -> np.ndarray:
     """Rows of one size, after others of one size."""
-    before = sum(element.count * element.dtype("<").itemsize for element in header.before_vertex())
-    dtype = vertex.dtype(header.byte_order)
-    with open(path, "rb") as file:
-        file.seek(header.body_start + before)
-        vertices = np.fromfile(file, dtype, vertex.count)
-    if len(vertices) < vertex.count:
+    before = sum(element.count * element.dtype("<").itemsize for element in ply.header.before_vertex())
+    vertices = np.empty(vertex.count, vertex.dtype(ply.header.byte_order))
+    ply.file.seek(ply.header.body_start + before)
+    if ply.file.readinto(vertices.view(np.uint8)) < vertices.nbytes:  # type: ignore[attr-defined]  # both kinds have it
         raise PlyError(
-            f"{path} is truncated: its header declares {vertex.count} vertices of {dtype.itemsize} bytes after "
-            f"{before} others, {header.body_bytes} bytes follow; copy or write it again"
+            f"{ply.path} is truncated: its header declares {vertex.count} vertices of {vertices.itemsize} bytes after "
+            f"{before} others, {ply.header.body_bytes} bytes follow; copy or write it again"
         )
     return vertices.astype(vertex.dtype("="), copy=False)
 
 
-def _through_plyfile(path: Path, header: Header, vertex: Element) -> np.ndarray:
+def _through_plyfile(ply: PlyFile, vertex: Element) -> np.ndarray:
     """The vertices of text, or of rows of which some have lists, which become arrays of objects."""
+    header = ply.header
     format = next(name for name, order in BYTE_ORDERS.items() if order == header.byte_order)
     lines = ["ply", f"format {format} 1.0"]
     for element in (*header.before_vertex(), vertex):
@@ -109,9 +133,8 @@ def _through_plyfile(path: Path, header: Header, vertex: Element) -> np.ndarray:
         for name, words in element.types.items():
             names = [PLYFILE_TYPES.get(DTYPES.get(word, ""), word) if header.is_ascii else word for word in words]
             lines.append(f"property {' '.join(names)} {name}")
-    with open(path, "rb") as file:
-        file.seek(header.body_start)
-        body = file.read(header.body_bytes)
+    ply.file.seek(header.body_start)
+    body = ply.file.read(header.body_bytes)
     if header.is_ascii:
         body = b"\n".join(line for line in body.splitlines() if line.strip())
     content = "\n".join([*lines, "end_header", ""]).encode("ascii") + body

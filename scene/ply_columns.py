@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scene.ply_header import PlyError
+from scene.ply_file import PlyError
 from utils.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -5,13 +5,16 @@ Comments may hold any bytes, lines may end in any way and in blanks, unknown lin
 more than it holds is refused here, before its data cost memory or time.
 """
 
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from arguments.coerce import show
+from scene.ply_file import PlyError
 
 MAX_HEADER_BYTES = 1 << 24
 """Comments included, which some programs fill with a whole log."""
@@ -24,10 +27,6 @@ DTYPES = {
 }  # fmt: skip
 """PLY's name of a type -> NumPy's."""
 BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-
-
-class PlyError(ValueError):
-    """A PLY file that cannot be used; the message is one sentence for the user."""
 
 
 @dataclass
@@ -82,18 +81,15 @@ class Header:
         return self.elements[: names.index("vertex")]
 
 
-def read_header(path: Path) -> Header:
-    """Raises PlyError, in one sentence, for anything but a file with a PLY header."""
-    if not path.is_file():
-        raise PlyError(f"{path} is not a file; expected a PLY point cloud, check the path")
-    with open(path, "rb") as file:
-        lines, comments, start = _lines(path, file.read(MAX_HEADER_BYTES))
+def read_header(path: Path, file: BinaryIO) -> Header:
+    """Of the file, whose `path` is for messages. Raises PlyError, in one sentence, for anything but a PLY header."""
+    lines, comments, start = _lines(path, file.read(MAX_HEADER_BYTES))
     words = [line.split() for line in lines]
     formats = [line[1] for line in words if line[0] == "format" and len(line) > 1]
     if len(formats) != 1 or formats[0] not in BYTE_ORDERS:
         given = show(formats[0]) if formats else "none"
         raise PlyError(f"{path} declares the format {given}; expected one of {', '.join(BYTE_ORDERS)}: damaged")
-    return Header(_elements(path, words), BYTE_ORDERS[formats[0]], start, path.stat().st_size - start, comments)
+    return Header(_elements(path, words), BYTE_ORDERS[formats[0]], start, file.seek(0, io.SEEK_END) - start, comments)
 
 
 def _lines(path: Path, content: bytes) -> tuple[list[str], list[str], int]:

@@ -20,7 +20,7 @@ from guidance.image_size import ALL_OBJECTS_IMAGES, prior_size_px
 from guidance.model_files import model_on_this_machine
 from guidance.tiny_vae import find_tiny_vae, tiny_vae_shape
 from scene.ply import vertex_count
-from scene.ply_header import PlyError
+from scene.ply_file import PlyError
 from utils.device import resolve_device
 from utils.failures import MachineFailure
 from utils.memory import free_bytes, in_gb

@@ -38,6 +38,13 @@ FILE_FORMATS: dict[str, FileFormat] = {
 }
 SCENES = ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "gsglb", "html")
 """What a scene is exported to. Only ply is read."""
+XZ = ".xz"
+"""The suffix after that of a compressed file: a run of an experiment keeps its cloud as point_cloud.ply.xz."""
+
+
+def without_xz(path: Path) -> Path:
+    """The path of the file that is compressed in `path`; where that is not compressed, itself."""
+    return path.with_suffix("") if path.suffix.lower() == XZ else path
 
 
 def format_of(path: Path, among: Sequence[str] = SCENES) -> str:
@@ -60,14 +67,14 @@ def check_suffix(path: Path, format: str) -> None:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether the suffix is that of a scene's format."""
-    return path.suffix.lower() in {FILE_FORMATS[name].suffix for name in SCENES}
+    """Whether the suffix is that of a scene's format, compressed or not."""
+    return without_xz(path).suffix.lower() in {FILE_FORMATS[name].suffix for name in SCENES}
 
 
 def check_is_ply(path: Path) -> None:
     """Raises ValueError for a scene file of another format, which is written here and not read."""
-    if is_scene(path) and format_of(path) != "ply":
-        raise ValueError(f"{path} is a file of the format {format_of(path)}, which is not read; give a .ply file.")
+    if is_scene(path) and (format := format_of(without_xz(path))) != "ply":
+        raise ValueError(f"{path} is a file of the format {format}, which is not read; give a .ply file.")
 
 
 def without_effect(options: Iterable[str], formats: Sequence[str]) -> list[str]:

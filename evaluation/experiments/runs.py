@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from scene.ply_file import compress
 from trainer.run_log import read_steps
 from trainer.run_records import read_object
 from utils.general_utils import atomic_path
@@ -27,7 +29,7 @@ from utils.general_utils import atomic_path
 ROOT = Path(__file__).resolve().parents[2]
 PRINTED = "printed.txt"
 MAX_RESULT_BYTES = 1 << 26
-BULKY = (  # the cloud's PLY, of which all that is scored can be made again, stays
+BULKY = (  # the cloud, of which all that is scored can be made again, stays
     PRINTED,
     "events.out.tfevents.*",
     "log.jsonl",
@@ -35,6 +37,7 @@ BULKY = (  # the cloud's PLY, of which all that is scored can be made again, sta
     "train_process/*",
     "chkpnt*",
     "point_cloud/*/point_cloud_rgb.txt",
+    "point_cloud/*/.*.part",
     "test_six_views/1_iteration/*",
 )
 LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they need it, together seconds
@@ -201,9 +204,11 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     seconds = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
     result = {**run.facts, "flags": list(run.flags), **{name: round(value, 1) for name, value in seconds.items()}}
     result |= sweep.measure(folder, read_steps(folder / "log.jsonl"))
-    for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:
-        bulky.unlink()
+    for cloud in list(folder.glob("point_cloud/*/point_cloud.ply")):
+        compress(cloud)
     write_result(path, result)
+    for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:  # last: a stop here costs no run
+        bulky.unlink()
 
 
 def _end_with_parent() -> None:
@@ -231,9 +236,9 @@ def read_results(out: Path, names: Iterable[str]) -> list[Result]:
 
 
 def read_folder(out: Path) -> list[Result]:
-    """Every finished run of a folder, by seed and name."""
-    paths = sorted(out.glob("*-seed*.json"), key=lambda path: (int(path.stem.rpartition("seed")[2]), path.stem))
-    return read_results(out, [path.stem for path in paths])
+    """Every finished run of a folder, by seed and name; the name may go on after its seed (`with_flags`)."""
+    found = ((re.findall(r"-seed(\d+)(?=-|$)", path.stem), path.stem) for path in out.glob("*-seed*.json"))
+    return read_results(out, [name for _, name in sorted((int(seeds[-1]), name) for seeds, name in found if seeds)])
 
 
 def _is_done(run: Run, sweep: Sweep) -> bool:

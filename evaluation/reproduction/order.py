@@ -41,6 +41,8 @@ class Order:
     """What is asked for, checked. `gpu`: a run needs one; `at_once`: runs at a time, as `where` allows."""
 
     prior: str
+    budget: str
+    setting: str
     runs: list[Run]
     sweep: Sweep
     metrics: list[str]
@@ -84,7 +86,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     metrics = args.metrics if args.metrics is not None else [] if is_toy else list(PAPER_METRICS)
     gpu = not is_toy and any(config.device != "cpu" for config in configs.values())
     where = "this machine, which has no GPU" if gpu and not gpus else "this machine"
-    return Order(args.prior, runs, sweep, metrics, gpu, at_once, where)
+    return Order(args.prior, budget, args.setting, runs, sweep, metrics, gpu, at_once, where)
 
 
 def _check(args: argparse.Namespace, is_toy: bool) -> None:

@@ -48,6 +48,8 @@ def provenance_of(order: Order, results: Sequence[Result]) -> dict[str, Any]:
         "revision": _joined(revisions),
         "machine": "; ".join(sorted({f"{record['device']}, {record['platform']}" for record in records})),
         "prior": order.prior,
+        "budget": order.budget,
+        "setting": order.setting,
         "prompts": list(dict.fromkeys(run.facts["prompt"] for run in order.runs)),
         "seeds": sorted({run.facts["seed"] for run in order.runs}),
         "metrics": order.metrics,

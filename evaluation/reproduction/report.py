@@ -35,6 +35,10 @@ COSTS = {
     "skipped_steps": ("skipped steps", 1),
 }
 """Fact of a result -> title, decimals."""
+BUDGETS = {"samples": "equally many network samples", "minutes": "equally much time"}
+BUDGETS["steps"] = "the steps of its settings"
+SETTINGS = {"own": "its law's own scale, weight and schedule of t"}
+SETTINGS["common"] = "LucidDreamer's scale, weight and schedule of t"
 TOY = (
     "small objects whose truth is known. The paper's numbers stand beside as they are printed; ours are about another "
     "world and cannot be compared with them. What can be: one method with another."
@@ -65,6 +69,7 @@ def report(
     body = [
         "<h1>CoGrad3D: tables 1 and 2, ours beside the paper's</h1>",
         f"<p>{len(results)} assets: {counts_text}. {escape(PRIORS[prior])}</p>",
+        f"<p>Every row has {BUDGETS[provenance['budget']]}, and {SETTINGS[provenance['setting']]}.</p>",
         f'<p class="quiet">{escape(made)}</p>',
         *_uneven(rows),
         *_numbers(rows, columns(prior, results), missing),
@@ -117,7 +122,7 @@ def _table(rows: Sequence[Mapping[str, Any]], own: Sequence[Column]) -> str:
     header = ["variant", "assets", *(escape(column.title) for column in own)]
     lines = []
     for row in rows:
-        title = f'<a href="#{row["variant"]}">{escape(row["title"])}</a><small>{escape(row["table"])}</small>'
+        title = f"{_to_assets(row['variant'], row['title'])}<small>{escape(row['table'])}</small>"
         lines.append([title, str(row["assets"]), *(_cell(row, column) for column in own)])
     return table(header, lines)
 
@@ -143,7 +148,7 @@ def _janus(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, Rate]) -> list
         automatic = "–"
         if interval is not None:
             automatic = f"{row['janus_order']:.4f}<small>{interval[0]:.3f} .. {interval[1]:.3f}</small>"
-        lines.append([escape(row["title"]), *ours, paper, automatic])
+        lines.append([_to_assets(row["variant"], row["title"]), *ours, paper, automatic])
     how = (
         "Counted by people on janus/sheet.html, which hides the variants; what it saves goes to janus/labels.json. "
         f"Automatic: by the order of the views, no substitute for labels; {accuracy_text('order')}."
@@ -163,6 +168,16 @@ def _title(result: Result) -> str:
     return VARIANTS[result["variant"]].title_on(result["prior"])
 
 
+def _to_assets(variant: str, title: str) -> str:
+    """A row's title, with a link to the lines of its assets, which lead to their runs."""
+    return f'<a href="#{variant}">{escape(title)}</a>'
+
+
+def _to_run(result: Result, text: str) -> str:
+    """A link to the folder of the run, which lies beside the report."""
+    return f'<a href="runs/{escape(result["name"])}/">{escape(text)}</a>'
+
+
 def _in_order(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda result: (list(VARIANTS).index(result["variant"]), result["seed"]))
 
@@ -173,7 +188,7 @@ def _cost(results: Sequence[Result]) -> list[str]:
     for own in by_variant(_in_order(results)).values():
         facts = [_mean([r.get(name) for r in own], decimals) for name, (_, decimals) in COSTS.items()]
         by_phase = [f"{np.mean([r['phase_ms'].get(phase, 0.0) for r in own]):.1f}" for phase in phases]
-        lines.append([escape(_title(own[0])), *facts, *by_phase])
+        lines.append([_to_assets(own[0]["variant"], _title(own[0])), *facts, *by_phase])
     head = ["variant", *(title for title, _ in COSTS.values()), *(f"{escape(phase)}, ms a step" for phase in phases)]
     return ["<h2>Cost of an asset</h2>", table(head, lines)]
 
@@ -186,17 +201,17 @@ def _mean(values: Sequence[float | None], decimals: int) -> str:
 
 def _mechanisms(results: Sequence[Result]) -> list[str]:
     own = by_variant(_in_order(results)).values()
-    lines = [[escape(_title(some[0])), *mechanism_cells(some)] for some in own]
+    lines = [[_to_assets(some[0]["variant"], _title(some[0])), *mechanism_cells(some)] for some in own]
     return ["<h2>What the parts did</h2>", table(["variant", *(escape(t) for t, _ in MECHANISMS.values())], lines)]
 
 
 def _assets(prior: str, results: Sequence[Result]) -> list[str]:
-    """Every number of every asset, with a link to the folder of its run, which lies beside the report."""
+    """Every number of every asset, with a link to its run."""
     own, lines, seen = columns(prior, results), [], set[str]()
     for result in _in_order(results):
         anchor = "" if result["variant"] in seen else f'<a id="{result["variant"]}"></a>'
         seen.add(result["variant"])
-        link = f'{anchor}<a href="runs/{escape(result["name"])}/">{escape(_title(result))}, seed {result["seed"]}</a>'
+        link = anchor + _to_run(result, f"{_title(result)}, seed {result['seed']}")
         numbers = ["–" if (v := column.of(result)) is None else f"{v:.{column.decimals}f}" for column in own]
         lines.append([f"{link}<small>{escape(result['prompt'])}</small>", *numbers])
     head = ["asset", *(escape(column.title) for column in own)]
@@ -228,7 +243,8 @@ def _card(run: Path, result: Result) -> str:
     title, truth = _title(result), result["known_truth"]
     video = turntable_html(run, f"{title}: {result['prompt']}")
     fact = f"PSNR {truth['psnr']:.1f} dB" if truth else f"{result['points']} Gaussians"
-    return f'<div class="card">{video}<b>{escape(title)}</b><br><small>seed {result["seed"]}, {fact}</small></div>'
+    link = _to_run(result, f"seed {result['seed']}, {fact}")
+    return f'<div class="card">{video}<b>{escape(title)}</b><br><small>{link}</small></div>'
 
 
 def _figure(content: str, caption: str) -> str:

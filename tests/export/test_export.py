@@ -12,6 +12,7 @@ import pytest
 from export import FORMATS, export
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
+from scene.ply_file import compress
 from tests.export.readers import read_splat
 from tests.export.scenes import N, run_folder
 from tests.scene.foreign_ply import rows, write
@@ -100,6 +101,15 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
     assert "spz_version = 4: expected 2 or 3" in refused(capsys, run, "--format", "spz", "--spz_version", 4)
     assert not (run / "export").exists()
     assert "cannot be padded to 4" in refused(capsys, run, "--format", "ply", "--pad_sh", 4)
+
+
+def test_a_compressed_cloud_is_exported_like_a_plain_one(run) -> None:
+    cloud = run / "point_cloud" / "iteration_10" / "point_cloud.ply"
+    plain = export(run, "ply").read_bytes()
+    packed = compress(cloud)
+    assert export(run, "ply").read_bytes() == plain
+    beside = export(packed, "ply")
+    assert beside == cloud.parent / "export" / "point_cloud.ply" and beside.read_bytes() == plain
 
 
 def test_a_cloud_of_too_high_a_degree_is_refused(tmp_path) -> None:

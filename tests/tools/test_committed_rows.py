@@ -2,11 +2,15 @@
 """Rows of benchmarks/results/ are made again: the settings of every one, and some from their seeds."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import pytest
 
 import train
+from arguments import GROUPS
+from arguments.declare import keys_of
+from arguments.no_effect import without_effect
 from evaluation.experiments import grid
 from evaluation.experiments.runs import Run
 from evaluation.known_truth import score_run
@@ -14,9 +18,12 @@ from evaluation.reproduction.order import order_of
 from tools import reproduce, search_toy
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+COMMON = ("dreamfusion", "hifa", "perpneg", "scaledreamer", "consistent3d", "ism", "full")
+"""Table 1 in the common setting, but for a row that is one of these, and for one that is as in its own setting."""
 COMMANDS = {
     "miniature.csv": ["--prior", "toy", "--miniature"],
     "table1.csv": ["--prior", "toy", "--table", "1"],
+    "table1_common.csv": ["--prior", "toy", "--table", "1", "--setting", "common", "--seeds", "2", "--variants", *COMMON],
     "table1_trained.csv": ["--prior", "toy-trained", "--table", "1", "--seeds", "1"],
     "weights.csv": ["--prior", "toy", "--table", "weights"],  # stopped after three objects of the first seed
 }
@@ -29,13 +36,17 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def runs_of(name: str) -> list[Run]:
     """What tools/reproduce.py would make for the file, in its order."""
-    args = reproduce.parser().parse_args([*COMMANDS[name], "--out", "unused"])
-    return order_of(args, [], train.main).runs
+    return runs_by(*COMMANDS[name])
+
+
+def runs_by(*words: str) -> list[Run]:
+    return order_of(reproduce.parser().parse_args([*words, "--out", "unused"]), [], train.main).runs
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_settings_of_every_row_of_a_table_are_made_again(name) -> None:
-    """Network samples of inversions depend on the timesteps drawn: within 8 % of the budget."""
+    """Network samples of inversions depend on the timesteps drawn: within 8 % of the budget; in the common setting
+    within 13 %, for the budget counts ISM's over t_range, which the warm-up widens."""
     rows, runs = rows_of(name), runs_of(name)
     assert len(rows) == {"weights.csv": 18}.get(name, len(runs))
     for row, run in zip(rows, runs):
@@ -44,7 +55,26 @@ def test_the_settings_of_every_row_of_a_table_are_made_again(name) -> None:
         assert (config.guidance.text, config.seed, config.guidance.noise_seed) == (row["prompt"], *2 * [int(row["seed"])])
         assert (config.optimization.iterations, config.cameras.init_num_pts) == (int(row["steps"]), int(row["points"]))
         if "--table" in COMMANDS[name]:
-            assert int(row["samples"]) == pytest.approx(2400, rel=0.08)
+            assert int(row["samples"]) == pytest.approx(2400, rel=0.13 if name == "table1_common.csv" else 0.08)
+
+
+def settings_read(run: Run) -> dict[str, object]:
+    """The value of each key that the run reads, but for where it writes."""
+    config = grid.config_of(run)
+    groups = {"": config} | {group: getattr(config, name) for group, (name, _) in GROUPS.items()}
+    keys = {f"{group}.{key}" if group else key: (of, key) for group, of in groups.items() for key in keys_of(type(of))}
+    unread = dict(without_effect(config))
+    return {label: getattr(of, key) for label, (of, key) in keys.items() if label not in unread}
+
+
+def test_rows_of_table_1_that_are_one_run_in_the_common_setting() -> None:
+    """GaussianDreamer's law is SDS, and CoGrad's timesteps are kept: docs/results.md reads the table by it."""
+    words = ("--prior", "toy", "--table", "1", "--seeds", "1", "--count", "1", "--setting")
+    own, common = ({run.facts["variant"]: run for run in runs_by(*words, setting)} for setting in ("own", "common"))
+    read = {variant: settings_read(run) for variant, run in common.items()}
+    same = [(a, b) for a, b in itertools.combinations(read, 2) if read[a] == read[b]]
+    assert same == [("dreamfusion", "gaussiandreamer")]
+    assert {v for v in read if read[v] == settings_read(own[v])} == {"full", "ism_schedule"}
 
 
 def test_the_settings_of_every_row_of_the_search_are_made_again() -> None:

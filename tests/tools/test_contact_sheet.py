@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from scene.ply_file import compress
 from tests.red_ball import write_run
 from tools.contact_sheet import main
 from utils.image_utils import read_png
@@ -41,7 +42,7 @@ def test_a_missing_video_is_named(tmp_path, capsys) -> None:
 
 def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
     run = write_run(tmp_path / "ball")
-    cloud = run / "point_cloud" / "iteration_5" / "point_cloud.ply"
+    cloud = compress(run / "point_cloud" / "iteration_5" / "point_cloud.ply")
     assert main([str(run), str(cloud), "--frames", "3", "--side_px", "32", "--out", str(tmp_path / "s.png")]) == 0
     sheet = read_png(tmp_path / "s.png").reshape(2, 32, 3, 32, 3)
     assert np.array_equal(sheet[0], sheet[1])

@@ -47,11 +47,16 @@ def test_the_report_is_one_whole_file(tmp_path, pretended) -> None:
     tags = Tags(text)
     # Nothing is loaded from elsewhere; links lead within the page, and to the runs beside it.
     assert tags.open == [] and all(address.startswith(("data:", "#", "runs/")) for address in tags.addresses)
+    # Every table's rows lead to the assets, every asset and every card to its run.
+    assert all(tags.addresses.count(f"#{variant}") == 5 for variant in ("luciddreamer", "full"))
+    runs = [address for address in tags.addresses if address.startswith("runs/")]
+    assert len(runs) == 4 + 2 and all((tmp_path / address).is_dir() for address in runs)
     assert tags.names.count("video") == 2  # a method each, of the first seed
     assert tags.names.count("img") == 1 + 4 + 2  # the truth, every asset, region maps
     for told in (
         "Tables 1 and 2",
         "Against the known truth",
+        "Every row has the steps of its settings, and its law's own scale",
         "Cost of an asset",
         "What the parts did",
         "render, ms a step",

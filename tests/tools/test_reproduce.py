@@ -237,6 +237,9 @@ def test_a_tables_budget_setting_and_rows_can_be_chosen(tmp_path, pretended, wor
     assert [row[0] for row in rows] == (["hifa"] if "hifa" in words else grid.TABLES["1"])
     assert ({steps for _, steps, *_ in rows} == {300}) == ("steps" in words) or words[0] == "--variants"
     assert all("-common" in name for name in pretended.names) == ("common" in words)
+    stored = json.loads((tmp_path / "results.json").read_text())["provenance"]
+    assert (stored["budget"] == "steps") == ("steps" in words) and stored["setting"] == ("common" if "common" in words else "own")
+    assert ("and LucidDreamer's scale, weight and schedule of t" in (tmp_path / "report.html").read_text()) == ("common" in words)
 
 
 # --- going on, failing ------------------------------------------------------------------------------------------------

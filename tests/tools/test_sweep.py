@@ -15,12 +15,23 @@ import pytest
 import train
 from evaluation.experiments import runs
 from evaluation.experiments.runs import Run, RunFailed, Sweep
+from evaluation.run_folder import config_of_run, gaussians_of_run
 
 RUNS = [Run(f"run{k}", ("--iterations", str(k)), {"k": k}) for k in range(6)]
 
 
+TINY = (
+    "--opt", "configs/toy.yaml", "--iterations", "4", "--warmup_iter", "4", "--image_w", "16", "--image_h", "16", "--view_px", "16",
+    "--init_num_pts", "60", "--save_video", "false", "--save_process", "false", "--quiet", "true", "--save_ratio", "1",
+)  # fmt: skip
+
+
 def measure(folder, log):
     return {"steps": len(log)}
+
+
+def gaussians_of(folder, log):
+    return {"gaussians": len(gaussians_of_run(folder, config_of_run(folder)).get_xyz)}
 
 
 @pytest.fixture
@@ -135,6 +146,19 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert len(record["resumed"]) == 1 and record["resumed"][0]["from"].startswith("chkpnt")
     assert not list(folder.glob("chkpnt*"))  # bulky, and of no use any more
+    assert [path.name for path in folder.glob("point_cloud/iteration_60/*")] == ["point_cloud.ply.xz"]
+
+
+def test_a_run_that_was_stopped_between_its_cloud_and_its_json_is_completed(tmp_path) -> None:
+    """Its cloud is compressed by then, and is read so."""
+    run = Run("short", TINY, {})
+    sweep = Sweep(tmp_path, train.main, gaussians_of, resume=True)
+    sweep.path("short").mkdir()  # which no file replaces
+    with pytest.raises(RunFailed, match="status 1"):
+        runs.run_one(run, sweep)
+    assert (sweep.folder("short") / "point_cloud" / "iteration_4" / "point_cloud.ply.xz").is_file()
+    sweep.path("short").rmdir()
+    assert runs.run_one(run, sweep)["gaussians"] == 60
 
 
 ASKING = """

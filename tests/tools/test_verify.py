@@ -17,6 +17,8 @@ from evaluation.experiments import runs
 from evaluation.reproduction import measure, report, verify
 from evaluation.reproduction.summary import assets_csv, summary
 from evaluation.run_folder import orbit
+from scene.gaussian_model import GaussianModel
+from scene.ply_file import compress
 from tests.red_ball import write_run
 from tests.toy.calibration.scenes import KINDS
 from tools import reproduce
@@ -25,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
 import tiny_models as tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("full-ball-seed0", "full-ball-seed1")
+NAMES = ("full-ball-seed0", "full-ball-seed1-common-samples")  # as without --table, and with it
 LOG = [{"phase_ms": {"render": 2.0}, "points": 3000, "unet_timesteps": [7], "unet_samples": 2, "t": [1], "loss_per_view": [2.0], "fault": None}]
 
 
@@ -74,6 +76,26 @@ def test_what_was_measured_is_measured_again(folder, made, capsys) -> None:
     assert count > 20
 
 
+def clouds(folder: Path) -> list[Path]:
+    return [folder / "runs" / name / "point_cloud" / "iteration_5" / "point_cloud.ply" for name in NAMES]
+
+
+def test_a_compressed_cloud_has_the_same_numbers_as_a_plain_one(folder, made, capsys) -> None:
+    """Compressed as a sweep leaves them; plain as folders of before 2026-11-29 have them."""
+    compress(clouds(folder)[0])
+    status, out = verified(folder, made[1], capsys)
+    assert status == 0 and "0 differ, 0 things were not checked" in out
+
+
+def test_a_damaged_compressed_cloud_is_named_with_what_to_do(folder, made, capsys) -> None:
+    packed = [compress(path) for path in clouds(folder)][1]
+    packed.write_bytes(packed.read_bytes()[:-40])
+    status, out = verified(folder, made[1], capsys)
+    assert status == 1 and "0 differ, 1 things were not checked" in out
+    told = f"not checked: {NAMES[1]}: {packed} is truncated: it ends before its data do; copy it again, or make its run again"
+    assert told in out.splitlines()
+
+
 CHANGES = {
     "psnr": lambda asset: asset["known_truth"].update(psnr=asset["known_truth"]["psnr"] + 0.1),
     "iou": lambda asset: asset["known_truth"].update(iou=asset["known_truth"]["iou"] - 0.01),
@@ -118,11 +140,10 @@ def test_a_changed_line_of_the_assets_is_noticed(folder, made, capsys) -> None:
 
 
 def test_another_cloud_is_noticed(folder, made, capsys) -> None:
-    from scene.gaussian_model import GaussianModel
-
-    path = folder / "runs" / NAMES[0] / "point_cloud" / "iteration_5" / "point_cloud.ply"
+    path = clouds(folder)[0]
     values = {name: value[:1500] for name, value in GaussianModel.from_ply(path).parameters_in_order().items()}
     GaussianModel.of_parameters(values).save_ply(path)
+    compress(path)
     status, out = verified(folder, made[1], capsys)
     assert status == 1 and f"{NAMES[0]}: points is stored as 3000, and is 1500" in out and f"{NAMES[0]}: psnr" in out
 
