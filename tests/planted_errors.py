@@ -145,6 +145,7 @@ ERRORS = [
     *_in("scene/mip_filter.py", "tests/scene/test_mip_filter.py",
         ("(scaling / wider).split", "(wider / scaling).split"),
         ("self.radius - torch", "self.radius + torch"),
+        ("xyz.detach()", "xyz"),
         ("cameras.image_h * cameras.SSAA", "cameras.image_h"),
     ),
     *_in("scene/__init__.py", "tests/scene/test_mip_filter.py",
