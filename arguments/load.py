@@ -105,7 +105,8 @@ class _Collector:
             self.problems.append(f"{COMMAND_LINE}: {error}")
             return False
         single = {name: values[0] for group, name, values in words.settings if not group and len(values) == 1}
-        path, run, usable = single.get("opt"), single.get("resume"), True
+        path, run = single.get("opt"), single.get("resume")
+        usable = all(name in single for group, name, _ in words.settings if not group and name in ("opt", "resume"))
         if run not in (None, "auto"):
             path = self._settings_of_run(Path(run), path)
             usable = path is not None

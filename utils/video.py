@@ -105,10 +105,13 @@ class VideoWriter(SegmentedVideo):
 
 
 def read_video(path: Path) -> np.ndarray:
-    """All frames of a video as uint8 [F, H, W, 3]."""
+    """All frames of a video as uint8 [F, H, W, 3]. Raises ValueError, one line, for another file."""
     reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+    try:
+        width, height = next(reader)["size"]
+        return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+    except (OSError, ValueError):  # ffmpeg's whole output, or no frame
+        raise ValueError(f"{path} is not a video that ffmpeg can read; give an .mp4 file.") from None
 
 
 def _ffmpeg(words: list[str], given: bytes) -> bytes:

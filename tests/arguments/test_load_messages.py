@@ -134,6 +134,12 @@ def test_command_line_mistakes(words, expected):
     assert expected in only_problem([*TEXT, *words])
 
 
+@pytest.mark.parametrize("words", [["--opt"], ["--opt", "a.yaml", "b.yaml"], ["--resume", "a", "b"]])
+def test_what_a_file_would_have_said_is_not_asked_for(words):
+    """The prompt, for one."""
+    assert "expected one value" in only_problem(words)
+
+
 def test_words_without_a_flag():
     assert only_problem(["stray", *TEXT]) == "command line: 'stray': expected a flag such as --opt FILE"
 

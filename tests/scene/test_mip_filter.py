@@ -52,8 +52,9 @@ def test_the_covariance_gets_the_variance_and_opacity_times_volume_stays() -> No
 
 
 def test_the_filter_follows_the_nearest_camera_and_the_longest_lens() -> None:
-    xyz = torch.tensor([[0.0, 0, 0], [0, 0.5, 0], [0, 0, 9.0]])
+    xyz = torch.tensor([[0.0, 0, 0], [0, 0.5, 0], [0, 0, 9.0]], requires_grad=True)
     got = Sampling(focal_px=100.0, radius=2.0).deviation(xyz)
+    assert not got.requires_grad  # positions are not moved for a wider filter
     assert got[:, 0].tolist() == pytest.approx([math.sqrt(0.2) * d / 100 for d in (2.0, 1.5, 0.2)])
 
 

@@ -53,11 +53,15 @@ def test_an_even_and_an_odd_part_stand_for_an_image_and_its_mirror_image(width):
     """The products of half the size are those of the whole images; largest difference seen 2e-6, bound 1e-5."""
     draws = Draws(4)
     images, x = draws.normal(5, 3, 4, width), draws.normal(2, 3, 4, width)
-    images[:, :, 0] = 1.0  # a row that all share
+    images[:, :, :2] = 1.0  # two rows that all share,
+    images[2, :, 0, -1] = 0.5  # but for the right end of one image,
+    images[:, :, 1, 0] = 2.0  # and the left end of every image, which its mirror image has at the right
+    differs = torch.ones(4, width, dtype=torch.bool)
+    differs[:2, 1:-1] = False
     table = ImageTable.build(images)
-    seen = images[:, :, 1:].flatten(1)
+    seen = images[:, :, differs].flatten(1)
     for got, side in zip(table.inner(x), (x, x.flip(-1)), strict=True):
-        torch.testing.assert_close(got, side[:, :, 1:].flatten(1) @ seen.T, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got, side[:, :, differs].flatten(1) @ seen.T, rtol=0, atol=1e-5)
     weights = draws.normal(3, 2, 5)
     expected = torch.einsum("rsn,snchw->rchw", weights, torch.stack([images, images.flip(-1)]))
     torch.testing.assert_close(table.weighted_sum(weights), expected, rtol=0, atol=1e-5)

@@ -18,6 +18,13 @@ def test_frames_come_back_in_order_and_h264(tmp_path) -> None:
     assert b"avc1" in path.read_bytes()
 
 
+@pytest.mark.parametrize("content", [b"# words\n", b"", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"])
+def test_another_file_is_no_video(tmp_path, content) -> None:
+    (tmp_path / "other.mp4").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^[^\n]*other\.mp4 is not a video that ffmpeg can read; give an \.mp4 file\.$"):
+        read_video(tmp_path / "other.mp4")
+
+
 def test_another_ffmpeg_is_used_where_the_environment_names_one(tmp_path, monkeypatch) -> None:
     """As docs/licences.md says."""
     other = tmp_path / "ffmpeg"
