@@ -85,7 +85,7 @@ def test_scaling_the_history_scales_the_projection(seed, factor) -> None:
 def test_without_candidates_fused_is_main_itself() -> None:
     g_main = _gradient(0)
     result = fuse(g_main, [])
-    assert result.g_fused is g_main and result.fused_norm == result.main_norm == pytest.approx(float(_vector(g_main).norm()), rel=1e-6)
+    assert result.g_fused is g_main and result.main_norm is result.fused_norm is None
 
 
 @pytest.mark.parametrize("projection", ["vector", "group"])
