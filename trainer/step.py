@@ -340,14 +340,15 @@ def fuse_views(
     cograd, step, count = state.cograd, state.iteration, _parameter_count(state)
     kept, total, fusion = list[ViewGradient](), GradientSum(), list[dict[str, Any]]()
     as_flat = cograd is not None and plan is not None and cograd.keeps_gradients(step)
-    for view, t_view in zip(_timed(views, timer), t.tolist(), strict=True):
+    regions = [None] * len(t) if plan is None else plan.regions.tolist()
+    for view, region, t_view in zip(_timed(views, timer), regions, t.tolist(), strict=True):
         with timer("backward" if plan is None else "fuse"), threads_for(count):
             if as_flat:  # once, for fusing and for the bank
                 view = dataclasses.replace(view, g_main=flat(view.g_main))
-            if cograd is None or plan is None:
+            if cograd is None or region is None:
                 total.add(view.g_main)
             else:
-                result = cograd.fuse(step, int(plan.regions[len(kept)]), t_view, view.g_main)
+                result = cograd.fuse(step, region, t_view, view.g_main)
                 total.add(result.g_fused)
                 fusion.append(result.record())
                 del result  # only the sum stays in memory
