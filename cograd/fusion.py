@@ -35,13 +35,14 @@ FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to produc
 class Flat(Gradient):
     """A gradient whose tensors are parts of one `vector` [D], made when they are asked for; neither is to be changed.
 
-    `square` is |g|^2, once known: a stored gradient is compared many times.
+    `square` is |g|^2, once known: a stored gradient is compared many times. `is_finite` is true once that is known.
     """
 
     def __init__(self, vector: Tensor, shapes: Mapping[str, Shape]) -> None:
         """shapes: of the parts by name, in their order."""
         self.vector, self.shapes = vector, shapes
         self.square: float | None = None
+        self.is_finite = False
 
     @cached_property
     def parts(self) -> dict[str, Tensor]:

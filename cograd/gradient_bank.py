@@ -243,7 +243,7 @@ class GradientBank:
         if not self.is_useful(step):
             return
         g_main = flat(g_main)
-        if not _all_finite(g_main.vector):
+        if not g_main.is_finite and not _all_finite(g_main.vector):
             self.refused += 1
             return
         device = "cpu" if self.params.bank_on_cpu else None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from arguments import Config, OptimizationParams, PipelineParams
 from cograd import Plan
-from cograd.fusion import Gradient, GradientSum, flat
+from cograd.fusion import Flat, Gradient, GradientSum, flat
 from gaussian_renderer.views import (
     MapGradients,
     RenderedView,
@@ -342,17 +342,19 @@ def fuse_views(
     as_flat = cograd is not None and plan is not None and cograd.keeps_gradients(step)
     regions = [None] * len(t) if plan is None else plan.regions.tolist()
     for view, region, t_view in zip(_timed(views, timer), regions, t.tolist(), strict=True):
-        with timer("backward" if plan is None else "fuse"), threads_for(count):
-            if as_flat:  # once, for fusing and for the bank
-                view = dataclasses.replace(view, g_main=flat(view.g_main))
-            if cograd is None or region is None:
-                total.add(view.g_main)
-            else:
+        g_fused = view.g_main
+        if cograd is not None and region is not None:
+            with timer("fuse"), threads_for(count):
+                if as_flat:  # once, for fusing and for the bank
+                    view = dataclasses.replace(view, g_main=flat(view.g_main))
                 result = cograd.fuse(step, region, t_view, view.g_main)
-                total.add(result.g_fused)
+                g_fused = result.g_fused
                 fusion.append(result.record())
-                del result  # only the sum stays in memory
-            kept.append(view)
+                del result
+        with timer("backward"), threads_for(count):  # the baseline has this sum too
+            total.add(g_fused)
+        del g_fused  # only the sum stays in memory
+        kept.append(view)
     assert total.total is not None, "a step has a view"
     return kept, total.total, fusion
 
@@ -383,6 +385,9 @@ def set_gradient(state: TrainState, gradient: Gradient, views: list[ViewGradient
     if bad is None:
         for name, parameter in state.gaussians.parameters_in_order().items():
             parameter.grad = gradient.get(name)
+        for view in views:  # of a sum that is finite every part is
+            if isinstance(view.g_main, Flat):
+                view.g_main.is_finite = True
         return None
     for v, view in enumerate(views):  # fusing spreads one parameter's NaN over all of them
         if (own := first_not_finite(view.g_main)) is not None:
