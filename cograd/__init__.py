@@ -104,8 +104,9 @@ class CoGrad:
         results goes to the optimizer, and views of the same step are no candidates for each other: `observe` stores
         their gradients after all of them are fused.
         """
-        candidates = self.bank.candidates(step, int(region), int(t), g_main)
-        params = self.params
+        candidates, params = self.bank.candidates(step, int(region), int(t), g_main), self.params
+        if not candidates:
+            return FusionResult(g_main, region=int(region))
         result = fuse(g_main, [(c.w, c.g_hist) for c in candidates], params.delta, params.projection)
         return replace(result, region=int(region), distances=tuple(c.d for c in candidates))
 

@@ -10,20 +10,22 @@
 | g_fused | g_main + sum of the g_proj |
 | share | <g_aux, g_main> / (abs(g_main)^2 + delta) |
 
-A gradient is a dict of named tensors that stands for one vector, all tensors end to end; gradients that meet have the
-same names and shapes. Results have the type of their inputs.
+A gradient is a mapping of named tensors that stands for one vector, all tensors end to end; gradients that meet have
+the same names and shapes. Results have the type of their inputs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Gradient = dict[str, Tensor]
+Gradient = Mapping[str, Tensor]
+Shape = tuple[int, ...]
 ON_HOST = ("cpu",)  # devices whose numbers are read without waiting
 DEVICE_CHUNK = 1 << 22  # numbers that are float64 at a time
 CHUNK = 1 << 15  # a float32 sum of so many products is exact to about 1e-7
@@ -31,23 +33,43 @@ FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to produc
 
 
 class Flat(Gradient):
-    """A gradient whose tensors are parts of one `vector` [D]; neither is to be changed. `square` is |g|^2, once known:
-    a stored gradient is compared many times."""
+    """A gradient whose tensors are parts of one `vector` [D], made when they are asked for; neither is to be changed.
 
-    vector: Tensor
-    square: float | None = None
+    `square` is |g|^2, once known: a stored gradient is compared many times. `is_finite` is true once that is known.
+    """
+
+    def __init__(self, vector: Tensor, shapes: Mapping[str, Shape]) -> None:
+        """shapes: of the parts by name, in their order."""
+        self.vector, self.shapes = vector, shapes
+        self.square: float | None = None
+        self.is_finite = False
+
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """Each tensor, by name."""
+        parts = self.vector.split([math.prod(shape) for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 @dataclass(frozen=True)
 class FusionResult:
-    """g_fused, |g_main|, |g_fused|, and for each candidate the cosine of g_hist with g_main.
+    """g_fused, and for each candidate the cosine of g_hist with g_main; |g_main| and |g_fused| where there is one.
 
     region, distances: the view's region and how far those of the candidates are, where CoGrad fused.
     """
 
     g_fused: Gradient
-    main_norm: float
-    fused_norm: float
+    main_norm: float | None = None
+    fused_norm: float | None = None
     cosines: tuple[float, ...] = ()
     region: int | None = None
     distances: tuple[float, ...] = ()
@@ -68,22 +90,35 @@ def flat(g: Gradient) -> Flat:
     """A copy of g end to end; g itself where it is that already."""
     if isinstance(g, Flat):
         return g
-    return named(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), _shapes(g))
-
-
-def named(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> Flat:
-    """The parts of `vector` [D] by name, of these shapes, in this order."""
-    parts = vector.split([math.prod(shape) for shape in shapes.values()])
-    made = Flat({name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts)})
-    made.vector = vector
-    return made
+    return Flat(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), _shapes(g))
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """a + b; a name that only one of them has keeps its tensor."""
-    if isinstance(a, Flat) and isinstance(b, Flat) and _fits(a, b):
-        return named(a.vector + b.vector, _shapes(a))
+    if isinstance(a, Flat) and isinstance(b, Flat) and fits(a, b):
+        return Flat(a.vector + b.vector, a.shapes)
     return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
+
+
+class GradientSum:
+    """`total`: the sum of gradients that are added one after the other, none of which is changed; of one, itself."""
+
+    def __init__(self) -> None:
+        self.total: Gradient | None = None
+        self._is_ours = False  # every tensor of the total was made here
+
+    def add(self, g: Gradient) -> None:
+        """total <- total + g."""
+        total = self.total
+        if total is None:
+            self.total = g
+        elif not (self._is_ours and fits(total, g)):
+            self.total, self._is_ours = added(total, g), fits(total, g)
+        elif isinstance(total, Flat) and isinstance(g, Flat):
+            total.vector.add_(g.vector)
+        else:
+            for name, x in g.items():
+                total[name].add_(x)
 
 
 def inner(a: Gradient, b: Gradient) -> float:
@@ -108,19 +143,21 @@ def project_orthogonal(
     delta: float = 1e-8,
     projection: str = "vector",
     dots: tuple[Sequence[float], Sequence[float]] | None = None,
+    out: Tensor | None = None,
 ) -> Flat:
     """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0.
 
-    dots: <g_aux, g_main> and <g_main, g_main> of each part that is projected, where the caller has them.
+    dots: <g_aux, g_main> and <g_main, g_main> of each part that is projected, where the caller has them. out [D]: where
+    the vector of g_proj is written, that of g_aux itself perhaps.
     """
     _check_fit(g_aux, g_main)
     aux, main = flat(g_aux), flat(g_main)
     spans = _vectors(main, projection)
     aux_main, main_main = dots or _dots([(aux.vector, main.vector, spans), (main.vector, main.vector, spans)])
-    g_proj = torch.empty_like(aux.vector)
+    g_proj = torch.empty_like(aux.vector) if out is None else out
     for span, share in zip(spans, _shares(aux_main, main_main, delta), strict=True):
         torch.sub(aux.vector[span], main.vector[span], alpha=share, out=g_proj[span])
-    return named(g_proj, _shapes(main))
+    return Flat(g_proj, main.shapes)
 
 
 def fuse(
@@ -129,14 +166,14 @@ def fuse(
     delta: float = 1e-8,
     projection: str = "vector",
 ) -> FusionResult:
-    """g_fused = g_main + sum_j g_proj^j of candidates (w_j, g_hist^j). Without any, g_fused is g_main itself, no copy.
+    """g_fused = g_main + sum_j g_proj^j of candidates (w_j, g_hist^j). Without any, g_fused is g_main itself, and
+    nothing is computed.
 
     Eq. (10) is linear in g_aux, so the sum of the g_aux^j = w_j g_hist^j is projected, once. Raises ValueError when
     names or shapes differ.
     """
     if not candidates:
-        main_norm = norm(g_main)
-        return FusionResult(g_main, main_norm, main_norm)
+        return FusionResult(g_main)
     main, hists = flat(g_main), [flat(g_hist) for _, g_hist in candidates]
     for hist in hists:
         _check_fit(hist, main)
@@ -157,8 +194,8 @@ def fuse(
     for w, hist in zip(weights[1:], hists[1:]):
         g_aux.add_(hist.vector, alpha=w)
     aux_main = [sum(w * dot for w, dot in zip(weights, part)) for part in zip(*hist_mains)]
-    g_proj = project_orthogonal(named(g_aux, _shapes(main)), main, delta, projection, (aux_main, main_main))
-    g_fused = named(g_proj.vector.add_(main.vector), _shapes(main))
+    g_proj = project_orthogonal(Flat(g_aux, main.shapes), main, delta, projection, (aux_main, main_main), out=g_aux)
+    g_fused = Flat(g_proj.vector.add_(main.vector), main.shapes)
     return FusionResult(g_fused, main_norm, norm(g_fused), tuple(cosines))
 
 
@@ -181,24 +218,25 @@ def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float)
     return [aux / (own * (1 + delta / square)) if own else 0.0 for aux, own in zip(aux_main, main_main)]
 
 
-def _shapes(g: Gradient) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(x.shape) for name, x in g.items()}
+def _shapes(g: Gradient) -> Mapping[str, Shape]:
+    return g.shapes if isinstance(g, Flat) else {name: tuple(x.shape) for name, x in g.items()}
 
 
 def _check_fit(a: Gradient, b: Gradient) -> None:
     """ValueError unless names and shapes are the same, in the same order."""
-    if a is not b and not _fits(a, b):
+    if a is not b and not fits(a, b):
         shapes = f"{_shapes(a)} and {_shapes(b)}"
         raise ValueError(f"gradients of shapes {shapes} do not fit; pass the same parameters each time")
 
 
-def _fits(a: Gradient, b: Gradient) -> bool:
-    return list(a) == list(b) and all(x.shape == y.shape for x, y in zip(a.values(), b.values(), strict=True))
+def fits(a: Gradient, b: Gradient) -> bool:
+    one, other = _shapes(a), _shapes(b)
+    return one is other or (one == other and list(one) == list(other))
 
 
-def _spans(g: Gradient) -> list[slice]:
+def _spans(g: Flat) -> list[slice]:
     """Where in the vector each tensor is."""
-    ends = list(accumulate(x.numel() for x in g.values()))
+    ends = list(accumulate(map(math.prod, g.shapes.values())))
     return [slice(begin, end) for begin, end in zip([0, *ends], ends)]
 
 

@@ -9,7 +9,7 @@
 | g_hist | a region's latest stored main gradient | - |
 
 Letters of shapes: N Gaussians, M after densification, V Gaussians that a view moves.
-A gradient is a dict of tensors: [N, ...] by Gaussian, and of any shape for the names called fixed.
+A gradient is a mapping of tensors: [N, ...] by Gaussian, and of any shape for the names called fixed.
 """
 
 import math
@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from cograd.fusion import Flat, Gradient, flat, named
+from cograd.fusion import Flat, Gradient, fits, flat
 from cograd.params import CoGradParams
 from cograd.regions import RegionGrid
 
@@ -74,20 +74,21 @@ class PlainGradient:
         cls, gradient: Gradient, step: int, t: int, fixed_names: frozenset[str], device: Any = None
     ) -> Self:
         """A Flat gradient is kept as it is. ValueError for tensors by Gaussian of different length."""
-        counts = {name: len(g) for name, g in gradient.items() if name not in fixed_names}
+        copied = flat(gradient if device is None else {name: g.to(device) for name, g in gradient.items()})
+        counts = {name: shape[0] for name, shape in copied.shapes.items() if name not in fixed_names}
         if len(set(counts.values())) > 1:
             raise ValueError(f"gradients by Gaussian have lengths {counts}; expected one length, or names called fixed")
-        copied = flat(gradient if device is None else {name: g.to(device) for name, g in gradient.items()})
-        return cls(step, t, copied, tuple(gradient.keys() - counts.keys()), next(iter(counts.values()), 0))
+        return cls(step, t, copied, tuple(copied.shapes.keys() - counts.keys()), next(iter(counts.values()), 0))
 
     def unpack(self, like: Gradient) -> Gradient:
         """The gradient in the names, types and devices of `like`. ValueError where it is of other parameters."""
+        own, others = self.gradient, [like.vector] if isinstance(like, Flat) else like.values()
+        if fits(like, own) and all((g.dtype, g.device) == (own.vector.dtype, own.vector.device) for g in others):
+            return own
         for name, g in like.items():
-            if name not in self.gradient or (name not in self.fixed and self.count != len(g)):
-                raise _misfit(self.count, self.gradient, name, g)
-        if list(like) == list(self.gradient) and all(_alike(g, like[name]) for name, g in self.gradient.items()):
-            return self.gradient
-        return {name: self.gradient[name].to(g.device, g.dtype) for name, g in like.items()}
+            if name not in own or (name not in self.fixed and self.count != len(g)):
+                raise _misfit(self.count, own, name, g)
+        return {name: own[name].to(g.device, g.dtype) for name, g in like.items()}
 
     def remap_rows(self, index_map: RowMap) -> None:
         """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
@@ -95,7 +96,7 @@ class PlainGradient:
         source, new_rows = index_map.source.to(vector.device), index_map.is_new.to(vector.device).nonzero().squeeze(1)
         self.count = len(source)
         shapes = {name: g.shape if name in self.fixed else (self.count, *g.shape[1:]) for name, g in old.items()}
-        self.gradient = named(vector.new_empty(sum(map(math.prod, shapes.values()))), shapes)
+        self.gradient = Flat(vector.new_empty(sum(map(math.prod, shapes.values()))), shapes)
         for name, g in self.gradient.items():
             if name in self.fixed:
                 g.copy_(old[name])
@@ -115,9 +116,9 @@ class PackedGradient:
     t: int
     count: int  # N
     rows: Tensor
-    sparse: Gradient = field(default_factory=dict)  # [V, ...]
-    dense: Gradient = field(default_factory=dict)  # [N, ...]
-    fixed: Gradient = field(default_factory=dict)
+    sparse: dict[str, Tensor] = field(default_factory=dict)  # [V, ...]
+    dense: dict[str, Tensor] = field(default_factory=dict)  # [N, ...]
+    fixed: dict[str, Tensor] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)  # stored number = scale x true one
 
     @property
@@ -242,7 +243,7 @@ class GradientBank:
         if not self.is_useful(step):
             return
         g_main = flat(g_main)
-        if not _all_finite(g_main.vector):
+        if not g_main.is_finite and not _all_finite(g_main.vector):
             self.refused += 1
             return
         device = "cpu" if self.params.bank_on_cpu else None
@@ -313,10 +314,6 @@ class GradientBank:
 def _all_finite(x: Tensor) -> bool:
     """By the sum, which is ten times faster, unless that overflows."""
     return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
 
 
 def _misfit(count: int, names: Iterable[str], name: str, g: Tensor) -> ValueError:

@@ -151,7 +151,8 @@ def convergence_indicator(n: np.ndarray, L_bar: np.ndarray, L: np.ndarray, eps_s
     """
     scale = np.maximum(np.maximum(L_bar, L), 1.0)
     with np.errstate(over="ignore"):
-        r = (L_bar / scale * (n - 1) + L / scale) / (L_bar / scale * n + eps_stab / scale)
+        mean, last = L_bar / scale, L / scale
+        r = (mean * (n - 1) + last) / (mean * n + eps_stab / scale)
     return np.where(n < 2, 1.0, np.minimum(r, LARGEST_R))
 
 
@@ -196,11 +197,17 @@ def draw_without_replacement(
     if not 1 <= len(u) <= len(log_p):
         raise ValueError(f"views per step: {len(u)}; expected 1 to {len(log_p)}, the number of regions: all differ")
     rest, chosen = log_p.copy(), list[int]()
+    weights = np.exp(rest - rest.max())
     for k, number in enumerate(u):
         if opposites is not None and k % 2:
             chosen.append(opposites[chosen[-1]])
         else:
-            cumulative = np.exp(rest - rest.max()).cumsum()
-            chosen.append(int(np.searchsorted(cumulative, number * cumulative[-1], side="right")))
-        rest[chosen[-1]] = -np.inf
+            cumulative = weights.cumsum()
+            chosen.append(int(cumulative.searchsorted(number * cumulative[-1], side="right")))
+        region = chosen[-1]
+        rest[region] = -np.inf
+        if weights[region] < 1:
+            weights[region] = 0
+        elif len(chosen) < len(u):  # the likeliest is gone: those left count by the likeliest of them
+            weights = np.exp(rest - rest.max())
     return torch.tensor(chosen)

@@ -18,6 +18,7 @@ Letters of shapes: N regions, B views. Everything is on the CPU in float64.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def schedule_progress(prog: float, reading: str, prog_range: tuple[float, float]
     return min(max((prog - low) / (high - low), 0.0), 1.0)
 
 
-def global_timestep(s: float, table: Tensor) -> float:
+def global_timestep(s: float, table: Tensor | Sequence[float]) -> float:
     """t_global: the timestep whose logSNR is (1 - s) logSNR(1000) + s logSNR(1), by interpolation on the table [T].
 
     DECISION: the paper's t runs over 1..1000, a table of T = 1000 entries over 0..999. A timestep indexes the table, as
@@ -79,8 +80,9 @@ def global_timestep(s: float, table: Tensor) -> float:
     """
     last = len(table) - 1
     wanted = (1 - s) * float(table[last]) + s * float(table[1])
-    falling = table[1:].numpy()[::-1]
-    return last - float(np.interp(wanted, falling, np.arange(last, dtype=np.float64)))
+    t = bisect_left(range(last), True, lo=1, key=lambda t: bool(table[t] <= wanted))  # the first that is not above
+    below = float(table[t])
+    return t - max(wanted - below, 0.0) / (float(table[t - 1]) - below) if t > 1 else 1.0
 
 
 def local_update(
@@ -136,7 +138,7 @@ class TimestepController:
     ) -> None:
         """alphas_cumprod [T]. Raises ValueError for a table or a t_valid that is no schedule's."""
         self.grid, self.history, self.params = grid, history, params
-        self.log_snr = log_snr(alphas_cumprod)
+        self.log_snr: list[float] = log_snr(alphas_cumprod).tolist()
         self.T = len(self.log_snr)
         self.t_valid = t_valid or (1, self.T - 1)
         if not 0 <= self.t_valid[0] <= self.t_valid[1] < self.T:
@@ -192,24 +194,26 @@ class LossSignal:
         """alphas_cumprod [T]; w(t) [T], by default LucidDreamer's sqrt((1 - abar) / abar)."""
         abar = alphas_cumprod.detach().cpu().double()
         self.mode, self.T = params.loss_signal, len(abar)
-        self.w = ((1 - abar) / abar).sqrt() if w is None else w.detach().cpu().double()
+        weights = ((1 - abar) / abar).sqrt() if w is None else w.detach().cpu().double()
+        self.w: list[float] = weights.tolist()
         self.count = np.zeros(params.loss_signal_bins, dtype=np.int64)
         self.mean = np.zeros(params.loss_signal_bins)
 
     def __call__(self, losses: Tensor, t: Tensor) -> Tensor:
         """Signals [B] of the views' residual losses [B] at timesteps t [B]; a loss that is not finite comes back."""
-        losses, t = losses.detach().cpu().double(), t.cpu().long()
-        if self.mode == "residual":
-            return losses
-        if self.mode == "weighted":
-            return losses * self.w[t]
-        bins = (t * len(self.count) // self.T).numpy()
-        for loss, b in zip(losses.tolist(), bins):
-            if math.isfinite(loss):
-                self.count[b] += 1
-                self.mean[b] += (loss - self.mean[b]) / self.count[b]
-        divisors = torch.from_numpy(self.mean[bins])
-        return torch.where(losses.isfinite() & (divisors == 0), 1.0, losses / divisors)
+        views = list(zip(losses.tolist(), t.tolist(), strict=True))
+        if self.mode == "t_normalised":
+            bins = [t_view * len(self.count) // self.T for _, t_view in views]
+            for (loss, _), b in zip(views, bins):
+                if math.isfinite(loss):
+                    self.count[b] += 1
+                    self.mean[b] += (loss - self.mean[b]) / self.count[b]
+            signals = [_quotient(loss, float(self.mean[b])) for (loss, _), b in zip(views, bins)]
+        elif self.mode == "weighted":
+            signals = [loss * self.w[t_view] for loss, t_view in views]
+        else:
+            signals = [loss for loss, _ in views]
+        return torch.tensor(signals, dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Count and mean of each bin."""
@@ -220,3 +224,10 @@ class LossSignal:
         if (saved := len(state["count"])) != len(self.count):
             raise ValueError(f"loss_signal_bins is {len(self.count)}; expected {saved}, as in the saved loss signal")
         self.count, self.mean = (state[name].cpu().numpy().copy() for name in ("count", "mean"))
+
+
+def _quotient(loss: float, mean: float) -> float:
+    """loss / mean, 1 where both are 0; a loss that is not finite comes back."""
+    if not math.isfinite(loss):
+        return loss
+    return loss / mean if mean else 1.0

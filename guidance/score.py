@@ -209,7 +209,9 @@ def weighted_gradient(difference: Tensor, weight: Tensor, params: GuidanceParams
 
 
 def flipped(x: Tensor, flip: Tensor) -> Tensor:
-    """x [...,W] mirrored left to right where flip [1] is true; flip is not read on the host."""
+    """x [...,W] mirrored left to right where flip [1] is true; flip is read on the CPU alone, where nothing waits."""
+    if flip.device.type == "cpu":
+        return x.flip(-1) if flip else x
     return torch.where(flip, x.flip(-1), x)
 
 

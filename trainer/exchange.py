@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cograd.fusion import Gradient, flat, named
+from cograd.fusion import Flat, Gradient, flat
 from trainer.distributed import World
 from utils.shard import Shard
 
@@ -50,7 +50,7 @@ def gather_gradients(own: list[ViewGradient], shard: Shard, world: World) -> lis
     shapes, n = {name: tuple(g.shape) for name, g in own[0].g_main.items()}, len(own[0].radii_px)
     rows = world.gather(torch.stack([_packed(view) for view in own]), shard)  # [B, D + 3N]
     parts = (row.split([len(row) - 3 * n, 2 * n, n]) for row in rows)
-    return [ViewGradient(named(main, shapes), ndc.view(n, 2), radii_px) for main, ndc, radii_px in parts]
+    return [ViewGradient(Flat(main, shapes), ndc.view(n, 2), radii_px) for main, ndc, radii_px in parts]
 
 
 def _packed(view: ViewGradient) -> Tensor:

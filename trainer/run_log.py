@@ -244,7 +244,7 @@ def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             together = {key: [v[key] for v in value] for key in (value[0] if value else {})}
             yield from _scalars(together, f"{prefix}{name}/")
         elif isinstance(value, list):
-            numbers = [v for entry in value for v in (entry if isinstance(entry, list) else [entry])]
+            numbers = [v for x in value for v in (x if isinstance(x, list) else [x]) if v is not None]
             if numbers and all(isinstance(v, int | float) for v in numbers):
                 yield f"{prefix}{name}", sum(numbers) / len(numbers)
         elif isinstance(value, (int, float)) and name != "iteration":

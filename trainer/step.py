@@ -11,8 +11,8 @@ Letters of shapes: B views, N Gaussians, H x W pixels.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from arguments import Config, OptimizationParams, PipelineParams
 from cograd import Plan
-from cograd.fusion import Gradient, added, flat
+from cograd.fusion import Flat, Gradient, GradientSum, flat
 from gaussian_renderer.views import (
     MapGradients,
     RenderedView,
@@ -155,17 +155,19 @@ def compute_gradients(
         latents = None
         if state.loss.predictor is not None:
             latents = world.gather(distillation.latents.detach(), shard)
-    main, fault = [], losses.fault
-    fusion: list[dict[str, Any]] = []
+    main, fault = list[ViewGradient](), losses.fault
+    fusion = list[dict[str, Any]]()
     if fault is None:
         with timer("backward"):
             signs = pixel_signs(state, opt, (shard.total, *images.shape[2:]))
             own_signs = None if signs is None else shard.of(signs)
-            main = view_gradients(state, views, g_maps, opt, shard.total, own_signs)
+            by_view: Iterable[ViewGradient] = view_gradients(state, views, g_maps, opt, shard.total, own_signs)
         if world.size > 1:
+            with timer("backward"):
+                own = list(by_view)
             with timer("exchange"):
-                main = gather_gradients(main, shard, world)
-        main, total, fusion = fuse_views(state, draws.plan, losses.t, main, timer)  # Eq. (10)
+                by_view = gather_gradients(own, shard, world)
+        main, total, fusion = fuse_views(state, draws.plan, losses.t, by_view, timer)  # Eq. (10)
         with timer("backward"), threads_for(_parameter_count(state)):
             fault = set_gradient(state, total, main, losses.t)
     stacks = images.detach(), disparities.detach(), transmittances
@@ -305,7 +307,7 @@ def view_gradients(
     opt: OptimizationParams,
     total: int,
     signs: Tensor | None = None,
-) -> list[ViewGradient]:
+) -> Iterator[ViewGradient]:
     """Takes the gradients of the views' maps, and each view's share of the terms of scales and z-variance of `total`
     views, back through the renderer: the rasterizer for all at once, the rest view by view. Empties `views`, for their
     images keep what was rendered in memory. With `signs` [B, 1, H, W] densification reads the gradients of the screen
@@ -323,35 +325,49 @@ def view_gradients(
     to_inputs = backward_to_inputs(views, g_maps, g_terms.pop("z_variance", None))
     behind = [(view.edges, view.scales, view.radii_px) for view in views]
     views.clear()
-    gradients = []
     while behind:
         (edges, scales, radii_px), (g_screen, *g_inputs) = behind.pop(0), to_inputs.pop(0)
         backward_to_parameters(edges, g_inputs, scales, g_terms, last=not behind)
         of_densifier = g_screen if signed is None else signed.pop(0)
-        gradients.append(ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px))
-    return gradients
+        yield ViewGradient(pop_gradient(state), of_densifier[:, :2], radii_px)
 
 
 def fuse_views(
-    state: TrainState, plan: Plan | None, t: Tensor, views: list[ViewGradient], timer: PhaseTimer
+    state: TrainState, plan: Plan | None, t: Tensor, views: Iterable[ViewGradient], timer: PhaseTimer
 ) -> tuple[list[ViewGradient], Gradient, list[dict[str, Any]]]:
     """The views' gradients as the bank keeps them, their sum once fused with neighbouring regions', Eq. (10), and what
-    FusionResult records of each."""
-    cograd, step = state.cograd, state.iteration
-    if cograd is None or plan is None:
-        with timer("backward"), threads_for(_parameter_count(state)):
-            return views, functools.reduce(added, (view.g_main for view in views)), []
-    with timer("fuse"), threads_for(_parameter_count(state)):
-        if cograd.keeps_gradients(step):  # flat once, for fusing and for the bank
-            views = [dataclasses.replace(view, g_main=flat(view.g_main)) for view in views]
-        total, fusion = None, []
-        for region, t_view, view in zip(plan.regions.tolist(), t.tolist(), views, strict=True):
-            result = cograd.fuse(step, region, t_view, view.g_main)
-            total = result.g_fused if total is None else added(total, result.g_fused)
-            fusion.append(result.record())
-            del result  # only the sum stays in memory
-        assert total is not None, "a step has a view"
-        return views, total, fusion
+    FusionResult records of each. Each gradient is used as soon as `views` has made it, while caches still have it."""
+    cograd, step, count = state.cograd, state.iteration, _parameter_count(state)
+    kept, total, fusion = list[ViewGradient](), GradientSum(), list[dict[str, Any]]()
+    as_flat = cograd is not None and plan is not None and cograd.keeps_gradients(step)
+    regions = [None] * len(t) if plan is None else plan.regions.tolist()
+    for view, region, t_view in zip(_timed(views, timer), regions, t.tolist(), strict=True):
+        g_fused = view.g_main
+        if cograd is not None and region is not None:
+            with timer("fuse"), threads_for(count):
+                if as_flat:  # once, for fusing and for the bank
+                    view = dataclasses.replace(view, g_main=flat(view.g_main))
+                result = cograd.fuse(step, region, t_view, view.g_main)
+                g_fused = result.g_fused
+                fusion.append(result.record())
+                del result
+        with timer("backward"), threads_for(count):  # the baseline has this sum too
+            total.add(g_fused)
+        del g_fused  # only the sum stays in memory
+        kept.append(view)
+    assert total.total is not None, "a step has a view"
+    return kept, total.total, fusion
+
+
+def _timed(views: Iterable[ViewGradient], timer: PhaseTimer) -> Iterator[ViewGradient]:
+    """The same, what it takes to make them counted as `backward`."""
+    waiting = iter(views)
+    while True:
+        with timer("backward"):
+            view = next(waiting, None)
+        if view is None:
+            return
+        yield view
 
 
 def pop_gradient(state: TrainState) -> Gradient:
@@ -369,6 +385,9 @@ def set_gradient(state: TrainState, gradient: Gradient, views: list[ViewGradient
     if bad is None:
         for name, parameter in state.gaussians.parameters_in_order().items():
             parameter.grad = gradient.get(name)
+        for view in views:  # of a sum that is finite every part is
+            if isinstance(view.g_main, Flat):
+                view.g_main.is_finite = True
         return None
     for v, view in enumerate(views):  # fusing spreads one parameter's NaN over all of them
         if (own := first_not_finite(view.g_main)) is not None:

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def _run(cograd: CoGrad, streams: RandomStreams, steps: range, batch: int = 2) -
 def _equal(a, b) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
-    if isinstance(a, dict):
+    if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     return a == b
 

@@ -12,8 +12,8 @@ CALLS = {
     "norm": (lambda g: norm(g), 1),
     "norm, flat": (lambda g: norm(flat(g)), 1),
     "inner": (lambda g: inner(g, g), 1),
-    "nothing to fuse": (lambda g: fuse(g, []), 1),
-    "nothing to fuse, flat": (lambda g: fuse(flat(g), []), 1),
+    "nothing to fuse": (lambda g: fuse(g, []), 0),
+    "nothing to fuse, flat": (lambda g: fuse(flat(g), []), 0),
     "two neighbours": (lambda g: fuse(g, [(1.0, g), (0.5, g)]), 2),
     "two neighbours, each tensor": (lambda g: fuse(g, [(1.0, g), (0.5, g)], projection="group"), 2),
 }

@@ -79,10 +79,10 @@ def test_signs_change_what_densification_reads_and_nothing_else(tmp_path) -> Non
     g_maps = {"image": draws.normal(2, 3, SIDE, SIDE), "disparity": draws.normal(2, 1, SIDE, SIDE)}
     signs = torch.sign(draws.normal(2, 1, SIDE, SIDE))
     streams = state.streams.state_dict()
-    plain = view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2)
+    plain = list(view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2))
     state.streams.load_state_dict(streams)
     state.scene.camera_stack.load_state_dict({})
-    signed = view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2, signs)
+    signed = list(view_gradients(state, _rendered(state, config), g_maps, config.optimization, 2, signs))
     for one, other in zip(plain, signed, strict=True):
         assert all(torch.equal(g, other.g_main[name]) for name, g in one.g_main.items())
         assert torch.equal(one.radii_px, other.radii_px) and not torch.equal(one.ndc, other.ndc)

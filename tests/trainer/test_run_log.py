@@ -25,7 +25,7 @@ def test_every_number_reaches_jsonl_and_tensorboard(tmp_path) -> None:
 
 def test_mappings_by_view_are_averaged(tmp_path) -> None:
     log = RunLog(tmp_path, iterations=1, quiet=True)
-    fusion = [{"main_norm": 1.0, "cosines": [0.5, 0.1]}, {"main_norm": 3.0, "cosines": []}]
+    fusion = [{"main_norm": 1.0, "cosines": [0.5, 0.1]}, {"main_norm": 3.0, "cosines": []}, {"main_norm": None, "cosines": []}]
     log.step({"iteration": 1, "loss": 0.5, "points": 7, "cograd": {"fusion": fusion, "none": []}})
     log.close()
     board = EventAccumulator(str(tmp_path)).Reload()
