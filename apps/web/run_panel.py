@@ -6,8 +6,8 @@ from collections.abc import Callable
 from nicegui import ui
 
 from apps.web.downloads import Downloads
-from apps.web.fields import in_page_words
 from apps.web.job import MOVING, Job, State
+from apps.web.messages import in_page_words
 from apps.web.output_tabs import OutputTabs
 from apps.web.progress import clock, curve
 from apps.web.server_state import CannotStart, ServerState
