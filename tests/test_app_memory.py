@@ -187,4 +187,5 @@ def test_a_start_that_is_refused_says_why_and_is_no_run(served) -> None:
         until(lambda: not (folder / "a-red-cone").exists())
         card_of(page, "a-red-cone").wait_for(state="detached")
         assert not page.get_by_role("button", name="Resume").is_visible()
+        assert not page.get_by_label("The run").get_by_role("button", name="Use these settings").is_visible()
         assert _typed(page)[0] == "a red cone"

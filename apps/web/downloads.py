@@ -9,6 +9,7 @@ from nicegui import ui
 from apps.web import outputs
 from apps.web.exports import DOWN, FLIPPED, UP, Exports, ready_export
 from apps.web.job import Job
+from apps.web.messages import in_page_words
 from apps.web.sizes import size_in_words
 from utils.file_formats import FILE_FORMATS, SCENES
 
@@ -82,7 +83,7 @@ class Downloads:
             up = self._up(format)
             if problem := self.exports.problem(job.folder, format, up):
                 self._expected.discard((job.folder, format, up))
-                yield f"{format.upper()}: {problem}"
+                yield f"{format.upper()}: {in_page_words(problem)}"
 
 
 class _Tile:

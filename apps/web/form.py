@@ -10,7 +10,7 @@ from nicegui import ui
 from apps.web.advanced import Advanced
 from apps.web.drafts import UNKNOWN_WORDS, to_text, with_another_seed
 from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PLAIN, PROMPT, SEED, Request
-from apps.web.messages import faults
+from apps.web.messages import faults, in_page_words
 from apps.web.presets import HEIGHT, QUALITIES, STEPS, WIDTH, preset_of, presets
 from apps.web.server_state import CannotStart, ServerState
 from arguments.load import ConfigError
@@ -195,7 +195,7 @@ class Form:
         except ConfigError as error:
             self._show_problems(faults(error))
         except (CannotStart, OSError) as error:
-            self._show_problems([("", str(error))])
+            self._show_problems([("", in_page_words(str(error)))])
         else:
             self._show_problems([])
             self.started()

@@ -9,6 +9,7 @@ from nicegui import ui
 from apps.web import outputs
 from apps.web.compare import compare
 from apps.web.job import MAX_TITLE, MOVING, Job
+from apps.web.messages import in_page_words
 from apps.web.server_state import CannotDelete, ServerState
 from apps.web.sizes import size_in_words
 from trainer.disk_use import total_bytes
@@ -76,7 +77,7 @@ class Gallery:
             try:
                 job.rename(title.value or "")
             except OSError as error:
-                ui.notify(f"The name could not be saved ({error}).", type="warning")
+                ui.notify(in_page_words(f"The name could not be saved ({error})."), type="warning")
             self.refresh()
 
         with self.section, _dialog("Rename the run") as dialog, ui.card():
@@ -95,7 +96,7 @@ class Gallery:
             try:
                 ui.notify(f"{size_in_words(self.server.delete(job))} freed", type="positive")
             except CannotDelete as error:
-                ui.notify(str(error), type="warning")
+                ui.notify(in_page_words(str(error)), type="warning")
             self.refresh()
 
         with self.section, _dialog("Delete the run") as dialog, ui.card():

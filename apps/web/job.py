@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,12 @@ class Job:
         """A new folder below `output`, named after the prompt, with the settings in it. Raises OSError."""
         folder = new_folder(output, config.guidance.text)
         model = dataclasses.replace(config.model, model_path=str(folder), workspace=folder.name)
-        with atomic_path(folder / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+        try:
+            with atomic_path(folder / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+        except OSError:  # a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return cls(folder)
 
     @property

@@ -15,6 +15,7 @@ OF_THE_COMMAND_LINE = [
     (r"[.;]? Resume with --resume \S+", "."),  # the page has a button for it
     (r",? or (?:write elsewhere|use another|choose another) with --(?:workspace|model_path)\b(?: [A-Z]+)?", ""),
     (r",? and start again with --overwrite\b", ", and start a new run"),
+    (r"\[Errno \d+\] ", ""),
     (r", or FILE\.py:NAME on the command line", ""),
 ]
 """Pattern -> what the page says in its place."""

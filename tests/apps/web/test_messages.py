@@ -16,7 +16,7 @@ from trainer.memory_estimate import check_memory
 from trainer.run_lock import RunLock
 from trainer.startup import read_settings
 
-OTHER_WORDS = re.compile(r"--\w|\byaml\b|\.yaml|command line|problems? (in|at) the|^ |\['|\b[a-z]+_\w+: \S|\bfp16: ", re.I | re.M)
+OTHER_WORDS = re.compile(r"--\w|Errno|\byaml\b|\.yaml|command line|problems? (in|at) the|^ |\['|\b[a-z]+_\w+: \S|\bfp16: ", re.I | re.M)
 QUICK = presets()["quickstart"]
 
 
@@ -59,6 +59,7 @@ SAID = {
     "skipped steps": (lambda at: skipped_too_many(4, {"NaN": 3}, "NaN", {}), "or set fp16 = false, and start a new run"),
     "in use": (_in_use, "wait for it, stop it"),
     "broken GPU": (lambda at: "no memory; set image_w: 64, image_h: 64 (saves 1 GB). Resume with --resume /a/b", "set Size = 64 (saves 1 GB)."),
+    "a full disk": (lambda at: str(OSError(28, "No space left on device")), "No space left on device"),
     "a flag": (lambda at: "lower --init_num_pts or --iterations", "lower the advanced setting init_num_pts or Steps"),
 }  # fmt: skip
 """Name -> how the program is brought to say it, and a part of what the page makes of that."""

@@ -144,6 +144,16 @@ def test_a_run_is_renamed_on_the_page_and_keeps_its_folder(tmp_path) -> None:
         assert ServerState(tmp_path).find("mug").label == "a red mug" == job.label
 
 
+def test_a_full_disk_leaves_no_folder_of_a_run(server, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        server.submit(CONFIG)
+    assert [path.name for path in server.output.iterdir()] == ["what"] and server.current is None
+
+
 def test_what_another_visitor_has_deleted_is_told_and_does_not_come_back(server) -> None:
     job = server.find(_run(server.output).name)
     shutil.rmtree(job.folder)
