@@ -19,7 +19,14 @@ def test_an_export_outlives_the_page_and_holds_up_nothing(served) -> None:
     (run / "config.yaml").write_text("OptimizationParams: {iterations: 10}\nGuidanceParams: {text: a red mug}\n")
     with browser_page(accept_downloads=True) as page:
         open_page(page, address + "/?run=lopsided-run")
-        assert take(page, "PLY").startswith(b"ply")
+        upright = take(page, "PLY")
+        assert upright.startswith(b"ply")
+        page.get_by_label("Flip").click()
+        page.locator('.downloads a[href*="scene.ply"]').wait_for(state="detached")
+        flipped = take(page, "PLY")
+        assert flipped != upright and len(flipped) == len(upright)
+        assert take(page, "PLY") == flipped  # from the link
+        page.get_by_label("Flip").click()
         page.get_by_role("button", name="GLB", exact=False).first.click()
         process = until(lambda: process_of(run, "export_process.py"), "no process of its own makes the export")
         with stopped(process):  # an export that takes for ever

@@ -2,6 +2,7 @@
 """What app.py remembers, in a browser: what was typed, and every run with what can be done with it."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def _typed(page) -> tuple[str, ...]:
 
 def test_the_form_shows_what_was_typed_after_a_reload_in_a_second_tab_and_from_another_server(tmp_path) -> None:
     server, address = serve(tmp_path)
-    typed = ("a red mug <b>", "blur", "123", "192", "41", "Fine")
+    size = str(preset_of("quickstart", "fine").config.cameras.image_w)
+    typed = ("a red mug <b>", "blur", "123", size, "41", "Fine")
     try:
         with browser_page() as page:
             open_page(page, address)
@@ -113,6 +115,35 @@ def test_a_run_fills_the_form_and_is_compared_renamed_and_deleted(served) -> Non
         assert not first.folder.exists() and second.folder.exists()
 
 
+def test_what_is_open_stays_when_runs_come_and_go(served) -> None:
+    """A dialog, what is typed in it, and the images: another visitor adds and deletes runs meanwhile."""
+    address, folder = served
+    first, second = _run(folder, "a white mug"), _run(folder, "a black mug")
+    with browser_page() as page:
+        open_page(page, f"{address}/?run={second.name}")
+        _menu(page, first, "Rename")
+        name = page.get_by_label("Name", exact=True)
+        name.fill("half typed")
+        thumbnail = card_of(page, first.name).locator("img").element_handle()
+        third = _run(folder, "a pink mug")
+        card_of(page, third.name).wait_for(state="attached")
+        assert name.input_value() == "half typed" and thumbnail.evaluate("image => image.isConnected")
+        assert page.locator(".run").first.get_attribute("data-run") == third.name  # the newest first
+        shutil.rmtree(first.folder)
+        card_of(page, first.name).wait_for(state="detached")
+        page.get_by_role("button", name="Rename").click()
+        page.get_by_text("a-white-mug has been deleted").wait_for()
+        assert not first.folder.exists()
+
+        _menu(page, third, "Compare with the run shown")
+        both = page.get_by_label("Two runs")
+        both.get_by_text("a pink mug", exact=True).first.wait_for()
+        shutil.rmtree(third.folder)
+        card_of(page, third.name).wait_for(state="detached")
+        assert both.is_visible()
+        page.complaints.clear()  # of images of runs that are gone
+
+
 def _menu(page, job: Job, item: str) -> None:
     card_of(page, job.name).get_by_label("More").click()
     page.get_by_role("menuitem", name=item).or_(page.locator(".q-menu .q-item").filter(has_text=item)).first.click()
@@ -156,4 +187,5 @@ def test_a_start_that_is_refused_says_why_and_is_no_run(served) -> None:
         until(lambda: not (folder / "a-red-cone").exists())
         card_of(page, "a-red-cone").wait_for(state="detached")
         assert not page.get_by_role("button", name="Resume").is_visible()
+        assert not page.get_by_label("The run").get_by_role("button", name="Use these settings").is_visible()
         assert _typed(page)[0] == "a red cone"

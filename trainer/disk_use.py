@@ -99,11 +99,13 @@ def _removable(run: Path, with_exports: bool) -> list[Path] | None:
 
 def _unwanted_checkpoints(run: Path) -> list[Path]:
     """All but those of `checkpoint_iterations`; none where `keep_last_checkpoint` is set or config.yaml is damaged."""
+    if not (run / "config.yaml").is_file():  # a pipe would be waited for
+        return []
     settings, problems = read_yaml(str(run / "config.yaml"))
     chosen = settings.get("checkpoint_iterations", ())
     if problems or settings.get("keep_last_checkpoint", False) is not False or not isinstance(chosen, list | tuple):
         return []
-    return [path for number, path in numbered(run) if number not in chosen]
+    return [path for number, path in numbered(run) if number not in chosen and _is_own_file(path)]
 
 
 def _is_own_file(path: Path) -> bool:

@@ -8,8 +8,9 @@ from nicegui import ui
 
 from apps.web import outputs
 from apps.web.drafts import config_of
-from apps.web.fields import PLAIN, PROMPT, SEED, fields, in_page_words
+from apps.web.fields import PLAIN, PROMPT, SEED, fields
 from apps.web.job import Job
+from apps.web.messages import in_page_words
 from arguments.load import ConfigError
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from nicegui import ui
 
 from apps.web import outputs
-from apps.web.exports import Exports, ready_export
+from apps.web.exports import DOWN, FLIPPED, UP, Exports, ready_export
 from apps.web.job import Job
+from apps.web.messages import in_page_words
 from apps.web.sizes import size_in_words
 from utils.file_formats import FILE_FORMATS, SCENES
 
+FLIP = "Flip: for viewers that show it upside down, such as SuperSplat, gsplat.js and Babylon.js"
 FILES = {
     "mp4": ("MP4", "The newest turntable video", "turntable.mp4"),
     "yaml": ("config.yaml", "All settings of the run; train.py --opt takes it", "config.yaml"),
@@ -25,12 +27,14 @@ class Downloads:
     def __init__(self, exports: Exports) -> None:
         self.exports = exports
         self.job: Job | None = None
-        self._expected: set[tuple[Path, str]] = set()
+        self._expected: set[tuple[Path, str, str]] = set()
         with ui.element("section").classes("card").props('aria-label="Downloads"') as self.card:
             ui.label("Downloads").classes("heading")
             with ui.element("div").classes("downloads"):
                 formats = {name: _Tile(name.upper(), FILE_FORMATS[name].description) for name in SCENES}
                 self.files = {key: _Tile(title, about) for key, (title, about, _) in FILES.items()}
+            self.flip = ui.checkbox(FLIP, on_change=lambda: self.show(self.job)).classes("quiet")
+            self.flip.props('dense aria-label="Flip"')
             self.problem = ui.label().classes("bad").props("role=alert")
         self.formats = formats
         for name, tile in formats.items():
@@ -49,30 +53,37 @@ class Downloads:
         self.problem.set_text("\n".join(self._problems(job)))
 
     def _show_format(self, job: Job, format: str, tile: "_Tile") -> None:
-        ready = ready_export(job.folder, format)
+        up = self._up(format)
+        ready = ready_export(job.folder, format, up)
         if ready is None:
-            progress = self.exports.progress(job.folder, format)
+            progress = self.exports.progress(job.folder, format, up)
             tile.unlink("" if progress is None else f"{progress.part}, {progress.done:.0%}", progress is not None)
             return
-        address = f"/runs/{job.name}/scene.{format}?v={ready.stat().st_mtime_ns}"
-        name = job.name + FILE_FORMATS[format].suffix
+        address = f"/runs/{job.name}/scene.{format}?up={up}&v={ready.stat().st_mtime_ns}"
+        name = job.name + FLIPPED[up] + FILE_FORMATS[format].suffix
         tile.link(address, name, f"ready: {size_in_words(ready.stat().st_size)}")
-        if (job.folder, format) in self._expected:
-            self._expected.remove((job.folder, format))
+        if (job.folder, format, up) in self._expected:
+            self._expected.remove((job.folder, format, up))
             ui.download.from_url(address, name)
 
     def _request(self, format: str) -> None:
         """Has an export made; this tab fetches it once it is there, and every tab then has the link."""
-        if self.job is not None and ready_export(self.job.folder, format) is None:  # a link needs no help
-            self._expected.add((self.job.folder, format))
-            self.exports.request(self.job.folder, format)
+        up = self._up(format)
+        if self.job is not None and ready_export(self.job.folder, format, up) is None:  # a link needs no help
+            self._expected.add((self.job.folder, format, up))
+            self.exports.request(self.job.folder, format, up)
             self.show(self.job)
+
+    def _up(self, format: str) -> str:
+        """The axis that points up: glTF and the page of the 3D view have their own."""
+        return DOWN if self.flip.value and "up" in FILE_FORMATS[format].options else UP
 
     def _problems(self, job: Job) -> Iterator[str]:
         for format in SCENES:
-            if problem := self.exports.problem(job.folder, format):
-                self._expected.discard((job.folder, format))
-                yield f"{format.upper()}: {problem}"
+            up = self._up(format)
+            if problem := self.exports.problem(job.folder, format, up):
+                self._expected.discard((job.folder, format, up))
+                yield f"{format.upper()}: {in_page_words(problem)}"
 
 
 class _Tile:

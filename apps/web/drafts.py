@@ -53,7 +53,7 @@ def from_text(text: object) -> Request:
 def of_run(folder: Path) -> Request:
     """The settings of a run: the preset that is nearest, and what differs from it. Raises ConfigError and OSError."""
     config = config_of(folder)
-    preset = min(_all_presets(), key=lambda preset: len(_changed(config, preset)))
+    preset = min(all_presets(), key=lambda preset: len(_changed(config, preset)))
     texts = config.guidance.text, config.guidance.negative, str(config.seed)
     changed = {label: text for label, text in _changed(config, preset).items() if label not in NOT_TAKEN}
     return Request(preset, *texts, changed)
@@ -71,7 +71,7 @@ def config_of(folder: Path) -> Config:
         return load_config(["--opt", str(folder / "config.yaml")])
 
 
-def _all_presets() -> list[Preset]:
+def all_presets() -> list[Preset]:
     """Every preset in every quality, the normal ones first."""
     qualities = sorted(QUALITIES, key=lambda quality: quality != NORMAL)
     return [preset_of(name, quality) for quality in qualities for name in presets()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One export in a process of its own: python apps/web/export_process.py RUN FORMAT OUT STEP; prints how far it is."""
+"""An export in a process of its own: python apps/web/export_process.py RUN FORMAT OUT STEP UP; prints how far it is."""
 
 import sys
 from pathlib import Path
@@ -22,9 +22,9 @@ NAME = "export"
 @program.refuses(NAME, ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 refused, with a sentence on standard error."""
-    run, format, out, step = argv
+    run, format, out, step, up = argv
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    export(Path(run), format, Path(out), Options(iteration=int(step)))
+    export(Path(run), format, Path(out), Options(iteration=int(step), up=up))
     return 0
 
 

@@ -19,6 +19,9 @@ from utils.file_formats import FILE_FORMATS, SCENES
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORT = Path(__file__).with_name("export_process.py")
+UP, DOWN = "y", "-y"
+FLIPPED = {UP: "", DOWN: "_flipped"}
+"""Axis that points up in an export -> what its name has for that."""
 PROGRESS = re.compile(r"^(\d{1,3}) % (.+)$", re.MULTILINE)
 """A line of export/progress.py."""
 
@@ -32,20 +35,20 @@ class Progress:
 
 
 class Export:
-    """A format of a saved scene. Remembers its process, once that was started, and what it prints."""
+    """A format of a saved scene, with its axis `up`. Remembers its process, once there is one, and what that prints."""
 
-    def __init__(self, folder: Path, format: str, scene: OutputFile) -> None:
-        self.folder, self.format, self.scene = folder, format, scene
+    def __init__(self, folder: Path, format: str, up: str, scene: OutputFile) -> None:
+        self.folder, self.format, self.up, self.scene = folder, format, up, scene
         self._console = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open while the process writes)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts the process. Raises OSError, and ValueError where the folder of exports is a link to another."""
-        out = export_path(self.folder, self.format, self.scene)
+        out = export_path(self.folder, self.format, self.up, self.scene)
         if out.parent.is_symlink():
             raise ValueError(f"{out.parent} is a link to another folder; remove it.")
         out.parent.mkdir(exist_ok=True)
-        words = [str(self.folder.resolve()), self.format, str(out.resolve()), str(self.scene.step)]
+        words = [str(self.folder.resolve()), self.format, str(out.resolve()), str(self.scene.step), self.up]
         self._process = subprocess.Popen(
             [sys.executable, str(EXPORT), *words],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._console, stderr=subprocess.STDOUT, start_new_session=True,
@@ -97,26 +100,26 @@ class Exports:
 
     def __init__(self) -> None:
         self._queue: list[Export] = []
-        self._problems: dict[tuple[Path, str], str] = {}
+        self._problems: dict[tuple[Path, str, str], str] = {}
 
-    def request(self, folder: Path, format: str) -> None:
+    def request(self, folder: Path, format: str, up: str = UP) -> None:
         """Makes an export of the newest scene, unless it is there or on its way."""
         scene = newest(folder, SCENE)
-        self._problems.pop((folder, format), None)
+        self._problems.pop((folder, format, up), None)
         if scene is None:
-            self._problems[folder, format] = "No scene is saved yet; one is when half of the steps are done."
-        elif ready_export(folder, format) is None and self._found(folder, format) is None:
-            self._queue.append(Export(folder, format, scene))
+            self._problems[folder, format, up] = "No scene is saved yet; one is when half of the steps are done."
+        elif ready_export(folder, format, up) is None and self._found(folder, format, up) is None:
+            self._queue.append(Export(folder, format, up, scene))
             self.tick()
 
-    def progress(self, folder: Path, format: str) -> Progress | None:
+    def progress(self, folder: Path, format: str, up: str = UP) -> Progress | None:
         """How far an export is; None where none is queued or made."""
-        export = self._found(folder, format)
+        export = self._found(folder, format, up)
         return None if export is None else export.progress
 
-    def problem(self, folder: Path, format: str) -> str:
+    def problem(self, folder: Path, format: str, up: str = UP) -> str:
         """Why the last request failed; empty where it did not."""
-        return self._problems.get((folder, format), "")
+        return self._problems.get((folder, format, up), "")
 
     def tick(self) -> None:
         """Takes note of an export that is over, and starts the next."""
@@ -143,23 +146,25 @@ class Exports:
     def _close(self, problem: str) -> None:
         export = self._queue.pop(0)
         if problem:
-            self._problems[export.folder, export.format] = problem
+            self._problems[export.folder, export.format, export.up] = problem
+        elif newest(export.folder, SCENE) not in (None, export.scene):  # the run has saved a newer one in the meantime
+            self.request(export.folder, export.format, export.up)
 
-    def _found(self, folder: Path, format: str) -> Export | None:
-        return next((one for one in self._queue if (one.folder, one.format) == (folder, format)), None)
+    def _found(self, folder: Path, format: str, up: str) -> Export | None:
+        return next((one for one in self._queue if (one.folder, one.format, one.up) == (folder, format, up)), None)
 
 
-def export_path(folder: Path, format: str, scene: OutputFile) -> Path:
+def export_path(folder: Path, format: str, up: str, scene: OutputFile) -> Path:
     """Where the export of a run's scene goes."""
-    return folder / EXPORTS / f"{folder.name}_{scene.step}{FILE_FORMATS[format].suffix}"
+    return folder / EXPORTS / f"{folder.name}_{scene.step}{FLIPPED[up]}{FILE_FORMATS[format].suffix}"
 
 
-def ready_export(folder: Path, format: str) -> Path | None:
+def ready_export(folder: Path, format: str, up: str = UP) -> Path | None:
     """The export of the newest scene, where it has been made."""
     scene = newest(folder, SCENE)
-    if scene is None or format not in SCENES:
+    if scene is None or format not in SCENES or up not in FLIPPED:
         return None
-    out = export_path(folder, format, scene)
+    out = export_path(folder, format, up, scene)
     try:
         is_new = out.stat().st_mtime >= scene.path.stat().st_mtime
     except OSError:

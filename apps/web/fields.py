@@ -5,7 +5,6 @@ A label is "Group.key", or "key" at the top level, as in the messages of argumen
 """
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,9 @@ from arguments import GROUPS, Config
 from arguments.coerce import expectation, is_tuple
 from arguments.declare import KeySpec, keys_of
 from arguments.load import COMMAND_LINE, ConfigError, load_config
+from guidance.image_size import size_problems
+from guidance.law_checks import law_problems
+from guidance.timestep_checks import timestep_problems
 
 PROMPT, NEGATIVE, SEED = "GuidanceParams.text", "GuidanceParams.negative", "seed"
 MAX_CHARACTERS = 2000
@@ -33,7 +35,6 @@ PLAIN = {
     PROMPT: "Prompt", NEGATIVE: "Negative prompt", SEED: "Seed", STEPS: "Steps", WIDTH: "Size", HEIGHT: "Size"
 }  # fmt: skip
 """Label -> its name on the page, of the inputs above the advanced settings."""
-NO_PROMPT = 'Type what to make, for example "a red mug".'
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ class Request:
     changed: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self) -> Config:
-        """The checked settings. Raises ConfigError with every problem, before anything starts."""
+        """The settings, checked as train.py checks them, but for the words of the prompt, which the page asks about.
+
+        Raises ConfigError with every problem, before anything starts.
+        """
         settings = {PROMPT: self.prompt, NEGATIVE: self.negative, SEED: self.seed.strip(), **self.changed}
         problems = [
             f"{COMMAND_LINE}: {label}: expected a setting that the page offers"
@@ -124,7 +128,7 @@ class Request:
         words = [*self.preset.words, *(f"{label}={text}" for label, text in settings.items())]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = load_config(words)
+            config = load_config(words, size_problems, timestep_problems, law_problems)
         return config if "GuidanceParams.vis_interval" in self.changed else with_previews(config)
 
 
@@ -132,24 +136,3 @@ def with_previews(config: Config) -> Config:
     """The same run, with a panel to look at at least PREVIEWS times."""
     interval = min(config.guidance.vis_interval, max(1, config.optimization.iterations // PREVIEWS))
     return dataclasses.replace(config, guidance=dataclasses.replace(config.guidance, vis_interval=interval))
-
-
-def faults(error: ConfigError) -> list[tuple[str, str]]:
-    """(label or "", sentence in the page's words) of each problem."""
-    found = []
-    for problem in error.problems:
-        sentence = re.sub(rf"^({COMMAND_LINE}|defaults|[^ ]+\.yaml): ", "", problem)
-        named = re.match(r"[\w.]+", sentence)
-        label = named[0] if named and (named[0] in fields() or named[0] in OWNED) else ""
-        is_empty = label == PROMPT and "expected a prompt: pass" in sentence
-        found.append((label, NO_PROMPT if is_empty else in_page_words(sentence)))
-    return found
-
-
-def in_page_words(sentence: str) -> str:
-    """A message of the command line as one of the page: settings by their names there, no flags."""
-    for label, name in PLAIN.items():
-        sentence = re.sub(rf"(?<![\w.]){re.escape(label)}(?![\w.])", name, sentence)
-    names = {one.name for one in fields().values()}
-    advanced = "the advanced setting "
-    return re.sub(r"--(\w+)", lambda flag: advanced + flag[1] if flag[1] in names else flag[0], sentence)

@@ -9,11 +9,13 @@ from nicegui import ui
 
 from apps.web.advanced import Advanced
 from apps.web.drafts import UNKNOWN_WORDS, to_text, with_another_seed
-from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PLAIN, PROMPT, SEED, Request, faults
+from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PLAIN, PROMPT, SEED, Request
+from apps.web.messages import faults, in_page_words
 from apps.web.presets import HEIGHT, QUALITIES, STEPS, WIDTH, preset_of, presets
 from apps.web.server_state import CannotStart, ServerState
 from arguments.load import ConfigError
 from toy.captions import known_words
+from toy.prompt_words import read_words_of
 from toy.reading import Reading
 
 KEPT_AS = "cograd3d-form"
@@ -153,12 +155,7 @@ class Form:
 
     def _start(self) -> None:
         """Submits the run; asks first about a prompt with words that an embedded prior does not know."""
-        request = self.draft()
-        reading = self.preset.reading(request.prompt[:MAX_CHARACTERS])
-        if reading is not None and reading.problem and UNKNOWN_WORDS not in request.changed:
-            self._ask(request, reading)
-        else:
-            self._submit(request)
+        self._submit(self.draft())
 
     def _ask(self, request: Request, reading: Reading) -> None:
         """Offers the nearest known words, and the run as it is, which shows a mixture of all objects."""
@@ -188,11 +185,17 @@ class Form:
 
     def _submit(self, request: Request) -> None:
         try:
-            self.server.submit(request.resolve())
+            config = request.resolve()
+            reading = read_words_of(config.guidance)
+            if reading is not None and reading.problem and not config.guidance.allow_unknown_words:
+                self._show_problems([])
+                self._ask(request, reading)
+                return
+            self.server.submit(config)
         except ConfigError as error:
             self._show_problems(faults(error))
         except (CannotStart, OSError) as error:
-            self._show_problems([("", str(error))])
+            self._show_problems([("", in_page_words(str(error)))])
         else:
             self._show_problems([])
             self.started()

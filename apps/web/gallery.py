@@ -9,6 +9,7 @@ from nicegui import ui
 from apps.web import outputs
 from apps.web.compare import compare
 from apps.web.job import MAX_TITLE, MOVING, Job
+from apps.web.messages import in_page_words
 from apps.web.server_state import CannotDelete, ServerState
 from apps.web.sizes import size_in_words
 from trainer.disk_use import total_bytes
@@ -43,19 +44,26 @@ class Gallery:
         ui.timer(REFRESH_SECONDS, self.refresh)
 
     def refresh(self) -> None:
-        """Updates the cards; draws them again where a run was added or deleted."""
+        """Updates the cards, whose menus, dialogs and images stay when others are added or deleted."""
         jobs = self.server.jobs(self.most + 1)
         self.section.set_visibility(bool(jobs))
         self.more.set_visibility(len(jobs) > self.most)
         jobs = jobs[: self.most]
         if [job.name for job in jobs] != list(self.cards):
-            self.grid.clear()
-            with self.grid:
-                self.cards = {job.name: _Card(self, job) for job in jobs}
+            self._arrange(jobs)
         shown = self.actions.shown()
         for job in jobs:
             self.cards[job.name].update(job, is_shown=shown is not None and shown.name == job.name)
         self.summary.set_text(_summary(self.server, jobs, self.more.visible))
+
+    def _arrange(self, jobs: list[Job]) -> None:
+        for name in self.cards.keys() - {job.name for job in jobs}:
+            self.cards.pop(name).card.delete()
+        with self.grid:
+            self.cards = {job.name: self.cards.get(job.name) or _Card(self, job) for job in jobs}
+        for place, card in enumerate(self.cards.values()):
+            if self.grid.default_slot.children[place] is not card.card:
+                card.card.move(target_index=place)
 
     def _show_more(self) -> None:
         self.most += PAGE
@@ -69,10 +77,10 @@ class Gallery:
             try:
                 job.rename(title.value or "")
             except OSError as error:
-                ui.notify(f"The name could not be saved ({error}).", type="warning")
+                ui.notify(in_page_words(f"The name could not be saved ({error})."), type="warning")
             self.refresh()
 
-        with _dialog("Rename the run") as dialog, ui.card():
+        with self.section, _dialog("Rename the run") as dialog, ui.card():
             title = ui.input("Name", value=job.label).props(f"outlined dense maxlength={MAX_TITLE}").classes("wide")
             ui.label(f"On this page only; its folder stays {job.name}. Empty: the prompt again.").classes("quiet")
             with ui.element("div").classes("row"):
@@ -88,10 +96,10 @@ class Gallery:
             try:
                 ui.notify(f"{size_in_words(self.server.delete(job))} freed", type="positive")
             except CannotDelete as error:
-                ui.notify(str(error), type="warning")
+                ui.notify(in_page_words(str(error)), type="warning")
             self.refresh()
 
-        with _dialog("Delete the run") as dialog, ui.card():
+        with self.section, _dialog("Delete the run") as dialog, ui.card():
             size = size_in_words(total_bytes(job.folder))
             ui.label(f'Delete "{job.label}" with its images, scenes and exports? This frees {size}.')
             ui.label(f"The folder {job.name} is removed from the disk; it cannot be restored.").classes("quiet")
@@ -105,15 +113,18 @@ class Gallery:
         shown = self.actions.shown()
         if shown is None or shown.name == job.name:
             ui.notify("Show another run first; this one is then compared with it.", type="info")
+        elif job.is_gone:
+            ui.notify(f"{job.name} has been deleted.", type="warning")
         else:
-            compare(shown, job)
+            with self.section:  # not in the card, which may go
+                compare(shown, job)
 
 
 class _Card:
     """One run: its thumbnail, which shows it, what it is, and a menu."""
 
     def __init__(self, gallery: Gallery, job: Job) -> None:
-        self.gallery, self.thumbnail = gallery, ""
+        self.gallery, self.job, self.thumbnail = gallery, job, ""
         actions = gallery.actions
         with ui.element("article").classes("run").props(f'data-run="{job.name}"') as self.card:
             with ui.element("button").classes("thumb").on("click", lambda: actions.show(job.name)) as self.button:
@@ -121,15 +132,16 @@ class _Card:
             self.title = ui.label().classes("title")
             self.facts = ui.label().classes("quiet")
             with ui.element("div").classes("row tight"):
-                use = ui.button("Use these settings", on_click=lambda: actions.use(job))
+                use = ui.button("Use these settings", on_click=lambda: actions.use(self.job))
                 use.props("flat dense no-caps size=12px").set_enabled(not job.unreadable)
                 with ui.button(icon="more_vert").props('flat dense size=sm aria-label="More"'), ui.menu():
-                    ui.menu_item("Compare with the run shown", lambda: gallery.compare(job))
-                    ui.menu_item("Rename", lambda: gallery.rename(job))
-                    ui.menu_item("Delete", lambda: gallery.delete(job))
+                    ui.menu_item("Compare with the run shown", lambda: gallery.compare(self.job))
+                    ui.menu_item("Rename", lambda: gallery.rename(self.job))
+                    ui.menu_item("Delete", lambda: gallery.delete(self.job))
 
     def update(self, job: Job, is_shown: bool) -> None:
         """Shows how the run stands now."""
+        self.job = job
         self.title.set_text(job.label)
         size = self.gallery.server.sizes.of(job.folder)
         facts = [job.state.value if job.unreadable else f"{job.state.value}, {job.log.steps} steps"]

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,12 @@ class Job:
         """A new folder below `output`, named after the prompt, with the settings in it. Raises OSError."""
         folder = new_folder(output, config.guidance.text)
         model = dataclasses.replace(config.model, model_path=str(folder), workspace=folder.name)
-        with atomic_path(folder / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+        try:
+            with atomic_path(folder / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+        except OSError:  # a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return cls(folder)
 
     @property
@@ -123,6 +128,11 @@ class Job:
     def is_listed(self) -> bool:
         """Whether it is a run to show: one that is queued is none yet, one that failed left nothing."""
         return self.state not in (State.QUEUED, State.FAILED)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its folder has been deleted, by another visitor or by hand."""
+        return not self.folder.is_dir()
 
     @property
     def was_refused(self) -> bool:
@@ -238,8 +248,13 @@ class Job:
         return State.UNFINISHED if numbered(self.folder) or newest(self.folder, SCENE) else State.FAILED
 
     def rename(self, title: str) -> None:
-        """Gives the run a name of the user's; an empty one takes it away. The folder keeps its own. Raises OSError."""
-        title = " ".join(title.split())[:MAX_TITLE]
+        """Gives the run a name of the user's; one that shows nothing takes it away. The folder keeps its own.
+
+        Raises OSError.
+        """
+        if self.is_gone:
+            raise FileNotFoundError(f"{self.name} has been deleted")
+        title = _shown(title)
         if title:
             with atomic_path(self.folder / TITLE) as temporary:
                 temporary.write_text(title, encoding="utf-8")
@@ -292,7 +307,13 @@ def _title(folder: Path) -> str:
         text = read_regular(folder / TITLE, 4 * MAX_TITLE).decode("utf-8", "replace")
     except OSError:
         return ""
-    return " ".join(text.split())[:MAX_TITLE]
+    return _shown(text)
+
+
+def _shown(title: str) -> str:
+    """A name in one line; "" where nothing of it is to be seen, as of zero-width spaces."""
+    title = " ".join(title.split())[:MAX_TITLE]
+    return title if any(char.isprintable() and not char.isspace() for char in title) else ""
 
 
 def _written(folder: Path) -> float:

@@ -9,6 +9,7 @@ from nicegui import ui
 from apps.web import outputs
 from apps.web.exports import Exports, ready_export
 from apps.web.job import MOVING, Job
+from apps.web.messages import in_page_words
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class OutputTabs:
             return
         problem = self.exports.problem(job.folder, "html")
         if problem:
-            self._put(problem, lambda: _words(problem))
+            self._put(problem, lambda: _words(in_page_words(problem)))
             return
         self.exports.request(job.folder, "html")
         if not str(self._drawn).startswith(f"/runs/{job.name}/{TABS['3d'].file}"):  # an earlier one stays

@@ -7,10 +7,11 @@ from pathlib import Path
 from nicegui import ui
 
 from apps.web.drafts import from_text, of_run, with_another_seed
-from apps.web.fields import Request, in_page_words
+from apps.web.fields import Request
 from apps.web.form import KEPT_AS, Form
 from apps.web.gallery import Actions, Gallery
 from apps.web.job import Job
+from apps.web.messages import in_page_words
 from apps.web.run_panel import RunPanel
 from apps.web.server_state import ServerState
 from arguments.load import ConfigError
@@ -58,6 +59,9 @@ class Page:
 
     def use(self, job: Job, with_new_seed: bool = False) -> None:
         """Fills the form with a run's settings."""
+        if job.is_gone:
+            ui.notify(f"{job.name} has been deleted.", type="warning")
+            return
         try:
             draft = of_run(job.folder)
         except (ConfigError, OSError) as error:

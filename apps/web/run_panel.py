@@ -6,8 +6,8 @@ from collections.abc import Callable
 from nicegui import ui
 
 from apps.web.downloads import Downloads
-from apps.web.fields import in_page_words
 from apps.web.job import MOVING, Job, State
+from apps.web.messages import in_page_words
 from apps.web.output_tabs import OutputTabs
 from apps.web.progress import clock, curve
 from apps.web.server_state import CannotStart, ServerState
@@ -98,7 +98,7 @@ class RunPanel:
         self.stop.set_visibility(job is not None and job.is_alive)
         self.stop.set_text("Stop at once" if job is not None and job.state is State.STOPPING else "Stop")
         self.resume.set_visibility(job is not None and job.can_resume)
-        self.buttons.set_visibility(job is not None and not job.unreadable)
+        self.buttons.set_visibility(job is not None and not job.unreadable and not job.is_gone)  # as a refused run is
         queued = self.server.queued
         self.queue.set_visibility(queued is not None)
         if queued is not None:
@@ -118,7 +118,7 @@ class RunPanel:
             if self.job is not None:
                 self.server.resume(self.job)
         except CannotStart as error:
-            ui.notify(str(error), type="warning")
+            ui.notify(in_page_words(str(error)), type="warning")
         self.refresh()
 
     def _cancel_queued(self) -> None:

@@ -12,11 +12,11 @@ from nicegui import app, run, ui
 
 from apps.web import outputs
 from apps.web.disconnects import GivenUpRequests
-from apps.web.exports import ready_export
+from apps.web.drafts import all_presets
+from apps.web.exports import FLIPPED, UP, ready_export
 from apps.web.job import Job
 from apps.web.origin import VIEW_POLICY, OriginGuard
 from apps.web.page import draw_page
-from apps.web.presets import presets
 from apps.web.server_state import ServerState
 from utils.addresses import OwnHosts, url_of
 from utils.file_formats import FILE_FORMATS
@@ -39,7 +39,7 @@ def serve(server: ServerState, host: str, port: int, allowed_hosts: Sequence[str
 
     allowed_hosts: names that the page is opened by besides this machine's own, such as a proxy's.
     """
-    presets()  # what takes time, or can be wrong, comes before the address is printed
+    all_presets()  # what takes time, or can be wrong, comes before the address is printed
     logging.getLogger("uvicorn.error").addFilter(GivenUpRequests())
     app.add_middleware(OriginGuard, own=OwnHosts.of(host, allowed_hosts))
     _add_files(server)
@@ -106,15 +106,15 @@ def _add_files(server: ServerState) -> None:
         return FileResponse(_exported(found(name), "html"), media_type="text/html", headers=headers)
 
     @app.get("/runs/{name}/scene.{format}")
-    def scene(name: str, format: str) -> Response:
-        path = _exported(found(name), format)
-        own = name + FILE_FORMATS[format].suffix
+    def scene(name: str, format: str, up: str = UP) -> Response:
+        path = _exported(found(name), format, up)
+        own = name + FLIPPED[up] + FILE_FORMATS[format].suffix
         return FileResponse(path, filename=own, media_type="application/octet-stream", headers=FRESH)
 
 
-def _exported(job: Job, format: str) -> Path:
+def _exported(job: Job, format: str, up: str = UP) -> Path:
     """The export that the page's button has made of the newest scene: a request of an address starts no work."""
-    path = ready_export(job.folder, format)
+    path = ready_export(job.folder, format, up)
     if path is None:
         raise HTTPException(404, "not made yet")
     return path

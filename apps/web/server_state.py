@@ -62,6 +62,8 @@ class ServerState:
         """Removes a run from the disk; returns the bytes that it freed. Raises CannotDelete."""
         if job.is_alive or job.state in (State.ELSEWHERE, State.QUEUED):
             raise CannotDelete(f"{job.name} is {job.state.value}; stop it before it is deleted.")
+        if job.is_gone:
+            raise CannotDelete(f"{job.name} has been deleted already.")
         self.exports.drop(job.folder)
         try:
             freed = remove(job.folder)

@@ -2,6 +2,7 @@
 """tools/clean.py and trainer/disk_use.py: only what a finished run needs no more, and only when told so."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,25 @@ def test_links_are_not_followed(tmp_path) -> None:
     assert disk_use(run, with_exports=True).total_bytes == sum(map(len, contents(run).values()))
     assert main([str(tmp_path / "runs"), "--exports", "--delete"]) == 0
     assert (elsewhere / "precious.glb").exists() and not list(run.glob("chkpnt*"))
+
+
+@pytest.mark.parametrize("odd", ["pipe", "folder", "link", "none"])
+def test_an_odd_folder_holds_up_nothing_and_keeps_what_is_no_checkpoint(tmp_path, odd) -> None:
+    run, other = run_folder(tmp_path / "a"), run_folder(tmp_path / "b ü")
+    (run / "chkpnt9.safetensors").unlink()
+    (run / "chkpnt9.safetensors").mkdir()
+    (tmp_path / "precious").write_text("x")
+    (run / "chkpnt12.safetensors").symlink_to(tmp_path / "precious")
+    config = run / "config.yaml"
+    config.unlink()
+    {"pipe": lambda: os.mkfifo(config), "folder": config.mkdir, "link": lambda: config.symlink_to("gone"), "none": lambda: 0}[odd]()
+    assert main([str(tmp_path), "--delete"]) == 0
+    assert {path.name for path in run.glob("chkpnt*")} == {f"chkpnt{k}.safetensors" for k in (3, 6, 9, 12)}
+    config.rmdir() if config.is_dir() else config.unlink(missing_ok=True)
+    config.write_text("seed: 0\n")
+    assert main([str(tmp_path), "--delete"]) == 0
+    assert {path.name for path in run.glob("chkpnt*")} == {"chkpnt9.safetensors", "chkpnt12.safetensors"}
+    assert not list(other.glob("chkpnt*")) and (tmp_path / "precious").exists()
 
 
 def test_what_is_no_folder_is_refused(tmp_path, capsys) -> None:

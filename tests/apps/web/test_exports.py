@@ -5,16 +5,18 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apps.web import exports
-from apps.web.exports import Exports, ready_export
+from apps.web.exports import DOWN, UP, Exports, ready_export
+from scene.ply import read_vertices
 from tests.export.scenes import lopsided
 from tests.patience import until
 
 STAND_IN = """
 import os, pathlib, signal, sys, time
-run, format, out, step = sys.argv[1:]
+run, format, out, step, up = sys.argv[1:]
 what = (pathlib.Path(run) / "what").read_text()
 print("noise\\n45 % baking the texture", flush=True)
 if what == "fail":
@@ -47,8 +49,8 @@ def _save_scene(folder: Path, step: int) -> Path:
     return cloud
 
 
-def _end(made: Exports, folder: Path, format: str) -> None:
-    until(lambda: made.tick() or made.progress(folder, format) is None, poll_s=0.05)
+def _end(made: Exports, folder: Path, format: str, up: str = UP) -> None:
+    until(lambda: made.tick() or made.progress(folder, format, up) is None, poll_s=0.05)
 
 
 def test_an_export_is_made_once_and_again_for_a_newer_scene(run) -> None:
@@ -66,6 +68,18 @@ def test_an_export_is_made_once_and_again_for_a_newer_scene(run) -> None:
     made.request(run, "splat")
     _end(made, run, "splat")
     assert path.read_text() != first
+
+
+def test_a_scene_that_is_saved_during_an_export_is_exported_too(run) -> None:
+    """As by a run in progress: whoever has asked gets the newest, not nothing."""
+    made = Exports()
+    (run / "what").write_text("hold")
+    made.request(run, "splat")
+    until(lambda: made.progress(run, "splat").part == "baking the texture")
+    _save_scene(run, 8)
+    (run / "what").write_text("make")
+    _end(made, run, "splat")
+    assert ready_export(run, "splat").read_text().startswith("splat of 8 by ")
 
 
 def test_what_is_there_waits_for_nothing_and_the_rest_is_queued(run) -> None:
@@ -134,7 +148,12 @@ def test_the_real_process_writes_a_file_and_refuses_in_a_sentence(tmp_path) -> N
     lopsided().save_ply(str(_save_scene(folder, 4)))
     made.request(folder, "ply")
     _end(made, folder, "ply")
-    assert ready_export(folder, "ply").read_bytes().startswith(b"ply")
+    upright = ready_export(folder, "ply")
+    made.request(folder, "ply", DOWN)
+    _end(made, folder, "ply", DOWN)
+    assert ready_export(folder, "ply", DOWN) != upright == ready_export(folder, "ply")
+    y, flipped = (read_vertices(path)["y"] for path in (upright, ready_export(folder, "ply", DOWN)))
+    assert np.array_equal(flipped, -y) and ready_export(folder, "ply", "z") is None
     _save_scene(folder, 5).write_text("text")
     made.request(folder, "ply")
     _end(made, folder, "ply")

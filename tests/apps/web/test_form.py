@@ -3,8 +3,9 @@
 
 import pytest
 
-from apps.web.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, faults, fields, in_page_words, with_previews
-from apps.web.presets import FILES, NORMAL, QUALITIES, STEPS, preset_of, presets
+from apps.web.fields import OWNED, PREVIEWS, PROMPT, SEED, Request, fields, with_previews
+from apps.web.messages import faults
+from apps.web.presets import FILES, HEIGHT, NORMAL, QUALITIES, STEPS, preset_of, presets
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config
@@ -53,10 +54,17 @@ def test_every_problem_is_told_at_its_field() -> None:
     assert found[SEED].startswith("Seed = 'x': expected") and not any("--" in sentence for sentence in found.values())
 
 
-def test_messages_of_the_command_line_speak_of_the_page() -> None:
-    given = "GenerateCamParams.image_w = 7: more than OptimizationParams.iterations; lower --init_num_pts, see --help"
-    expected = "Size = 7: more than Steps; lower the advanced setting init_num_pts, see --help"
-    assert in_page_words(given) == expected
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({HEIGHT: "60"}, "Size = 128 x 60: expected a square image"),
+        ({"CoGradParams.t_base_range": "5 4"}, "CoGradParams.t_base_range = '5 4': expected two"),
+    ],
+)  # fmt: skip
+def test_what_train_py_would_refuse_is_told_before_the_start(changed, sentence) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Request(QUICK, "a red mug", changed=changed).resolve()
+    assert any(sentence in told for _, told in faults(caught.value)), faults(caught.value)
 
 
 @pytest.mark.parametrize("name", presets())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's process and the queue of one, by a stand-in for train.py that heeds SIGTERM as it does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,30 @@ def test_a_run_is_renamed_on_the_page_and_keeps_its_folder(tmp_path) -> None:
     job.rename(f"  my\n<b>mug</b>  {'x' * 200}")
     again = ServerState(tmp_path).find("mug")
     assert again.label == job.label and job.label.startswith("my <b>mug</b> xxx") and len(job.label) == 100
-    job.rename(" ")
-    assert ServerState(tmp_path).find("mug").label == "a red mug"
+    for nothing in (" ", "\u200b", "\u200d \u202e", ""):
+        job.rename("another")
+        job.rename(nothing)
+        assert ServerState(tmp_path).find("mug").label == "a red mug" == job.label
+
+
+def test_a_full_disk_leaves_no_folder_of_a_run(server, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        server.submit(CONFIG)
+    assert [path.name for path in server.output.iterdir()] == ["what"] and server.current is None
+
+
+def test_what_another_visitor_has_deleted_is_told_and_does_not_come_back(server) -> None:
+    job = server.find(_run(server.output).name)
+    shutil.rmtree(job.folder)
+    with pytest.raises(OSError, match="mug has been deleted"):
+        job.rename("cup")
+    with pytest.raises(CannotDelete, match="mug has been deleted already"):
+        server.delete(job)
+    assert not job.folder.exists()
 
 
 def test_a_run_is_deleted_with_the_space_that_it_took(server) -> None:
