@@ -32,7 +32,6 @@ from evaluation.run_folder import cloud_of
 from export import FORMATS, export
 from export.cloud import Y_UP, rotated
 from export.mesh import FOV_RAD
-from export.surface import intersection_over_union
 from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
@@ -71,6 +70,12 @@ def drawn_mesh(path: Path, cameras: list[RCamera]) -> list[tuple[np.ndarray, np.
     """(colours, covered) of a GLB from each camera, unlit."""
     shape = read_glb(path)
     return [draw(shape, (Y_UP @ camera.camera_center).numpy(), FOV_RAD, SIZE_PX) for camera in cameras]
+
+
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks; 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
 
 
 def loss(format: str, path: Path, cloud: GaussianModel, cameras: list[RCamera]) -> str:

@@ -173,9 +173,12 @@ def rotated_about_z(surface: Surface, yaw_deg: float) -> Surface:
 
 
 def aligned(true: Surface, seen: Surface) -> Surface:
-    """The true surface at the yaw where it is nearest to what is seen, to 2 degrees: a run may turn its object."""
+    """The true surface at the yaw, to 0.25 degrees, where it is nearest to what is seen: a run may turn its object."""
     tree, few = cKDTree(seen.points), Surface(true.points[::40], true.normals[::40])
-    yaw_deg = min(range(-40, 41, 2), key=lambda yaw: tree.query(rotated_about_z(few, yaw).points)[0].mean())
+    yaw_deg = 0.0
+    for reach_deg, step_deg in ((40, 2.0), (2, 0.25)):
+        yaws_deg = yaw_deg + np.arange(-reach_deg, reach_deg + step_deg / 2, step_deg)
+        yaw_deg = min(yaws_deg, key=lambda yaw: tree.query(rotated_about_z(few, yaw).points)[0].mean())
     return rotated_about_z(true, yaw_deg)
 
 

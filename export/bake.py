@@ -21,7 +21,7 @@ from scene.gaussian_model import GaussianModel
 SHARPNESS = 2
 """Power of the cosine between normal and view that weighs a view: frontal ones count."""
 LEAST_COSINE = 0.2
-BAKE_BEGIN = 0.45
+BAKE_BEGIN = 0.6
 """Of the time that a mesh takes, the share that has passed when the texture is begun; measured, two cores."""
 LEAST_COVERAGE = 0.5
 DEPTH_TOLERANCE = 0.02

@@ -21,7 +21,7 @@ from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from utils.general_utils import atomic_path
 
 FOV_RAD = 0.5
-OUTLINE_VIEWS, OUTLINE_PX = 6, 160
+OUTLINE_VIEWS, OUTLINE_PX = 6, 320
 BAKE_VIEWS, BAKE_PX = 32, 512
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 UNLIT = "KHR_materials_unlit"
@@ -42,7 +42,7 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     mesh = simplified(without_fragments(mesh), options.faces)
     normals = vertex_normals(mesh)
     solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step, options.device)
-    report(0.15, "unwrapping the surface")
+    report(0.45, "unwrapping the surface")
     mesh, normals, uv = unwrapped(mesh, normals)
     texels = texels_of(mesh, normals, uv, options.texture_px)
     texture = bake(solid, mesh, texels, views(seen, BAKE_VIEWS, BAKE_PX), options.texture_px, seen.radius)

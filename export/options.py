@@ -26,7 +26,7 @@ class Options:
     title: str = ""  # html: shown in a corner; empty: the file's name
     faces: int = 20_000  # glb: about so many triangles
     texture_px: int = 1024  # glb: side of the texture
-    grid: int = 128  # glb: points along the longest side of the density's grid
+    grid: int = 192  # glb: points along the longest side of the density's grid
     device: str | torch.device = "cpu"  # glb: where images are rendered
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # html: red, green, blue in 0..1
 

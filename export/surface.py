@@ -24,8 +24,10 @@ BLOCK = 8
 """Grid points along a block's side; a block is computed at once."""
 LEAST_DENSITY = 0.01
 """A Gaussian counts where it adds more."""
-LEVELS = (0.1, 0.17, 0.3, 0.5, 0.8, 1.3, 2.0)
-"""Densities of which one becomes the surface, rising."""
+LEAST_LEVEL, MOST_LEVEL, LEVEL_STEPS = 0.1, 2.0, 6
+"""Densities between which the surface's is searched, by so many bisections of its logarithm."""
+SMOOTHING = 1.0
+"""Steps of the grid: deviation of the filter that takes single Gaussians' bumps out of the surface."""
 LEAST_PART = 0.01
 """Connected parts with a smaller share of the triangles are dropped."""
 
@@ -116,40 +118,50 @@ def _groups(of_block: torch.Tensor, member: torch.Tensor) -> tuple[list[int], tu
     return blocks.tolist(), member[order].split(counts.tolist())
 
 
-def surface_at(field: np.ndarray, grid: Grid, level: float) -> Mesh:
-    """Marching cubes where the density passes `level`; hollows without a way out are filled first."""
-    cubes = library("skimage.measure")
+def surface_at(field: np.ndarray, grid: Grid, level: float) -> Mesh | None:
+    """Marching cubes where the density passes `level`, smoothed; None where nothing is left. Hollows without a way out
+    are filled first.
+
+    Opacity is smoothed, not density: it is flat inside, so that a face stays where it is and only its bumps go.
+    """
     solid = library("scipy.ndimage").binary_fill_holes(field > level)
-    hollow = solid & (field <= level)
-    opaque = 1 - np.exp(-np.where(hollow, np.float32(10), field))  # flatter inside: the surface lies between points
+    opaque = 1 - np.exp2(-field / np.float32(level))  # 0.5 at the level
+    opaque[solid & (field <= level)] = 1
+    opaque = library("scipy.ndimage").gaussian_filter(opaque, SMOOTHING)
     opaque[[0, -1]] = opaque[:, [0, -1]] = opaque[:, :, [0, -1]] = 0  # closed at the grid's ends
-    vertices, faces, _, _ = cubes.marching_cubes(opaque, 1 - np.exp(-level))
+    if opaque.max() <= 0.5:
+        return None
+    vertices, faces, _, _ = library("skimage.measure").marching_cubes(opaque, 0.5)
     return Mesh(grid.low + grid.step * vertices, np.ascontiguousarray(faces[:, ::-1]).astype(np.int64))
 
 
 def best_surface(
     gaussians: GaussianModel, grid: Grid, cameras: list[RCamera], device: str | torch.device = "cpu"
 ) -> Mesh:
-    """The surface at the one of LEVELS whose outlines are the Gaussians' own, which are rendered on `device`.
+    """The surface at the level whose outlines are as large as the Gaussians' own, which are rendered on `device`.
 
     Raises ValueError where there is none.
     """
     field = density(gaussians, grid)
     shown = gaussians.with_parameters(gaussians.parameters_in_order(), device)
-    outlines = [coverage(shown, camera) > 0.5 for camera in cameras]
-    best, best_score = None, -1.0
-    for level in LEVELS:
-        if field.max() <= level:
-            break
-        mesh = surface_at(field, grid, level)
-        shapes = [np.isfinite(depth_of_mesh(*mesh, camera)) for camera in cameras]
-        score = float(np.mean([intersection_over_union(a, b) for a, b in zip(shapes, outlines)]))
-        if score < best_score:  # it only falls from here on: the outlines shrink
-            break
-        best, best_score = mesh, score
+    wanted_px = sum(int((coverage(shown, camera) > 0.5).sum()) for camera in cameras)
+    best = surface_at(field, grid, LEAST_LEVEL)
     if best is None:
-        raise ValueError(f"the Gaussians are too transparent for a mesh: no point reaches the density {LEVELS[0]}.")
+        raise ValueError(f"the Gaussians are too transparent for a mesh: no region reaches the density {LEAST_LEVEL}.")
+    low, high = LEAST_LEVEL, MOST_LEVEL
+    for _ in range(LEVEL_STEPS):
+        level = (low * high) ** 0.5
+        mesh = surface_at(field, grid, level)
+        if mesh is None or outlines_px(mesh, cameras) < wanted_px:
+            high = level
+        else:
+            low, best = level, mesh
     return best
+
+
+def outlines_px(mesh: Mesh, cameras: list[RCamera]) -> int:
+    """Pixels that the mesh covers, of all cameras' images together."""
+    return sum(int(np.isfinite(depth_of_mesh(*mesh, camera)).sum()) for camera in cameras)
 
 
 @torch.no_grad()
@@ -158,12 +170,6 @@ def coverage(gaussians: GaussianModel, camera: RCamera) -> np.ndarray:
     device = gaussians.get_xyz.device
     out = render(camera.to(device), gaussians, PipelineParams(), torch.zeros(3, device=device))
     return 1 - out["alpha"][0].cpu().numpy()
-
-
-def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two masks; 1 where both are empty."""
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
 
 
 def without_fragments(mesh: Mesh) -> Mesh:

@@ -9,6 +9,7 @@ import torch
 import trimesh
 
 from arguments import PipelineParams
+from benchmarks.exports import intersection_over_union
 from evaluation.orbits import Framing, Orbit, camera_on_orbit
 from export import bake, mesh, surface
 from export.cloud import Y_UP
@@ -136,6 +137,24 @@ def test_a_simplified_mesh_of_ragged_parts_is_closed_and_without_fragments(seed,
     assert min(shares) >= surface.LEAST_PART
 
 
+def test_the_outlines_are_as_large_as_those_of_the_gaussians() -> None:
+    cloud, seen = coloured_ball(opacity=0.0), Framing(CENTRE, 0.7)
+    cameras = mesh.views(seen, 4, 128)
+    found = surface.best_surface(cloud, surface.grid_around(cloud, seen, 48), cameras)
+    wanted_px = sum((surface.coverage(cloud, camera) > 0.5).sum() for camera in cameras)
+    assert surface.outlines_px(found, cameras) == pytest.approx(wanted_px, rel=0.01)
+
+
+def test_smoothing_leaves_a_face_where_it_is_and_takes_bumps_away() -> None:
+    field = np.zeros((40, 40, 40), np.float32)
+    field[10:30, 10:30, 10:30] = 5
+    field[20, 20, 30:32] = 5  # two steps high
+    found = surface.surface_at(field, surface.Grid(np.zeros(3), 1.0, (40, 40, 40)), 0.3)
+    near = np.abs(found.vertices[:, :2] - 19.5).max(axis=1) < 6
+    heights = found.vertices[near, 2]
+    assert heights.max() < 29.9 and np.abs(heights[heights < 20] - 9.5).max() < 0.05  # midway between grid points
+
+
 def test_colours_are_where_they_belong(ball) -> None:
     """The front, +y of training, is +z in glTF; up is +y; the viewer's right, -x of training, is +x."""
     centre = (Y_UP @ CENTRE).numpy()
@@ -155,7 +174,7 @@ def test_the_mesh_looks_like_the_gaussians(ball, azimuth, elevation) -> None:
         out = render(camera, coloured_ball(), PipelineParams(), torch.ones(3))
     image, covered = draw(ball, (Y_UP @ camera.camera_center).numpy(), 0.5, 64)
     truth, outline = out["render"].permute(1, 2, 0).numpy(), 1 - out["alpha"][0].numpy() > 0.5
-    assert surface.intersection_over_union(covered, outline) > 0.95
+    assert intersection_over_union(covered, outline) > 0.95
     inside = covered & (out["alpha"][0].numpy() < 0.02)
     assert np.abs(image - truth)[inside].mean() < 0.022  # measured: 0.014 to 0.018
 
