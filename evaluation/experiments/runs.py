@@ -236,7 +236,7 @@ def read_results(out: Path, names: Iterable[str]) -> list[Result]:
 
 
 def read_folder(out: Path) -> list[Result]:
-    """Every finished run of a folder, by seed and name; the name may go on after its seed (`with_flags`)."""
+    """Every finished run of a folder, by seed and name; a suffix of `with_flags` may follow the seed."""
     found = ((re.findall(r"-seed(\d+)(?=-|$)", path.stem), path.stem) for path in out.glob("*-seed*.json"))
     return read_results(out, [name for _, name in sorted((int(seeds[-1]), name) for seeds, name in found if seeds)])
 
