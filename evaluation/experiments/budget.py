@@ -19,10 +19,12 @@ from guidance import sd_step
 from guidance.law_step import StepInfo
 from guidance.losses import Loss
 from guidance.predictor import Cameras
+from guidance.prior import Prior
 from guidance.prompts import PromptEmbeddings
+from guidance.schedules import window
 
 AZIMUTH_DEG = 45.0  # between front and side, where Perp-Neg has all its texts
-TIMES = 24
+TIMES, GOLDEN = 48, (5**0.5 - 1) / 2  # times of a run, and where in the windows of t: multiples of it spread evenly
 WARM_UP, TIMED_STEPS = 8, 32
 
 
@@ -50,30 +52,31 @@ def samples_a_view(config: Config) -> float:
 
     Only inversions depend on the timestep. A cached sample of unet_cache_interval counts as a whole one.
     """
-    params = config.guidance
+    params, opt = config.guidance, config.optimization
     prior: Any = _Blank(params)
     prompts, loss, x = PromptEmbeddings(prior, params), Loss(params), torch.zeros(1, 1, 1, 1)
     loss.predictor = prior
-    info, counts = StepInfo(cameras=Cameras.at([AZIMUTH_DEG])), []
-    for t in _timesteps(config, prior.alphas_cumprod, prior.num_train_timesteps - 1):
+    counts = []
+    for k in range(TIMES):
+        progress = (k + 0.5) / TIMES
+        warm_up_rate = max(1 - progress * opt.iterations / opt.warmup_iter, 0.0)
+        info = StepInfo(warm_up_rate, progress, cameras=Cameras.at([AZIMUTH_DEG]))
+        t = _timestep(config, prior, info, share=k * GOLDEN % 1)
         step = loss.view(prior, x, x, torch.tensor([t]), prompts.conditioning([AZIMUTH_DEG]), info)
         loss.law.residual(step)
         counts.append(step.samples)
     return sum(counts) / len(counts)
 
 
-def _timesteps(config: Config, alphas_cumprod: Tensor, last: int) -> list[int]:
-    """TIMES schedule indices: along CoGrad's schedule, without what regions add to it, or evenly over t_range."""
-    p = config.cograd
-    shares = torch.linspace(0, 1, TIMES).tolist()
+def _timestep(config: Config, prior: Prior, info: StepInfo, share: float) -> int:
+    """A schedule index of that step: CoGrad's, without what regions add to it, or at a share of t_schedule's window."""
+    p, last, abar = config.cograd, prior.num_train_timesteps - 1, prior.alphas_cumprod
     if p.enabled and p.timestep_mode != "random":
-        table, (low, high) = log_snr(alphas_cumprod), p.t_base_range
-        planned = [global_timestep(schedule_progress(share, p.prog_reading, p.prog_range), table) for share in shares]
-        times = [min(max(t, low), high) for t in planned]
-    else:
-        first, end = (bound * last for bound in config.guidance.t_range)
-        times = [first + share * (end - first) for share in shares]
-    return [min(max(int(t), 0), last) for t in times]
+        low, high = p.t_base_range
+        t = global_timestep(schedule_progress(info.progress, p.prog_reading, p.prog_range), log_snr(abar))
+        return min(max(int(min(max(t, low), high)), 0), last)
+    low, high = window(config.guidance, abar[: last + 1], info.progress, info.warm_up_rate)
+    return low + round(share * (high - low))
 
 
 def in_setting(run: Run, setting: str) -> Run:
@@ -98,6 +101,11 @@ def within(run: Run, budget: str, amount: float, of_a_step: float) -> Run:
 def samples_a_step(config: Config) -> float:
     """Network samples of one step, all views."""
     return config.guidance.C_batch_size * samples_a_view(config)
+
+
+def samples_a_step_within(run: Run, amount: float) -> float:
+    """Those of the run with the steps that `amount` pays for, of which the warm-up is another share."""
+    return samples_a_step(config_of(within(run, "samples", amount, samples_a_step(config_of(run)))))
 
 
 def step_seconds(log: Log) -> float:

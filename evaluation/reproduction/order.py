@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation import PAPER_METRICS
-from evaluation.experiments.budget import in_setting, paces, samples_a_step, within
+from evaluation.experiments.budget import in_setting, paces, samples_a_step, samples_a_step_within, within
 from evaluation.experiments.grid import (
     OBJECTS,
     PAPER_VARIANTS,
@@ -109,13 +109,14 @@ def _within(budget: str, runs: list[Run], reference: Run, sweep: Sweep) -> list[
     """The runs, each with what `reference` has of network samples, of minutes, or of steps."""
     if budget == "steps":
         return runs
-    all_runs = [reference, *runs]
+    config = config_of(reference)
     if budget == "minutes":
-        cost_of = paces(all_runs, sweep)
+        cost_of = paces([reference, *runs], sweep)
+        amount = config.optimization.iterations * cost_of[reference.facts["variant"]]
     else:
-        first = {run.facts["variant"]: run for run in reversed(all_runs)}
-        cost_of = {variant: samples_a_step(config_of(run)) for variant, run in first.items()}
-    amount = config_of(reference).optimization.iterations * cost_of[reference.facts["variant"]]
+        amount = config.optimization.iterations * samples_a_step(config)
+        first = {run.facts["variant"]: run for run in reversed(runs)}
+        cost_of = {variant: samples_a_step_within(run, amount) for variant, run in first.items()}
     return [within(run, budget, amount, cost_of[run.facts["variant"]]) for run in runs]
 
 

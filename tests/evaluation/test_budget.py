@@ -39,7 +39,7 @@ def test_the_rows_of_table_1_take_equally_many_samples(prior, setting) -> None:
     made = []
     for run in plain:
         asked = budget.in_setting(run, setting)
-        made.append(budget.within(asked, "samples", 24_000, budget.samples_a_step(grid.config_of(asked))))
+        made.append(budget.within(asked, "samples", 24_000, budget.samples_a_step_within(asked, 24_000)))
     assert len({run.name for run in [*plain, *made]}) == 2 * len(plain)
     for run in made:
         config = grid.config_of(run)
@@ -92,10 +92,16 @@ def test_a_row_that_fails_cannot_be_timed(tmp_path, monkeypatch) -> None:
         budget.paces([grid.table_run("toy", "hifa", ROBOT, 0)], sweep)
 
 
-def test_the_samples_of_an_inversion_are_counted_along_cograds_schedule(tmp_path) -> None:
-    """Against a real run's: the schedule leaves its long inversions early, of which a mean over all t has too many."""
+WARM_UP = ["--t_schedule", "warm_up", "--t_range", "0.02", "0.5", "--max_t_range", "0.98"]
+
+
+@pytest.mark.parametrize("variant", ["ism", "ism_schedule"])
+@pytest.mark.parametrize("schedule", [[], WARM_UP, ["--t_schedule", "sqrt"]], ids=["own", "warm_up", "sqrt"])
+def test_the_samples_of_an_inversion_are_counted_along_the_runs_schedule(tmp_path, variant, schedule) -> None:
+    """Against a real run's, whose timesteps are drawn: CoGrad's schedule leaves its long inversions early, a warm-up has
+    longer ones at first."""
     sizes = ["--image_w", "16", "--image_h", "16", "--view_px", "16", "--init_num_pts", "60"]
-    run = grid.table_run("toy", "ism_schedule", ROBOT, 0, ["--iterations", "40", "--warmup_iter", "40", *sizes])
+    run = grid.table_run("toy", variant, ROBOT, 0, ["--iterations", "60", "--warmup_iter", "60", *schedule, *sizes])
     assert train.main([*run.flags, "--model_path", str(tmp_path), "--checkpoint_every", "0"]) == 0
     taken = sum(step["unet_samples"] for step in read_steps(tmp_path / "log.jsonl"))
-    assert 40 * budget.samples_a_step(grid.config_of(run)) == pytest.approx(taken, rel=0.05)
+    assert 60 * budget.samples_a_step(grid.config_of(run)) == pytest.approx(taken, rel=0.05)
