@@ -126,7 +126,7 @@ ERRORS = [
         ("kept = place[place >= 0]", "kept = place[place > 0]"),
     ),
     *_in("trainer/step.py", "tests/trainer/test_step.py tests/trainer/test_baseline_rules.py",
-        ("total.add(result.g_fused)", "total.add(view.g_main)"),
+        ("g_fused = result.g_fused", "g_fused = view.g_main"),
         ("if state.iteration < opt.iterations:", "if state.iteration <= opt.iterations:"),
         ("torch.full((), weight / total", "torch.full((), weight"),
         ("if iteration % 500 == 0:", "if iteration % 500 == 1:"),
