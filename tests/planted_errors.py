@@ -140,6 +140,7 @@ ERRORS = [
         ("opacity.clamp(min=DEAD_OPACITY)", "opacity"),
         ("/ j**0.5", "/ j"),
         ("copies[source] > 1", "copies[source] > 2"),
+        ("right=True", "right=False"),
         ("rotation.mT @ eta", "eta"),
     ),
     *_in("scene/mip_filter.py", "tests/scene/test_mip_filter.py",

@@ -85,6 +85,8 @@ def test_rows_are_drawn_by_opacity_among_the_live() -> None:
     want = torch.tensor([0.0, 0.1, 0.0, 0.3, 0.6])
     assert drawn[0] == drawn[2] == 0 and int(drawn.sum()) == count
     assert bool(((drawn / count - want).abs() <= 5 * (want * (1 - want) / count).sqrt()).all())  # five deviations
+    smallest = torch.tensor([0.5, 2.0**-24])  # so that every place is 0, where the live one's begins
+    assert draw_by_opacity(smallest, torch.tensor([False, True]), 3, RandomStreams(3)).tolist() == [1, 1, 1]
 
 
 def test_the_dead_become_copies_and_all_else_stays() -> None:

@@ -44,8 +44,10 @@ def nodes():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     started = Started(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     raylet = started.add_node(**NODE).all_processes["raylet"][0].process
-    with cluster.connected(started.address, False, print) as found:
-        yield found, raylet.pid
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "PROBE_S", 1800.0)  # a busy machine took more than the 120 s
+        with cluster.connected(started.address, False, print) as found:
+            yield found, raylet.pid
     started.shutdown()
 
 
