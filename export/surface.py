@@ -197,7 +197,7 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
     points, triangles = library("fast_simplification").simplify(
         mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=faces
     )
-    return without_fragments(closed(Mesh(points.astype(np.float64), triangles.astype(np.int64))))
+    return without_fragments(separated(closed(Mesh(points.astype(np.float64), triangles.astype(np.int64)))))
 
 
 def closed(mesh: Mesh) -> Mesh:
@@ -230,6 +230,42 @@ def hole_loops(faces: np.ndarray) -> list[list[int]]:
                 at = following[at].pop()
             loops.append(loop)
     return loops
+
+
+def separated(mesh: Mesh) -> Mesh:
+    """A closed surface, in the same place, whose every edge has two triangles: of edges that lie on one another, all
+    but one get a vertex between their ends.
+
+    Of four or more triangles around an edge, those with the solid between them belong together.
+    """
+    vertices, faces = mesh
+    while True:
+        edges = np.stack([faces, np.roll(faces, -1, axis=1)], axis=2).reshape(-1, 2)  # edge k is of triangle k // 3
+        _, which, count = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(count > 2)
+        if not len(shared):
+            return Mesh(vertices, faces)
+        some = np.flatnonzero(which.reshape(-1) == shared[0])
+        start, end = edges[some[0]]
+        middle = vertices[start] + (vertices[end] - vertices[start]) * (2 / len(some))
+        for k in _around_the_solid(vertices, faces, edges, some):
+            a, b, c = faces[k // 3, (k + np.arange(3)) % 3]
+            faces = np.concatenate([faces, [[len(vertices), b, c]]])
+            faces[k // 3] = a, len(vertices), c
+        vertices = np.concatenate([vertices, [middle]])
+
+
+def _around_the_solid(vertices: np.ndarray, faces: np.ndarray, edges: np.ndarray, some: np.ndarray) -> tuple[int, int]:
+    """Of the edges `some`, all between the same vertices, two whose triangles have nothing but solid between them."""
+    start, end = vertices[edges[some[0]]]
+    apex = vertices[faces[some // 3, (some + 2) % 3]] - start
+    along = (end - start) / np.linalg.norm(end - start)
+    right = apex[0] - along * (apex[0] @ along)
+    angle = np.arctan2(apex @ np.cross(along, right), apex @ right)
+    in_order = some[np.argsort(angle)]
+    outwards = edges[in_order, 0] == edges[some[0], 0]  # the solid ends there, as the angle grows
+    last = np.flatnonzero(outwards & ~np.roll(outwards, 1))[0]
+    return int(in_order[last - 1]), int(in_order[last])
 
 
 def vertex_normals(mesh: Mesh) -> np.ndarray:

@@ -119,6 +119,56 @@ def test_holes_are_filled_and_what_is_thin_leaves_none(damage) -> None:
     assert np.einsum("fi,fi->", np.cross(a, b), c) / 6 == pytest.approx(1, abs=0.35)  # a fan may cut a corner
 
 
+def is_manifold(mesh_) -> bool:
+    """Two triangles at every edge, also for a program that joins what lies in one place."""
+    places, index = np.unique(np.asarray(mesh_.vertices, np.float32), axis=0, return_inverse=True)
+    faces = index.reshape(-1)[mesh_.faces]
+    return trimesh.Trimesh(places, faces, process=True).is_watertight and is_closed(faces)
+
+
+BESIDE = {
+    "two boxes": [[0, 0, 0], [1, 1, 0]],
+    "two boxes, across": [[0, 0, 0], [-1, 0, 1]],
+    "four boxes, of which two have one edge twice": [[0, 0, 0], [1, 1, 0], [1, -1, 0], [2, 0, 0]],
+    "three thin ones": [[0, 0, 0]] * 3,
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("turn_deg", [0, 37])
+def test_surfaces_that_share_an_edge_are_separated(beside, turn_deg) -> None:
+    turn = trimesh.transformations.rotation_matrix(math.radians(turn_deg), [1, 2, 3])[:3, :3]
+    boxes = [BOX + shift for shift in BESIDE[beside]]
+    if beside == "three thin ones":  # about one edge, 120 degrees apart
+        boxes = [BOX @ [[1, 0, 0], [0.3, 1, 0], [0, 0, 1]] @ about_z(120 * k) for k in range(3)]
+    places = (np.concatenate(boxes) @ turn.T).round(6)
+    touching = surface.closed(surface.Mesh(places, np.concatenate([np.array(SIDES) + 8 * k for k in range(len(boxes))])))
+    assert not is_manifold(touching)
+    found = surface.separated(touching)
+    assert is_manifold(found) and trimesh.Trimesh(*found, process=False).volume == pytest.approx(len(boxes), rel=1e-4)
+    assert len(trimesh.Trimesh(*found, process=False).split()) == len(boxes)
+
+
+def about_z(angle_deg: float) -> np.ndarray:
+    return trimesh.transformations.rotation_matrix(math.radians(angle_deg), [0, 0, 1])[:3, :3]
+
+
+def test_a_hollow_that_touches_the_outside_is_joined_to_it() -> None:
+    """What belongs together has the solid between it."""
+    outer = trimesh.Trimesh(BOX, SIDES).subdivide().subdivide()
+    hollow = np.array([[1, 0.25, 1], [1, 0.5, 1], [0.5, 0.3, 0.7], [0.7, 0.4, 0.4]])  # one edge is the box's
+    inside_out = np.array([[2, 1, 0], [1, 3, 0], [3, 2, 0], [2, 3, 1]]) + len(outer.vertices)
+    size = 1 - abs(np.linalg.det(hollow[1:] - hollow[0])) / 6
+    touching = surface.closed(
+        surface.Mesh(np.concatenate([outer.vertices, hollow]), np.concatenate([outer.faces, inside_out]))
+    )
+    assert trimesh.Trimesh(*touching, process=False).volume == pytest.approx(size) and not is_manifold(touching)
+    found = surface.separated(touching)
+    assert is_manifold(found) and len(found.vertices) == len(touching.vertices) + 1
+    shape = trimesh.Trimesh(*found, process=False)
+    assert shape.volume == pytest.approx(size) and len(shape.split()) == 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("faces", [100, 400, 3000])
 def test_a_simplified_mesh_of_ragged_parts_is_closed_and_without_fragments(seed, faces) -> None:
@@ -131,7 +181,7 @@ def test_a_simplified_mesh_of_ragged_parts_is_closed_and_without_fragments(seed,
         field += 3 * np.exp(-(apart**2).sum(axis=-1)).astype(np.float32)
     mesh_ = surface.surface_at(field, surface.Grid(np.zeros(3), 1.0, (40, 40, 40)), 0.3)
     found = surface.simplified(surface.without_fragments(mesh_), faces)
-    assert is_closed(found.faces) and len(found.faces) <= 1.1 * faces + 20
+    assert is_manifold(found) and len(found.faces) <= 1.1 * faces + 20
     parts = trimesh.graph.connected_components(edges_of(found.faces))
     shares = [np.isin(found.faces[:, 0], part).mean() for part in parts]
     assert min(shares) >= surface.LEAST_PART
