@@ -112,6 +112,12 @@ def test_the_dead_become_copies_and_all_else_stays() -> None:
     )
 
 
+def test_each_of_the_dead_is_drawn_for_itself() -> None:
+    index_map = relocate(_model([0.001] * 30 + [0.5] * 30), RandomStreams(0))
+    assert torch.equal(index_map.source[:30], draw_by_opacity(torch.full((60,), 0.5), torch.arange(60) >= 30, 30, RandomStreams(0)))
+    assert len(index_map.source[:30].unique()) > 12  # 19 are expected of equal ones; one of all copies would be 1
+
+
 def test_copies_and_what_they_are_copies_of_have_no_history() -> None:
     model = _model([0.004, 0.5, 0.001, 0.8, 0.3])
     index_map = relocate_and_grow(model, 9, RandomStreams(0))
