@@ -45,8 +45,7 @@ def runs_by(*words: str) -> list[Run]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_settings_of_every_row_of_a_table_are_made_again(name) -> None:
-    """Network samples of inversions depend on the timesteps drawn: within 8 % of the budget; in the common setting
-    within 13 %, for the budget counts ISM's over t_range, which the warm-up widens."""
+    """Network samples of inversions depend on the timesteps drawn: within 3 % of the budget."""
     rows, runs = rows_of(name), runs_of(name)
     assert len(rows) == {"weights.csv": 18}.get(name, len(runs))
     for row, run in zip(rows, runs):
@@ -55,7 +54,7 @@ def test_the_settings_of_every_row_of_a_table_are_made_again(name) -> None:
         assert (config.guidance.text, config.seed, config.guidance.noise_seed) == (row["prompt"], *2 * [int(row["seed"])])
         assert (config.optimization.iterations, config.cameras.init_num_pts) == (int(row["steps"]), int(row["points"]))
         if "--table" in COMMANDS[name]:
-            assert int(row["samples"]) == pytest.approx(2400, rel=0.13 if name == "table1_common.csv" else 0.08)
+            assert int(row["samples"]) == pytest.approx(2400, rel=0.03)
 
 
 def settings_read(run: Run) -> dict[str, object]:
