@@ -3,6 +3,7 @@
 
 import io
 import lzma
+import shutil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,15 +32,20 @@ def open_bytes(path: Path) -> BinaryIO:
 def compress(path: Path) -> Path:
     """Puts NAME.ply.xz in the place of NAME.ply: after a stop at any moment one of them is there, and whole."""
     packed = path.with_name(path.name + XZ)
-    with atomic_path(packed) as temporary:
-        temporary.write_bytes(lzma.compress(path.read_bytes(), lzma.FORMAT_XZ, filters=COLUMNS_OF_FLOATS))
+    with (
+        atomic_path(packed) as temporary,
+        path.open("rb") as plain,
+        lzma.open(temporary, "wb", format=lzma.FORMAT_XZ, filters=COLUMNS_OF_FLOATS) as file,
+    ):
+        shutil.copyfileobj(plain, file)
     path.unlink()
     return packed
 
 
 def _decompressed(path: Path) -> bytes:
     """Raises PlyError, one sentence, for a file that is no whole .xz file, or holds far more than a cloud."""
-    packed = path.read_bytes()
+    with path.open("rb") as file:
+        packed = file.read(path.stat().st_size)
     most = MOST_TIMES * len(packed) + SPARE_BYTES
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_MEMORY_BYTES)
     remedy = "copy it again, or make its run again"

@@ -331,7 +331,7 @@ ERRORS = [
     ),
     *_in("apps/web/exports.py", "tests/apps/web/test_exports.py",
         ("self._close(export.problem)", 'self._close("")'),
-        ("elif ready_export(folder, format) is None and self._found", "elif self._found"),
+        ("elif ready_export(folder, format, up) is None and self._found", "elif self._found"),
         ("out.stat().st_mtime >= scene", "0 <= scene"),
     ),
     *_in("apps/web/job.py", "tests/apps/web/test_server_state.py",

@@ -46,9 +46,12 @@ def _told(result: subprocess.CompletedProcess) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess]:
-    folder = tmp_path_factory.mktemp("torchrun")
-    assert train.main(_argv(folder / "one")) == 0
-    return folder / "one", folder / "two", _torchrun(_argv(folder / "two"))
+    """With seeds of which no view comes between two images of the prior that are almost equally likely: there it makes
+    much of the last bit. Clouds of the seeds 1 to 5 are within 2e-5 of one another; of seed 0 colours are a step apart.
+    """
+    folder, seeds = tmp_path_factory.mktemp("torchrun"), {"seed": 2, "noise_seed": 2}
+    assert train.main(_argv(folder / "one", **seeds)) == 0
+    return folder / "one", folder / "two", _torchrun(_argv(folder / "two", **seeds))
 
 
 def test_two_processes_write_what_one_writes(runs) -> None:
@@ -63,17 +66,15 @@ def test_two_processes_write_what_one_writes(runs) -> None:
         assert (got["t"], got["azimuth_deg"], got["points"]) == (want["t"], want["azimuth_deg"], want["points"])
         losses = zip(got["loss_per_view"], want["loss_per_view"], strict=True)
         differences += [abs(a - b) / abs(b) for a, b in losses]
-    # Over five seeds the medians were 1e-6 to 5e-6 and the largest 2e-4 to 8e-2: between two images that are almost
-    # equally likely the ideal prior makes much of the last bit. Another view's loss differs by half and more.
-    assert statistics.median(differences) <= 1e-4 and max(differences) <= 0.25
+    # Another view's loss differs by half and more.
+    assert statistics.median(differences) <= 1e-4 and max(differences) <= 0.01
     assert logs[0][-1]["points"] > 60
     clouds = [read_vertices(folder / "point_cloud" / "iteration_10" / "point_cloud.ply") for folder in (one, two)]
     for name in clouds[0].dtype.names:
         want, got = (torch.from_numpy(cloud[name].astype("f8")) for cloud in clouds)
         same = (got - want).abs() <= 1e-4 + 1e-3 * want.abs()
-        # Adam with eps 1e-15 turns the rounding of a gradient that is almost 0 into a step of another sign. Over six
-        # seeds the smallest share was 0.925, the others 1.
-        assert float(same.double().mean()) >= 0.85, name
+        # Adam with eps 1e-15 turns the rounding of a gradient that is almost 0 into a step of another sign.
+        assert float(same.double().mean()) >= 0.95, name
 
 
 def _without_events(folder: Path) -> set[str]:

@@ -92,13 +92,13 @@ def killed_in(function: str, cloud: Path) -> None:
     if (child := os.fork()) == 0:
         kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
         where, _, name = function.rpartition(".")
-        setattr({"lzma": ply_file.lzma, "os": os, "Path": Path}[where], name, kill)
+        setattr({"LZMAFile": ply_file.lzma.LZMAFile, "os": os, "Path": Path}[where], name, kill)
         compress(cloud)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-@pytest.mark.parametrize("function", ["lzma.compress", "Path.write_bytes", "os.fsync", "os.replace", "Path.unlink"])
+@pytest.mark.parametrize("function", ["LZMAFile.write", "LZMAFile.close", "os.fsync", "os.replace", "Path.unlink"])
 def test_a_kill_at_any_moment_leaves_a_whole_cloud(cloud, function) -> None:
     whole, run = read_vertices(cloud), cloud.parents[2]
     killed_in(function, cloud)
