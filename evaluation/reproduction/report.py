@@ -35,10 +35,15 @@ COSTS = {
     "skipped_steps": ("skipped steps", 1),
 }
 """Fact of a result -> title, decimals."""
-BUDGETS = {"samples": "equally many network samples", "minutes": "equally much time"}
-BUDGETS["steps"] = "the steps of its settings"
-SETTINGS = {"own": "its law's own scale, weight and schedule of t"}
-SETTINGS["common"] = "LucidDreamer's scale, weight and schedule of t"
+BUDGETS = {
+    "samples": "equally many network samples",
+    "minutes": "equally much time",
+    "steps": "the steps of its settings",
+}
+SETTINGS = {
+    "own": "its law's own scale, weight and schedule of t",
+    "common": "LucidDreamer's scale, weight and schedule of t",
+}
 TOY = (
     "small objects whose truth is known. The paper's numbers stand beside as they are printed; ours are about another "
     "world and cannot be compared with them. What can be: one method with another."
