@@ -42,17 +42,26 @@ class CheckpointRules:
 
 
 class Checkpoints:
-    """Remembers the folder, the parts of the run, the rules, and what is said of the run: {"id", "settings"}."""
+    """Remembers the folder, the parts of the run, the rules, and what is said of the run: {"id", "settings"}.
+
+    guard: called before a file is made; raises FolderLost when the folder is another run's.
+    """
 
     def __init__(
-        self, folder: Path, parts: Mapping[str, Part], rules: CheckpointRules, run: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        parts: Mapping[str, Part],
+        rules: CheckpointRules,
+        run: Mapping[str, Any] | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.parts, self.rules, self.run = folder, parts, rules, dict(run or {})
+        self.folder, self.parts, self.rules, self.run, self.guard = folder, parts, rules, dict(run or {}), guard
 
     def save(self, iteration: int) -> Path:
         """Writes chkpntK.safetensors atomically, then removes what need not be kept. Raises OSError."""
         path = self.folder / f"chkpnt{iteration}.safetensors"
-        save_tree(path, {"run": self.run, **{name: part.state_dict() for name, part in self.parts.items()}})
+        tree = {"run": self.run, **{name: part.state_dict() for name, part in self.parts.items()}}
+        save_tree(path, tree, self.guard)
         others = [(number, old) for number, old in numbered(self.folder) if number not in self.rules.chosen]
         for old in [old for number, old in others if number <= iteration][self.rules.keep :]:
             old.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class Recovery:
         rules = CheckpointRules(config.checkpoint_every, config.keep_checkpoints, config.checkpoint_iterations, last)
         parts: dict[str, Part] = {"train": state, "process_video": process_video, "log": log}
         run = {"id": folder.run_id, "settings": flat_settings(config)}
-        self.checkpoints = Checkpoints(folder.path, parts, rules, run)
+        self.checkpoints = Checkpoints(folder.path, parts, rules, run, folder.keep)
         self._last_scene: dict[str, torch.Tensor] | None = None
         self.faults = FaultWatch(config.max_faults_in_a_row, config.optimization.max_points)
         self._whole = self._saved = 0  # the last step that is done, the last one whose checkpoint is in the folder

@@ -78,35 +78,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.
 
     A reader therefore sees the old file or the whole new one, never a half. The temporary file is locked (flock) while
-    it is written, so that a killed process's file is distinguishable from one in use.
+    it is written, so that a killed process's file is distinguishable from one in use. Raises OSError, and writes
+    nothing, where another folder has the place of `path`'s meanwhile.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs are meant to be handed on
-        os.replace(temporary, target)
-        _flush_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename survive a loss of power; a file system that cannot do that is left alone."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    with _open_folder(target.parent) as folder:  # open, so that a new folder cannot have its number
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        temporary = Path(name)
         try:
-            os.fsync(handle)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs are meant to be handed on
+            if not os.path.samestat(os.fstat(folder), os.stat(target.parent)):
+                raise OSError(f"{target.parent} was moved while {target.name} was written, and another has its place")
+            os.replace(temporary, target)
+            with suppress(OSError):  # the rename survives a loss of power, where the file system can do that
+                os.fsync(folder)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

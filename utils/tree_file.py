@@ -6,6 +6,7 @@ The file's metadata holds the schema version, the JSON and a checksum over both 
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ SCHEMA = "2"
 MARK = "$tensor"
 
 
-def save_tree(path: Path, tree: dict[str, Any]) -> None:
+def save_tree(path: Path, tree: dict[str, Any], guard: Callable[[], None] = lambda: None) -> None:
     """Writes dicts (string keys), lists, tuples (as lists), numbers, strings, None and tensors; atomically.
 
-    Raises OSError when the file cannot be written; what was at `path` before is then still there.
+    guard: called when all is ready to be written, which may take seconds to come to. Raises what it raises, and OSError
+    when the file cannot be written; what was at `path` before is then still there.
     """
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_detach(tree, "", tensors))
     metadata = {"schema": SCHEMA, "tree": text, "checksum": _checksum(text, tensors)}
+    guard()
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, str(temporary), metadata=metadata)

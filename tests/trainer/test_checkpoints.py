@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from trainer.checkpoints import CheckpointRules, Checkpoints, newest_good, numbered
+from trainer.run_lock import FolderLost
 
 
 class Part:
@@ -74,3 +75,23 @@ def test_a_checkpoint_of_something_else_is_told(tmp_path) -> None:
         Checkpoints(tmp_path, {"part": Part()}, CheckpointRules(1, 1, (), 9)).load(
             path, newest_good(tmp_path, print)[1]
         )
+
+
+def test_nothing_is_written_into_the_folder_of_a_run_that_came_while_the_state_was_gathered(tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    class Slow(Part):
+        def state_dict(self):
+            folder.rename(tmp_path / "moved")
+            folder.mkdir()
+            return super().state_dict()
+
+    def guard() -> None:
+        if (tmp_path / "moved").exists():
+            raise FolderLost("another run's")
+
+    checkpoints = Checkpoints(folder, {"part": Slow()}, CheckpointRules(1, 1, (), 9), guard=guard)
+    with pytest.raises(FolderLost):
+        checkpoints.save(3)
+    assert list(folder.iterdir()) == []

@@ -115,3 +115,14 @@ def test_a_row_with_one_number_that_is_not_finite_is_found(bad) -> None:
     x = torch.full((3, 2, 50), 3e38)  # their sum is infinite
     x[1, 1, 37] = bad
     assert finite_rows(x).tolist() == [True, False, True]
+
+
+def test_a_file_whose_folder_was_exchanged_meanwhile_is_not_put_into_the_new_one(tmp_path) -> None:
+    """The writer opens the temporary file by its name, as libraries do, and so makes one in the folder that is there."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(OSError, match=r"run was moved while scene.ply was written"), atomic_path(folder / "scene.ply") as path:
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        path.write_text("ours")
+    assert list(folder.iterdir()) == []
