@@ -105,12 +105,12 @@ def _dtype(params: GuidanceParams, on_gpu: bool) -> torch.dtype:
 
 def _attention(params: GuidanceParams, on_gpu: bool) -> str:
     """Auto leaves the kernel to torch, except where torch would choose one that this CPU cannot run."""
-    if params.attention_kernel == "auto" and not on_gpu and _cpu_flash_fails(_dtype(params, on_gpu)):
+    if params.attention_kernel == "auto" and not on_gpu and flash_attention_fails_on_cpu(_dtype(params, on_gpu)):
         return "math"
     return params.attention_kernel
 
 
-def _cpu_flash_fails(dtype: torch.dtype) -> bool:
+def flash_attention_fails_on_cpu(dtype: torch.dtype) -> bool:
     """Whether torch's flash attention raises "pack_vnni2 is only supported when avx512 is supported" on this CPU.
 
     It packs half-precision operands for AMX wherever the CPU has AMX, by code that exists in its AVX-512 kernels only;
@@ -130,7 +130,7 @@ def _impossible(params: GuidanceParams, capability: tuple[int, int] | None) -> l
             found.append(("cuda_graphs", True, "has none", "leave it out"))
         if kernel in ("efficient", "cudnn"):
             found.append(("attention_kernel", kernel, "has no such kernel", "use auto, flash or math"))
-        if kernel == "flash" and _cpu_flash_fails(_dtype(params, on_gpu=False)):
+        if kernel == "flash" and flash_attention_fails_on_cpu(_dtype(params, on_gpu=False)):
             problem = f"with AMX cannot run it in {params.precision} below AVX-512"
             found.append(("attention_kernel", kernel, problem, "unset ATEN_CPU_CAPABILITY, or use auto or math"))
         if params.compile_unet and (lack := _no_compiler(on_gpu=False)):

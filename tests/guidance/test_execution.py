@@ -16,6 +16,7 @@ from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score import NoiseMemory, distill_views
 from guidance.sd_utils import StableDiffusion
+from tests.amx_cpu import pretend_amx
 from tests.drawn import Draws
 from tests.live_bytes import LiveBytes
 from tests.recorded_call import Recorded
@@ -237,25 +238,11 @@ def test_what_a_cpu_cannot_do(changes, sentence):
         Execution.of(GuidanceParams(**changes), CPU)
 
 
-def on_amx(monkeypatch, vector_width):
-    """A CPU with AMX whose torch kernels are chosen by ATEN_CPU_CAPABILITY=`vector_width`; its flash attention."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": True})
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vector_width)
-    real = torch.nn.functional.scaled_dot_product_attention
-
-    def attention(q, k, v, *args, **options):
-        if q.dtype != torch.float32 and vector_width != "AVX512" and torch.backends.cuda.flash_sdp_enabled():
-            raise RuntimeError("pack_vnni2 is only supported when avx512 is supported")
-        return real(q, k, v, *args, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
-
-
 @pytest.mark.parametrize("vector_width", ["DEFAULT", "AVX2", "AVX512"])
 @pytest.mark.parametrize("memory", [{}, {"vae_checkpointing": "on"}, {"vae_slicing": "on"}])
 def test_half_precision_on_a_cpu_with_amx(keys, plain, monkeypatch, vector_width, memory):
     """The text encoder, the U-Net and the autoencoder, forward, backward and recomputed, keep off what torch lacks."""
-    on_amx(monkeypatch, vector_width)
+    pretend_amx(monkeypatch, vector_width)
     check_alike(step(keys[0], precision="bfloat16", **memory)[1], plain[keys[0]], BFLOAT16)
     kernels = {p: Execution.of(GuidanceParams(precision=p), CPU).attention_kernel for p in ("float32", "float16", "bfloat16")}
     half = "auto" if vector_width == "AVX512" else "math"
@@ -264,7 +251,7 @@ def test_half_precision_on_a_cpu_with_amx(keys, plain, monkeypatch, vector_width
 
 @pytest.mark.parametrize("vector_width", ["DEFAULT", "AVX2"])
 def test_flash_attention_that_torch_lacks_is_refused(monkeypatch, vector_width):
-    on_amx(monkeypatch, vector_width)
+    pretend_amx(monkeypatch, vector_width)
     sentence = r"attention_kernel is flash, but a CPU with AMX cannot run it in bfloat16 below AVX-512; unset ATEN_CPU_CAPABILITY"
     with pytest.raises(ValueError, match=sentence):
         Execution.of(GuidanceParams(attention_kernel="flash", precision="bfloat16"), CPU)
