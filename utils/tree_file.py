@@ -40,14 +40,15 @@ def save_tree(path: Path, tree: dict[str, Any], guard: Callable[[], None] = lamb
 def load_tree(path: Path) -> dict[str, Any]:
     """What save_tree wrote, with its tensors on the CPU.
 
-    ValueError for a file that is missing, damaged, of another kind or version.
+    They are copies, which begin where torch's own tensors would: the last digits of a dot product depend on that, and
+    nothing of the file is needed any more. ValueError for a file that is missing, damaged, of another kind or version.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; expected a checkpoint file such as chkpnt1000.safetensors")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
         if metadata.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {metadata.get('schema')!r}, this program reads {SCHEMA!r}")
         if metadata.get("checksum") != _checksum(metadata["tree"], tensors):
