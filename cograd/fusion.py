@@ -21,14 +21,17 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Gradient = Mapping[str, Tensor]
 Shape = tuple[int, ...]
+Scale = float | Mapping[str, float]
+"""A factor, or one for each tensor by its name."""
 ON_HOST = ("cpu",)  # devices whose numbers are read without waiting
 DEVICE_CHUNK = 1 << 22  # numbers that are float64 at a time
-CHUNK = 1 << 15  # a float32 sum of so many products is exact to about 1e-7
+CHUNK = 1 << 13  # a float32 sum of so many products is exact to about 1e-7, and is made by one thread
 FLOAT32_RANGE = (1e-24, 1e30)  # sums of this size lose less than 1e-6 to products that underflow float32
 
 
@@ -62,20 +65,34 @@ class Flat(Gradient):
 
 @dataclass(frozen=True)
 class FusionResult:
-    """g_fused, and for each candidate the cosine of g_hist with g_main; |g_main| and |g_fused| where there is one.
+    """g_fused = kept g_main + weight g_aux, and for each candidate the cosine of g_hist with g_main; |g_main| and
+    |g_fused| where there is one.
 
     region, distances: the view's region and how far those of the candidates are, where CoGrad fused.
     """
 
-    g_fused: Gradient
+    g_main: Gradient
+    kept: Scale = 1.0  # 1 - share
+    g_aux: Flat | None = None  # sum of the candidates' g_aux, without the factor `weight`
+    weight: float = 1.0
     main_norm: float | None = None
     fused_norm: float | None = None
     cosines: tuple[float, ...] = ()
     region: int | None = None
     distances: tuple[float, ...] = ()
 
+    @cached_property
+    def g_fused(self) -> Gradient:
+        """What the optimizer gets of this view; g_main itself where nothing was fused."""
+        total = GradientSum()
+        total.add(self.g_main, self.kept)
+        if self.g_aux is not None:
+            total.add(self.g_aux, self.weight)
+        assert total.total is not None
+        return total.total
+
     def record(self) -> dict[str, Any]:
-        """All but the gradient, for a line of JSON."""
+        """All but the gradients, for a line of JSON."""
         return {
             "region": self.region,
             "main_norm": self.main_norm,
@@ -107,18 +124,22 @@ class GradientSum:
         self.total: Gradient | None = None
         self._is_ours = False  # every tensor of the total was made here
 
-    def add(self, g: Gradient) -> None:
-        """total <- total + g."""
+    def add(self, g: Gradient, scale: Scale = 1.0) -> None:
+        """total <- total + scale g."""
         total = self.total
+        if total is not None and self._is_ours and fits(total, g):
+            if isinstance(scale, float) and isinstance(total, Flat) and isinstance(g, Flat):
+                total.vector.add_(g.vector, alpha=scale)
+            else:
+                for name, x in g.items():
+                    total[name].add_(x, alpha=_factor(scale, name))
+            return
+        if scale != 1.0:
+            g = _scaled(g, scale)
         if total is None:
-            self.total = g
-        elif not (self._is_ours and fits(total, g)):
-            self.total, self._is_ours = added(total, g), fits(total, g)
-        elif isinstance(total, Flat) and isinstance(g, Flat):
-            total.vector.add_(g.vector)
+            self.total, self._is_ours = g, scale != 1.0
         else:
-            for name, x in g.items():
-                total[name].add_(x)
+            self.total, self._is_ours = added(total, g), fits(total, g)
 
 
 def inner(a: Gradient, b: Gradient) -> float:
@@ -138,26 +159,15 @@ def norm(a: Gradient) -> float:
 
 
 def project_orthogonal(
-    g_aux: Gradient,
-    g_main: Gradient,
-    delta: float = 1e-8,
-    projection: str = "vector",
-    dots: tuple[Sequence[float], Sequence[float]] | None = None,
-    out: Tensor | None = None,
+    g_aux: Gradient, g_main: Gradient, delta: float = 1e-8, projection: str = "vector"
 ) -> Flat:
-    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0.
-
-    dots: <g_aux, g_main> and <g_main, g_main> of each part that is projected, where the caller has them. out [D]: where
-    the vector of g_proj is written, that of g_aux itself perhaps.
-    """
-    _check_fit(g_aux, g_main)
-    aux, main = flat(g_aux), flat(g_main)
-    spans = _vectors(main, projection)
-    aux_main, main_main = dots or _dots([(aux.vector, main.vector, spans), (main.vector, main.vector, spans)])
-    g_proj = torch.empty_like(aux.vector) if out is None else out
-    for span, share in zip(spans, _shares(aux_main, main_main, delta), strict=True):
-        torch.sub(aux.vector[span], main.vector[span], alpha=share, out=g_proj[span])
-    return Flat(g_proj, main.shapes)
+    """Eq. (10): g_proj = g_aux - <g_aux, g_main> / (|g_main|^2 + delta) g_main, for g_main other than 0."""
+    result = fuse(g_main, [(1.0, g_aux)], delta, projection)
+    kept, total = result.kept, GradientSum()
+    total.add(result.g_main, kept - 1 if isinstance(kept, float) else {name: k - 1 for name, k in kept.items()})
+    total.add(flat(g_aux))
+    assert isinstance(total.total, Flat)
+    return total.total
 
 
 def fuse(
@@ -169,12 +179,12 @@ def fuse(
     """g_fused = g_main + sum_j g_proj^j of candidates (w_j, g_hist^j). Without any, g_fused is g_main itself, and
     nothing is computed.
 
-    Eq. (10) is linear in g_aux, so the sum of the g_aux^j = w_j g_hist^j is projected, once. Raises ValueError when
-    names or shapes differ.
+    Eq. (10) is linear in g_aux, so the sum of the g_aux^j = w_j g_hist^j is projected, once:
+    g_fused = (1 - share) g_main + sum_j w_j g_hist^j. Raises ValueError when names or shapes differ.
     """
     if not candidates:
         return FusionResult(g_main)
-    main, hists = flat(g_main), [flat(g_hist) for _, g_hist in candidates]
+    main, hists, weights = flat(g_main), [flat(g_hist) for _, g_hist in candidates], [w for w, _ in candidates]
     for hist in hists:
         _check_fit(hist, main)
     spans = _vectors(main, projection)
@@ -187,16 +197,19 @@ def fuse(
     if len(spans) == 1:
         main.square = main_main[0]
     main_norm = math.sqrt(sum(main_main))
-    scales = [math.sqrt(hist.square or 0.0) * main_norm for hist in hists]
+    scales = [norm(hist) * main_norm for hist in hists]
     cosines = [sum(hist_main) / scale if scale else 0.0 for hist_main, scale in zip(hist_mains, scales)]
-    weights = [w for w, _ in candidates]
-    g_aux = weights[0] * hists[0].vector
-    for w, hist in zip(weights[1:], hists[1:]):
-        g_aux.add_(hist.vector, alpha=w)
     aux_main = [sum(w * dot for w, dot in zip(weights, part)) for part in zip(*hist_mains)]
-    g_proj = project_orthogonal(Flat(g_aux, main.shapes), main, delta, projection, (aux_main, main_main), out=g_aux)
-    g_fused = Flat(g_proj.vector.add_(main.vector), main.shapes)
-    return FusionResult(g_fused, main_norm, norm(g_fused), tuple(cosines))
+    kept = [1 - share for share in _shares(aux_main, main_main, delta)]
+    g_aux, weight = hists[0], float(weights[0])
+    if len(hists) > 1:
+        g_aux, weight = Flat(weights[0] * hists[0].vector, main.shapes), 1.0
+        for w, hist in zip(weights[1:], hists[1:]):
+            g_aux.vector.add_(hist.vector, alpha=w)
+    products = (k * k * own + 2 * k * other for k, own, other in zip(kept, main_main, aux_main))
+    fused_norm = math.sqrt(max(sum(products) + (weight * norm(g_aux)) ** 2, 0.0))
+    kept_main: Scale = kept[0] if projection == "vector" else dict(zip(main.shapes, kept, strict=True))
+    return FusionResult(main, kept_main, g_aux, weight, main_norm, fused_norm, tuple(cosines))
 
 
 def _vectors(main: Flat, projection: str) -> list[slice]:
@@ -216,6 +229,18 @@ def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float)
     """
     square = sum(main_main)
     return [aux / (own * (1 + delta / square)) if own else 0.0 for aux, own in zip(aux_main, main_main)]
+
+
+def _factor(scale: Scale, name: str) -> float:
+    return scale if isinstance(scale, float) else scale[name]
+
+
+def _scaled(g: Gradient, scale: Scale) -> Gradient:
+    """scale g, a copy."""
+    if isinstance(scale, float) and isinstance(g, Flat):
+        return Flat(scale * g.vector, g.shapes)
+    scaled = {name: _factor(scale, name) * x for name, x in g.items()}
+    return flat(scaled) if isinstance(g, Flat) else scaled
 
 
 def _shapes(g: Gradient) -> Mapping[str, Shape]:
@@ -260,11 +285,14 @@ def _device_dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> float:
     """A float64 sum of products of CHUNK numbers each, which are float32, several times faster, where those are exact
-    enough: where nothing under- or overflows.
+    enough: where nothing under- or overflows. By NumPy: torch's call for each piece takes as long as the products.
     """
-    pieces = list(zip(a.split(CHUNK), b.split(CHUNK))) if len(a) > CHUNK else [(a, b)]
     if a.dtype == b.dtype == torch.float32:
-        value = sum(torch.dot(x, y).item() for x, y in pieces)
-        if FLOAT32_RANGE[0] < abs(value) < FLOAT32_RANGE[1] or not len(a):
+        x, y = a.detach().numpy(), b.detach().numpy()
+        whole = len(x) // CHUNK * CHUNK
+        with np.errstate(over="ignore", invalid="ignore"):
+            pieces = np.matmul(x[:whole].reshape(-1, 1, CHUNK), y[:whole].reshape(-1, CHUNK, 1))
+            value = float(pieces.sum(dtype=np.float64)) + float(np.dot(x[whole:], y[whole:]))
+        if FLOAT32_RANGE[0] < abs(value) < FLOAT32_RANGE[1] or not len(x):
             return value
-    return float(sum(torch.dot(x.double(), y.double()) for x, y in pieces))
+    return sum(float(torch.dot(x.double(), y.double())) for x, y in zip(a.split(CHUNK), b.split(CHUNK)))

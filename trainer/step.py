@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config, OptimizationParams, PipelineParams
-from cograd import Plan
+from cograd import FusionResult, Plan
 from cograd.fusion import Flat, Gradient, GradientSum, flat
 from gaussian_renderer.views import (
     MapGradients,
@@ -342,18 +342,19 @@ def fuse_views(
     as_flat = cograd is not None and plan is not None and cograd.keeps_gradients(step)
     regions = [None] * len(t) if plan is None else plan.regions.tolist()
     for view, region, t_view in zip(_timed(views, timer), regions, t.tolist(), strict=True):
-        g_fused = view.g_main
+        fused = FusionResult(view.g_main)
         if cograd is not None and region is not None:
             with timer("fuse"), threads_for(count):
                 if as_flat:  # once, for fusing and for the bank
                     view = dataclasses.replace(view, g_main=flat(view.g_main))
-                result = cograd.fuse(step, region, t_view, view.g_main)
-                g_fused = result.g_fused
-                fusion.append(result.record())
-                del result
+                fused = cograd.fuse(step, region, t_view, view.g_main)
+                fusion.append(fused.record())
         with timer("backward"), threads_for(count):  # the baseline has this sum too
-            total.add(g_fused)
-        del g_fused  # only the sum stays in memory
+            total.add(fused.g_main, fused.kept)
+        if fused.g_aux is not None:
+            with timer("fuse"), threads_for(count):
+                total.add(fused.g_aux, fused.weight)
+        del fused  # only the sum stays in memory
         kept.append(view)
     assert total.total is not None, "a step has a view"
     return kept, total.total, fusion
