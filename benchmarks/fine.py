@@ -47,7 +47,6 @@ from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = ("a cyan robot with orange arms", "a red mushroom with white stem", "a purple owl with green belly")
-QUICKSTART_T = {"prog_range": (0.2, 0.34), "t_jitter": 150}
 DENSIFIED: dict[str, object] = {
     "init_num_pts": 10000, "max_points": 25000, "densify_from_iter": 50, "densification_interval": 25,
     "densify_until_iter": 350,
@@ -56,9 +55,8 @@ SPLIT: dict[str, object] = {**DENSIFIED, "opacity_reset_interval": 1000, "percen
 VARIANTS: dict[str, dict[str, object]] = {
     "fine": {},
     "480 images": {"ideal_images": 480},
-    "the quickstart's distances": {"distance_range": (3.45, 3.55)},
-    "the quickstart's t": QUICKSTART_T,
-    "the quickstart's prior and t": {"ideal_images": 480, "distance_range": (3.45, 3.55), **QUICKSTART_T},
+    "distances of 3.45 to 3.55": {"distance_range": (3.45, 3.55)},
+    "t from 773 to 559": {"prog_range": (0.2, 0.34), "t_jitter": 150},
     "128 px": {"image_w": 128, "image_h": 128},
     "10,000 Gaussians": {"init_num_pts": 10000},
     "half the last learning rates": {"feature_lr_final": 5e-3, "scaling_lr_final": 2e-3, "position_lr_final": 8.5e-5},

@@ -109,18 +109,27 @@ def test_without_jitter_the_ball_fits_at_every_distance() -> None:
     assert 2 * math.asin(BALL_RADIUS / config.cameras.default_radius) < config.cameras.default_fovy
 
 
-def test_fine_looks_from_where_the_priors_images_are_rendered() -> None:
-    """The quickstart does not: 1.4 % off in distance are 0.7 px at the edge of its object."""
-    quick, fine = _load("quickstart.yaml"), _load("fine.yaml")
-    off = [max(abs(end / config.cameras.radius_range[0] - 1) for end in config.cograd.distance_range) for config in (quick, fine)]
+@pytest.mark.parametrize("name", ["quickstart", "fine"])
+def test_an_ideal_run_looks_from_where_the_priors_images_are_rendered(name) -> None:
+    """1.4 % off in distance, as in toy.yaml, are 0.7 px at the edge of the quickstart's object."""
+    toy, sharp = _load("toy.yaml"), _load(f"{name}.yaml")
+    off = [max(abs(end / config.cameras.radius_range[0] - 1) for end in config.cograd.distance_range) for config in (toy, sharp)]
     assert off[1] < 1e-3 < 1e-2 < off[0]
-    assert fine.cameras.radius_range[0] == fine.cameras.radius_range[1]
+    assert sharp.cameras.radius_range[0] == sharp.cameras.radius_range[1]
+
+
+def test_fine_is_the_quickstart_with_more_of_everything() -> None:
+    quick, fine = _load("quickstart.yaml"), _load("fine.yaml")
+    assert fine.cograd == quick.cograd
     assert fine.guidance.ideal_images > quick.guidance.ideal_images
+    assert fine.optimization.iterations > quick.optimization.iterations
+    assert fine.cameras.init_num_pts > quick.cameras.init_num_pts and fine.cameras.image_w > quick.cameras.image_w
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_trained"])
 def test_a_quickstart_is_its_toy_with_cograd_on(name) -> None:
     toy, quick = _load(f"{name.replace('quickstart', 'toy')}.yaml"), _load(f"{name}.yaml")
     assert quick.cograd.enabled and not toy.cograd.enabled
-    groups = {key.partition(".")[0] for key in _differences(toy, quick)}
-    assert groups <= {"CoGradParams", "GenerateCamParams"}
+    differing = set(_differences(toy, quick)) - {"OptimizationParams.iterations"}
+    assert {key.partition(".")[0] for key in differing} <= {"CoGradParams", "GenerateCamParams"}
+    assert quick.optimization.iterations <= toy.optimization.iterations
