@@ -36,7 +36,7 @@ def test_only_what_is_changed_differs_from_the_preset() -> None:
     config = Request(QUICK, "a red mug", "blur", "7", {"OptimizationParams.iterations": "12"}).resolve()
     assert (config.guidance.text, config.guidance.negative, config.seed) == ("a red mug", "blur", 7)
     assert config.optimization.iterations == 12 and config.cograd == QUICK.config.cograd
-    assert config.guidance.vis_interval == 1 and with_previews(QUICK.config).guidance.vis_interval == 1500 // PREVIEWS
+    assert config.guidance.vis_interval == 1 and with_previews(QUICK.config).guidance.vis_interval == QUICK.config.optimization.iterations // PREVIEWS
 
 
 def test_every_problem_is_told_at_its_field() -> None:
