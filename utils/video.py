@@ -87,8 +87,10 @@ class SegmentedVideo:
 
     def _write(self, stream: bytes) -> None:
         source = ["-f", "h264", "-framerate", str(self.fps), "-i", "-"]
-        with atomic_path(self.path) as temporary:
-            _ffmpeg([*source, "-c", "copy", "-movflags", "+faststart", "-f", "mp4", "-y", str(temporary)], stream)
+        # An open file and no name: an ffmpeg that outlives this process could make the name again beside a resumed run.
+        with atomic_path(self.path) as temporary, temporary.open("rb+") as file:
+            target = ["-movflags", "+faststart", "-f", "mp4", "-y", f"/dev/fd/{file.fileno()}"]
+            _ffmpeg([*source, "-c", "copy", *target], stream, file.fileno())
 
 
 class VideoWriter(SegmentedVideo):
@@ -114,13 +116,15 @@ def read_video(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not a video that ffmpeg can read; give an .mp4 file.") from None
 
 
-def _ffmpeg(words: list[str], given: bytes) -> bytes:
-    """Runs ffmpeg on bytes. Raises OSError, one line, when it fails.
+def _ffmpeg(words: list[str], given: bytes, *files: int) -> bytes:
+    """Runs ffmpeg on bytes, with the open `files` of these numbers. Raises OSError, one line, when it fails.
 
     It does not get the terminal's Ctrl-C. SIGXFSZ stays ignored there too: a file too large is then an error.
     """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words]
-    done = subprocess.run(command, input=given, capture_output=True, start_new_session=True, restore_signals=False)
+    done = subprocess.run(
+        command, input=given, capture_output=True, start_new_session=True, restore_signals=False, pass_fds=files
+    )
     if done.returncode < 0:
         raise OSError(f"ffmpeg was ended by {name_of(-done.returncode)}")
     if done.returncode > 0:

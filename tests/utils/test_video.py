@@ -48,6 +48,19 @@ def test_an_unfinished_file_never_stands_in_for_a_whole_one(tmp_path) -> None:
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["v.mp4"]
 
 
+def test_an_ffmpeg_that_outlives_its_run_makes_no_file(tmp_path, monkeypatch) -> None:
+    """A run that is resumed meanwhile has removed what the killed one had begun; the name must not come back."""
+    slow, folder = tmp_path / "ffmpeg", tmp_path / "run"
+    slow.write_text(f'#!/bin/sh\nrm -f "{folder}"/.*.part\nexec "{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(slow))
+    video = VideoWriter(folder / "v.mp4")
+    video.add(np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(FileNotFoundError):
+        video.close()
+    assert not list(folder.iterdir())
+
+
 def test_no_frames_no_file(tmp_path) -> None:
     with VideoWriter(tmp_path / "none.mp4"):
         pass
