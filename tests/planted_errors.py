@@ -300,6 +300,7 @@ ERRORS = [
     ),
     *_in("utils/program.py", "tests/utils/test_program.py tests/test_command_lines.py",
         ("restore(_before_start)", "pass"),
+        ("in split_at_dashes(sys.argv[1:])[0]", "in sys.argv[1:]"),
         ("before = exit_on_signals({signal.SIGINT: KILLED})", "before = {}"),
     ),
     *_in("utils/loss_utils.py", "tests/utils/test_loss_utils.py",

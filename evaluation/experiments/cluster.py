@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from evaluation.experiments.runs import ROOT, OnEnd, Result, Run, RunFailed, Sweep, run_one, write_result
-from trainer.provenance import code_revision
+from utils.revision import code_revision
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
 LOST = 3
