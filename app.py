@@ -13,7 +13,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import importlib.util
 
 from arguments.exit_codes import FINISHED
@@ -23,7 +22,7 @@ from utils.addresses import free_port, is_loopback
 @program.refuses("app.py", OSError, ValueError)
 def main(argv: list[str]) -> int:
     """Serves until Ctrl-C; the exit status."""
-    parser = argparse.ArgumentParser(description="A web page to start, watch and download runs.")
+    parser = program.parser("A web page to start, watch and download runs.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=int, default=7860, help="0: any free one")
     parser.add_argument(

@@ -17,7 +17,7 @@ from arguments import GROUPS, Config
 from arguments.coerce import expectation, in_words, is_pair, is_tuple, show
 from arguments.declare import KeySpec, keys_of
 from arguments.exit_codes import MEANING
-from utils.program import command_of
+from utils.program import Version, command_of
 
 DESCRIPTION = "Text to 3D Gaussians. Settings: defaults < YAML file (--opt) < command line."
 EPILOG = (
@@ -105,6 +105,7 @@ def build_parser(common_only: bool = False) -> _Parser:
     section = parser.add_argument_group("help")
     for flags, what in ((("--help", "-h"), "the common settings"), (("--help-all",), "every setting")):
         section.add_argument(*flags, nargs=0, action=_Help, default=argparse.SUPPRESS, help=f"list {what} and stop")
+    section.add_argument("--version", action=Version)
     if common_only:
         return parser
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="GROUP.KEY=VALUE", help="set any key")

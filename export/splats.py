@@ -8,7 +8,6 @@ quaternions for unit ones, which training's are not.
 import gzip
 import io
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
@@ -17,7 +16,7 @@ from export.cloud import UP, padded, rotated
 from export.limits import check, fitted
 from export.options import Options, library
 from scene.gaussian_model import GaussianModel
-from scene.ply import write_vertices
+from scene.ply import ply_content, write_vertices
 from utils.general_utils import atomic_path
 
 COUNTS: dict[str, Callable[[bytes], float]] = {
@@ -60,9 +59,7 @@ def _placed(gaussians: GaussianModel, format: str, options: Options) -> Gaussian
 def _convert(gaussians: GaussianModel, format: str, out: Path, spz_version: int = 3) -> None:
     """Raises ValueError, one sentence, where gaussforge is missing, refuses, fails, or writes something else."""
     forge = library("gaussforge").GaussForge()
-    with tempfile.TemporaryDirectory() as folder:
-        write_vertices(Path(folder) / "cloud.ply", gaussians.as_vertices())
-        given = (Path(folder) / "cloud.ply").read_bytes()
+    given = ply_content(gaussians.as_vertices())
     try:
         answer = forge.convert(given, "ply", format, spz_version=spz_version)
         if "error" in answer:

@@ -85,9 +85,19 @@ def write_vertices(path: str | os.PathLike[str], vertices: np.ndarray, comments:
     if not len(vertices):
         raise PlyError(f"{path} would hold 0 vertices; expected at least one point")
     with atomic_path(path) as temporary:
-        # as upstream's files: plyfile's own byte order is that of the machine
-        element = PlyElement.describe(vertices, "vertex")
-        PlyData([element], byte_order="<", comments=list(comments)).write(str(temporary))
+        _as_ply(vertices, comments).write(str(temporary))
+
+
+def ply_content(vertices: np.ndarray) -> bytes:
+    """What `write_vertices` writes."""
+    content = io.BytesIO()
+    _as_ply(vertices).write(content)
+    return content.getvalue()
+
+
+def _as_ply(vertices: np.ndarray, comments: Sequence[str] = ()) -> PlyData:
+    """In the byte order of upstream's files; plyfile's own is that of the machine."""
+    return PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=list(comments))
 
 
 def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Element:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import train
 from tests.checkout import ROOT, files
+from tools import clean
+from utils.revision import version_line
 
 MAIN = "__name__ == '__main__'"
 
@@ -59,6 +62,24 @@ def test_an_interrupt_during_the_imports_is_one_line(tmp_path, path) -> None:
     told = result.stderr.partition("during start-up")[0]
     assert (result.returncode, told) == (130, f"{path.name}: Received SIGINT "), result.stderr
     assert result.stdout == "" and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_line_answers_version_before_its_imports(tmp_path, path) -> None:
+    for name in ("torch", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')", encoding="utf-8")
+    words = [sys.executable, *_words(path), "--version"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{version_line()}\n", "")
+
+
+@pytest.mark.parametrize("main", [train.main, clean.main], ids=["train", "clean"])
+def test_a_main_that_is_called_from_python_answers_it_too(main, capsys) -> None:
+    for word, told in (("--version", version_line()), ("--help", "--version")):
+        with pytest.raises(SystemExit, match="0"):
+            main([word])
+        assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,7 +15,8 @@ import pytest
 from cograd3d.cli import COMMANDS
 from tests.checkout import ROOT
 
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS, VERSION = PROJECT_TABLE["scripts"], PROJECT_TABLE["version"]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "output", "tests", "docs", "benchmarks", "submodules", "__pycache__", "shared")
 
 # Another trainer, whose modules have the names of ours.
@@ -111,6 +112,8 @@ def test_two_steps_of_the_quickstart_from_another_folder(run, tmp_path) -> None:
 def test_help_and_a_wrong_word_name_the_command(run) -> None:
     shown = run("cograd3d-train", "--help")
     assert shown.returncode == 0 and "cograd3d-train --opt" in shown.stdout and "train.py" not in shown.stdout
+    for words in (["cograd3d-export", "--version"], ["python", "-m", "cograd3d", "--version"]):
+        assert run(*words).stdout == f"cograd3d {VERSION}, revision unknown\n"
     refused = run("python", "-m", "cograd3d", "trian")
     assert refused.returncode == 1 and "the command is 'trian'; expected one of train, export" in refused.stderr
 

@@ -15,15 +15,13 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
-
 from trainer.disk_use import disk_use, free, runs_below
 
 
 @program.refuses("clean", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 listed, or removed, 2 bad input or a folder that a run has taken in the meantime."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", default=[Path("output")])
     parser.add_argument("--exports", action="store_true", help="exported files, which can be made again, too")
     parser.add_argument("--delete", action="store_true", help="remove what is listed as removable")

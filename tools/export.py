@@ -33,9 +33,8 @@ logger = logging.getLogger(__name__)
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options that were not given are absent."""
     formats = "\n".join(f"  {name:<14} {format.description}" for name, format in FORMATS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program.parser(__doc__)
+    parser.epilog = f"formats:\n{formats}"
 
     def add(flag: str, about: str, **how: Any) -> None:
         users = ", ".join(name for name in SCENES if flag.removeprefix("--") in FILE_FORMATS[name].options)

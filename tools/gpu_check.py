@@ -18,7 +18,6 @@ from utils import program
 if __name__ == "__main__":
     program.start()  # before the imports below, which may take seconds
 
-import argparse
 import os
 import tempfile
 import time
@@ -26,9 +25,9 @@ from datetime import UTC, datetime
 
 from evaluation.gpu_check.parts import PARTS
 from evaluation.gpu_check.protocol import ROOT, Session, check
-from trainer.provenance import code_revision
 from utils.device import resolve_device
 from utils.machine import machine
+from utils.revision import code_revision
 
 NAMES = [part.name for part in PARTS]
 
@@ -36,7 +35,7 @@ NAMES = [part.name for part in PARTS]
 @program.refuses("gpu_check", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.parser(__doc__)
     parser.add_argument("--budget", type=float, default=600.0, help="seconds for everything (600)")
     parser.add_argument("--out", type=Path, default=Path("output/gpu_check"), help="folder of gpu_check.md")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu to rehearse")

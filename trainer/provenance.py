@@ -2,17 +2,16 @@
 """What made a run: code revision, versions, machine, device, backends, seeds, command line."""
 
 import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from arguments import Config
 from trainer.backends import backends
 from utils.machine import machine
+from utils.revision import code_revision
 
 PACKAGES = (
     "torch",
@@ -41,21 +40,6 @@ def provenance(config: Config, device: torch.device) -> dict[str, object]:
         "platform": platform.platform(),
         "versions": versions(),
     }
-
-
-def code_revision() -> str:
-    """The git revision of this checkout, with "+changes" when the tree differs from it; "unknown" without git.
-
-    An installed program is no checkout, even inside another project's.
-    """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return "unknown"
-    describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def now() -> str:

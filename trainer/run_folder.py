@@ -4,7 +4,6 @@
 It holds the resolved config (feed it back for the same run), upstream's cfg_args, versions and seeds.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
 from trainer.run_records import is_count, read_object, read_regular
 from utils.bounded_file import read_bytes
-from utils.general_utils import PART, atomic_path
+from utils.general_utils import PART, atomic_path, is_being_written
 
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
@@ -297,7 +296,7 @@ class RunFolder:
             path for folder in folders for path in folder.rglob(".*.part") if re.fullmatch(rf".*{PART}", path.name)
         ]
         for part in [*(path for path in self.path.glob(".*.part") if named.fullmatch(path.name)), *inside]:
-            if not _is_locked(part):
+            if not is_being_written(part):
                 part.unlink(missing_ok=True)
 
     def _new_record(self, device: torch.device) -> dict[str, Any]:
@@ -337,15 +336,3 @@ class RunFolder:
 
     def _cannot_write(self, error: OSError) -> ValueError:
         return ValueError(f"the run folder {self.path} cannot be written ({error}); choose another with --model_path")
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process is writing the file (utils.general_utils.atomic_path locks it)."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -4,6 +4,7 @@
 import fcntl
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -114,3 +115,24 @@ def _open_folder(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def is_being_written(part: Path) -> bool:
+    """Whether a process has the temporary file of an `atomic_path` open."""
+    try:
+        with part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def remove_parts(path: Path) -> None:
+    """Removes what killed processes have left of `path`: temporary files of `atomic_path` that nobody writes."""
+    name = re.compile(rf"\.{re.escape(path.name)}{PART}")
+    with suppress(OSError):  # no such folder
+        for part in path.parent.iterdir():
+            if name.fullmatch(part.name) and not is_being_written(part):
+                part.unlink(missing_ok=True)

@@ -57,9 +57,10 @@ _before_start: dict[int, Any] = {}  # handlers that `run` restores
 def start() -> None:
     """Before the imports, which may take seconds: from here until `run` SIGINT ends the program with one line.
 
-    Streams are guarded. May be called twice.
+    Streams are guarded, and --version is answered. May be called twice.
     """
     guard_streams()
+    _answer_version()
     before = exit_on_signals({signal.SIGINT: KILLED})
     _before_start.update({number: before[number] for number in before.keys() - _before_start.keys()})
 
@@ -67,8 +68,34 @@ def start() -> None:
 def start_training() -> None:
     """As `start`, for train.py: every signal that stops a run, until StopSignals takes them. May be called twice."""
     guard_streams()
+    _answer_version()
     statuses = {**dict.fromkeys(SIGNALS, INTERRUPTED), signal.SIGINT: KILLED}
     exit_on_signals(statuses, ", before the first step; run the same command again")
+
+
+def _answer_version() -> None:
+    """Prints version and revision, and ends the program, where its command line asks for them; no torch is imported."""
+    if "--version" in split_at_dashes(sys.argv[1:])[0]:
+        print_version()
+
+
+def print_version() -> NoReturn:
+    """Ends the program too."""
+    from utils.revision import version_line  # here, for every other start would wait for git's module
+
+    print(version_line())
+    sys.exit(FINISHED if is_printed(sys.stdout) else STOPPED)
+
+
+class Version(argparse.Action):
+    """--version in a parser's help; `start` has answered it before, unless `main` was called with it from Python."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        about = "print the project's version and its code's revision, and stop"
+        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=about)
+
+    def __call__(self, *parsed: Any) -> NoReturn:
+        print_version()
 
 
 def guard_streams() -> None:
@@ -143,8 +170,10 @@ def refuses(name: str, *kinds: type[Exception]) -> Callable[[Main], Main]:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """For a command line that `--help` describes by its module's docstring, printed as it stands."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """For a command line that `--help` describes by its module's docstring, printed as it stands; has --version."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--version", action=Version)
+    return made
 
 
 def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:

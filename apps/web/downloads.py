@@ -39,6 +39,7 @@ class Downloads:
         self.formats = formats
         for name, tile in formats.items():
             tile.button.on_click(lambda name=name: self._request(name))
+            tile.cancel.on_click(lambda name=name: self._cancel(name))
 
     def show(self, job: Job | None) -> None:
         """Offers the files of a run that has saved a scene."""
@@ -74,6 +75,12 @@ class Downloads:
             self.exports.request(self.job.folder, format, up)
             self.show(self.job)
 
+    def _cancel(self, format: str) -> None:
+        """Ends an export that this tab, or another, has requested."""
+        if self.job is not None:
+            self.exports.cancel(self.job.folder, format, self._up(format))
+            self.show(self.job)
+
     def _up(self, format: str) -> str:
         """The axis that points up: glTF and the page of the 3D view have their own."""
         return DOWN if self.flip.value and "up" in FILE_FORMATS[format].options else UP
@@ -87,13 +94,16 @@ class Downloads:
 
 
 class _Tile:
-    """A button with a title and a line below it; a link where the file is there."""
+    """A button with a title and a line below it, and one to cancel while it is busy; a link where the file is there."""
 
     def __init__(self, title: str, about: str) -> None:
         self.about = about[:1].upper() + about[1:]
-        with ui.button(color=None).props("flat no-caps") as self.button, ui.element("div"):
-            ui.label(title).style("text-align: left; font-weight: 600")
-            self.line = ui.label(self.about).classes("about")
+        with ui.element("div").classes("tile"):
+            with ui.button(color=None).props("flat no-caps").classes("file") as self.button, ui.element("div"):
+                ui.label(title).style("text-align: left; font-weight: 600")
+                self.line = ui.label(self.about).classes("about")
+            self.cancel = ui.button("Cancel").props(f'flat dense no-caps aria-label="Cancel the {title} export"')
+            self.cancel.classes("cancel")
 
     def link(self, address: str, name: str, line: str = "") -> None:
         """Makes it a link to a file that the browser saves as `name`."""
@@ -110,3 +120,4 @@ class _Tile:
     def _set(self, line: str, is_busy: bool) -> None:
         self.line.set_text(f"{line[:1].upper()}{line[1:]}. {self.about}" if line else self.about)
         self.button.classes(add="busy" if is_busy else "", remove="" if is_busy else "busy")
+        self.cancel.set_visibility(is_busy)

@@ -16,6 +16,7 @@ from apps.web.export_process import NAME
 from apps.web.outputs import SCENE, OutputFile, newest
 from trainer.disk_use import EXPORTS
 from utils.file_formats import FILE_FORMATS, SCENES
+from utils.general_utils import remove_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORT = Path(__file__).with_name("export_process.py")
@@ -39,12 +40,13 @@ class Export:
 
     def __init__(self, folder: Path, format: str, up: str, scene: OutputFile) -> None:
         self.folder, self.format, self.up, self.scene = folder, format, up, scene
+        self.is_cancelled = False
         self._console = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open while the process writes)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts the process. Raises OSError, and ValueError where the folder of exports is a link to another."""
-        out = export_path(self.folder, self.format, self.up, self.scene)
+        out = self._out
         if out.parent.is_symlink():
             raise ValueError(f"{out.parent} is a link to another folder; remove it.")
         out.parent.mkdir(exist_ok=True)
@@ -53,6 +55,10 @@ class Export:
             [sys.executable, str(EXPORT), *words],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._console, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+
+    @property
+    def _out(self) -> Path:
+        return export_path(self.folder, self.format, self.up, self.scene)
 
     @property
     def is_started(self) -> bool:
@@ -83,12 +89,22 @@ class Export:
         sentence = last_sentence(self._printed(), NAME)
         return sentence or f"The {self.format} export ended with status {status} and printed nothing."
 
+    def cancel(self) -> None:
+        """Has the process end, and does not wait until it has."""
+        self.is_cancelled = True
+        self._kill()
+
     def end(self) -> None:
-        """Ends the process at once; the file appears whole or not at all."""
+        """Ends the process, where it has not ended, and waits for that; the file is there whole or not at all."""
+        if self._process is not None:
+            self._kill()
+            self._process.wait()
+            remove_parts(self._out)
+
+    def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
 
     def _printed(self) -> str:
         size = os.fstat(self._console.fileno()).st_size
@@ -121,6 +137,16 @@ class Exports:
         """Why the last request failed; empty where it did not."""
         return self._problems.get((folder, format, up), "")
 
+    def cancel(self, folder: Path, format: str, up: str = UP) -> None:
+        """Ends an export that is queued or made, whoever has requested it; the next one starts with a tick."""
+        export = self._found(folder, format, up)
+        if export is None or export.is_over:
+            return
+        export.cancel()
+        if not export.is_started:
+            self._queue.remove(export)
+        self._problems[folder, format, up] = f"The {format} export was cancelled; its tile makes it again."
+
     def tick(self) -> None:
         """Takes note of an export that is over, and starts the next."""
         while self._queue:
@@ -145,13 +171,18 @@ class Exports:
 
     def _close(self, problem: str) -> None:
         export = self._queue.pop(0)
-        if problem:
+        export.end()
+        if export.is_cancelled:
+            if not problem:  # it was too late
+                self._problems.pop((export.folder, export.format, export.up), None)
+        elif problem:
             self._problems[export.folder, export.format, export.up] = problem
         elif newest(export.folder, SCENE) not in (None, export.scene):  # the run has saved a newer one in the meantime
             self.request(export.folder, export.format, export.up)
 
     def _found(self, folder: Path, format: str, up: str) -> Export | None:
-        return next((one for one in self._queue if (one.folder, one.format, one.up) == (folder, format, up)), None)
+        wanted = (one for one in self._queue if not one.is_cancelled)
+        return next((one for one in wanted if (one.folder, one.format, one.up) == (folder, format, up)), None)
 
 
 def export_path(folder: Path, format: str, up: str, scene: OutputFile) -> Path:

@@ -117,7 +117,7 @@ class Job:
         ended_by_us = self._asked_to_stop and (status in (INTERRUPTED, KILLED) or status < 0)
         if ended_by_us or status == INTERRUPTED:
             return State.STOPPED
-        return State.UNFINISHED if numbered(self.folder) else State.FAILED
+        return State.UNFINISHED if self._has_saved else State.FAILED
 
     @property
     def label(self) -> str:
@@ -126,8 +126,9 @@ class Job:
 
     @property
     def is_listed(self) -> bool:
-        """Whether it is a run to show: one that is queued is none yet, one that failed left nothing."""
-        return self.state not in (State.QUEUED, State.FAILED)
+        """Whether it is a run to show: one that is queued is none yet, one that ended early may have saved nothing."""
+        state = self.state
+        return state not in (State.QUEUED, State.FAILED) and (state is not State.STOPPED or self._has_saved)
 
     @property
     def is_gone(self) -> bool:
@@ -245,7 +246,12 @@ class Job:
             finished = False
         if finished:
             return State.FINISHED
-        return State.UNFINISHED if numbered(self.folder) or newest(self.folder, SCENE) else State.FAILED
+        return State.UNFINISHED if self._has_saved else State.FAILED
+
+    @property
+    def _has_saved(self) -> bool:
+        """Whether there is something of the run to continue or to look at."""
+        return bool(numbered(self.folder) or newest(self.folder, SCENE))
 
     def rename(self, title: str) -> None:
         """Gives the run a name of the user's; one that shows nothing takes it away. The folder keeps its own.

@@ -101,7 +101,7 @@ class ServerState:
         return known
 
     def jobs(self, most: int | None = None) -> list[Job]:
-        """The runs in the output folder, the newest first, at most so many; those that failed are none."""
+        """The runs in the output folder, the newest first, at most so many; without those that saved nothing."""
         found = []
         with contextlib.suppress(OSError):
             for config in self.output.glob("*/config.yaml"):

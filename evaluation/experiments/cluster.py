@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from evaluation.experiments.runs import ROOT, OnEnd, Result, Run, RunFailed, Sweep, run_one, write_result
-from trainer.provenance import code_revision
+from utils.revision import code_revision
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
 LOST = 3
@@ -170,6 +170,11 @@ def _check_address(address: str) -> None:
         raise ValueError(f"--ray {address!r} given; expected auto, HOST:PORT (such as head:6379) or ray://HOST:PORT")
     try:
         socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
+    except TimeoutError as error:
+        raise ValueError(
+            f"--ray {address}: no answer within {CONNECT_S:g} s; that machine may be slow, or a firewall in between: "
+            "give the same command again, or another address"
+        ) from error
     except (OSError, OverflowError) as error:
         raise ValueError(f"--ray {address}: no cluster answers there ({error}); {HEAD}") from error
 
@@ -184,13 +189,19 @@ def _nodes(ray: ModuleType) -> list[Node]:
 
 
 def _check_revisions(ray: ModuleType, nodes: Sequence[Node]) -> None:
-    """ValueError for a node that lacks this checkout or has another revision of it."""
+    """ValueError for a node that lacks this checkout, has another revision of it, or does not answer in time."""
     probe, ours = ray.remote(code_revision), code_revision()
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     revisions = [probe.options(num_cpus=0, scheduling_strategy=place(node.key, soft=False)).remote() for node in nodes]
     for node, ref in zip(nodes, revisions):
         try:
             theirs = ray.get(ref, timeout=PROBE_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ValueError(
+                f"node {node.name} did not answer within {PROBE_S:g} s, so that it is not known whether it can run "
+                "this checkout; `ray status` says how busy the cluster is: wait and give the same command again, or "
+                "take that node out with `ray stop` there"
+            ) from error
         except ray.exceptions.RayError as error:
             raise ValueError(
                 f"node {node.name} cannot run this checkout ({_last_line(error)}); every node needs it at {ROOT}, and "

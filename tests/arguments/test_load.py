@@ -168,7 +168,7 @@ def test_the_short_help_begins_with_the_prompt_and_fits_on_a_page(flag, capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     flags = re.findall(r"^  (--[\w.-]+)", text, re.MULTILINE)
-    assert flags[:3] == ["--text", "--opt", "--workspace"] and flags[-1] == "--help-all"
+    assert flags[:3] == ["--text", "--opt", "--workspace"] and flags[-2:] == ["--help-all", "--version"]
     assert 20 <= len(flags) <= 30 and len(text.splitlines()) <= 80
     assert set(flags) <= set(command_line.build_parser()._option_string_actions)
 

@@ -11,7 +11,8 @@ import pytest
 from evaluation.experiments import runs
 from evaluation.reproduction import measure
 from tests.red_ball import write_run
-from trainer.provenance import code_revision, versions
+from trainer.provenance import versions
+from utils.revision import code_revision
 
 LOG = [
     {

@@ -52,6 +52,13 @@ def nodes():
 
 
 @pytest.mark.slow
+def test_a_real_node_that_has_no_time_to_answer_is_not_called_unable(nodes, monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "PROBE_S", 0)
+    with pytest.raises(ValueError, match="did not answer within 0 s, so that it is not known"):
+        cluster._check_revisions(nodes[0].ray, nodes[0].nodes)
+
+
+@pytest.mark.slow
 def test_after_ctrl_c_the_rest_is_done(tmp_path, nodes) -> None:
     """In a folder that both nodes see."""
     order, told = _order(tmp_path), []
@@ -131,10 +138,14 @@ class RayError(Exception):
     """Of the pretended Ray."""
 
 
+class GetTimeoutError(RayError):
+    """Likewise."""
+
+
 class PretendedRay:
     """A Ray of one node; a task runs when its result is asked for, or gives `answer` instead."""
 
-    exceptions = SimpleNamespace(RayError=RayError)
+    exceptions = SimpleNamespace(RayError=RayError, GetTimeoutError=GetTimeoutError)
     util = SimpleNamespace(scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None))
 
     def __init__(self) -> None:
@@ -238,6 +249,22 @@ def test_nodes_with_other_code_are_told(tmp_path, ray, capsys) -> None:
     ray.answer = RayError("No module named 'tools'")
     told = _refused(capsys, tmp_path, "auto")
     assert "node left cannot run this checkout (No module named 'tools'); every node needs it at " in told
+
+
+def test_a_slow_node_is_not_called_unable(tmp_path, ray, capsys, monkeypatch) -> None:
+    """What is known is said, of nodes and of addresses, and what to do."""
+    ray.answer = GetTimeoutError("Get timed out: some object(s) not ready.")
+    told = _refused(capsys, tmp_path, "auto")
+    waited = f"node left did not answer within {cluster.PROBE_S:g} s"  # `nodes` patches it
+    assert f"{waited}, so that it is not known whether it can run this checkout; `ray" in told
+    assert "give the same command again" in told and "cannot run" not in told and told.count("\n") == 1
+
+    def slow(*_: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    told = _refused(capsys, tmp_path, "head:6379")
+    assert "--ray head:6379: no answer within 5 s; that machine may be slow" in told and told.count("\n") == 1
 
 
 def test_cores_and_places_are_those_of_the_gpus() -> None:

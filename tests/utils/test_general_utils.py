@@ -18,6 +18,7 @@ from utils.general_utils import (
     finite_rows,
     get_expon_lr_func,
     inverse_sigmoid,
+    remove_parts,
 )
 from utils.graphics_utils import focal2fov, fov2focal, getProjectionMatrix, getWorld2View2
 
@@ -90,6 +91,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path) -> None:
         temporary.write_text("half")
         raise RuntimeError("disk full")
     assert (tmp_path / "f").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_has_left_of_a_file_can_be_removed(tmp_path) -> None:
+    """And nothing else: neither what is being written, nor another file's part."""
+    kept = [tmp_path / name for name in ("f", ".f2.abcdefgh.part", ".f.part", "f.abcdefgh.part", ".fx.abcdefgh.part")]
+    for path in [*kept, tmp_path / ".f.abcd_123.part"]:
+        path.write_text("half")
+    with atomic_path(tmp_path / "f") as temporary:
+        remove_parts(tmp_path / "f")
+        assert sorted(tmp_path.iterdir()) == sorted([*kept, temporary])
+        temporary.write_text("whole")
+    remove_parts(tmp_path / "absent" / "f")
 
 
 def test_a_finished_write_replaces_and_may_be_read_by_others(tmp_path) -> None:

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from utils import program
+from utils import program, revision
+from utils.revision import code_revision, version_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTS = "from utils import program\nprogram.run(lambda argv: [print('line', k) for k in range(10_000)] and 0)"
@@ -161,6 +163,21 @@ def test_other_errors_are_not_the_users() -> None:
 
     with pytest.raises(KeyError):
         main(["x"])
+
+
+@pytest.mark.parametrize("start", ["start", "start_training"])
+def test_version_is_answered_where_it_is_this_programs_word(start) -> None:
+    code = f"from utils import program\nprogram.{start}()\nprint('begun')"
+    run = lambda *words: subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
+    assert run("a", "--version").stdout == f"{version_line()}\n"
+    assert run("a", "--", "--version").stdout == "begun\n"
+
+
+def test_version_and_revision(tmp_path, monkeypatch) -> None:
+    assert version_line() == f"cograd3d {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}, revision {code_revision()}"
+    monkeypatch.setattr(revision, "ROOT", tmp_path)  # as installed: neither pyproject.toml nor .git
+    monkeypatch.setattr(revision.metadata, "version", lambda name: f"1.2 of {name}")
+    assert version_line() == "cograd3d 1.2 of cograd3d, revision unknown"
 
 
 def test_words_after_two_dashes_are_for_another_program() -> None:

@@ -18,6 +18,8 @@ STAND_IN = """
 import os, pathlib, signal, sys, time
 run, format, out, step, up = sys.argv[1:]
 what = (pathlib.Path(run) / "what").read_text()
+part = pathlib.Path(out).with_name(f".{pathlib.Path(out).name}.abcd_123.part")
+part.write_text("half")
 print("noise\\n45 % baking the texture", flush=True)
 if what == "fail":
     sys.exit("export: the Gaussians are too transparent")
@@ -25,7 +27,8 @@ if what == "die":
     signal.raise_signal(signal.SIGKILL)
 while (pathlib.Path(run) / "what").read_text() == "hold":
     time.sleep(0.01)
-pathlib.Path(out).write_text(f"{format} of {step} by {os.getpid()}")
+part.write_text(f"{format} of {step} by {os.getpid()}")
+part.rename(out)
 """
 
 
@@ -115,6 +118,7 @@ def test_an_export_that_fails_says_why_until_it_is_requested_again(run, what, se
     made.request(run, "glb")
     _end(made, run, "glb")
     assert made.problem(run, "glb") == sentence and made.problem(run, "ply") == ""
+    assert list((run / "export").iterdir()) == []  # what it had begun to write is gone
     (run / "what").write_text("make")
     made.request(run, "glb")
     assert made.problem(run, "glb") == ""
@@ -141,6 +145,58 @@ def test_the_exports_of_a_run_can_be_dropped(run) -> None:
     assert not export.is_over
     made.drop(run)
     assert export.is_over and made.progress(run, "glb") is None and ready_export(run, "glb") is None
+
+
+CANCELLED = "The glb export was cancelled; its tile makes it again."
+
+
+def test_a_cancelled_export_leaves_nothing_and_the_next_one_starts(run) -> None:
+    made = Exports()
+    (run / "what").write_text("hold")
+    for format in ("glb", "spz", "sog"):
+        made.request(run, format)
+    until(lambda: made.progress(run, "glb").part == "baking the texture")
+    (export, *_) = made._queue
+    made.cancel(run, "sog")
+    made.cancel(run, "glb")
+    assert made.progress(run, "glb") is None is made.progress(run, "sog")
+    assert made.problem(run, "glb") == CANCELLED and made.problem(run, "sog") and not made.problem(run, "spz")
+    until(lambda: made.tick() or made.progress(run, "spz").part == "baking the texture")
+    assert export.is_over and [path.name for path in (run / "export").iterdir()] == [".mug_4.spz.abcd_123.part"]
+    (run / "what").write_text("make")
+    _end(made, run, "spz")
+    assert [path.name for path in (run / "export").iterdir()] == ["mug_4.spz"]
+    assert made.problem(run, "glb") == CANCELLED  # until it is requested again
+    made.request(run, "glb")
+    assert made.problem(run, "glb") == ""
+    _end(made, run, "glb")
+    assert ready_export(run, "glb") is not None
+
+
+def test_who_cancels_and_requests_at_once_gets_the_export(run) -> None:
+    made = Exports()
+    (run / "what").write_text("hold")
+    made.request(run, "glb")
+    until(lambda: made.progress(run, "glb").part == "baking the texture")
+    made.cancel(run, "glb")
+    made.request(run, "glb")
+    made.cancel(run, "ply")  # nobody makes it
+    (run / "what").write_text("make")
+    _end(made, run, "glb")
+    assert ready_export(run, "glb") is not None and made.problem(run, "glb") == "" == made.problem(run, "ply")
+
+
+def test_an_export_that_ends_as_it_is_cancelled_is_there(run, monkeypatch) -> None:
+    made = Exports()
+    (run / "what").write_text("hold")
+    made.request(run, "glb")
+    (export,) = made._queue
+    monkeypatch.setattr(export, "_kill", lambda: None)  # too late for it
+    made.cancel(run, "glb")
+    (run / "what").write_text("make")
+    until(lambda: export.is_over)
+    made.tick()
+    assert ready_export(run, "glb") is not None and made.problem(run, "glb") == ""
 
 
 def test_the_real_process_writes_a_file_and_refuses_in_a_sentence(tmp_path) -> None:

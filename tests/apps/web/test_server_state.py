@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's process and the queue of one, by a stand-in for train.py that heeds SIGTERM as it does."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,28 @@ def test_a_run_in_a_long_step_can_be_ended_at_once(server, monkeypatch) -> None:
     job.kill()
     assert job.wait(PATIENCE_S) and job.state is State.STOPPED
     assert job.outcome() == "It ended before its first checkpoint; Resume starts it again."
+    assert server.jobs() == [] and server.current is job  # no run in the list, and one that Resume starts
+    assert ServerState(server.output).current is None
+    _do(server, "run")
+    assert server.resume(job).wait(PATIENCE_S) and job.state is State.FINISHED and server.jobs() == [job]
+
+
+SAVED = ["chkpnt4.safetensors", "point_cloud/iteration_4/point_cloud.ply"]
+
+
+@pytest.mark.parametrize("saved", SAVED)
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_what_has_saved_something_is_listed_whatever_ended_it(server, saved, is_stopped) -> None:
+    """Now as by the next server."""
+    _do(server, "hold")
+    job = server.submit(CONFIG)
+    until((job.folder / "heeds").exists)
+    (job.folder / saved).parent.mkdir(parents=True, exist_ok=True)
+    (job.folder / saved).write_text("x")
+    job.kill() if is_stopped else os.killpg(job._process.pid, signal.SIGKILL)
+    assert job.wait(PATIENCE_S) and job.state is (State.STOPPED if is_stopped else State.UNFINISHED)
+    assert server.jobs() == [job] and job.can_resume
+    assert [job.state for job in ServerState(server.output).jobs()] == [State.UNFINISHED]
 
 
 @pytest.mark.parametrize(
