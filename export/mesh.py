@@ -12,6 +12,7 @@ from PIL import Image
 from evaluation.orbits import Framing, Orbit, camera_on_orbit, framing
 from export.bake import bake, texels_of
 from export.cloud import Y_UP
+from export.flatten import creased, flattened
 from export.limits import check
 from export.options import Options, library
 from export.progress import report
@@ -25,13 +26,15 @@ OUTLINE_VIEWS, OUTLINE_PX = 6, 320
 BAKE_VIEWS, BAKE_PX = 32, 512
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 UNLIT = "KHR_materials_unlit"
+FLATTENED_FACES = 40_000
+"""Triangles while bumps are taken out: enough for a sharp edge, few enough for a second of time."""
 FLOATER_STEPS = 4
 """Gaussians farther outside of the surface, in steps of the grid, are no part of it."""
 LIBRARIES = ("skimage.measure", "fast_simplification", "xatlas", "trimesh")
 
 
 def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
-    """Density field, marching cubes, fewer triangles, unwrapping, a texture baked from images all around."""
+    """Density field, marching cubes, flat sides, fewer triangles, unwrapping, a texture baked from images."""
     for name in LIBRARIES:
         library(name)  # before the work
     check(gaussians, "glb")
@@ -39,7 +42,8 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     report(0.0, "finding the surface")
     grid = grid_around(gaussians, seen, options.grid)
     mesh = best_surface(gaussians, grid, views(seen, OUTLINE_VIEWS, OUTLINE_PX), options.device)
-    mesh = simplified(without_fragments(mesh), options.faces)
+    mesh = simplified(without_fragments(mesh), max(FLATTENED_FACES, options.faces))
+    mesh = creased(simplified(flattened(mesh, grid.step), options.faces))
     normals = vertex_normals(mesh)
     solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step, options.device)
     report(0.45, "unwrapping the surface")
