@@ -200,7 +200,7 @@ def fuse(
     scales = [norm(hist) * main_norm for hist in hists]
     cosines = [sum(hist_main) / scale if scale else 0.0 for hist_main, scale in zip(hist_mains, scales)]
     aux_main = [sum(w * dot for w, dot in zip(weights, part)) for part in zip(*hist_mains)]
-    kept = [1 - share for share in _shares(aux_main, main_main, delta)]
+    kept = [1 - share for share in projection_shares(aux_main, main_main, delta)]
     g_aux, weight = hists[0], float(weights[0])
     if len(hists) > 1:
         g_aux, weight = Flat(weights[0] * hists[0].vector, main.shapes), 1.0
@@ -222,8 +222,8 @@ def _vectors(main: Flat, projection: str) -> list[slice]:
     return _spans(main) if projection == "group" else [slice(0, len(main.vector))]
 
 
-def _shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float) -> list[float]:
-    """<g_aux, g_main> / (|g_main|^2 + delta) of each part; 0 where there is no g_main.
+def projection_shares(aux_main: Sequence[float], main_main: Sequence[float], delta: float) -> list[float]:
+    """Eq. (10): <g_aux, g_main> / (|g_main|^2 + delta) of each part; 0 where there is no g_main.
 
     Parts share delta like |g_main|^2, or it would undo the projection of small ones.
     """
