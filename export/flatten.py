@@ -71,10 +71,14 @@ def fitted(mesh: Mesh, normals: np.ndarray) -> Mesh:
         heights = np.einsum("fi,fi->f", normals, vertices[faces].mean(axis=1))
         pull = around @ (normals * heights[:, None]) - np.einsum("vij,vj->vi", squares, vertices)
         vertices = vertices + pull / count
-    before = normals_and_areas(mesh)[0]
-    while (turned := np.einsum("fi,fi->f", normals_and_areas(Mesh(vertices, faces))[0], before) < LEAST_COSINE).any():
-        vertices[faces[turned]] = mesh.vertices[faces[turned]]
-    return Mesh(vertices, faces)
+    before, stays = normals_and_areas(mesh)[0], np.zeros(len(vertices), bool)
+    while True:
+        cosines = np.einsum("fi,fi->f", normals_and_areas(Mesh(vertices, faces))[0], before)
+        turned = faces[cosines < LEAST_COSINE]
+        if stays[turned].all():  # one without area has no normal, wherever its vertices are
+            return Mesh(vertices, faces)
+        stays[turned] = True
+        vertices[stays] = mesh.vertices[stays]
 
 
 def creased(mesh: Mesh) -> Mesh:

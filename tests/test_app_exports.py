@@ -14,12 +14,17 @@ from tests.patience import PATIENCE_S, until
 from tests.web_page import open_page, process_of, status, stopped, take
 
 
+def _run(folder: Path) -> Path:
+    run = run_folder(folder)
+    (run / "config.yaml").write_text("OptimizationParams: {iterations: 10}\nGuidanceParams: {text: a red mug}\n")
+    return run
+
+
 @pytest.mark.slow
 @needs_browser
 def test_an_export_outlives_the_page_and_holds_up_nothing(served) -> None:
     address, folder = served
-    run = run_folder(folder / "lopsided-run")
-    (run / "config.yaml").write_text("OptimizationParams: {iterations: 10}\nGuidanceParams: {text: a red mug}\n")
+    run = _run(folder / "lopsided-run")
     with browser_page(accept_downloads=True) as page:
         open_page(page, address + "/?run=lopsided-run")
         upright = take(page, "PLY")
@@ -57,8 +62,7 @@ def _held(run: Path) -> int:
 def test_an_export_is_cancelled_by_another_tab(served) -> None:
     """It leaves nothing, every tab says so, after a reload too, and the next one is made."""
     address, folder = served
-    run = run_folder(folder / "given-up")
-    (run / "config.yaml").write_text("OptimizationParams: {iterations: 10}\nGuidanceParams: {text: a red mug}\n")
+    run = _run(folder / "given-up")
     with browser_page(accept_downloads=True) as page:
         open_page(page, address + "/?run=given-up")
         page.get_by_role("button", name="GLB", exact=False).first.click()

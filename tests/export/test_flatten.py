@@ -104,5 +104,16 @@ def test_no_triangle_is_turned_over() -> None:
     assert np.einsum("fi,fi->f", before, after).min() >= flatten.LEAST_COSINE
 
 
+@pytest.mark.parametrize("kind", ["one vertex twice", "on a line"])
+def test_a_triangle_without_area_has_no_normal_to_keep(boxes, kind) -> None:
+    vertices, faces = boxes[0]
+    a, b, _ = faces[0]
+    middle = (vertices[a] + vertices[b])[None] / 2
+    third = a if kind == "one vertex twice" else len(vertices)
+    mesh = Mesh(np.concatenate([vertices, middle]), np.concatenate([faces, [[a, b, third]]]))
+    after = flatten.flattened(mesh, 1.0)
+    assert np.isfinite(after.vertices).all() and np.array_equal(after.faces, mesh.faces)
+
+
 def volume(mesh: Mesh) -> float:
     return float(trimesh.Trimesh(*mesh, process=False).volume)
