@@ -14,16 +14,16 @@ from export.options import library
 from export.surface import Mesh
 
 NEAR, FAR = 60, 120
-"""Nearest triangles that are averaged, and those that are looked at for flat ground."""
+"""Nearest triangles that are averaged, and those that are looked at for flat ground; they stay the same ones."""
 REACH, FAR_REACH = 5.0, 8.0
 """Steps of the grid: deviation of the average over distance, and how far flat ground is looked for."""
 ANGLE_RAD = 0.25
 """Deviation of the average over the angle between normals: what is across an edge does not count."""
-ROUNDS, MOVES = 8, 15
-"""Averages, and moves of the vertices."""
+PASSES, ROUNDS, MOVES = 3, 8, 15
+"""Passes; averages, and moves of the vertices, of each."""
 LEAST_COSINE = 0.6
 """Between a triangle's normal and the one it had: from the middle of a rounded edge to its side are 45 degrees."""
-FLAT_RAD, LEAST_FLAT, ALL_FLAT = 0.12, 0.3, 0.6
+FLAT_RAD, LEAST_FLAT, ALL_FLAT = 0.08, 0.3, 0.6
 """Ground is flat within this angle; shares of it at which a triangle begins to follow and follows wholly."""
 CREASE_RAD = math.radians(40)
 """Triangles that meet at more do not share a normal."""
@@ -33,17 +33,24 @@ LEAST_AREA = 0.1
 
 def flattened(mesh: Mesh, step: float) -> Mesh:
     """The mesh with flat sides flat and edges sharp. `step` is the grid's."""
-    normals, area = normals_and_areas(mesh)
+    before = normals_and_areas(mesh)[0]
     centres = mesh.vertices[mesh.faces].mean(axis=1)
     tree, count = library("scipy.spatial").cKDTree(centres), len(centres)
-    distance, near = tree.query(centres, k=np.arange(1, min(NEAR, count) + 1))
-    weights = area[near] * np.exp(-0.5 * (distance / (REACH * step)) ** 2)
-    wanted = filtered(normals, near, weights)
-    distance, far = tree.query(centres, k=np.arange(1, min(FAR, count) + 1))
-    ground = area[far] * (distance <= FAR_REACH * step)
-    flat = (ground * (_cosines(wanted, far) > math.cos(FLAT_RAD))).sum(axis=1) / np.maximum(ground.sum(axis=1), 1e-30)
+    distance, near = tree.query(centres, k=np.arange(1, min(FAR, count) + 1))
+    for _ in range(PASSES):
+        mesh = fitted(mesh, wanted(mesh, near, distance / step), before)
+    return mesh
+
+
+def wanted(mesh: Mesh, near: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Normals [F, 3]: averages over the triangles `near` [F, K] at `distance` in steps, as far as ground is flat."""
+    normals, area = normals_and_areas(mesh)
+    some = slice(NEAR)
+    average = filtered(normals, near[:, some], area[near[:, some]] * np.exp(-0.5 * (distance[:, some] / REACH) ** 2))
+    ground = area[near] * (distance <= FAR_REACH)
+    flat = (ground * (_cosines(average, near) > math.cos(FLAT_RAD))).sum(axis=1) / np.maximum(ground.sum(axis=1), 1e-30)
     share = np.clip((flat - LEAST_FLAT) / (ALL_FLAT - LEAST_FLAT), 0, 1)[:, None]
-    return fitted(mesh, _unit(normals + (share * share * (3 - 2 * share)) * (wanted - normals)))
+    return _unit(normals + (share * share * (3 - 2 * share)) * (average - normals))
 
 
 def filtered(normals: np.ndarray, near: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -57,10 +64,10 @@ def filtered(normals: np.ndarray, near: np.ndarray, weights: np.ndarray) -> np.n
     return normals
 
 
-def fitted(mesh: Mesh, normals: np.ndarray) -> Mesh:
+def fitted(mesh: Mesh, normals: np.ndarray, before: np.ndarray) -> Mesh:
     """The mesh with its vertices moved, MOVES times, towards the planes through their triangles' centres.
 
-    Vertices of a triangle that would be turned too far stay where they are.
+    Vertices of a triangle that would be turned too far from its normal `before` [F, 3] stay where they are.
     """
     vertices, faces = mesh
     ends = (np.ones(faces.size), (faces.ravel(), np.repeat(np.arange(len(faces)), 3)))
@@ -71,7 +78,7 @@ def fitted(mesh: Mesh, normals: np.ndarray) -> Mesh:
         heights = np.einsum("fi,fi->f", normals, vertices[faces].mean(axis=1))
         pull = around @ (normals * heights[:, None]) - np.einsum("vij,vj->vi", squares, vertices)
         vertices = vertices + pull / count
-    before, stays = normals_and_areas(mesh)[0], np.zeros(len(vertices), bool)
+    stays = np.zeros(len(vertices), bool)
     while True:
         cosines = np.einsum("fi,fi->f", normals_and_areas(Mesh(vertices, faces))[0], before)
         turned = faces[cosines < LEAST_COSINE]

@@ -171,6 +171,7 @@ ERRORS = [
         ("likeness).ravel()", "1 + 0 * likeness).ravel()"),
         ("> math.cos(FLAT_RAD)", "> -2"),
         ("[cosines < LEAST_COSINE]", "[cosines < -2]"),
+        ("distance / step), before)", "distance / step), normals_and_areas(mesh)[0])"),
         ("> math.cos(CREASE_RAD)", "> -2"),
     ),
     *_in("export/splats.py", "tests/export/test_antialiased.py",

@@ -80,7 +80,7 @@ def test_what_is_round_is_not_harmed() -> None:
     was, now = (
         degrees_off(flatten.normals_and_areas(mesh)[0], mesh.vertices[mesh.faces].mean(axis=1)) for mesh in (before, after)
     )
-    assert now.mean() <= was.mean() and volume(after) == pytest.approx(volume(before), rel=0.002)
+    assert now.mean() <= was.mean() + 1e-6 and volume(after) == pytest.approx(volume(before), rel=0.002)
     assert len(flatten.creased(after).vertices) == len(after.vertices)  # without a crease
 
 
