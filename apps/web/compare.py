@@ -50,9 +50,9 @@ def differences(first: Path, second: Path) -> Iterator[tuple[str, str, str]]:
 def _draw(job: Job) -> None:
     turntable = outputs.newest(job.folder, outputs.TURNTABLE)
     if turntable is not None:
-        ui.video(f"/runs/{job.name}/turntable.mp4?v={turntable.step}", autoplay=True, muted=True, loop=True)
+        ui.video(job.address("turntable.mp4"), autoplay=True, muted=True, loop=True)
     elif outputs.newest(job.folder, outputs.PANEL) is not None:
-        ui.element("img").props(f'src="/runs/{job.name}/preview.png" alt="Live"').classes("crisp")
+        ui.element("img").props(f'src="{job.address("preview.png")}" alt="Live"').classes("crisp")
     else:
         ui.label("No image yet.").classes("empty")
 

@@ -126,7 +126,8 @@ class _Card:
     def __init__(self, gallery: Gallery, job: Job) -> None:
         self.gallery, self.job, self.thumbnail = gallery, job, ""
         actions = gallery.actions
-        with ui.element("article").classes("run").props(f'data-run="{job.name}"') as self.card:
+        with ui.element("article").classes("run") as self.card:
+            self.card.props["data-run"] = job.name
             with ui.element("button").classes("thumb").on("click", lambda: actions.show(job.name)) as self.button:
                 self.image = ui.element("img").props('alt="" loading=lazy')
             self.title = ui.label().classes("title")
@@ -149,7 +150,7 @@ class _Card:
         self.card.classes(add="shown" if is_shown else "", remove="" if is_shown else "shown")
         self.button.props(f'aria-label="{_attribute("Show " + job.label)}"')
         found = outputs.newest_thumbnail(job.folder)
-        address = "" if found is None else f"/runs/{job.name}/thumb.png?v={found.path.parts[-3]}-{found.step}"
+        address = "" if found is None else job.address(f"thumb.png?v={found.path.parts[-3]}-{found.step}")
         if address != self.thumbnail:
             self.thumbnail = address
             self.image.props(f'src="{address}"')

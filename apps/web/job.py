@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from apps.web.console import TAIL_BYTES, last_sentence
 from apps.web.outputs import SCENE, newest
@@ -123,6 +124,10 @@ class Job:
     def label(self) -> str:
         """What people call the run: the name that it was given, else its prompt."""
         return self.title or self.prompt
+
+    def address(self, file: str) -> str:
+        """Where the page has a file of the run, whatever the folder's name is made of."""
+        return f"/runs/{quote(self.name, safe='')}/{file}"
 
     @property
     def is_listed(self) -> bool:
