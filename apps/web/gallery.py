@@ -148,7 +148,8 @@ class _Card:
         facts = [job.state.value if job.unreadable else f"{job.state.value}, {job.log.steps} steps"]
         self.facts.set_text(" · ".join([*facts, *([] if size is None else [size_in_words(size)])]))
         self.card.classes(add="shown" if is_shown else "", remove="" if is_shown else "shown")
-        self.button.props(f'aria-label="{_attribute("Show " + job.label)}"')
+        if self.button.props.get("aria-label") != f"Show {job.label}":
+            self.button.props["aria-label"] = f"Show {job.label}"
         found = outputs.newest_thumbnail(job.folder)
         address = "" if found is None else job.address(f"thumb.png?v={found.path.parts[-3]}-{found.step}")
         if address != self.thumbnail:
@@ -171,8 +172,3 @@ def _dialog(title: str) -> ui.dialog:
     dialog = ui.dialog().props(f'aria-label="{title}"')
     dialog.on("hide", dialog.delete)
     return dialog
-
-
-def _attribute(text: str) -> str:
-    """A text inside the quotes of an element's property."""
-    return text.replace("\\", "\\\\").replace('"', "'")
