@@ -181,7 +181,7 @@ def test_a_live_image_stays_until_the_next_is_loaded(served) -> None:
     job = _run(folder, "a green cat")
     held: list = []
     with browser_page() as page:
-        page.route(re.compile(r"/preview\.png\?v=4$"), lambda route: held.append(route))  # a slow answer
+        page.route(re.compile(r"/preview\.png\?v=4-\d+$"), lambda route: held.append(route))  # a slow answer
         open_page(page, f"{address}/?run={job.name}")
         image = page.locator(".outputs img")
         page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 0")

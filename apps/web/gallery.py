@@ -151,7 +151,7 @@ class _Card:
         if self.button.props.get("aria-label") != f"Show {job.label}":
             self.button.props["aria-label"] = f"Show {job.label}"
         found = outputs.newest_thumbnail(job.folder)
-        address = "" if found is None else job.address(f"thumb.png?v={found.path.parts[-3]}-{found.step}")
+        address = "" if found is None else job.address("thumb.png", found)
         if address != self.thumbnail:
             self.thumbnail = address
             self.image.props(f'src="{address}"')

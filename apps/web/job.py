@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from apps.web.console import TAIL_BYTES, last_sentence
-from apps.web.outputs import SCENE, newest
+from apps.web.outputs import SCENE, OutputFile, newest
 from apps.web.progress import LogReader, Progress
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
@@ -125,9 +125,14 @@ class Job:
         """What people call the run: the name that it was given, else its prompt."""
         return self.title or self.prompt
 
-    def address(self, file: str) -> str:
-        """Where the page has a file of the run, whatever the folder's name is made of."""
-        return f"/runs/{quote(self.name, safe='')}/{file}"
+    def address(self, file: str, shown: OutputFile | None = None) -> str:
+        """Where the page has a file of the run, whatever the folder's name is made of.
+
+        shown: what is found there now. When that is written again, by another run too, the address is another one, or
+        browsers would show what they have kept.
+        """
+        at = f"/runs/{quote(self.name, safe='')}/{file}"
+        return at if shown is None else f"{at}?v={shown.step}-{shown.written_ns}"
 
     @property
     def is_listed(self) -> bool:

@@ -94,7 +94,7 @@ class OutputTabs:
             self._put((job.name, tab), lambda: _words(tab.empty))
             return
         self.caption.set_text(f"{tab.caption} Step {found.step}.")
-        source = job.address(f"{tab.file}?v={found.step}")
+        source = job.address(tab.file, found)
         if tab.file.endswith(".png"):
             self._show_image(job, tab, source)
         elif tab.file.endswith(".mp4"):

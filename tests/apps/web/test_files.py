@@ -2,6 +2,7 @@
 """Names of folders, what a run folder may show, and how far its log says it is."""
 
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -57,6 +58,21 @@ def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
     server = ServerState(tmp_path / "out")
     assert server.find("mug").prompt == "a red mug" and [job.name for job in server.jobs()] == ["mug"]
     assert server.find(name) is None
+
+
+def test_what_is_written_again_has_another_address(tmp_path) -> None:
+    """A run that is deleted and started again has the same name, and its files the same numbers."""
+    pairs = ((outputs.FRONT_VIEW, "thumb.png"), (outputs.PANEL, "preview.png"), (outputs.TURNTABLE, "turntable.mp4"))
+    job = jobs.Job(_run(tmp_path))
+    for pattern, address in (*pairs, (outputs.SCENE, "view"), (outputs.REGION_MAP, "regions.png")):
+        path = job.folder / pattern.replace("K", "7")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = []
+        for written_s in (1000, 1000, 1001):
+            path.write_bytes(b"x")
+            os.utime(path, (written_s, written_s))
+            found.append(job.address(address, outputs.newest(job.folder, pattern)))
+        assert found[0] == found[1] != found[2] and found[0].startswith(f"/runs/mug/{address}?v=7-")
 
 
 @pytest.mark.parametrize("name", ["blue cup", "größe 5", "_x", "-x", 'say "hi"', "100%2F?a#b", "n" * 255])
