@@ -81,7 +81,7 @@ class Job:
         self._broken = self._reason = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_step = 0
-        self._written = _written(folder)
+        self._written, self._is_writing = _written(folder), False
         self.log.read()
 
     @classmethod
@@ -162,8 +162,11 @@ class Job:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another program has started a run in the folder since."""
-        return self._process is None and not self.is_queued and _written(self.folder) != self._written
+        """Whether another program has started a run in the folder since; to be asked often while a process runs."""
+        if self._is_writing and not self.is_queued:  # its own process has written the settings, which ends now perhaps
+            self._is_writing = self._process is not None and self._process.poll() is None
+            self._written = _written(self.folder)
+        return not self.is_queued and _written(self.folder) != self._written
 
     def start(self) -> None:
         """Starts the run, or resumes it from its newest whole checkpoint; where that is not possible, it has failed."""
@@ -172,7 +175,7 @@ class Job:
         self.is_queued, self._asked_to_stop, self._first_step = False, False, self.log.step
         self._broken = self._reason = ""
         try:
-            self._process = self._spawn()
+            self._process, self._is_writing = self._spawn(), True
         except OSError as error:
             self._broken = f"The run could not be started ({error})."
 

@@ -84,6 +84,8 @@ class ServerState:
     def tick(self) -> None:
         """Starts the queued run once the other has ended, and the next export; called every TICK_SECONDS."""
         self.exports.tick()
+        if self.current is not None and self.current.is_outdated:
+            self.current = self.find(self.current.name) or self.current
         if self.current is not None and self.current.was_refused and self.current.outcome():  # which is kept
             self._remove_unused(self.current)
         if self.queued is not None and not self._is_taken():
