@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What app.py remembers, in a browser: what was typed, and every run with what can be done with it."""
 
+import json
 import re
 import shutil
 import signal
@@ -16,8 +17,9 @@ from apps.web.job import Job
 from apps.web.presets import STEPS, preset_of
 from apps.web.sizes import size_in_words
 from tests.browser import browser_page, needs_browser
+from tests.export.scenes import lopsided
 from tests.patience import PATIENCE_S, until
-from tests.web_page import card_of, open_page, serve, show_run
+from tests.web_page import card_of, open_page, serve, show_run, take
 from trainer.disk_use import total_bytes
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -144,6 +146,31 @@ def test_what_is_open_stays_when_runs_come_and_go(served) -> None:
         page.complaints.clear()  # of images of runs that are gone
 
 
+def test_a_run_of_any_name_and_prompt_is_listed_shown_and_handed_over(served) -> None:
+    """Names of the command line's runs, in an address, an attribute and a script; prompts of several lines."""
+    address, folder = served
+    prompt = "a \"red\" mug\\\nwith 'blue' handle}"
+    jobs = []
+    for name in ("blue cup", "größe", "100%2F?a#b&c=d", "say \"hi\" \\", "-x", "{{0}}", "n" * 120):
+        made = _run(folder, prompt)
+        lopsided().save_ply(made.folder / "point_cloud" / "iteration_3" / "point_cloud.ply")
+        jobs.append(Job(made.folder.rename(folder / name)))
+    with browser_page(accept_downloads=True) as page:
+        open_page(page, address)
+        for job in jobs:
+            found = page.locator(f".run[data-run={json.dumps(job.name, ensure_ascii=False)}]")
+            found.locator(".thumb").click()
+            page.get_by_label("The run").get_by_text(job.name).wait_for()
+            page.wait_for_function("name => new URLSearchParams(location.search).get('run') === name", arg=job.name)
+            page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 0")
+            assert take(page, "config.yaml") == (job.folder / "config.yaml").read_bytes()
+            assert found.locator(".thumb").get_attribute("aria-label") == f"Show {prompt}"
+        page.reload()
+        page.get_by_label("The run").get_by_text(jobs[-1].name).wait_for()
+    for job in jobs:
+        shutil.rmtree(job.folder)
+
+
 def _menu(page, job: Job, item: str) -> None:
     card_of(page, job.name).get_by_label("More").click()
     page.get_by_role("menuitem", name=item).or_(page.locator(".q-menu .q-item").filter(has_text=item)).first.click()
@@ -154,7 +181,7 @@ def test_a_live_image_stays_until_the_next_is_loaded(served) -> None:
     job = _run(folder, "a green cat")
     held: list = []
     with browser_page() as page:
-        page.route(re.compile(r"/preview\.png\?v=4$"), lambda route: held.append(route))  # a slow answer
+        page.route(re.compile(r"/preview\.png\?v=4-\d+$"), lambda route: held.append(route))  # a slow answer
         open_page(page, f"{address}/?run={job.name}")
         image = page.locator(".outputs img")
         page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 0")

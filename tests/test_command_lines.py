@@ -87,3 +87,14 @@ def test_every_command_line_is_run_by_program(path) -> None:
     """Which ends it without a stack after the imports, and turns off streams that nobody reads."""
     (statement,) = _main_blocks(path)[-1].body
     assert ast.unparse(statement).startswith("program.run(main")
+
+
+WITHOUT_FILES = ("cuda_report", "region_starvation")
+"""Tools that read and write no file that a user names."""
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path.parent.name == "tools"], ids=lambda path: path.stem)
+def test_a_tool_says_in_a_line_which_file_cannot_be_written(path) -> None:
+    (main,) = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if getattr(node, "name", "") == "main"]
+    words = " ".join(map(ast.unparse, main.decorator_list))
+    assert path.stem in WITHOUT_FILES or (words.startswith(f"program.refuses('{path.stem}'") and "OSError" in words)

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@program.refuses("ablate_toy", ValueError)
+@program.refuses("ablate_toy", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 all runs are there, 1 some failed or lack their clouds, 2 bad input."""
     own, of_train = program.split_at_dashes(argv)

@@ -20,7 +20,7 @@ from trainer.disk_use import disk_use, free, runs_below
 
 @program.refuses("clean", ValueError, OSError)
 def main(argv: list[str]) -> int:
-    """Exit status: 0 listed, or removed, 2 bad input or a folder that a run has taken in the meantime."""
+    """Exit status: 0 listed, or removed, 2 bad input or a run that nothing could be removed of; the others are."""
     parser = program.parser(__doc__)
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", default=[Path("output")])
     parser.add_argument("--exports", action="store_true", help="exported files, which can be made again, too")
@@ -31,13 +31,20 @@ def main(argv: list[str]) -> int:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; give a run folder, or one that holds run folders.")
         runs += runs_below(folder)
-    freed = 0
+    freed, status = 0, program.FINISHED
     print(f"{'MB':>9} {'removable':>10}  state       run")
-    for use in (disk_use(run, args.exports) for run in dict.fromkeys(runs)):
+    for use in (disk_use(run, args.exports) for run in {run.resolve(): run for run in runs}.values()):
         print(f"{use.total_bytes / 1e6:9.1f} {use.removable_bytes / 1e6:10.1f}  {use.state:<10}  {use.run}")
-        freed += free(use.run, args.exports) if args.delete and use.removable else use.removable_bytes
+        if not (args.delete and use.removable):
+            freed += use.removable_bytes
+            continue
+        try:
+            freed += free(use.run, args.exports)
+        except (ValueError, OSError) as problem:  # a run has taken the folder, or it cannot be written
+            print(f"{program.command_of('clean')}: {problem}", file=sys.stderr)
+            status = program.REFUSED
     print(f"{freed / 1e6:.1f} MB were removed." if args.delete else f"{freed / 1e6:.1f} MB can go: add --delete.")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

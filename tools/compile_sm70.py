@@ -81,6 +81,7 @@ def compile_kernels(nvrtc: ctypes.CDLL, folder: Path, files: tuple[str, ...]) ->
     return text_of(nvrtc, program, "CUBIN"), log
 
 
+@program.refuses("compile_sm70", OSError)
 def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print("compile_sm70: expected two arguments, FOLDER_WITH_NVRTC and OUTPUT_FOLDER", file=sys.stderr)

@@ -27,6 +27,7 @@ from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import check_suffix, is_scene
+from utils.general_utils import atomic_path
 from utils.image_utils import write_png
 from utils.video import read_video
 
@@ -53,7 +54,9 @@ def frames_of(source: Path, count: int, side_px: int) -> np.ndarray:
     return np.stack(list(render_images(cloud, full_turn(seen.centre, orbit, count), torch.ones(3))))
 
 
+@program.refuses("contact_sheet", ValueError, OSError)
 def main(argv: list[str]) -> int:
+    """Exit status: 0 written, 2 bad input."""
     parser = program.parser(__doc__)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--frames", type=int, default=8, help="columns (default 8)")
@@ -61,16 +64,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="of an ablation's folder (default 2)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    missing = [str(path) for path in args.sources if not path.exists()]
-    if missing or min(args.frames, args.side_px, args.seeds) < 1:
-        gone = f"no such file or folder: {', '.join(missing)}"
-        parser.error(gone if missing else "--frames, --side_px, --seeds: expected 1 or more")
-    try:
-        check_suffix(args.out, "png")
-        drawn = _drawn(args)
-    except (ValueError, OSError) as problem:
-        parser.error(str(problem))
-    write_png(args.out, drawn)
+    if min(args.frames, args.side_px, args.seeds) < 1:
+        raise ValueError("--frames, --side_px, --seeds: expected 1 or more.")
+    check_suffix(args.out, "png")
+    drawn = _drawn(args)
+    with atomic_path(args.out) as temporary:
+        write_png(temporary, drawn)
     return 0
 
 

@@ -93,7 +93,7 @@ def filled(page: str, name: str, text: str, tool: str = "document_settings") -> 
     return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
-@program.refuses("document_settings", ValueError)
+@program.refuses("document_settings", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written or fresh, 1 stale, 2 marks are missing."""
     parser = program.parser(__doc__)

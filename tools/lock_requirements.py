@@ -99,7 +99,7 @@ def _with_bases(name: str) -> list[str]:
     return list(dict.fromkeys([*(each for base in BASES[name] for each in _with_bases(base)), name]))
 
 
-@program.refuses("lock_requirements", ValueError)
+@program.refuses("lock_requirements", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 written, 2 no lock could be made; then none is changed."""
     parser = program.parser(__doc__)

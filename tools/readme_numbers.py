@@ -159,6 +159,7 @@ def write(out: Path, root: Path) -> None:
     document.write_text(page, encoding="utf-8")
 
 
+@program.refuses("readme_numbers", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status 0; that of a run that failed."""
     own, flags = program.split_at_dashes(argv)

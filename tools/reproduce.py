@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@program.refuses("reproduce", ValueError)
+@program.refuses("reproduce", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 everything is there, 1 some assets failed, 2 bad input, 130 interrupted."""
     own, of_train = program.split_at_dashes(argv)

@@ -116,7 +116,7 @@ def table(results: list[Result]) -> str:
     return "\n".join([*lines, markdown(head, rows)])
 
 
-@program.refuses("search_toy", ValueError)
+@program.refuses("search_toy", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 all runs are there, 1 some failed."""
     parser = program.parser(__doc__)

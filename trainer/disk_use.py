@@ -10,6 +10,7 @@ from trainer.checkpoints import numbered
 from trainer.run_folder import RECORD
 from trainer.run_lock import FolderInUse, RunLock
 from trainer.run_records import read_object
+from utils.general_utils import is_being_written
 
 EXPORTS = "export"
 """The folder of exported files, which can be made again."""
@@ -93,7 +94,7 @@ def _removable(run: Path, with_exports: bool) -> list[Path] | None:
         return None
     removable, exports = _unwanted_checkpoints(run), run / EXPORTS
     if with_exports and not exports.is_symlink():
-        removable += [path for path in exports.rglob("*") if _is_own_file(path)]
+        removable += [path for path in exports.rglob("*") if _is_own_file(path) and not _is_on_its_way(path)]
     return removable
 
 
@@ -110,6 +111,11 @@ def _unwanted_checkpoints(run: Path) -> list[Path]:
 
 def _is_own_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def _is_on_its_way(path: Path) -> bool:
+    """Whether an export writes it now, which would fail without it."""
+    return path.suffix == ".part" and is_being_written(path)
 
 
 def _bytes_of(path: Path) -> int:

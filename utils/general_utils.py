@@ -101,8 +101,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
             with suppress(OSError):  # the rename survives a loss of power, where the file system can do that
                 os.fsync(folder)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                error.filename = str(target)  # of a full disk one wants to know which
             raise
         finally:
             os.close(handle)

@@ -50,7 +50,7 @@ class Downloads:
         for format, tile in self.formats.items():
             self._show_format(job, format, tile)
         for key, (_, _, file) in FILES.items():
-            self.files[key].link(f"/runs/{job.name}/{file}", f"{job.name}-{file}")
+            self.files[key].link(job.address(file), f"{job.name}-{file}")
         self.problem.set_text("\n".join(self._problems(job)))
 
     def _show_format(self, job: Job, format: str, tile: "_Tile") -> None:
@@ -60,7 +60,7 @@ class Downloads:
             progress = self.exports.progress(job.folder, format, up)
             tile.unlink("" if progress is None else f"{progress.part}, {progress.done:.0%}", progress is not None)
             return
-        address = f"/runs/{job.name}/scene.{format}?up={up}&v={ready.stat().st_mtime_ns}"
+        address = job.address(f"scene.{format}?up={up}&v={ready.stat().st_mtime_ns}")
         name = job.name + FLIPPED[up] + FILE_FORMATS[format].suffix
         tile.link(address, name, f"ready: {size_in_words(ready.stat().st_size)}")
         if (job.folder, format, up) in self._expected:
@@ -109,7 +109,7 @@ class _Tile:
         """Makes it a link to a file that the browser saves as `name`."""
         self._set(line, is_busy=False)
         if self.button.props.get("href") != address:
-            self.button.props(f'href="{address}" download="{name}"')
+            self.button.props.update(href=address, download=name)
 
     def unlink(self, line: str, is_busy: bool) -> None:
         """Makes it a button. line: what stands before its description."""

@@ -89,6 +89,15 @@ class Export:
         sentence = last_sentence(self._printed(), NAME)
         return sentence or f"The {self.format} export ended with status {status} and printed nothing."
 
+    def settle(self) -> None:
+        """Dates a file that has been made no earlier than its scene, which the clock of another machine may have dated.
+
+        It would never be ready otherwise.
+        """
+        with contextlib.suppress(OSError):
+            if self._out.stat().st_mtime_ns < self.scene.written_ns:
+                os.utime(self._out, ns=(self.scene.written_ns,) * 2)
+
     def cancel(self) -> None:
         """Has the process end, and does not wait until it has."""
         self.is_cancelled = True
@@ -172,6 +181,8 @@ class Exports:
     def _close(self, problem: str) -> None:
         export = self._queue.pop(0)
         export.end()
+        if not problem:
+            export.settle()
         if export.is_cancelled:
             if not problem:  # it was too late
                 self._problems.pop((export.folder, export.format, export.up), None)
@@ -197,7 +208,7 @@ def ready_export(folder: Path, format: str, up: str = UP) -> Path | None:
         return None
     out = export_path(folder, format, up, scene)
     try:
-        is_new = out.stat().st_mtime >= scene.path.stat().st_mtime
+        is_new = out.stat().st_mtime_ns >= scene.written_ns
     except OSError:
         return None
     return out if is_new and out.is_file() and not out.is_symlink() else None

@@ -126,7 +126,8 @@ class _Card:
     def __init__(self, gallery: Gallery, job: Job) -> None:
         self.gallery, self.job, self.thumbnail = gallery, job, ""
         actions = gallery.actions
-        with ui.element("article").classes("run").props(f'data-run="{job.name}"') as self.card:
+        with ui.element("article").classes("run") as self.card:
+            self.card.props["data-run"] = job.name
             with ui.element("button").classes("thumb").on("click", lambda: actions.show(job.name)) as self.button:
                 self.image = ui.element("img").props('alt="" loading=lazy')
             self.title = ui.label().classes("title")
@@ -147,9 +148,10 @@ class _Card:
         facts = [job.state.value if job.unreadable else f"{job.state.value}, {job.log.steps} steps"]
         self.facts.set_text(" · ".join([*facts, *([] if size is None else [size_in_words(size)])]))
         self.card.classes(add="shown" if is_shown else "", remove="" if is_shown else "shown")
-        self.button.props(f'aria-label="{_attribute("Show " + job.label)}"')
+        if self.button.props.get("aria-label") != f"Show {job.label}":
+            self.button.props["aria-label"] = f"Show {job.label}"
         found = outputs.newest_thumbnail(job.folder)
-        address = "" if found is None else f"/runs/{job.name}/thumb.png?v={found.path.parts[-3]}-{found.step}"
+        address = "" if found is None else job.address("thumb.png", found)
         if address != self.thumbnail:
             self.thumbnail = address
             self.image.props(f'src="{address}"')
@@ -170,8 +172,3 @@ def _dialog(title: str) -> ui.dialog:
     dialog = ui.dialog().props(f'aria-label="{title}"')
     dialog.on("hide", dialog.delete)
     return dialog
-
-
-def _attribute(text: str) -> str:
-    """A text inside the quotes of an element's property."""
-    return text.replace("\\", "\\\\").replace('"', "'")

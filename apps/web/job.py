@@ -13,9 +13,10 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from apps.web.console import TAIL_BYTES, last_sentence
-from apps.web.outputs import SCENE, newest
+from apps.web.outputs import SCENE, OutputFile, newest
 from apps.web.progress import LogReader, Progress
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
@@ -80,7 +81,7 @@ class Job:
         self._broken = self._reason = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._first_step = 0
-        self._written = _written(folder)
+        self._written, self._is_writing = _written(folder), False
         self.log.read()
 
     @classmethod
@@ -124,6 +125,15 @@ class Job:
         """What people call the run: the name that it was given, else its prompt."""
         return self.title or self.prompt
 
+    def address(self, file: str, shown: OutputFile | None = None) -> str:
+        """Where the page has a file of the run, whatever the folder's name is made of.
+
+        shown: what is found there now. When that is written again, by another run too, the address is another one, or
+        browsers would show what they have kept.
+        """
+        at = f"/runs/{quote(self.name, safe='')}/{file}"
+        return at if shown is None else f"{at}?v={shown.step}-{shown.written_ns}"
+
     @property
     def is_listed(self) -> bool:
         """Whether it is a run to show: one that is queued is none yet, one that ended early may have saved nothing."""
@@ -152,8 +162,11 @@ class Job:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another program has started a run in the folder since."""
-        return self._process is None and not self.is_queued and _written(self.folder) != self._written
+        """Whether another program has started a run in the folder since; to be asked often while a process runs."""
+        if self._is_writing and not self.is_queued:  # its own process has written the settings, which ends now perhaps
+            self._is_writing = self._process is not None and self._process.poll() is None
+            self._written = _written(self.folder)
+        return not self.is_queued and _written(self.folder) != self._written
 
     def start(self) -> None:
         """Starts the run, or resumes it from its newest whole checkpoint; where that is not possible, it has failed."""
@@ -162,7 +175,7 @@ class Job:
         self.is_queued, self._asked_to_stop, self._first_step = False, False, self.log.step
         self._broken = self._reason = ""
         try:
-            self._process = self._spawn()
+            self._process, self._is_writing = self._spawn(), True
         except OSError as error:
             self._broken = f"The run could not be started ({error})."
 

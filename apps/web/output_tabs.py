@@ -94,7 +94,7 @@ class OutputTabs:
             self._put((job.name, tab), lambda: _words(tab.empty))
             return
         self.caption.set_text(f"{tab.caption} Step {found.step}.")
-        source = f"/runs/{job.name}/{tab.file}?v={found.step}"
+        source = job.address(tab.file, found)
         if tab.file.endswith(".png"):
             self._show_image(job, tab, source)
         elif tab.file.endswith(".mp4"):
@@ -120,7 +120,7 @@ class OutputTabs:
             self._put(problem, lambda: _words(in_page_words(problem)))
             return
         self.exports.request(job.folder, "html")
-        if not str(self._drawn).startswith(f"/runs/{job.name}/{TABS['3d'].file}"):  # an earlier one stays
+        if not str(self._drawn).startswith(job.address(TABS["3d"].file)):  # an earlier one stays
             self._put((job.name, "making"), lambda: _words("The 3D view is being made: some seconds."))
 
     def _put(self, what: object, draw: Callable[[], object]) -> None:

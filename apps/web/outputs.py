@@ -25,21 +25,25 @@ MAX_PANEL_BYTES, MAX_PANEL_PIXELS = 1 << 26, 1 << 26
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file and the step it shows."""
+    """A file, the step it shows, and when it was written: a run that starts again writes the same names."""
 
     path: Path
     step: int
+    written_ns: int
 
 
 def newest(folder: Path, pattern: str) -> OutputFile | None:
     """The file with the highest number of those that match `pattern`, in which K stands for the number."""
     number = re.compile(re.escape(pattern).replace("K", r"(\d{1,9})", 1).replace("K", r"\d{1,9}"))
-    best: OutputFile | None = None
+    best: tuple[int, Path] | None = None
     for path in folder.glob(pattern.replace("K", "*")):
         match = number.fullmatch(path.relative_to(folder).as_posix())
-        if match and path.is_file() and not path.is_symlink() and (best is None or int(match[1]) > best.step):
-            best = OutputFile(path, int(match[1]))
-    return best
+        if match and path.is_file() and not path.is_symlink() and (best is None or int(match[1]) > best[0]):
+            best = int(match[1]), path
+    try:
+        return best and OutputFile(best[1], best[0], best[1].stat().st_mtime_ns)
+    except OSError:  # it has just gone
+        return None
 
 
 def preview_png(folder: Path) -> bytes | None:

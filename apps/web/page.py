@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 from nicegui import ui
 
@@ -54,7 +55,7 @@ class Page:
         """Shows a run, also after a reload: the address says which; "": the current one."""
         self.panel.look_at(name)
         self.gallery.refresh()
-        query = f"?run={name}" if name else ""
+        query = f"?run={quote(name)}" if name else ""
         ui.run_javascript(f"history.replaceState(null, '', '/' + {json.dumps(query)}); {SCROLL.format('run')}")
 
     def use(self, job: Job, with_new_seed: bool = False) -> None:

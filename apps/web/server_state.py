@@ -3,7 +3,6 @@
 
 import contextlib
 import itertools
-import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from trainer.disk_use import remove
 from trainer.run_lock import NAME as LOCK
 from trainer.run_lock import FolderInUse
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+MAX_NAME_BYTES = 255
+"""Of a folder's name, on every file system."""
 STOP_SECONDS = 20.0
 """For a run to write its checkpoint when the page's server ends."""
 
@@ -84,6 +84,8 @@ class ServerState:
     def tick(self) -> None:
         """Starts the queued run once the other has ended, and the next export; called every TICK_SECONDS."""
         self.exports.tick()
+        if self.current is not None and self.current.is_outdated:
+            self.current = self.find(self.current.name) or self.current
         if self.current is not None and self.current.was_refused and self.current.outcome():  # which is kept
             self._remove_unused(self.current)
         if self.queued is not None and not self._is_taken():
@@ -92,7 +94,7 @@ class ServerState:
 
     def find(self, name: str) -> Job | None:
         """The run of that name directly below the output folder; None for any other name or path."""
-        folder = self.output / name if NAME.fullmatch(name) else None
+        folder = self.output / name if _is_name(name) else None
         if folder is None or not _is_run(folder):
             return None
         known = self._known.get(name)
@@ -105,7 +107,7 @@ class ServerState:
         found = []
         with contextlib.suppress(OSError):
             for config in self.output.glob("*/config.yaml"):
-                if NAME.fullmatch(config.parent.name) and _is_run(config.parent):
+                if _is_name(config.parent.name) and _is_run(config.parent):
                     found.append((config.stat().st_mtime, config.parent.name))
         jobs = filter(None, (self.find(name) for _, name in sorted(found, reverse=True)))
         return list(itertools.islice((job for job in jobs if job.is_listed), most))
@@ -138,6 +140,11 @@ class ServerState:
             self.current = job
             job.start()
         return job
+
+
+def _is_name(name: str) -> bool:
+    """Whether it can be the name of a run: one folder's, which is not hidden and can be shown in one line."""
+    return name.isprintable() and "/" not in name and name[:1] not in ("", ".") and len(name.encode()) <= MAX_NAME_BYTES
 
 
 def _is_run(folder: Path) -> bool:

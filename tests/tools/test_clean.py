@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.run_folders import begin, contents, earlier_run, opened, run_json
+from tools import clean
 from tools.clean import main
 from trainer.disk_use import disk_use, free
 from trainer.run_lock import FolderInUse, RunLock
+from utils.general_utils import atomic_path
 from utils.tree_file import save_tree
 
 
@@ -26,6 +28,40 @@ def run_folder(folder: Path, finished: bool = True, **settings: object) -> Path:
     (folder / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
     (folder / "run.json").write_text(json.dumps({"run_id": "a", **({"finished_utc": "2026"} if finished else {})}))
     return folder
+
+
+def test_a_run_that_is_named_twice_counts_once(tmp_path, capsys, monkeypatch) -> None:
+    run_folder(tmp_path / "runs" / "mug")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", str(tmp_path / "runs"), "runs/../runs/mug", "link"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("finished") == 1 and "0.0 MB can go" in told
+
+
+@pytest.mark.parametrize("error", [FolderInUse("b is in use by process 5"), PermissionError(13, "Read-only", "b")])
+def test_a_run_that_cannot_be_cleaned_keeps_no_other_from_it(tmp_path, capsys, monkeypatch, error) -> None:
+    runs = [run_folder(tmp_path / name) for name in "abc"]
+
+    def refuse(run: Path, with_exports: bool) -> int:
+        if run == runs[1]:
+            raise error
+        return free(run, with_exports)
+
+    monkeypatch.setattr(clean, "free", refuse)
+    assert main([str(tmp_path), "--delete"]) == 2
+    told = capsys.readouterr()
+    assert told.err == f"clean: {error}\n" and "0.0 MB were removed" in told.out
+    assert ["chkpnt9.safetensors" in names(run) for run in runs] == [False, True, False]
+
+
+def test_an_export_in_the_making_is_left_to_its_program(tmp_path) -> None:
+    run = run_folder(tmp_path / "mug")
+    (run / "export" / ".old.glb.abcd_123.part").write_text("of a killed process")
+    with atomic_path(run / "export" / "new.glb") as temporary:
+        temporary.write_text("whole")
+        assert main([str(run), "--exports", "--delete"]) == 0
+    assert names(run / "export") == {"new.glb"}
 
 
 def names(folder: Path) -> set[str]:

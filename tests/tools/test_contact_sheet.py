@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from scene.ply_file import compress
 from tests.red_ball import write_run
+from tools import contact_sheet
 from tools.contact_sheet import main
 from utils.image_utils import read_png
 from utils.video import VideoWriter
@@ -35,9 +38,26 @@ def test_frames_stand_side_by_side(tmp_path) -> None:
 
 
 def test_a_missing_video_is_named(tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "gone.mp4"), "--out", "x.png"])
-    assert "gone.mp4" in capsys.readouterr().err
+    assert main([str(tmp_path / "gone.mp4"), "--out", "x.png"]) == 2
+    assert "gone.mp4 does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["ball/config.yaml/s.png", "folder.png", "full.png"])
+def test_a_sheet_that_cannot_be_written_is_named_and_an_earlier_one_stays(tmp_path, capsys, monkeypatch, out) -> None:
+    run = write_run(tmp_path / "ball", (5,))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "full.png").write_bytes(b"earlier")
+    if out == "full.png":
+        monkeypatch.setattr(contact_sheet, "write_png", _fill_the_disk)
+    assert main([str(run), "--frames", "1", "--side_px", "16", "--out", str(tmp_path / out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("contact_sheet: ") and str((tmp_path / out).parent) in line
+    assert (tmp_path / "full.png").read_bytes() == b"earlier" and not list(tmp_path.glob(".*.part"))
+
+
+def _fill_the_disk(path: Path, image: np.ndarray) -> None:
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
 
 
 def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
@@ -49,6 +69,5 @@ def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
     middle, corner = sheet[0, 16, :, 16].astype(int), sheet[0, 0, :, 0]
     assert (middle[:, 0] > middle[:, 2] + 80).all() and (corner == 255).all()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "empty"), "--out", "x.png"])
+    assert main([str(tmp_path / "empty"), "--out", "x.png"]) == 2
     assert "holds no point_cloud" in capsys.readouterr().err

@@ -93,6 +93,13 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path) -> None:
     assert (tmp_path / "f").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(("named", "told"), [(None, "f"), ("other", "other")])
+def test_a_write_that_fails_says_of_which_file(tmp_path, named, told) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_path(tmp_path / "f"):
+        raise OSError(28, "No space left on device", *([] if named is None else [str(tmp_path / named)]))
+    assert str(caught.value).endswith(f": '{tmp_path / told}'")
+
+
 def test_what_a_killed_process_has_left_of_a_file_can_be_removed(tmp_path) -> None:
     """And nothing else: neither what is being written, nor another file's part."""
     kept = [tmp_path / name for name in ("f", ".f2.abcdefgh.part", ".f.part", "f.abcdefgh.part", ".fx.abcdefgh.part")]

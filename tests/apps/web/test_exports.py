@@ -73,6 +73,18 @@ def test_an_export_is_made_once_and_again_for_a_newer_scene(run) -> None:
     assert path.read_text() != first
 
 
+def test_the_export_of_a_scene_from_the_future_is_ready_once(run) -> None:
+    """Another machine's clock, or this one's before it was set, may have dated the scene."""
+    made = Exports()
+    ahead = time.time() + 86_400
+    os.utime(_save_scene(run, 4), (ahead, ahead))
+    made.request(run, "html")
+    _end(made, run, "html")
+    assert made.problem(run, "html") == "" and ready_export(run, "html") is not None
+    os.utime(_save_scene(run, 4), (ahead + 9, ahead + 9))  # a newer one
+    assert ready_export(run, "html") is None
+
+
 def test_a_scene_that_is_saved_during_an_export_is_exported_too(run) -> None:
     """As by a run in progress: whoever has asked gets the newest, not nothing."""
     made = Exports()

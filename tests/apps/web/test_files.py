@@ -2,7 +2,10 @@
 """Names of folders, what a run folder may show, and how far its log says it is."""
 
 import json
+import os
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -45,7 +48,7 @@ def _run(output: Path, name: str = "mug") -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["../mug", "..", ".", "", "mug/..", "/mug", "absent", "link", "a\0b", "mug/config.yaml", "deep/run"]
+    "name", ["../mug", "..", ".", "", "mug/..", "/mug", "absent", "link", "a\0b", "mug/config.yaml", "deep/run", ".hidden", "a\nb", "\udc80", "n" * 256]
 )
 def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
     _run(tmp_path, "outside")
@@ -55,6 +58,30 @@ def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
     server = ServerState(tmp_path / "out")
     assert server.find("mug").prompt == "a red mug" and [job.name for job in server.jobs()] == ["mug"]
     assert server.find(name) is None
+
+
+def test_what_is_written_again_has_another_address(tmp_path) -> None:
+    """A run that is deleted and started again has the same name, and its files the same numbers."""
+    pairs = ((outputs.FRONT_VIEW, "thumb.png"), (outputs.PANEL, "preview.png"), (outputs.TURNTABLE, "turntable.mp4"))
+    job = jobs.Job(_run(tmp_path))
+    for pattern, address in (*pairs, (outputs.SCENE, "view"), (outputs.REGION_MAP, "regions.png")):
+        path = job.folder / pattern.replace("K", "7")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = []
+        for written_s in (1000, 1000, 1001):
+            path.write_bytes(b"x")
+            os.utime(path, (written_s, written_s))
+            found.append(job.address(address, outputs.newest(job.folder, pattern)))
+        assert found[0] == found[1] != found[2] and found[0].startswith(f"/runs/mug/{address}?v=7-")
+
+
+@pytest.mark.parametrize("name", ["blue cup", "größe 5", "_x", "-x", 'say "hi"', "100%2F?a#b", "n" * 255])
+def test_a_run_of_the_command_line_may_have_any_name(tmp_path, name) -> None:
+    _run(tmp_path, name)
+    server = ServerState(tmp_path)
+    assert [job.name for job in server.jobs()] == [name] and server.find(name) is server.current
+    address = server.current.address("thumb.png")
+    assert unquote(address) == f"/runs/{name}/thumb.png" and re.fullmatch(r"[\w./%~-]+", address, re.ASCII)
 
 
 def test_the_newest_of_each_output_is_found_by_number(tmp_path) -> None:

@@ -269,6 +269,27 @@ def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
     assert job.state is State.UNFINISHED and job.can_resume
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_run_that_the_command_line_takes_over_is_seen_to_run(server, is_own) -> None:
+    """One of this server's that has ended, and one that was there before it; the current one, and in the list."""
+    if is_own:
+        folder = server.submit(CONFIG).folder
+        until(lambda: server.tick() or server.current.state is State.FINISHED, poll_s=0.05)
+    else:
+        folder = _run(server.output)
+        server.current = server.find(folder.name)
+        server.tick()
+    before = server.current
+    assert server.find(folder.name) is before
+    (folder / "config.yaml").write_text("OptimizationParams: {iterations: 30}\nGuidanceParams: {text: a blue mug}\n")
+    os.utime(folder / "config.yaml", (2e9, 2e9))  # by a clock that is finer than the file system's
+    lock = RunLock(folder)
+    server.tick()
+    job = server.current
+    assert job is server.find(folder.name) and (job.state, job.prompt, job.log.steps) == (State.ELSEWHERE, "a blue mug", 30)
+    lock.release()
+
+
 def test_the_last_line_stands_in_for_a_sentence() -> None:
     assert last_sentence("", "train.py") == ""
     assert last_sentence("Traceback\n  File\nMemoryError: no\ufffd\r\n\n", "train.py") == "MemoryError: no\ufffd"
