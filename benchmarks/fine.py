@@ -149,7 +149,7 @@ def prior_table() -> str:
     """A line a number of images and range of distances, a column a timestep."""
     names = "images", "distances", *(f"t = {t}" for t in TIMESTEPS)
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for images, radii in ((480, (3.45, 3.55)), (480, (3.5, 3.5)), (1200, (3.5, 3.5))):
+    for images, radii in ((480, (3.45, 3.55)), (480, (3.5, 3.5)), (1500, (3.5, 3.5))):
         found = [predicted(OBJECTS[0], images, radii, t) for t in TIMESTEPS]
         shown = " | ".join(f"{decibel:.1f} dB, {detail:.2f}" for decibel, detail in found)
         lines.append(f"| {images} | {radii[0]} to {radii[1]} | {shown} |")
