@@ -38,11 +38,11 @@ def flattened(mesh: Mesh, step: float) -> Mesh:
     tree, count = library("scipy.spatial").cKDTree(centres), len(centres)
     distance, near = tree.query(centres, k=np.arange(1, min(FAR, count) + 1))
     for _ in range(PASSES):
-        mesh = fitted(mesh, wanted(mesh, near, distance / step), before)
+        mesh = fitted(mesh, goals(mesh, near, distance / step), before)
     return mesh
 
 
-def wanted(mesh: Mesh, near: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def goals(mesh: Mesh, near: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Normals [F, 3]: averages over the triangles `near` [F, K] at `distance` in steps, as far as ground is flat."""
     normals, area = normals_and_areas(mesh)
     some = slice(NEAR)

@@ -346,7 +346,7 @@ ERRORS = [
         ("for one in self._queue if not one.is_cancelled)", "for one in self._queue)"),
         ("if not problem:  # it was too late", "if problem:"),
         ("elif ready_export(folder, format, up) is None and self._found", "elif self._found"),
-        ("out.stat().st_mtime >= scene", "0 <= scene"),
+        ("out.stat().st_mtime_ns >= scene", "0 <= scene"),
     ),
     *_in("apps/web/job.py", "tests/apps/web/test_server_state.py",
         ("(state is not State.STOPPED or self._has_saved)", "True"),

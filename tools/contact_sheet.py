@@ -27,7 +27,6 @@ from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import check_suffix, is_scene
-from utils.general_utils import atomic_path
 from utils.image_utils import write_png
 from utils.video import read_video
 
@@ -68,8 +67,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("--frames, --side_px, --seeds: expected 1 or more.")
     check_suffix(args.out, "png")
     drawn = _drawn(args)
-    with atomic_path(args.out) as temporary:
-        write_png(temporary, drawn)
+    write_png(args.out, drawn)
     return 0
 
 

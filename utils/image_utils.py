@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.general_utils import atomic_path
+
 
 def to_uint8(image: Tensor) -> np.ndarray:
     """[C, H, W] in [0, 1] (clamped) to uint8 [H, W, 3]; a single channel is repeated."""
@@ -22,11 +24,12 @@ def colour_map(disparity: Tensor) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] RGB; raises OSError when the file cannot be written."""
+    """Writes uint8 [H, W, 3] RGB, whole or not at all; raises OSError when the file cannot be written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())
+    with atomic_path(path) as temporary:  # the page may read it at any time
+        temporary.write_bytes(encoded.tobytes())
 
 
 def read_png(path: Path) -> np.ndarray:

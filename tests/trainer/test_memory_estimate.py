@@ -212,8 +212,8 @@ def test_a_run_that_does_not_fit_into_main_memory_is_refused_before_any_work(wor
 
 
 @pytest.mark.parametrize("opt", ["quickstart", "fine", "quickstart_trained", "toy", "toy_trained"])
-def test_the_toy_worlds_runs_fit_into_two_gigabytes(opt) -> None:
-    check_memory(refusing("--opt", opt), CPU, 2 * GB)
+def test_the_toy_worlds_runs_fit_into_two_gigabytes_and_the_fine_one_into_three(opt) -> None:
+    check_memory(refusing("--opt", opt), CPU, (3 if opt == "fine" else 2) * GB)
 
 
 BANK = ["--CoGradParams.enabled", "true", "--init_num_pts", "100000", "--C_batch_size", "4"]
