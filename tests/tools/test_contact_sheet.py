@@ -6,7 +6,6 @@ import pytest
 
 from scene.ply_file import compress
 from tests.red_ball import write_run
-from tools import contact_sheet
 from tools.contact_sheet import main
 from utils.image_utils import read_png
 from utils.video import VideoWriter
@@ -48,15 +47,15 @@ def test_a_sheet_that_cannot_be_written_is_named_and_an_earlier_one_stays(tmp_pa
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "full.png").write_bytes(b"earlier")
     if out == "full.png":
-        monkeypatch.setattr(contact_sheet, "write_png", _fill_the_disk)
+        monkeypatch.setattr(Path, "write_bytes", _fill_the_disk)
     assert main([str(run), "--frames", "1", "--side_px", "16", "--out", str(tmp_path / out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("contact_sheet: ") and str((tmp_path / out).parent) in line
     assert (tmp_path / "full.png").read_bytes() == b"earlier" and not list(tmp_path.glob(".*.part"))
 
 
-def _fill_the_disk(path: Path, image: np.ndarray) -> None:
-    path.write_bytes(b"half")
+def _fill_the_disk(path: Path, content: bytes) -> None:
+    path.write_text("half")
     raise OSError(28, "No space left on device")
 
 
