@@ -38,15 +38,18 @@ def flattened(mesh: Mesh, step: float) -> Mesh:
     tree, count = library("scipy.spatial").cKDTree(centres), len(centres)
     distance, near = tree.query(centres, k=np.arange(1, min(FAR, count) + 1))
     for _ in range(PASSES):
-        mesh = fitted(mesh, goals(mesh, near, distance / step), before)
+        mesh = fitted(mesh, target_normals(mesh, near, distance / step), before)
     return mesh
 
 
-def goals(mesh: Mesh, near: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Normals [F, 3]: averages over the triangles `near` [F, K] at `distance` in steps, as far as ground is flat."""
+def target_normals(mesh: Mesh, near: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Unit normals [F, 3] to turn to: averages over the first NEAR of the triangles `near` [F, K], where it is flat.
+
+    distance [F, K]: to those triangles, in steps of the grid, ascending.
+    """
     normals, area = normals_and_areas(mesh)
-    some = slice(NEAR)
-    average = filtered(normals, near[:, some], area[near[:, some]] * np.exp(-0.5 * (distance[:, some] / REACH) ** 2))
+    nearest = near[:, :NEAR]
+    average = filtered(normals, nearest, area[nearest] * np.exp(-0.5 * (distance[:, :NEAR] / REACH) ** 2))
     ground = area[near] * (distance <= FAR_REACH)
     flat = (ground * (_cosines(average, near) > math.cos(FLAT_RAD))).sum(axis=1) / np.maximum(ground.sum(axis=1), 1e-30)
     share = np.clip((flat - LEAST_FLAT) / (ALL_FLAT - LEAST_FLAT), 0, 1)[:, None]

@@ -67,10 +67,10 @@ def boxes() -> tuple[Mesh, Mesh]:
 
 def test_a_noisy_box_gets_flat_sides_and_sharp_edges(boxes) -> None:
     (before, beside_before), (after, beside) = map(of_box, boxes)
-    assert before[beside_before > 3].mean() > 6 and after[beside > 3].mean() < 2.5  # measured: 7.1, 1.8
-    assert before[beside_before < 2].mean() > 22 and after[beside < 2].mean() < 15  # measured: 24.4, 12.5
+    assert before[beside_before > 3].mean() > 6 and after[beside > 3].mean() < 2.5  # measured: 7.1, 1.7
+    assert before[beside_before < 2].mean() > 22 and after[beside < 2].mean() < 10  # measured: 24.4, 7.1; 12.5 in one pass
     off = [np.abs(np.abs(mesh.vertices @ TURN).max(axis=1) - HALF).mean() for mesh in boxes]
-    assert off[1] < 0.8 * off[0]  # measured: 0.68
+    assert off[1] < 0.8 * off[0]  # measured: 0.64
     assert volume(boxes[1]) == pytest.approx(volume(boxes[0]), rel=0.01)
 
 
@@ -94,7 +94,7 @@ def test_creases_part_normals_and_leave_the_surface_closed(boxes) -> None:
     apart, shared = (
         degrees_off(vertex_normals(mesh)[mesh.faces].reshape(-1, 3), np.repeat(own, 3, axis=0)) for mesh in (parted, whole)
     )
-    assert (apart > 40).mean() < 0.3 * (shared > 40).mean()  # measured: 0.012, 0.057
+    assert (apart > 40).mean() < 0.3 * (shared > 40).mean()  # measured: 0.017, 0.082
 
 
 def test_no_triangle_is_turned_over() -> None:
