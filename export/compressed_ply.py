@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from export.cloud import UP, rotated
-from export.limits import check, fitted
+from export.limits import check, fitted, report_rounding
 from export.options import Options
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from utils.general_utils import atomic_path
 from utils.sh_utils import SH2RGB
 
 GROUP = 256
+POSITION_BITS = (11, 10, 11)
 REST_RANGE = 8.0
 """View dependence is held from -4 to 4."""
 CHUNK_FIELDS = [
@@ -32,7 +33,9 @@ def write_compressed_ply(gaussians: GaussianModel, out: Path, options: Options) 
     """Sorted so that a group's Gaussians are near one another, for its steps are shares of its ranges."""
     check(gaussians, "compressed.ply")
     gaussians = rotated(fitted(gaussians, "compressed.ply"), UP[options.up])
-    content = compressed(gaussians, z_order(gaussians.get_xyz))
+    order = z_order(gaussians.get_xyz)
+    report_rounding(gaussians, stored_positions(gaussians.get_xyz.detach().numpy(), order.numpy()), "compressed.ply")
+    content = compressed(gaussians, order)
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
 
@@ -58,7 +61,7 @@ def compressed(gaussians: GaussianModel, order: torch.Tensor) -> bytes:
     opacity = gaussians.get_opacity[order].double().numpy()
     words = np.stack(
         [
-            packed(position, (11, 10, 11)),
+            packed(position, POSITION_BITS),
             packed_rotation(gaussians.get_rotation[order].double().numpy()),
             packed(scale, (11, 10, 11)),
             packed(np.concatenate([colour, opacity], axis=1), (8, 8, 8, 8)),
@@ -83,6 +86,16 @@ def shares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     group = np.arange(len(values)) // GROUP
     extent = np.where(high > low, high.astype(float) - low, 1.0)
     return np.clip((values - low[group]) / extent[group], 0, 1), np.concatenate([low, high], axis=1)
+
+
+def stored_positions(xyz: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """[N, 3]: the positions that a reader computes from the file, not in its order."""
+    share, low_high = shares(xyz[order].astype(np.float64))
+    low, high = low_high[np.arange(len(xyz)) // GROUP].astype(np.float64).reshape(-1, 2, 3).swapaxes(0, 1)
+    steps = (1 << np.array(POSITION_BITS)) - 1
+    stored = np.empty_like(share)
+    stored[order] = low + np.round(share * steps) / steps * (high - low)
+    return stored
 
 
 def packed(values: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:

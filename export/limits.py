@@ -3,16 +3,18 @@
 
 Numbers go into half floats, bytes and fixed point, partly in another library. What does not fit would become infinite,
 wrap around or coarsen the steps of all others. So: what no format holds is refused; of what one format does not hold,
-positions are refused, and the rest is clipped to the nearest that it holds, which a line tells.
+positions are refused, and the rest is clipped to the nearest that it holds, which a line tells. Steps of positions
+that are coarser than the Gaussians themselves are reported too.
 """
 
 import logging
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
-from scene.gaussian_ply import LOG_SCALES
+from scene.gaussian_ply import LOG_SCALES, moved_by_rounding
 from scene.ply_columns import MAX_NUMBER
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,14 @@ def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:
                 format, FIELDS[name], *held, f"{int(rows.sum()):,}", f"{len(values):,}", beyond.min(), beyond.max(),
             )  # fmt: skip
     return gaussians.with_parameters(raw)
+
+
+def report_rounding(gaussians: GaussianModel, stored: np.ndarray, format: str) -> None:
+    """A line where positions as a file stores them, [N, 3], differ by more than the size of their Gaussians."""
+    raw = gaussians.parameters_in_order()
+    xyz, log_scales = (raw[name].detach().cpu().numpy() for name in ("xyz", "scaling"))
+    if moved := moved_by_rounding(xyz, stored, log_scales):
+        logger.warning("%s: %s; remove far Gaussians, rescale the scene, or take ply, gsglb or splat", format, moved)
 
 
 def _refuse(values: torch.Tensor, bad: torch.Tensor, name: str, held: Range, format: str) -> None:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
+
 from export.cloud import UP, padded, rotated
-from export.limits import check, fitted
+from export.limits import check, fitted, report_rounding
 from export.options import Options, library
 from scene.gaussian_model import GaussianModel
 from scene.ply import ply_content, write_vertices
@@ -50,10 +52,30 @@ def write_sog(gaussians: GaussianModel, out: Path, options: Options) -> None:
     _convert(_placed(gaussians, "sog", options), "sog", out)
 
 
+def _spz_positions(xyz: np.ndarray) -> np.ndarray:
+    """As stored: [N, 3] in fixed point."""
+    return np.round(xyz.astype(np.float64) * 4096) / 4096
+
+
+def _sog_positions(xyz: np.ndarray) -> np.ndarray:
+    """As stored: [N, 3], of which logarithms have 65,535 steps from the least to the largest of an axis."""
+    logs = np.sign(xyz) * np.log1p(np.abs(xyz.astype(np.float64)))
+    low, extent = logs.min(axis=0), np.maximum(np.ptp(logs, axis=0), 1e-9)
+    logs = low + np.round((logs - low) / extent * 65535) / 65535 * extent
+    return np.sign(logs) * np.expm1(np.abs(logs))
+
+
+STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"spz": _spz_positions, "sog": _sog_positions}
+"""Format -> positions [N, 3] -> those that a reader computes from the file, where they differ."""
+
+
 def _placed(gaussians: GaussianModel, format: str, options: Options) -> GaussianModel:
     """Rotated, and within what the format holds."""
     check(gaussians, format)
-    return fitted(rotated(gaussians, UP[options.up]), format)
+    placed = fitted(rotated(gaussians, UP[options.up]), format)
+    if format in STORED:
+        report_rounding(placed, STORED[format](placed.get_xyz.detach().cpu().numpy()), format)
+    return placed
 
 
 def _convert(gaussians: GaussianModel, format: str, out: Path, spz_version: int = 3) -> None:

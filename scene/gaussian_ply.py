@@ -5,6 +5,7 @@ N Gaussians, K = (degree + 1)^2 SH coefficients a channel. Raw parameters: log s
 (w, x, y, z) of any length.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from scene.ply import PlyFile, open_ply
 from scene.ply_columns import colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.ply_file import PlyError
 from utils.sh_utils import RGB2SH
+from utils.wording import counted
+
+logger = logging.getLogger(__name__)
 
 XYZ, DC = ("x", "y", "z"), ("f_dc_0", "f_dc_1", "f_dc_2")
 SCALE, ROTATION = ("scale_0", "scale_1", "scale_2"), ("rot_0", "rot_1", "rot_2", "rot_3")
@@ -76,7 +80,26 @@ def _read_parameters(ply: PlyFile) -> dict[str, torch.Tensor]:
     kept = usable_rows(path, len(vertices), reasons)
     table["opacity"] = np.clip(exponents["opacity"], -MAX_LOGIT, MAX_LOGIT)
     table |= {name: np.maximum(exponents[name], LOG_SCALES[0]) for name in SCALE}
-    return _parameters({name: column[kept] for name, column in table.items()}, rest)
+    parameters = _parameters({name: column[kept] for name, column in table.items()}, rest)
+    stored = np.stack([table[name][kept] for name in XYZ], axis=1)
+    if moved := moved_by_rounding(stored, parameters["xyz"].numpy(), parameters["scaling"].numpy()):
+        logger.warning("%s: in single precision %s; move its scene to the origin before it is read", path, moved)
+    return parameters
+
+
+def moved_by_rounding(positions: np.ndarray, rounded: np.ndarray, log_scales: np.ndarray) -> str:
+    """How many Gaussians are no longer where they were, in words; empty where none is. All [N, 3].
+
+    Moved by more than its largest deviation, a Gaussian no longer covers the place that it was meant to.
+    """
+    away = np.linalg.norm(rounded.astype(np.float64) - positions, axis=1)
+    moved = away > np.exp(log_scales.astype(np.float64).max(axis=1))
+    if not moved.any():
+        return ""
+    return (
+        f"the positions of {int(moved.sum()):,} of {counted(len(away), 'Gaussian')} are rounded by more than the "
+        f"Gaussian's own size, by up to {away.max():.3g} units"
+    )
 
 
 def _largest(table: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -228,3 +228,34 @@ def test_a_notice_of_clipping_goes_to_the_log(caplog, tmp_path) -> None:
         FORMATS["spz"].write(scene_with("f_dc", 5.0), tmp_path / "out.spz", Options(up="z"))
     (record,) = caplog.records
     assert record.getMessage() == "spz holds base colour (f_dc) from -3.3334 to 3.3334: 1 of 300 Gaussians, from -0.701127 to 5, are clipped to that"
+
+
+@pytest.mark.parametrize(
+    ("far", "factor", "moves"),
+    [(None, 1.0, ()), (1500.0, 1.0, ("compressed.ply",)), (None, 1e-3, ("spz",)), (9e17, 1.0, ("compressed.ply", "sog"))],
+    ids=["plain", "a floater", "tiny", "a floater beyond all"],
+)
+@pytest.mark.parametrize("format", [name for name in POINTS if name != "html"])
+def test_positions_rounded_by_more_than_their_gaussians_size_are_reported(tmp_path, caplog, format, far, factor, moves) -> None:
+    """As many as another reader finds; a floater coarsens the steps of others, and spz has one step for every scene."""
+    raw = {name: lopsided().parameters_in_order()[name].detach().clone() for name in PARAMETERS}
+    raw |= {"xyz": raw["xyz"] * factor, "scaling": raw["scaling"] + math.log(factor)}
+    if far is not None:
+        raw["xyz"][0, 0] = far
+    scene, out = GaussianModel.of_parameters(raw), tmp_path / f"out{FILE_FORMATS[format].suffix}"
+    try:
+        FORMATS[format].write(scene, out, Options(up="z"))
+    except ValueError as problem:
+        assert format == "spz" and "cannot hold the position" in str(problem)
+        return
+    lines = [record.getMessage() for record in caplog.records if "rounded by more" in record.getMessage()]
+    assert len(lines) == (format in moves)
+    if format != "sog":  # it sorts, and by what it sorted cannot be seen where many are in one place
+        order = z_order(scene.get_xyz).argsort().numpy() if format == "compressed.ply" else np.arange(N)
+        expected = (rotated(scene, Y_UP) if format == "gsglb" else scene).get_xyz.detach().numpy()
+        away = np.linalg.norm(read(out, format).xyz[order] - expected, axis=1)
+        moved = int((away > scene.get_scaling.detach().numpy().max(axis=1)).sum())
+        assert (moved > 0) == (format in moves)
+        if moved:
+            start = f"{format}: the positions of {moved} of 300 Gaussians are rounded by more than the Gaussian's own size"
+            assert lines[0].startswith(start)

@@ -276,3 +276,16 @@ def test_a_notice_is_one_line_on_stderr(tmp_path, capfd) -> None:
     finally:
         logger.handlers = handlers
     assert capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("offset", "moved"), [(0.0, 0), (1e3, 0), (5e5, 0), (1e8, 3)])
+def test_georeferenced_positions_that_single_precision_cannot_hold_are_reported(tmp_path, caplog, offset, moved) -> None:
+    """Doubles, as surveyors' programs write them, of Gaussians 0.1 units large; at 1e8 single precision has steps of 8."""
+    columns = rows(x=[offset + k for k in (3, 4, 5)])
+    gaussians = GaussianModel.from_ply(write(tmp_path / "c.ply", columns, types="double"))
+    assert len(gaussians.get_xyz) == 3
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (moved > 0)
+    if moved:
+        assert f"in single precision the positions of {moved} of 3 Gaussians are rounded by more than" in lines[0]
+        assert "move its scene to the origin" in lines[0]
