@@ -64,6 +64,8 @@ def cloud_of(path: Path, iteration: int | None = None) -> Path:
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a run folder or a .ply file.")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is neither a file nor a folder; give a run folder or a .ply file.")
     if path.is_file():
         check_is_ply(path)
     if path.is_file() and iteration is None:

@@ -12,6 +12,7 @@ from export import compressed_ply, gltf_splats, mesh, page, splats
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
+from utils.general_utils import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def exports(
         if path.is_dir() or path.resolve() == cloud.resolve():
             what = "is a folder" if path.is_dir() else "is the cloud itself"
             raise ValueError(f"{path} {what}; give a path of a new .{format} file.")
+        check_writable(path)
     gaussians = GaussianModel.from_ply(cloud)
     if gaussians.antialiased:
         _report_antialiased(formats)

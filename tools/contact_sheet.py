@@ -26,7 +26,7 @@ from evaluation.experiments.runs import read_folder
 from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
-from utils.file_formats import check_suffix, is_scene
+from utils.file_formats import check_out, is_scene
 from utils.image_utils import write_png
 from utils.video import read_video
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if min(args.frames, args.side_px, args.seeds) < 1:
         raise ValueError("--frames, --side_px, --seeds: expected 1 or more.")
-    check_suffix(args.out, "png")
+    check_out(args.out, "png")
     drawn = _drawn(args)
     write_png(args.out, drawn)
     return 0

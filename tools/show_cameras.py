@@ -27,7 +27,7 @@ from gaussian_renderer import render
 from scene import Scene
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
-from utils.file_formats import check_suffix
+from utils.file_formats import check_out
 from utils.image_utils import to_uint8, write_png
 from utils.random_streams import RandomStreams
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--columns", type=int, default=8, help="views in a row")
     args, words = parser.parse_known_args(argv)
-    check_suffix(args.out, "png")
+    check_out(args.out, "png")
     write_png(args.out, camera_sheet(load_config(words), max(args.columns, 1)))
     return 0
 

@@ -19,7 +19,7 @@ import argparse
 import numpy as np
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
-from utils.file_formats import check_suffix, without_xz
+from utils.file_formats import check_out, without_xz
 from utils.heat_map import text_strip
 from utils.video import VideoWriter
 from utils.wording import counted
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     args = parser.parse_args(argv)
     check_flags(args)
-    check_suffix(args.out, "mp4")
+    check_out(args.out, "mp4")
     strip = np.concatenate([text_strip(label, args.size_px) for label in labels_of(args)], axis=1)
     clouds = load(args.scenes, args)
     with VideoWriter(args.out, args.fps) as video:

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
 from export.options import default_path
-from utils.file_formats import check_suffix
+from utils.file_formats import check_out
 from utils.video import VideoWriter
 
 
@@ -32,10 +32,12 @@ def main(argv: list[str]) -> int:
     check_flags(args)
     if args.out is not None and len(args.scenes) > 1:
         raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
-    if args.out is not None:
-        check_suffix(args.out, "mp4")
-    for path, cloud in zip(args.scenes, load(args.scenes, args)):
-        with VideoWriter(args.out or default_path(path, "mp4", args.iteration), args.fps) as video:
+    outs = [args.out or default_path(path, "mp4", args.iteration) for path in args.scenes]
+    clouds = load(args.scenes, args)
+    for out in outs:
+        check_out(out, "mp4")
+    for out, cloud in zip(outs, clouds):
+        with VideoWriter(out, args.fps) as video:
             for (image,) in turns([cloud], args):
                 video.add(image)
         print(video.path)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.general_utils import check_writable
+
 
 class FileFormat(NamedTuple):
     """`description` is one line for the user; `options` are fields of export/options.py."""
@@ -55,6 +57,12 @@ def format_of(path: Path, among: Sequence[str] = SCENES) -> str:
     known = ", ".join(FILE_FORMATS[name].suffix for name in among)
     has = f"ends in {path.suffix}" if path.suffix else "has no suffix"
     raise ValueError(f"{path} {has}; expected {'one of ' if len(among) > 1 else ''}{known}.")
+
+
+def check_out(path: Path, format: str) -> None:
+    """Before the work: raises ValueError as `check_suffix` does, and OSError where no file can be written at `path`."""
+    check_suffix(path, format)
+    check_writable(path)
 
 
 def check_suffix(path: Path, format: str) -> None:

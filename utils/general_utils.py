@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small tools of the Gaussian model: logit, rotations, covariances, learning-rate schedules, atomic files."""
 
+import errno
 import fcntl
 import math
 import os
@@ -72,6 +73,33 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 PART = r"\.[a-z0-9_]{8}\.part"
 """How the name of a file that is being written ends: "." and the name of the whole one stand before it."""
+LONGEST_NAME = 255
+"""Bytes, of most file systems."""
+
+
+def part_start(name: str) -> str:
+    """How the name of the temporary file of `name` begins: with as much of that as leaves room for what follows."""
+    room = LONGEST_NAME - len("..01234567.part")
+    encoded = os.fsencode(name)
+    return f".{name}." if len(encoded) <= room else f".{encoded[:room].decode('utf-8', 'ignore')}."
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises OSError where no file can be written at `path`, before the work that gives its content. Leaves nothing."""
+    target = Path(path)
+    folder = target.parent
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while not folder.exists():
+            folder = folder.parent
+        for name in target.relative_to(folder).parts:
+            with suppress(FileNotFoundError):
+                (folder / name).lstat()  # a name too long, or below a file
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error  # in place of the temporary file's name
 
 
 @contextmanager
@@ -83,9 +111,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     nothing, where another folder has the place of `path`'s meanwhile.
     """
     target = Path(path)
+    with suppress(FileNotFoundError):
+        target.lstat()  # a name that is too long is refused before it is cut for the temporary file
     target.parent.mkdir(parents=True, exist_ok=True)
     with _open_folder(target.parent) as folder:  # open, so that a new folder cannot have its number
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=part_start(target.name), suffix=".part")
         temporary = Path(name)
         try:
             with suppress(OSError):  # a file system without locks
@@ -133,7 +163,7 @@ def is_being_written(part: Path) -> bool:
 
 def remove_parts(path: Path) -> None:
     """Removes what killed processes have left of `path`: temporary files of `atomic_path` that nobody writes."""
-    name = re.compile(rf"\.{re.escape(path.name)}{PART}")
+    name = re.compile(re.escape(part_start(path.name).removesuffix(".")) + PART)
     with suppress(OSError):  # no such folder
         for part in path.parent.iterdir():
             if name.fullmatch(part.name) and not is_being_written(part):

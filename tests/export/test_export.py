@@ -2,6 +2,8 @@
 """tools/export.py: where files go, and a sentence for everything that a user can get wrong."""
 
 import dataclasses
+import importlib
+import os
 import re
 import shutil
 import sys
@@ -9,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from export import FORMATS, export
+from evaluation import orbit_flags
+from export import FORMATS, export, mesh
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from scene.ply_file import compress
 from tests.export.readers import read_splat
 from tests.export.scenes import N, run_folder
 from tests.scene.foreign_ply import rows, write
+from tools import contact_sheet
 from tools.export import main
 from utils.file_formats import FILE_FORMATS, format_of
 
@@ -289,3 +293,30 @@ def test_a_scene_without_gaussians_is_a_sentence_and_no_file(run, tmp_path, form
     with pytest.raises(ValueError, match="holds no Gaussian"):
         FORMATS[format].write(none, tmp_path / f"none.{format}", Options())
     assert not (tmp_path / "export").exists() and not (tmp_path / f"none.{format}").exists()
+
+
+@pytest.mark.parametrize("tool", ["export", "turntable", "side_by_side", "contact_sheet"])
+def test_an_out_that_cannot_be_written_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch, tool) -> None:
+    """Where a mesh or a video takes a minute."""
+    suffix = {"export": ".glb", "contact_sheet": ".png"}.get(tool, ".mp4")
+    monkeypatch.setattr(mesh, "framing", _worked)
+    monkeypatch.setattr(orbit_flags, "framing", _worked)
+    monkeypatch.setattr(contact_sheet, "framing", _worked)
+    (tmp_path / "file").write_text("")
+    (tmp_path / f"folder{suffix}").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for out in (f"folder{suffix}", f"file/out{suffix}", "a" * 252 + suffix):
+        main_of = importlib.import_module(f"tools.{tool}").main
+        assert main_of([str(run), "--out", str(tmp_path / out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{tool}: ") and str(tmp_path / out) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _worked(*_: object) -> None:
+    raise AssertionError("the work has begun")
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_named(tmp_path, capsys) -> None:
+    os.mkfifo(tmp_path / "c.ply")
+    assert "c.ply is neither a file nor a folder" in refused(capsys, tmp_path / "c.ply", "--format", "ply")

@@ -15,6 +15,7 @@ from utils.general_utils import (
     atomic_path,
     build_covariance,
     build_rotation,
+    check_writable,
     finite_rows,
     get_expon_lr_func,
     inverse_sigmoid,
@@ -146,3 +147,39 @@ def test_a_file_whose_folder_was_exchanged_meanwhile_is_not_put_into_the_new_one
         folder.mkdir()
         path.write_text("ours")
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "a" + "€" * 84, "a" * 241, "a" * 240])
+def test_any_name_that_the_file_system_takes_can_be_written_whole(tmp_path, name) -> None:
+    """The temporary file's name would be longer than the file's own; what a killed process leaves of it is removed too."""
+    (tmp_path / "other").write_text("kept")
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+        left = temporary.with_name(temporary.name[:-13] + "abcdefgh.part")
+        left.write_text("half")
+        assert name.startswith(temporary.name[1:-14])
+        remove_parts(tmp_path / name)
+        assert temporary.exists() and not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / name, tmp_path / "other"])
+    assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("place", ["a" * 256, "file/below", "file/below/it", "folder", "/proc/f", "new/" + "a" * 256, "a" * 256 + "/f"])
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path, place) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught:
+        check_writable(tmp_path / place)
+    assert caught.value.filename == str(tmp_path / place) and not caught.value.filename2
+    if place == "a" * 256:
+        with pytest.raises(OSError, match="File name too long"), atomic_path(tmp_path / place):
+            raise AssertionError("the work has begun")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("place", ["f", "new/folder/f", "link"])
+def test_what_can_be_written_is_left_as_it_is(tmp_path, place) -> None:
+    (tmp_path / "link").symlink_to("f")
+    (tmp_path / "f").write_text("old")
+    check_writable(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["f", "link"] and (tmp_path / "f").read_text() == "old"
