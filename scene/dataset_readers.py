@@ -30,6 +30,7 @@ from scene.cameras import (
 )
 from scene.ply import open_ply
 from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
+from scene.ply_file import PlyError
 from scene.point_growing import grow
 from scene.text_to_cloud import CloudUnavailable, point_e_cloud, shap_e_cloud
 from utils.graphics_utils import BasicPointCloud
@@ -193,6 +194,9 @@ def camera_at(
     return placed_cameras(r, theta, phi, lens, device, (90.0, 0.0, 3.5), PoseJitter.none(1))[0]
 
 
+REACH, SMALLEST = 10, 500
+"""Starting points farther from the origin than so many times the cameras' distance, or all nearer than so small a part
+of it, are in other units: the one is beyond all that init_shape draws, the other smaller than a pixel."""
 XYZ, NORMAL, RGB = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
 
 
@@ -210,7 +214,7 @@ def _ungrown(cam_params: "GenerateCamParams", streams: RandomStreams) -> BasicPo
     """
     shape, n, rng = cam_params.init_shape, cam_params.init_num_pts, streams.numpy
     if shape == "file":
-        return read_point_cloud(str(cam_params.init_file))
+        return read_initial(str(cam_params.init_file), cam_params)
     if shape in ("pointe", "shap_e"):
         try:
             return _from_text(cam_params, streams)
@@ -269,6 +273,27 @@ def initial_vertices(cloud: BasicPointCloud) -> np.ndarray:
     return vertices
 
 
+def read_initial(path: str | PathLike[str], cam_params: "GenerateCamParams") -> BasicPointCloud:
+    """`read_point_cloud`, of points that a training starts from: refused where all are out of the cameras' reach.
+
+    A scan in millimetres, or in a country's coordinates, would train an empty image. Raises PlyError (a ValueError).
+    """
+    cloud = read_point_cloud(path)
+    distance = np.linalg.norm(cloud.points.astype(np.float64), axis=1)
+    seen_from = max(cam_params.default_radius, *cam_params.radius_range)
+    beyond = distance > REACH * seen_from
+    lie = f"lie {distance.min():.3g} to {distance.max():.3g} units from the origin"
+    looked_at = f"which cameras see from up to {seen_from:g} units away: move and rescale them"
+    if beyond.all():
+        raise PlyError(f"the points of {path} {lie}; expected some within {REACH * seen_from:g} of it, {looked_at}")
+    if beyond.any():
+        logger.warning("%s of %s points of %s are far away: they %s, %s",
+                       f"{int(beyond.sum()):,}", f"{len(beyond):,}", path, lie, looked_at)  # fmt: skip
+    elif len(distance) > 1 and distance.max() < seen_from / SMALLEST:
+        logger.warning("the points of %s are too small to be seen apart: they %s, %s", path, lie, looked_at)
+    return cloud
+
+
 def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
     """Points, colours and normals of a PLY file as any program writes them.
 
@@ -310,7 +335,7 @@ def load_or_sample_points(
     write. Nothing is written yet.
     """
     if path.exists() and not is_stale:
-        return read_point_cloud(path), None
+        return read_initial(path, cam_params), None
     vertices = initial_vertices(initial_points(cam_params, streams))
     return cloud_of_vertices(vertices), vertices
 

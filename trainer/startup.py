@@ -14,7 +14,7 @@ from guidance.image_size import size_notices, size_problems
 from guidance.law_checks import law_problems
 from guidance.model_files import model_file_checks
 from guidance.timestep_checks import timestep_problems
-from scene.dataset_readers import read_point_cloud
+from scene.dataset_readers import read_initial
 from scene.point_growing import neighbour_search
 from scene.text_to_cloud import point_e_modules
 from toy.prompt_words import prompt_notices, prompt_problems
@@ -68,12 +68,12 @@ def _check_folder(config: Config) -> None:
     checkpoint_of(folder, config, torch.device("cpu"))
     points = folder.path / INITIAL_POINTS
     if points.exists() and not folder.has_stale_points:
-        read_point_cloud(points)
+        read_initial(points, config.cameras)
         return
     if config.cameras.init_grow:
         neighbour_search()
     if config.cameras.init_shape == "file":
-        read_point_cloud(str(config.cameras.init_file))
+        read_initial(str(config.cameras.init_file), config.cameras)
     elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
         point_e_modules()
 

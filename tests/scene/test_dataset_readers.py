@@ -175,3 +175,32 @@ def test_points_that_are_no_numbers_are_not_written(tmp_path, field, value) -> N
     with pytest.raises(ValueError, match=r"the initial points hold NaN, infinity or more than 1e\+18"):
         initial_vertices(cloud)
     assert not (tmp_path / "c.ply").exists()
+
+
+def _start(path, scale, offset, how="init_file"):
+    """Eight points read as the initial ones, spread over `scale` units around `offset`, by either way."""
+    points = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * scale + offset
+    write_vertices(path, initial_vertices(BasicPointCloud(points, np.full((8, 3), 0.5), np.zeros((8, 3)))))
+    if how == "init_points3d":
+        return load_or_sample_points(path, GenerateCamParams(), RandomStreams(0))[0].points
+    return initial_points(GenerateCamParams(init_shape="file", init_file=str(path)), RandomStreams(0)).points
+
+
+@pytest.mark.parametrize("how", ["init_file", "init_points3d"])
+@pytest.mark.parametrize(("scale", "offset"), [(1000, 0), (1, 100), (1, (5e5, 4.5e6, 100)), (1e6, 0)])
+def test_points_out_of_the_cameras_reach_are_refused(tmp_path, how, scale, offset) -> None:
+    """In millimetres, or in a country's coordinates: the run would train an empty image."""
+    with pytest.raises(ValueError, match=r"lie \S+ to \S+ units from the origin; expected some within 55 of it") as caught:
+        _start(tmp_path / "p.ply", scale, offset, how)
+    assert str(tmp_path / "p.ply") in str(caught.value) and "move and rescale" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["init_file", "init_points3d"])
+@pytest.mark.parametrize(
+    ("scale", "offset", "told"),
+    [(1, 0, ""), (30, 0, ""), (0.05, 3, ""), (1e-3, 0, "too small to be seen apart"), (80, 30, "7 of 8 points of")],
+)
+def test_points_in_odd_units_are_read_and_reported(tmp_path, caplog, how, scale, offset, told) -> None:
+    assert len(_start(tmp_path / "p.ply", scale, offset, how)) == 8
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == bool(told) and all(told in line and "move and rescale" in line for line in lines)

@@ -85,6 +85,15 @@ def test_a_file_that_cannot_serve_is_refused_before_the_folder_exists(tmp_path, 
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("--dry_run", "true")], ids=["start", "dry run"])
+def test_a_file_out_of_the_cameras_reach_is_refused_before_the_folder_exists(tmp_path, capsys, words):
+    far = square(8)
+    write_vertices(tmp_path / "far.ply", initial_vertices(far._replace(points=far.points + 1e4)))
+    assert run(tmp_path, "--init_shape", "file", "--init_file", tmp_path / "far.ply", *words) == 2
+    assert "units from the origin; expected some within" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_scipy_growing_is_refused_before_the_folder_exists(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.spatial", None)
