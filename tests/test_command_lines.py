@@ -2,6 +2,7 @@
 """Every command line of the project ends by Ctrl-C with one line, however early it comes."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -98,3 +99,14 @@ def test_a_tool_says_in_a_line_which_file_cannot_be_written(path) -> None:
     (main,) = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if getattr(node, "name", "") == "main"]
     words = " ".join(map(ast.unparse, main.decorator_list))
     assert path.stem in WITHOUT_FILES or (words.startswith(f"program.refuses('{path.stem}'") and "OSError" in words)
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path.parent.name == "tools"], ids=lambda path: path.stem)
+def test_a_tool_does_not_pass_over_a_flag_that_it_does_not_have(path, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(f"tools.{path.stem}").main
+    try:
+        status = main(["--no_such_flag", "1"])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2 and capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -95,7 +95,10 @@ def _compare(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     axes = {"prior": args.priors, "words": args.words, "prompt": args.objects, "variant": args.variants}
     runs = runs_of(cell, args.seeds, **axes)
     failures = [] if args.summary_only else _run(args, runs)
-    print(write_report(args.out, read_results(args.out, [run.name for run in runs]), args.sheet_seeds))
+    results = read_results(args.out, [run.name for run in runs])
+    if args.summary_only and not results:
+        raise ValueError(f"{args.out} holds no finished run of these; leave out --summary_only to make them.")
+    print(write_report(args.out, results, args.sheet_seeds))
     for failure in failures:
         print(f"ablate_toy: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -121,6 +124,8 @@ def _run(args: argparse.Namespace, runs: Sequence[Run]) -> list[str]:
 def _rescore(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     if not args.rescore.is_dir():
         raise ValueError(f"--rescore {args.rescore}: no such folder")
+    if not read_folder(args.rescore):
+        raise ValueError(f"--rescore {args.rescore}: holds no finished run; give the --out of an earlier call.")
     lost = rescore(args.rescore, args.jobs, args.score_px)
     print(write_report(args.rescore, read_folder(args.rescore), args.sheet_seeds))
     for name in lost:

@@ -83,14 +83,15 @@ def compile_kernels(nvrtc: ctypes.CDLL, folder: Path, files: tuple[str, ...]) ->
 
 @program.refuses("compile_sm70", OSError)
 def main(argv: list[str]) -> int:
-    if len(argv) != 2:
-        print("compile_sm70: expected two arguments, FOLDER_WITH_NVRTC and OUTPUT_FOLDER", file=sys.stderr)
-        return 2
-    nvrtc_folder, output_folder = argv
-    output = Path(output_folder)
+    """Exit status: 0 compiled, 1 not compiled, 2 bad input."""
+    parser = program.parser(__doc__)
+    parser.add_argument("nvrtc", type=Path, metavar="FOLDER_WITH_NVRTC")
+    parser.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
+    args = parser.parse_args(argv)
+    output = args.output
     output.mkdir(parents=True, exist_ok=True)
     try:
-        nvrtc = load_nvrtc(Path(nvrtc_folder))
+        nvrtc = load_nvrtc(args.nvrtc)
         for name, (folder, files) in KERNELS.items():
             cubin, log = compile_kernels(nvrtc, folder, files)
             target = output / f"{name}_{ARCH}.cubin"

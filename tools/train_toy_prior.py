@@ -25,7 +25,9 @@ import torch
 
 from toy.training.data import load_or_render
 from toy.training.model import Sizes
-from toy.training.training import PriorTrainer, TrainSettings
+from toy.training.training import PriorTrainer, TrainSettings, facts_of
+from utils.device import resolve_device
+from utils.general_utils import check_writable
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -59,10 +61,38 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def settings_of(args: argparse.Namespace) -> tuple[TrainSettings, Sizes]:
+    """Of the command `train`. Raises ValueError."""
+    settings = TrainSettings(
+        seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
+    )
+    return settings, Sizes(channels=tuple(args.channels))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError and OSError for what would be refused after the views were rendered, which takes minutes."""
+    if min(args.views, args.threads) < 1:
+        raise ValueError(f"--views {args.views}, --threads {args.threads}: expected 1 or more.")
+    if args.data_cache is not None:
+        check_writable(args.data_cache)
+    checkpoint = args.folder / "checkpoint.pt"
+    if args.command == "export":
+        if not checkpoint.is_file():
+            raise ValueError(f"{args.folder} holds no checkpoint.pt; give the --folder of a training.")
+        check_writable(args.to / "measured.json")
+        return
+    settings_of(args)
+    resolve_device(args.device)
+    check_writable(checkpoint)
+    if args.prior is not None and not checkpoint.is_file():
+        facts_of(args.prior)
+
+
 @program.refuses("train_toy_prior", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Runs one command."""
     args = parse(argv)
+    check(args)
     torch.set_num_threads(args.threads)
     rendered = load_or_render(args.data_cache, args.views, args.seed, workers=args.threads)
     if args.command == "export":
@@ -70,12 +100,10 @@ def main(argv: list[str]) -> int:
 
         export_prior(args.folder, args.to, rendered, remarks=args.remarks)
         return 0
-    settings = TrainSettings(
-        seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
-    )
-    trainer = PriorTrainer(settings, Sizes(channels=tuple(args.channels)), rendered, args.folder, args.device)
+    trainer = PriorTrainer(*settings_of(args), rendered, args.folder, args.device)
     if trainer.resume():
-        print(f"continuing at step {trainer.step}", flush=True)
+        ignored = "" if args.prior is None else f"; --from {args.prior} has no effect on a training that was begun"
+        print(f"continuing at step {trainer.step}{ignored}", flush=True)
     elif args.prior is not None:
         trainer.start_from(args.prior)
         print(f"starting from {args.prior}, at step {trainer.step}", flush=True)

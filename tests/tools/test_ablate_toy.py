@@ -327,6 +327,13 @@ def test_scoring_again_needs_the_clouds_alone_and_resumes(miniature, tmp_path, c
     assert "| full | 2 |" in (out / "summary.md").read_text()
 
 
+def test_a_folder_without_a_finished_run_is_no_summary(tmp_path, capsys) -> None:
+    """Nor is a mistyped one, of which the empty table and status 0 were the answer."""
+    for words in (["--out", str(tmp_path / "none"), "--summary_only"], ["--out", str(tmp_path), "--summary_only"], ["--rescore", str(tmp_path)]):
+        assert ablate_toy.main(words) == 2
+        assert "holds no finished run" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_folder_to_score_again_that_is_not_there(tmp_path, capsys) -> None:
     assert ablate_toy.main(["--rescore", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err

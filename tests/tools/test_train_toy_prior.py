@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from tools import train_toy_prior
 from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
 from toy.compose import compose
 from toy.reading import parse_prompt
@@ -18,6 +19,12 @@ from toy.training import checks, data, export, model, sampling, tokenizer, train
 
 RELEASED = Path(__file__).resolve().parents[2] / "assets" / "toy-prior"
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)
+WITHOUT_STEPS = {
+    "--minutes": ["nan", "0", "-1", "inf"],
+    "--steps": ["0", "-3"],
+    "--batch": ["0"],
+    "--lr": ["0", "nan", "-1"],
+}
 SHORT = training.TrainSettings(steps=3, batch=3, warmup_steps=2, log_every=1, check_every=100, fit_images=20)
 
 
@@ -255,3 +262,27 @@ def test_the_released_prior_can_be_continued(rendered, tmp_path):
 def test_exporting_nothing_is_refused(rendered, tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint.pt does not exist; run the train command"):
         export.export_prior(tmp_path, tmp_path / "to", rendered)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        *((["train", name, value], f"{name[2:]} = ") for name, values in WITHOUT_STEPS.items() for value in values),
+        (["train", "--views", "0"], "--views 0"),
+        (["train", "--threads", "0"], "--threads 0"),
+        (["train", "--channels", "16"], "channels = 16: expected three multiples of 16"),
+        (["train", "--channels", "48", "80", "100"], "three multiples"),
+        (["train", "--device", "cuda:9"], "cuda:9"),
+        (["train", "--from", "nowhere"], "nowhere has no measured.json"),
+        (["train", "--data-cache", "/proc/x.npz"], "/proc/x.npz"),
+        (["export", "--to", "there"], "holds no checkpoint.pt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_train_is_refused_before_views_are_rendered(tmp_path, monkeypatch, capsys, words, said) -> None:
+    """A schedule of no steps, NaN minutes too, would write networks as they were drawn and succeed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_toy_prior, "load_or_render", lambda *_, **__: pytest.fail("views are rendered"))
+    assert train_toy_prior.main([words[0], "--folder", str(tmp_path / "run"), *words[1:]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not list(tmp_path.iterdir())

@@ -28,6 +28,12 @@ class Sizes:
     heads: int = 4
     groups: int = 16
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for channels of which no U-Net can be built."""
+        if len(self.channels) != 3 or min(self.channels) < 1 or any(count % self.groups for count in self.channels):
+            given = " ".join(map(str, self.channels))
+            raise ValueError(f"channels = {given}: expected three multiples of {self.groups}.")
+
 
 class PriorNetworks(nn.Module):
     """U-Net and text encoder together, as they are trained and averaged.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -48,6 +49,13 @@ class TrainSettings:
     log_every: int = 25
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a schedule without a step, which would leave networks as they were drawn."""
+        for name in ("batch", "steps", "minutes", "lr"):
+            value, least = getattr(self, name), 1 if name in ("batch", "steps") else 0
+            if value is not None and not (value >= least and 0 < value < math.inf):
+                raise ValueError(f"{name} = {value}: expected {'1 or more' if least else 'a number above 0'}.")
+
 
 def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """Timesteps [count]: half of them uniform, half in 200..850, where shape and colour are decided."""
@@ -77,6 +85,14 @@ def fit_autoencoder(rendered: RenderedSet, settings: TrainSettings) -> LinearAut
         scaling_factor=settings.scaling_factor,
         whitening=settings.whitening,
     )
+
+
+def facts_of(prior: Path) -> dict[str, Any]:
+    """What an exported prior says of itself. Raises ValueError for another folder."""
+    facts = prior / "measured.json"
+    if not facts.is_file():
+        raise ValueError(f"{prior} has no measured.json; give a folder that the export command wrote.")
+    return json.loads(facts.read_text())
 
 
 class PriorTrainer:
@@ -223,10 +239,7 @@ class PriorTrainer:
         The optimizer's memory is not among what was exported, nor are the weights before averaging.
         Raises ValueError if it is no exported prior, has other sizes, or has trained for the whole schedule.
         """
-        facts = prior / "measured.json"
-        if not facts.is_file():
-            raise ValueError(f"{prior} has no measured.json; give a folder that the export command wrote.")
-        known = json.loads(facts.read_text())
+        known = facts_of(prior)
         found, wanted = tuple(known["sizes"]["channels"]), tuple(self.sizes.channels)
         if found != wanted:
             raise ValueError(f"{prior} holds a U-Net with channels {found}, but {wanted} were asked for.")
