@@ -88,7 +88,7 @@ def fit_autoencoder(rendered: RenderedSet, settings: TrainSettings) -> LinearAut
 
 
 def facts_of(prior: Path) -> dict[str, Any]:
-    """What an exported prior says of itself. Raises ValueError for another folder."""
+    """The measured.json of an exported prior. Raises ValueError for another folder."""
     facts = prior / "measured.json"
     if not facts.is_file():
         raise ValueError(f"{prior} has no measured.json; give a folder that the export command wrote.")
