@@ -18,9 +18,8 @@ from gaussian_renderer import render
 from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
 
-SHARPNESS = 2
-"""Power of the cosine between normal and view that weighs a view: frontal ones count."""
 LEAST_COSINE = 0.2
+"""Between normal and view: what is seen flatter is not read. The cosine weighs a view, as many pixels as it gives."""
 BAKE_BEGIN = 0.6
 """Of the time that a mesh takes, the share that has passed when the texture is begun; measured, two cores."""
 LEAST_COVERAGE = 0.5
@@ -82,7 +81,7 @@ def _seen_from(
     image = _sampled(_colour_and_coverage(gaussians, camera), places[in_front], camera)
     shown = image[:, 3] > LEAST_COVERAGE
     index, image = facing[in_front][shown], image[shown]
-    return index, image[:, :3] / image[:, 3:], image[:, 3] * cosine[index] ** SHARPNESS
+    return index, image[:, :3] / image[:, 3:], image[:, 3] * cosine[index]
 
 
 @torch.no_grad()

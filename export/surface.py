@@ -28,6 +28,8 @@ LEAST_LEVEL, MOST_LEVEL, LEVEL_STEPS = 0.1, 2.0, 6
 """Densities between which the surface's is searched, by so many bisections of its logarithm."""
 SMOOTHING = 1.0
 """Steps of the grid: deviation of the filter that takes single Gaussians' bumps out of the surface."""
+MOST_GROWTH = 1.05
+"""Of the surface's area, while the level rises: a solid shrinks; what grows has opened into slits and hollows."""
 LEAST_PART = 0.01
 """Connected parts with a smaller share of the triangles are dropped."""
 
@@ -138,7 +140,8 @@ def surface_at(field: np.ndarray, grid: Grid, level: float) -> Mesh | None:
 def best_surface(
     gaussians: GaussianModel, grid: Grid, cameras: list[RCamera], device: str | torch.device = "cpu"
 ) -> Mesh:
-    """The surface at the level whose outlines are as large as the Gaussians' own, which are rendered on `device`.
+    """The surface at the level whose outlines are as large as the Gaussians' own, which are rendered on `device`, or at
+    a lower one if it would have opened up before that: fog is opaque where it is deep, at a low density.
 
     Raises ValueError where there is none.
     """
@@ -148,15 +151,21 @@ def best_surface(
     best = surface_at(field, grid, LEAST_LEVEL)
     if best is None:
         raise ValueError(f"the Gaussians are too transparent for a mesh: no region reaches the density {LEAST_LEVEL}.")
-    low, high = LEAST_LEVEL, MOST_LEVEL
+    low, high, least_area = LEAST_LEVEL, MOST_LEVEL, area(best)
     for _ in range(LEVEL_STEPS):
         level = (low * high) ** 0.5
         mesh = surface_at(field, grid, level)
-        if mesh is None or outlines_px(mesh, cameras) < wanted_px:
+        if mesh is None or outlines_px(mesh, cameras) < wanted_px or area(mesh) > MOST_GROWTH * least_area:
             high = level
         else:
-            low, best = level, mesh
+            low, best, least_area = level, mesh, min(area(mesh), least_area)
     return best
+
+
+def area(mesh: Mesh) -> float:
+    """Of all triangles."""
+    a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
 
 
 def outlines_px(mesh: Mesh, cameras: list[RCamera]) -> int:
