@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the images, times and scores of docs/scores.md from sixteen runs: python tools/readme_numbers.py --out FOLDER
+"""Makes the images, times and scores of docs/scores.md from 25 runs: python tools/readme_numbers.py --out FOLDER
 
-Finished runs in FOLDER are not repeated. It takes forty minutes on two cores; the times are useful only if
+Finished runs in FOLDER are not repeated. It takes fifty minutes on two cores; the times are useful only if
 nothing else runs. What follows `--` goes to train.py in every run.
 """
 
@@ -64,9 +64,22 @@ IDEAL = (
     "a red mushroom with white stem",
     "a purple owl with green belly",
 )
+OTHERS = (
+    "a red cube with white dots",
+    "a blue sphere with yellow stripe",
+    "an orange cone with white stripes",
+    "a green cylinder with grey lid",
+    "a brown donut with pink icing",
+    "a white rocket with red fins",
+    "a brown table with green legs",
+    "a red car with blue roof",
+    "an orange cat with blue collar",
+)
+"""The toy world's other objects."""
 TRAINED = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
 RUNS = (
     *(Example(prompt, "quickstart", "quickstart.png") for prompt in IDEAL),
+    *(Example(prompt, "quickstart", "others.png") for prompt in OTHERS),
     Example(IDEAL[0], "toy"),
     *(Example(prompt, "fine") for prompt in IDEAL),
     *(Example(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED),

@@ -15,6 +15,7 @@ from evaluation.known_truth import score_run
 from tools import readme_numbers as tool
 from tools.readme_numbers import IDEAL, Example
 from toy import ideal
+from toy.objects import CLASSES
 from toy.reading import parse_prompt
 from toy.rendered_set import render_set
 from toy.truth import renderer_of_truth
@@ -113,5 +114,6 @@ def test_a_readme_without_marks_is_told() -> None:
 
 
 def test_the_runs_are_those_of_the_images() -> None:
-    assert len(tool.RUNS) == 16 and len({run.name for run in tool.RUNS}) == 16
+    assert len(tool.RUNS) == 25 and len({run.name for run in tool.RUNS}) == 25
+    assert {parse_prompt(run.prompt).class_name for run in tool.RUNS if run.config == "quickstart"} == set(CLASSES)
     assert all((tool.ROOT / "configs" / f"{run.config}.yaml").is_file() for run in tool.RUNS)

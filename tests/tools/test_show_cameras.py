@@ -33,5 +33,6 @@ def test_without_cograd_the_cameras_are_the_ranges(tmp_path, capsys) -> None:
     words = ["--out", str(tmp_path / "b.png"), "--opt", PROMPT, *SMALL, "--CoGradParams.enabled", "false"]
     assert show_cameras.main(words) == 0
     assert (_darkness(tmp_path / "b.png").max(axis=(2, 3)) > 0.3).all()
+    assert show_cameras.main(["--out", str(tmp_path / "c.png"), "--opt", PROMPT, *SMALL, "--columns", "0"]) == 2
     assert show_cameras.main(["--out", str(tmp_path / "c.png"), "--opt", "gone.yaml"]) == 2
     assert "gone.yaml" in capsys.readouterr().err
