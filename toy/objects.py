@@ -288,6 +288,8 @@ PARTS: dict[str, str] = {
 
 ONE_SIDED: tuple[str, ...] = ("snowman", "robot", "mug", "house", "rocket", "table", "mushroom", "car", "cat", "owl")
 """Classes whose front differs from their back."""
+SIDES_ALIKE: tuple[str, ...] = ("cube",)
+"""Classes of which a quarter turn leaves the outline."""
 
 
 @cache

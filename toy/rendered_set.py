@@ -13,14 +13,14 @@ import numpy as np
 
 from toy.captions import Spec
 from toy.compose import compose
+from toy.objects import SIDES_ALIKE
 from toy.raycast import View, render_gbuffers
 
-AZIMUTHS_OF_WORD_DEG: dict[str, tuple[float, float]] = {
-    "front": (0.0, 60.0),
-    "side": (30.0, 150.0),
-    "back": (120.0, 180.0),
-}
-"""View word -> range of |azimuth| that its images are taken from. The ranges overlap, as people's words do."""
+SECTORS_DEG: dict[str, tuple[float, float]] = {"front": (0.0, 45.0), "side": (45.0, 135.0), "back": (135.0, 180.0)}
+"""View word -> range of |azimuth| where it is the right one."""
+OVERLAP_DEG = 15.0
+"""So far beyond its sector a word's images reach, as people's words do. Not those of SIDES_ALIKE: from an edge between
+two like sides a cube is as much a front as from one of them, and each camera would make its own choice."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,18 @@ class PoseRanges:
 
 @dataclass(frozen=True)
 class RenderedSet:
-    """n images [n, 3, H, W] float32 in [-1, 1] on white, and |azimuth| in degrees of each."""
+    """n images [n, 3, H, W] float32 in [-1, 1] on white; of each |azimuth| and its words' overlap in degrees."""
 
     images: np.ndarray
     azimuth_deg: np.ndarray
+    overlap_deg: np.ndarray
 
     def members(self, view_word: str | None) -> np.ndarray:
         """Weights [n] that sum to 1: uniform over the images that the view word describes (None: over all)."""
         chosen = np.ones(len(self.azimuth_deg), bool)
         if view_word is not None:
-            low, high = AZIMUTHS_OF_WORD_DEG[view_word]
-            chosen = (self.azimuth_deg >= low) & (self.azimuth_deg <= high)
+            low, high = SECTORS_DEG[view_word]
+            chosen = (self.azimuth_deg >= low - self.overlap_deg) & (self.azimuth_deg <= high + self.overlap_deg)
         if not chosen.any():
             raise ValueError(f"None of {len(chosen)} images is a {view_word} view; render more images.")
         return chosen / chosen.sum()
@@ -73,4 +74,7 @@ def render_set(
         for image, gbuffer in zip(images[number], gbuffers):  # one by one: copies of all would be gigabytes
             image[:] = 2 * compose(gbuffer, spec.rgb_a(), spec.rgb_b(), (1, 1, 1)) - 1
         azimuths += [view.phi_deg for view in views]
-    return RenderedSet(images.reshape(-1, *images.shape[2:]), np.asarray(azimuths))
+    overlaps = [0.0 if spec.class_name in SIDES_ALIKE else OVERLAP_DEG for spec in specs]
+    return RenderedSet(
+        images.reshape(-1, *images.shape[2:]), np.asarray(azimuths), np.repeat(overlaps, views_per_spec)
+    )

@@ -13,7 +13,7 @@ from guidance.sd_step import scaled_linear_alphas
 from tests.drawn import Draws
 from tests.live_bytes import LiveBytes
 from toy.compose import compose
-from toy.ideal import OFFSET_STD, IdealPrior
+from toy.ideal import OFFSET_STD, SET_NAMES, IdealPrior
 from toy.posterior import ImageTable, NoiseLevel, posterior_mean
 from toy.raycast import View, render_gbuffers
 from toy.rendered_set import PoseRanges
@@ -98,6 +98,17 @@ def test_predicted_noise_is_brute_force_bayes(prior, t):
     clean = scale * brute_force_mean(x / scale, a, sigma / scale, 0.15, OFFSET_STD, pictures_of(prior), log_prior)
     got = prior.predict_noise(torch.tensor(x[None]).float(), torch.tensor([t]), embeddings)
     np.testing.assert_allclose(got[0].numpy(), (x - a * clean) / sigma, atol=1e-4)
+
+
+@pytest.mark.parametrize("text, overlap_deg", [(TEXT, 15), ("a red cube with white dots", 0), ("a blue sphere", 15)])
+def test_sets_of_two_words_overlap_where_sides_are_not_alike(text, overlap_deg):
+    prior = IdealPrior(GuidanceParams(text=text), "cpu", SIZE_PX, images=48)
+    member = dict(zip(SET_NAMES, prior._members.numpy() > 0))
+    for first, second, border_deg in (("front", "side", 45), ("side", "back", 135)):
+        between = np.abs(prior.azimuth_deg - border_deg) <= overlap_deg
+        np.testing.assert_array_equal(member[first] & member[second], between)
+        assert between.any() == (overlap_deg > 0)
+    assert (member["front"] | member["side"] | member["back"]).all()
 
 
 def test_a_blend_of_embeddings_is_the_mixture_of_the_sets(prior):
