@@ -20,7 +20,7 @@ from scene.gaussian_model import GaussianModel
 
 LEAST_COSINE = 0.2
 """Between normal and view: what is seen flatter is not read. The cosine weighs a view, as many pixels as it gives."""
-BAKE_BEGIN = 0.6
+BAKE_BEGIN = 0.65
 """Of the time that a mesh takes, the share that has passed when the texture is begun; measured, two cores."""
 LEAST_COVERAGE = 0.5
 DEPTH_TOLERANCE = 0.02

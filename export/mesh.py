@@ -46,7 +46,7 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     mesh = creased(simplified(flattened(mesh, grid.step), options.faces))
     normals = vertex_normals(mesh)
     solid = without_floaters(gaussians, mesh, normals, FLOATER_STEPS * grid.step, options.device)
-    report(0.45, "unwrapping the surface")
+    report(0.55, "unwrapping the surface")
     mesh, normals, uv = unwrapped(mesh, normals)
     texels = texels_of(mesh, normals, uv, options.texture_px)
     texture = bake(solid, mesh, texels, views(seen, BAKE_VIEWS, BAKE_PX), options.texture_px, seen.radius)
