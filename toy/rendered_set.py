@@ -19,8 +19,8 @@ from toy.raycast import View, render_gbuffers
 SECTORS_DEG: dict[str, tuple[float, float]] = {"front": (0.0, 45.0), "side": (45.0, 135.0), "back": (135.0, 180.0)}
 """View word -> range of |azimuth| where it is the right one."""
 OVERLAP_DEG = 15.0
-"""So far beyond its sector a word's images reach, as people's words do. Not those of SIDES_ALIKE: from an edge between
-two like sides a cube is as much a front as from one of them, and each camera would make its own choice."""
+"""So far beyond its sector a word's images reach, as people's words do. Not those of SIDES_ALIKE: a cube with
+an edge towards the camera would be a front view too, and each camera would choose between the two for itself."""
 
 
 @dataclass(frozen=True)

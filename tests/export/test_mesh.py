@@ -224,7 +224,7 @@ def test_a_surface_of_fog_does_not_open_up(seed) -> None:
     )
     seen = Framing(torch.zeros(3), 0.7)
     found = surface.best_surface(fog, surface.grid_around(fog, seen, 48), mesh.views(seen, 4, 96))
-    assert surface.area(found) < 4.2  # measured: 3.7, by the outlines alone 4.9; a ball's 3.1
+    assert surface.area(found) < 4.2  # twelve seeds: 3.4 to 3.8, by the outlines alone 4.6 to 5.1; a ball's 3.1
 
 
 def test_colours_are_where_they_belong(ball) -> None:
