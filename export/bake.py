@@ -19,7 +19,7 @@ from scene.cameras import RCamera
 from scene.gaussian_model import GaussianModel
 
 LEAST_COSINE = 0.2
-"""Between normal and view: what is seen flatter is not read. Views count by it: by the pixels that a texel fills there."""
+"""Between normal and view: what is seen flatter is not read. Views count by it: by the pixels that a texel fills."""
 BAKE_BEGIN = 0.65
 """Of the time that a mesh takes, the share that has passed when the texture is begun; measured, two cores."""
 LEAST_COVERAGE = 0.5
