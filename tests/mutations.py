@@ -26,7 +26,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from tests.planted_errors import ERRORS, Planted
+from tests.planted.errors import ERRORS, Planted
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 900

@@ -6,7 +6,7 @@ import collections
 import pytest
 
 from tests.mutations import ROOT
-from tests.planted_errors import ERRORS
+from tests.planted.errors import ERRORS
 
 
 @pytest.mark.parametrize("file", sorted({error.file for error in ERRORS}))
