@@ -161,12 +161,19 @@ def refuses(name: str, *kinds: type[Exception]) -> Callable[[Main], Main]:
             try:
                 return main(argv)
             except kinds as problem:
-                print(f"{command_of(name)}: {problem}", file=sys.stderr)
+                print(f"{command_of(name)}: {sentence_of(problem)}", file=sys.stderr)
                 return REFUSED
 
         return checked
 
     return decorated
+
+
+def sentence_of(problem: Exception) -> str:
+    """What is printed of an exception: its message; what to do where a file is in the place of a folder."""
+    if isinstance(problem, FileExistsError | NotADirectoryError) and problem.filename is not None:
+        return f"{problem.filename}: a file is in the place of a folder; give another path."
+    return str(problem)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -156,6 +156,18 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, capsys, name, typ
     assert main(["x"]) == program.REFUSED and capsys.readouterr().err == f"{told}: x is wrong\n"
 
 
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_the_place_of_a_folder_is_said_in_words(tmp_path, capsys, below) -> None:
+    @program.refuses("export", OSError)
+    def main(argv: list[str]) -> int:
+        (tmp_path / "file" / below).mkdir(parents=True, exist_ok=True)
+        return 0
+
+    (tmp_path / "file").write_text("")
+    told = f"{tmp_path / 'file' / below}: a file is in the place of a folder; give another path."
+    assert main([]) == program.REFUSED and capsys.readouterr().err == f"export: {told}\n"
+
+
 def test_other_errors_are_not_the_users() -> None:
     @program.refuses("export", ValueError)
     def main(argv: list[str]) -> int:
