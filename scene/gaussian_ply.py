@@ -61,7 +61,8 @@ def _read_parameters(ply: PlyFile) -> dict[str, torch.Tensor]:
     path, names = ply.path, ply.fields
     rest = [f"f_rest_{k}" for k in range(_rest_count(path, names))]
     base = None if set(DC) <= set(names) else colour_fields(names)
-    required = [*XYZ, *(base or DC), *rest, "opacity", *SCALE, *ROTATION]
+    scales = SCALE[:2] if SCALE[2] not in names and {*SCALE[:2]} <= set(names) else SCALE  # two: 2DGS's, which are flat
+    required = [*XYZ, *(base or DC), *rest, "opacity", *scales, *ROTATION]
     _check_no_points(path, required, names)
     vertices = ply.vertices(required)
     table = columns(vertices, [*XYZ, *rest, *ROTATION])
@@ -69,7 +70,8 @@ def _read_parameters(ply: PlyFile) -> dict[str, torch.Tensor]:
         table |= columns(vertices, DC)
     else:  # Nerfstudio writes Gaussians of SH degree 0 so
         table |= dict(zip(DC, RGB2SH(colours(path, vertices, base)).T))
-    exponents = columns(vertices, ["opacity", *SCALE])
+    flat = {name: np.full(len(vertices), LOG_SCALES[0]) for name in SCALE if name not in scales}
+    exponents = columns(vertices, ["opacity", *scales]) | flat
     bad = out_of_range(table)
     bad |= {name: np.isnan(column) for name, column in exponents.items() if np.isnan(column).any()}
     reasons = {

@@ -148,6 +148,17 @@ def test_gaussians_with_colours_in_place_of_harmonics(tmp_path) -> None:
     assert torch.allclose(found, torch.tensor(RGB2SH(np.array([1, 0.2, 0]))).float())
 
 
+def test_gaussians_with_two_scales_are_flat(tmp_path) -> None:
+    """As 2DGS writes them: discs, whose third axis is their normal."""
+    two = {name: values for name, values in rows().items() if name != "scale_2"}
+    read = GaussianModel.from_ply(write(tmp_path / "two.ply", two))
+    three = GaussianModel.from_ply(write(tmp_path / "three.ply", rows(scale_2=-80.0)))
+    assert torch.equal(read.get_scaling, three.get_scaling) and bool((read.get_scaling[:, 2] < 1e-30).all())
+    only_one = {name: values for name, values in two.items() if name != "scale_1"}
+    with pytest.raises(PlyError, match="scale_1"):
+        GaussianModel.from_ply(write(tmp_path / "one.ply", only_one))
+
+
 def test_supersplats_compressed_file_is_named(tmp_path) -> None:
     chunk = "element chunk 1\n" + "".join(f"property float {end}_{axis}\n" for end in ("min", "max") for axis in "xyz")
     packed = {f"packed_{name}": [1, 2] for name in ("position", "rotation", "scale", "color")}
