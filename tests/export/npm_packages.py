@@ -26,6 +26,7 @@ VIEWERS = {
     "spark": ("@sparkjsdev/spark", "three"),
     "mkkellogg": ("@mkkellogg/gaussian-splats-3d", "three"),
     "playcanvas": ("playcanvas",),
+    "three": ("three",),
 }
 """Viewer -> the packages that it needs; its page is viewers/NAME.js."""
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
@@ -62,6 +63,7 @@ def shown(
     folders = {name: package(name) for name in VIEWERS[viewer]}
     imports = {name: f"{ORIGIN}/{name}/{ENTRIES[name]}" for name in folders}
     imports["three/addons/"] = f"{ORIGIN}/three/examples/jsm/"
+    imports |= {f"three/{part}": f"{ORIGIN}/three/build/three.{part}.js" for part in ("webgpu", "tsl")}
     facts = {"FILE": f"{ORIGIN}/{file.name}", "EYE": eye, "FOV_DEG": fov_deg, "SIZE": size_px, "ANTIALIASED": antialiased}
     constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in facts.items())
     page_text = (

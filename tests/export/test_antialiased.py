@@ -82,12 +82,14 @@ def test_every_format_is_marked_or_known_to_have_none() -> None:
 
 
 def test_splat_transform_reads_the_marked_files(tmp_path) -> None:
-    """Version 2.7.1 ignores the mark; none of its readers minds it."""
-    cloud = cloud_of(tmp_path)
-    for format in MARKED:
-        written = export(cloud, format, tmp_path / f"out{FILE_FORMATS[format].suffix}")
-        splat_transform(written, tmp_path / f"{format}_back.ply")
-        assert len(GaussianModel.from_ply(tmp_path / f"{format}_back.ply").get_xyz) == len(lopsided().get_xyz), format
+    """And finds the mark in each: the PLY that it makes of them has it, or not, as they have."""
+    for antialiased in (True, False):
+        cloud = cloud_of(tmp_path, antialiased)
+        for format in MARKED:
+            written = export(cloud, format, tmp_path / f"out{FILE_FORMATS[format].suffix}")
+            splat_transform(written, tmp_path / f"{format}_back.ply")
+            back = GaussianModel.from_ply(tmp_path / f"{format}_back.ply")
+            assert len(back.get_xyz) == len(lopsided().get_xyz) and back.antialiased == antialiased, format
 
 
 def test_a_marked_ply_is_rendered_antialiased(tmp_path) -> None:

@@ -28,6 +28,7 @@ OPENED = [
     ("spark", "ply"), ("spark", "compressed.ply"), ("spark", "splat"), ("spark", "spz"), ("spark", "sog"),
     ("mkkellogg", "ply"), ("mkkellogg", "splat"), ("mkkellogg", "spz"),
     ("playcanvas", "ply"), ("playcanvas", "compressed.ply"), ("playcanvas", "sog"), ("playcanvas", "gsglb"),
+    ("three", "ply"), ("three", "splat"), ("three", "spz"), ("three", "gsglb"),
 ]  # fmt: skip
 """Viewer and format. mkkellogg's reads version 2 of spz only."""
 
@@ -73,10 +74,11 @@ def in_viewer(viewer: str, format: str, folder, **options) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("viewer", "format"), OPENED)
 def test_a_y_up_viewer_shows_what_our_renderer_shows(tmp_path, viewer, format) -> None:
-    """Without an option of the viewer or of the export. dB; measured: 36 (Spark), 34 (PlayCanvas), 27 (mkkellogg), 31 for splat."""
+    """Without an option of the export. dB; measured: 36 (Spark), 34 (PlayCanvas), 27 (mkkellogg; three.js, which cuts
+    Gaussians off at two deviations), for splat 31 and 26 (three.js)."""
     image = in_viewer(viewer, format, tmp_path, spz_version=2 if viewer == "mkkellogg" else 3)
     truth = by_our_renderer(scene())
-    assert psnr(image, truth) > 26
+    assert psnr(image, truth) > 25
     flipped = by_our_renderer(rotated(scene(), torch.diag(torch.tensor([-1.0, 1, -1]))))
     assert psnr(truth, flipped) < 18  # the bound above tells them apart
 
@@ -106,9 +108,9 @@ def test_y_down_is_upside_down_in_a_y_up_viewer(tmp_path) -> None:
 
 @pytest.mark.parametrize("format", ["ply", "compressed.ply", "splat", "spz", "sog"])
 def test_splat_transform_reads_one_and_the_same_scene(tmp_path, format) -> None:
-    """It holds everything as a y-down PLY has it, and converts spz, which is y up by its specification, to that."""
-    for given, up in ((format, "-y" if format == "spz" else "y"), ("ply", "y")):
-        FORMATS[given].write(scene(), tmp_path / f"{given}{FILE_FORMATS[given].suffix}", Options(up=up))
+    """It turns no format's axes (version 2 turned spz's)."""
+    for given in (format, "ply"):
+        FORMATS[given].write(scene(), tmp_path / f"{given}{FILE_FORMATS[given].suffix}", Options())
     back = tmp_path / "back.ply"
     splat_transform(tmp_path / f"{format}{FILE_FORMATS[format].suffix}", back)
     found, truth = GaussianModel.from_ply(back), GaussianModel.from_ply(tmp_path / "ply.ply")
