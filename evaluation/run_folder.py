@@ -19,7 +19,7 @@ from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
 from trainer.run_records import read_object
-from utils.file_formats import XZ, check_is_ply
+from utils.file_formats import XZ, check_is_read
 
 
 def config_of_run(run: Path) -> Config:
@@ -67,7 +67,7 @@ def cloud_of(path: Path, iteration: int | None = None) -> Path:
     if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is neither a file nor a folder; give a run folder or a .ply file.")
     if path.is_file():
-        check_is_ply(path)
+        check_is_read(path)
     if path.is_file() and iteration is None:
         return path
     if path.is_file():

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PlayCanvas's compressed PLY: groups of 256 Gaussians, each with its own ranges of positions, log scales and colours.
-
-N Gaussians, C groups. A word of 32 bits holds x, y, z in 11, 10 and 11 bits, or red, green, blue and opacity in bytes.
-"""
+"""Writing PlayCanvas's compressed PLY, which scene/compressed_ply.py describes and reads. N Gaussians, C groups."""
 
 from pathlib import Path
 
@@ -12,21 +9,12 @@ import torch
 from export.cloud import UP, rotated
 from export.limits import check, fitted, report_rounding
 from export.options import Options
+from scene.compressed_ply import GROUP, PACKED, POSITION_BITS, REST_RANGE, range_fields
 from scene.gaussian_model import PER_GAUSSIAN, GaussianModel
 from utils.general_utils import atomic_path
 from utils.sh_utils import SH2RGB
 
-GROUP = 256
-POSITION_BITS = (11, 10, 11)
-REST_RANGE = 8.0
-"""View dependence is held from -4 to 4."""
-CHUNK_FIELDS = [
-    f"{end}_{name}"
-    for names in (("x", "y", "z"), ("scale_x", "scale_y", "scale_z"), ("r", "g", "b"))
-    for end in ("min", "max")
-    for name in names
-]
-VERTEX_FIELDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
+CHUNK_FIELDS = [*range_fields("", "xyz"), *range_fields("scale_", "xyz"), *range_fields("", "rgb")]
 
 
 def write_compressed_ply(gaussians: GaussianModel, out: Path, options: Options) -> None:
@@ -63,7 +51,7 @@ def compressed(gaussians: GaussianModel, order: torch.Tensor) -> bytes:
         [
             packed(position, POSITION_BITS),
             packed_rotation(gaussians.get_rotation[order].double().numpy()),
-            packed(scale, (11, 10, 11)),
+            packed(scale, POSITION_BITS),
             packed(np.concatenate([colour, opacity], axis=1), (8, 8, 8, 8)),
         ],
         axis=1,
@@ -119,7 +107,7 @@ def header(chunks: int, count: int, rest: int, comments: list[str]) -> bytes:
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
     lines += [f"element chunk {chunks}"]
     lines += [f"property float {name}" for name in CHUNK_FIELDS]
-    lines += [f"element vertex {count}", *(f"property uint {name}" for name in VERTEX_FIELDS)]
+    lines += [f"element vertex {count}", *(f"property uint {name}" for name in PACKED)]
     if rest:
         lines += [f"element sh {count}", *(f"property uchar f_rest_{k}" for k in range(rest))]
     return "\n".join([*lines, "end_header", ""]).encode()

@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 from export.cloud import UP
-from utils.file_formats import FILE_FORMATS, without_xz
+from utils.file_formats import FILE_FORMATS, stem_of
 
 SPZ_VERSIONS = (2, 3)
 BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
@@ -42,7 +42,7 @@ class Options:
 
 def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
     """RUN/export/NAME.FORMAT, or export/NAME.FORMAT beside a .ply file; NAME ends with a given iteration."""
-    folder, name = (run.parent, without_xz(run).stem) if run.is_file() else (run, run.resolve().name)
+    folder, name = (run.parent, stem_of(run)) if run.is_file() else (run, run.resolve().name)
     return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + FILE_FORMATS[format].suffix)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scene.compressed_ply import is_compressed, unpacked
 from scene.ply import PlyFile, open_ply
 from scene.ply_columns import colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.ply_file import PlyError
@@ -59,12 +60,16 @@ def read_gaussians(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor
 
 def _read_parameters(ply: PlyFile) -> dict[str, torch.Tensor]:
     path, names = ply.path, ply.fields
+    vertices = unpacked(ply) if is_compressed(names) else None
+    if vertices is not None:
+        names = list(vertices.dtype.names or ())
     rest = [f"f_rest_{k}" for k in range(_rest_count(path, names))]
     base = None if set(DC) <= set(names) else colour_fields(names)
     scales = SCALE[:2] if SCALE[2] not in names and {*SCALE[:2]} <= set(names) else SCALE  # two: 2DGS's, which are flat
     required = [*XYZ, *(base or DC), *rest, "opacity", *scales, *ROTATION]
     _check_no_points(path, required, names)
-    vertices = ply.vertices(required)
+    if vertices is None:
+        vertices = ply.vertices(required)
     table = columns(vertices, [*XYZ, *rest, *ROTATION])
     if base is None:
         table |= columns(vertices, DC)

@@ -48,7 +48,7 @@ class PlyFile:
         """
         vertex = _checked_vertex(self.path, self.header, required)
         check_sizes(self.path, self.header)
-        if not self.header.is_ascii and all(row.is_fixed for row in (*self.header.before_vertex(), vertex)):
+        if not self.header.is_ascii and all(row.is_fixed for row in (*self.header.before(vertex), vertex)):
             return _read_fixed(self, vertex)
         try:
             return np.array(_through_plyfile(self, vertex))
@@ -56,6 +56,14 @@ class PlyFile:
             reason = textwrap.shorten(str(error), 200)
             message = f"{self.path} cannot be read as PLY ({reason}): damaged; copy or write it again"
             raise PlyError(message) from error
+
+    def rows(self, name: str, required: Sequence[str] = ()) -> np.ndarray:
+        """Structured array of an element of a binary file in which no row has lists. Raises PlyError."""
+        element = _checked_element(self.path, self.header, name, required)
+        check_sizes(self.path, self.header)
+        if self.header.is_ascii or not all(row.is_fixed for row in (*self.header.before(element), element)):
+            raise PlyError(f"{self.path} holds text or lists; expected numbers in binary form")
+        return _read_fixed(self, element)
 
 
 @contextmanager
@@ -102,35 +110,40 @@ def _as_ply(vertices: np.ndarray, comments: Sequence[str] = ()) -> PlyData:
 
 def _checked_vertex(path: Path, header: Header, required: Sequence[str]) -> Element:
     """The vertex element. Raises PlyError where the header alone shows that the file cannot serve."""
-    vertex = header.vertex
-    if vertex is None:
-        raise PlyError(f"{path} has no 'vertex' element; expected a PLY point cloud")
-    if "packed_position" in vertex.types:
-        raise PlyError(f"{path} is SuperSplat's compressed PLY, which is not read; open it there and export it as PLY")
-    missing = [name for name in required if name not in vertex.types]
-    if missing:
-        fields = textwrap.shorten(", ".join(vertex.types) or "none", 300)
-        raise PlyError(f"{path} lacks the vertex fields {', '.join(missing)}; it has {fields}")
-    odd = [name for name in required if len(vertex.types[name]) > 1 or vertex.types[name][0] not in DTYPES]
-    if odd:
-        kind = show(vertex.types[odd[0]][0])
-        raise PlyError(f"{path} declares the vertex field {odd[0]} as {kind}; expected a single number")
+    vertex = _checked_element(path, header, "vertex", required)
     if vertex.count == 0:
         raise PlyError(f"{path} holds 0 vertices; expected at least one point")
     return vertex
 
 
-def _read_fixed(ply: PlyFile, vertex: Element) -> np.ndarray:
+def _checked_element(path: Path, header: Header, element: str, required: Sequence[str]) -> Element:
+    """The element of that name. Raises PlyError where it is not there or lacks a field that is a number."""
+    found = header.element(element)
+    if found is None:
+        raise PlyError(f"{path} has no '{element}' element; expected a PLY point cloud")
+    missing = [name for name in required if name not in found.types]
+    if missing:
+        fields = textwrap.shorten(", ".join(found.types) or "none", 300)
+        raise PlyError(f"{path} lacks the {element} fields {', '.join(missing)}; it has {fields}")
+    odd = [name for name in required if len(found.types[name]) > 1 or found.types[name][0] not in DTYPES]
+    if odd:
+        kind = show(found.types[odd[0]][0])
+        raise PlyError(f"{path} declares the {element} field {odd[0]} as {kind}; expected a single number")
+    return found
+
+
+def _read_fixed(ply: PlyFile, element: Element) -> np.ndarray:
     """Rows of one size, after others of one size."""
-    before = sum(element.count * element.dtype("<").itemsize for element in ply.header.before_vertex())
-    vertices = np.empty(vertex.count, vertex.dtype(ply.header.byte_order))
+    before = sum(other.count * other.dtype("<").itemsize for other in ply.header.before(element))
+    rows = np.empty(element.count, element.dtype(ply.header.byte_order))
     ply.file.seek(ply.header.body_start + before)
-    if ply.file.readinto(vertices.view(np.uint8)) < vertices.nbytes:  # type: ignore[attr-defined]  # both kinds have it
+    if ply.file.readinto(rows.view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]  # both kinds have it
+        name = "vertices" if element.name == "vertex" else f"rows of {show(element.name)}"
         raise PlyError(
-            f"{ply.path} is truncated: its header declares {vertex.count} vertices of {vertices.itemsize} bytes after "
+            f"{ply.path} is truncated: its header declares {element.count} {name} of {rows.itemsize} bytes after "
             f"{before} others, {ply.header.body_bytes} bytes follow; copy or write it again"
         )
-    return vertices.astype(vertex.dtype("="), copy=False)
+    return rows.astype(element.dtype("="), copy=False)
 
 
 def _through_plyfile(ply: PlyFile, vertex: Element) -> np.ndarray:
@@ -138,7 +151,7 @@ def _through_plyfile(ply: PlyFile, vertex: Element) -> np.ndarray:
     header = ply.header
     format = next(name for name, order in BYTE_ORDERS.items() if order == header.byte_order)
     lines = ["ply", f"format {format} 1.0"]
-    for element in (*header.before_vertex(), vertex):
+    for element in (*header.before(vertex), vertex):
         lines.append(f"element {element.name} {element.count}")
         for name, words in element.types.items():
             names = [PLYFILE_TYPES.get(DTYPES.get(word, ""), word) if header.is_ascii else word for word in words]

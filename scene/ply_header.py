@@ -70,15 +70,13 @@ class Header:
         """Whether the data are text."""
         return not self.byte_order
 
-    @property
-    def vertex(self) -> Element | None:
-        """The element that holds the points."""
-        return next((element for element in self.elements if element.name == "vertex"), None)
+    def element(self, name: str) -> Element | None:
+        """The element of that name; the points' is "vertex"."""
+        return next((element for element in self.elements if element.name == name), None)
 
-    def before_vertex(self) -> list[Element]:
-        """The elements whose data precede the points'."""
-        names = [element.name for element in self.elements]
-        return self.elements[: names.index("vertex")]
+    def before(self, element: Element) -> list[Element]:
+        """The elements whose data precede that one's."""
+        return self.elements[: self.elements.index(element)]
 
 
 def read_header(path: Path, file: BinaryIO) -> Header:

@@ -19,7 +19,7 @@ import argparse
 import numpy as np
 
 from evaluation.orbit_flags import add_flags, check_flags, load, turns
-from utils.file_formats import check_out, without_xz
+from utils.file_formats import check_out, stem_of
 from utils.heat_map import text_strip
 from utils.video import VideoWriter
 from utils.wording import counted
@@ -28,7 +28,7 @@ from utils.wording import counted
 def labels_of(args: argparse.Namespace) -> list[str]:
     """As given, or the names of files and folders. Raises ValueError where there are too few or too many."""
     if args.labels is None:
-        return [without_xz(path).stem if path.is_file() else path.resolve().name for path in args.scenes]
+        return [stem_of(path) if path.is_file() else path.resolve().name for path in args.scenes]
     if len(args.labels) != len(args.scenes):
         raise ValueError(
             f"given {counted(len(args.labels), 'label')} for {counted(len(args.scenes), 'scene')}; give one for each."

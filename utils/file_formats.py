@@ -39,7 +39,9 @@ FILE_FORMATS: dict[str, FileFormat] = {
     "png": FileFormat(".png", "an image"),
 }
 SCENES = ("ply", "compressed.ply", "splat", "spz", "sog", "glb", "gsglb", "html")
-"""What a scene is exported to. Only ply is read."""
+"""What a scene is exported to."""
+READ = ("ply", "compressed.ply")
+"""Formats of a scene that are read, too."""
 XZ = ".xz"
 """The suffix after that of a compressed file: a run of an experiment keeps its cloud as point_cloud.ply.xz."""
 
@@ -79,10 +81,16 @@ def is_scene(path: Path) -> bool:
     return without_xz(path).suffix.lower() in {FILE_FORMATS[name].suffix for name in SCENES}
 
 
-def check_is_ply(path: Path) -> None:
-    """Raises ValueError for a scene file of another format, which is written here and not read."""
-    if is_scene(path) and (format := format_of(without_xz(path))) != "ply":
+def check_is_read(path: Path) -> None:
+    """Raises ValueError for a scene file of a format that is written here and not read."""
+    if is_scene(path) and (format := format_of(without_xz(path))) not in READ:
         raise ValueError(f"{path} is a file of the format {format}, which is not read; give a .ply file.")
+
+
+def stem_of(path: Path) -> str:
+    """The name of a scene's file without its format's suffix, compressed or not."""
+    name = without_xz(path)
+    return name.name[: -len(FILE_FORMATS[format_of(name)].suffix)] if is_scene(path) else name.stem
 
 
 def without_effect(options: Iterable[str], formats: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from evaluation import orbit_flags
 from export import FORMATS, export, mesh
@@ -21,7 +22,7 @@ from tests.export.scenes import N, run_folder
 from tests.scene.foreign_ply import rows, write
 from tools import contact_sheet
 from tools.export import main
-from utils.file_formats import FILE_FORMATS, format_of
+from utils.file_formats import FILE_FORMATS, READ, format_of
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_an_option_changes_the_files_of_those_formats_that_honour_it(tmp_path, f
     assert (plain != changed) == (option in FILE_FORMATS[format].options)
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "ply"])
+@pytest.mark.parametrize("format", [name for name in FORMATS if name not in READ])
 def test_a_scene_of_another_format_is_named(tmp_path, capsys, format) -> None:
     from tools.contact_sheet import main as contact_sheet
     from tools.turntable import main as turntable
@@ -248,6 +249,18 @@ def test_a_scene_of_another_format_is_named(tmp_path, capsys, format) -> None:
     assert turntable([str(given)]) == 2 and told in capsys.readouterr().err
     assert contact_sheet([str(given), "--out", str(tmp_path / "s.png")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_compressed_ply_is_a_scene(run, tmp_path, capsys) -> None:
+    """An export of it is named as one of the plain file would be, so that no plain PLY is called compressed."""
+    from tools.turntable import main as turntable
+
+    given = export(run, "compressed.ply", tmp_path / "small.Compressed.PLY", Options(up="z"))
+    assert main([str(given), "--format", "ply", "splat", "compressed.ply", "--up", "z"]) == 0
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["small.compressed.ply", "small.ply", "small.splat"]
+    first, again = (GaussianModel.from_ply(path) for path in (given, tmp_path / "export" / "small.ply"))
+    assert torch.equal(first.get_xyz, again.get_xyz)
+    assert turntable([str(given), "--frames", "2", "--size_px", "16"]) == 0 and (tmp_path / "export" / "small.mp4").is_file()
 
 
 def test_videos_and_sheets_are_named_as_what_they_are(run, tmp_path, capsys) -> None:

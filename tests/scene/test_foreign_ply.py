@@ -159,14 +159,6 @@ def test_gaussians_with_two_scales_are_flat(tmp_path) -> None:
         GaussianModel.from_ply(write(tmp_path / "one.ply", only_one))
 
 
-def test_supersplats_compressed_file_is_named(tmp_path) -> None:
-    chunk = "element chunk 1\n" + "".join(f"property float {end}_{axis}\n" for end in ("min", "max") for axis in "xyz")
-    packed = {f"packed_{name}": [1, 2] for name in ("position", "rotation", "scale", "color")}
-    path = write(tmp_path / "c.ply", packed, types="uint", before=(chunk, bytes(24)))
-    assert "SuperSplat's compressed PLY, which is not read; open it there and export it as PLY" in refused(path)
-    assert "SuperSplat's compressed PLY" in refused(path, read_point_cloud)
-
-
 def test_a_cloud_of_points_is_no_gaussians(tmp_path) -> None:
     path = write(tmp_path / "c.ply", {**POINTS, "red": [1, 2, 3], "green": [1, 2, 3], "blue": [1, 2, 3]})
     assert "holds points, not Gaussians" in refused(path)
