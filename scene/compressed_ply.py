@@ -5,6 +5,8 @@ Groups of 256 Gaussians have ranges of positions, log scales and colours, each G
 the ranges in 11, 10 and 11 bits or in bytes, and a quaternion by its largest part's number and the other three.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from scene.ply import PlyFile
@@ -29,14 +31,15 @@ def is_compressed(names: list[str]) -> bool:
 def unpacked(ply: PlyFile) -> np.ndarray:
     """Structured array [N] of float64 with the fields of a plain PLY of Gaussians. Raises PlyError, in one sentence."""
     vertex = ply.rows("vertex", PACKED)
-    groups = ply.rows(GROUPS, [*range_fields("", "xyz"), *range_fields("scale_", "xyz")])
+    colours = range_fields("", "rgb")
+    if not set(colours) & set(ply.fields_of(GROUPS)):
+        colours = []  # of the format's first version
+    groups = ply.rows(GROUPS, [*range_fields("", "xyz"), *range_fields("scale_", "xyz"), *colours])
     if len(groups) != -(-len(vertex) // GROUP):
         raise PlyError(f"{ply.path} holds {len(groups)} groups of {GROUP} for {len(vertex)} Gaussians: damaged")
     group = np.arange(len(vertex)) // GROUP
 
     def between(shares: np.ndarray, prefix: str, axes: str) -> np.ndarray:
-        if f"min_{axes[0]}" not in (groups.dtype.names or ()):  # colours of the format's first version
-            return shares
         low, high = (
             np.stack([groups[name].astype(np.float64) for name in names], axis=1)[group]
             for names in np.split(np.array(range_fields(prefix, axes)), 2)
@@ -44,22 +47,20 @@ def unpacked(ply: PlyFile) -> np.ndarray:
         with np.errstate(all="ignore"):  # ranges may be anything
             return low + shares * (high - low)
 
-    position, rotation, scale, colour = (vertex[name].astype(np.int64) & 0xFFFFFFFF for name in PACKED)
+    position, rotation, scale, colour = _words(ply, vertex, PACKED, 4)
     rgba = split(colour, (8, 8, 8, 8))
     columns = dict(zip("xyz", between(split(position, POSITION_BITS), "", "xyz").T))
     columns |= _numbered("scale", between(split(scale, POSITION_BITS), "scale_", "xyz"))
-    columns |= _numbered("f_dc", RGB2SH(between(rgba[:, :3], "", "rgb")))
+    columns |= _numbered("f_dc", RGB2SH(between(rgba[:, :3], "", "rgb") if colours else rgba[:, :3]))
     columns |= _numbered("rot", unpacked_rotation(rotation))
     with np.errstate(divide="ignore"):  # opacities of 0 and 1
         columns["opacity"] = np.log(rgba[:, 3]) - np.log1p(-rgba[:, 3])
-    if any(element.name == REST for element in ply.header.elements):
-        rest = ply.rows(REST)
+    if count := sum(name.startswith("f_rest_") for name in ply.fields_of(REST)):
+        names = [f"f_rest_{k}" for k in range(count)]
+        rest = ply.rows(REST, names)
         if len(rest) != len(vertex):
             raise PlyError(f"{ply.path} holds the view dependence of {len(rest)} of {len(vertex)} Gaussians: damaged")
-        names = [name for name in rest.dtype.names or () if name.startswith("f_rest_")]
-        if odd := [name for name in names if rest[name].dtype != np.uint8]:
-            raise PlyError(f"{ply.path} declares {odd[0]} as {rest[odd[0]].dtype}; expected bytes: damaged")
-        columns |= {name: unpacked_rest(rest[name]) for name in names}
+        columns |= {name: unpacked_rest(steps) for name, steps in zip(names, _words(ply, rest, names, 1))}
     table = np.empty(len(vertex), [(name, np.float64) for name in columns])
     for name, column in columns.items():
         table[name] = column
@@ -91,6 +92,14 @@ def unpacked_rest(steps: np.ndarray) -> np.ndarray:
 def range_fields(prefix: str, axes: str) -> list[str]:
     """Names of a group's lower ends, then of its upper ones."""
     return [f"{end}_{prefix}{axis}" for end in ("min", "max") for axis in axes]
+
+
+def _words(ply: PlyFile, rows: np.ndarray, names: Sequence[str], size: int) -> list[np.ndarray]:
+    """Fields of `size` bytes as numbers from 0. Raises PlyError for other types."""
+    if odd := [name for name in names if rows[name].dtype.kind not in "iu" or rows[name].dtype.itemsize != size]:
+        kind = rows[odd[0]].dtype
+        raise PlyError(f"{ply.path} declares {odd[0]} as {kind}; expected whole numbers of {8 * size} bits: damaged")
+    return [rows[name].astype(np.int64) & ((1 << 8 * size) - 1) for name in names]
 
 
 def _numbered(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

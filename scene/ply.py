@@ -57,6 +57,11 @@ class PlyFile:
             message = f"{self.path} cannot be read as PLY ({reason}): damaged; copy or write it again"
             raise PlyError(message) from error
 
+    def fields_of(self, name: str) -> list[str]:
+        """Names of an element's fields; none of one that is not there."""
+        element = self.header.element(name)
+        return [] if element is None else list(element.types)
+
     def rows(self, name: str, required: Sequence[str] = ()) -> np.ndarray:
         """Structured array of an element of a binary file in which no row has lists. Raises PlyError."""
         element = _checked_element(self.path, self.header, name, required)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.lib.recfunctions import repack_fields
+from numpy.lib.recfunctions import rename_fields, repack_fields
 from plyfile import PlyData, PlyElement
 
 from export.compressed_ply import write_compressed_ply
@@ -108,8 +108,10 @@ def test_groups_with_damaged_ranges_are_left_out_with_a_notice(tmp_path, caplog)
         (lambda found: {"chunk": None}, "no 'chunk' element"),
         (lambda found: {"chunk": found["chunk"][:1]}, "1 groups of 256 for 300 Gaussians"),
         (lambda found: {"chunk": np.concatenate([found["chunk"]] * 2)}, "4 groups of 256 for 300 Gaussians"),
+        (lambda found: {"chunk": rename_fields(found["chunk"], {"min_g": "min_q"})}, "lacks the chunk fields min_g"),
         (lambda found: {"sh": found["sh"][:7]}, "view dependence of 7 of 300 Gaussians"),
-        (lambda found: {"sh": found["sh"].astype([(name, "f4") for name in found["sh"].dtype.names])}, "f_rest_0"),
+        (lambda found: {"sh": found["sh"].astype([(name, "f4") for name in found["sh"].dtype.names])}, "f_rest_0 as float32; expected whole numbers of 8 bits"),
+        (lambda found: {"vertex": found["vertex"].astype([(name, "f8") for name in found["vertex"].dtype.names])}, "packed_position as float64"),
         (lambda found: {"sh": repack_fields(found["sh"][["f_rest_0", "f_rest_1"]])}, "2 f_rest fields"),
         (lambda found: {"vertex": repack_fields(found["vertex"][["packed_position", "packed_scale"]])}, "packed_rotation, packed_color"),
         (lambda found: {"vertex": found["vertex"][:0], "chunk": found["chunk"][:0], "sh": found["sh"][:0]}, "0 vertices"),
