@@ -12,6 +12,7 @@ import numpy as np
 from scene.ply import PlyFile
 from scene.ply_file import PlyError
 from utils.sh_utils import RGB2SH
+from utils.wording import counted
 
 GROUP = 256
 POSITION_BITS = (11, 10, 11)
@@ -36,7 +37,8 @@ def unpacked(ply: PlyFile) -> np.ndarray:
         colours = []  # of the format's first version
     groups = ply.rows(GROUPS, [*range_fields("", "xyz"), *range_fields("scale_", "xyz"), *colours])
     if len(groups) != -(-len(vertex) // GROUP):
-        raise PlyError(f"{ply.path} holds {len(groups)} groups of {GROUP} for {len(vertex)} Gaussians: damaged")
+        number, gaussians = counted(len(groups), "group"), counted(len(vertex), "Gaussian")
+        raise PlyError(f"{ply.path} holds {number} of {GROUP} for {gaussians}: damaged")
     group = np.arange(len(vertex)) // GROUP
 
     def between(shares: np.ndarray, prefix: str, axes: str) -> np.ndarray:
@@ -59,7 +61,8 @@ def unpacked(ply: PlyFile) -> np.ndarray:
         names = [f"f_rest_{k}" for k in range(count)]
         rest = ply.rows(REST, names)
         if len(rest) != len(vertex):
-            raise PlyError(f"{ply.path} holds the view dependence of {len(rest)} of {len(vertex)} Gaussians: damaged")
+            gaussians = counted(len(vertex), "Gaussian")
+            raise PlyError(f"{ply.path} holds the view dependence of {len(rest)} of {gaussians}: damaged")
         columns |= {name: unpacked_rest(steps) for name, steps in zip(names, _words(ply, rest, names, 1))}
     table = np.empty(len(vertex), [(name, np.float64) for name in columns])
     for name, column in columns.items():

@@ -106,7 +106,7 @@ def test_groups_with_damaged_ranges_are_left_out_with_a_notice(tmp_path, caplog)
     ("change", "told"),
     [
         (lambda found: {"chunk": None}, "no 'chunk' element"),
-        (lambda found: {"chunk": found["chunk"][:1]}, "1 groups of 256 for 300 Gaussians"),
+        (lambda found: {"chunk": found["chunk"][:1]}, "1 group of 256 for 300 Gaussians"),
         (lambda found: {"chunk": np.concatenate([found["chunk"]] * 2)}, "4 groups of 256 for 300 Gaussians"),
         (lambda found: {"chunk": rename_fields(found["chunk"], {"min_g": "min_q"})}, "lacks the chunk fields min_g"),
         (lambda found: {"sh": found["sh"][:7]}, "view dependence of 7 of 300 Gaussians"),
