@@ -19,6 +19,7 @@ from arguments import Config
 from arguments.load import load_config
 from tests.documented.commands import ROOT, Command, commands, parts
 from tests.documented.running import SMALL, Checkout, Understood, no_network, only_read, program
+from tools import reproduce
 from toy import ideal
 from toy.rendered_set import render_set
 
@@ -107,13 +108,19 @@ def is_there(command: Command, checkout: Checkout) -> None:
 
 
 def tells_the_cost(command: Command, checkout: Checkout) -> None:
-    """tools/reproduce.py checks all it would do, and its cost, before it begins."""
+    """tools/reproduce.py checks all it would do, and its cost, before it begins; what takes long on one GPU says --yes."""
     main, words = program(checkout.words(command))
     (checkout.folder / "prompts.txt").write_text("a red mug\n")
     before, dashes, after = words, [], []
     if "--" in words:
         before, dashes, after = words[: words.index("--")], ["--"], words[words.index("--") + 1 :]
-    assert main([*before, "--dry_run", *dashes, *after]) == 0
+    if "--ray" in before:  # no cluster is here
+        is_read(command, checkout)
+        before.remove("--ray")
+    assert main([*before, "--jobs", "1", "--dry_run", *dashes, *after]) == 0
+    hours = re.search(r"about ([\d.,]+) hours", checkout.printed())
+    is_short = hours is None or float(hours[1].replace(",", "")) <= reproduce.CONFIRM_FROM_HOURS
+    assert is_short or {"--yes", "--dry_run"} & set(before), f"{command.page}: is refused without --yes: {command}"
 
 
 def resolves(command: Command, checkout: Checkout) -> None:
@@ -210,7 +217,7 @@ RULES = [
         runs,
     ),
     Rule(r"python -m tools\.export .*--format (html|ply|splat|spz|sog|gsglb|\s)+$", runs),
-    Rule(r"python tools/reproduce\.py (?!.*--(report_only|ray|verify))", tells_the_cost),
+    Rule(r"python tools/reproduce\.py (?!.*--(report_only|verify))", tells_the_cost),
     Rule(r"python (tools/cuda_report|tools/compile_sm70|examples/\w+)\.py", is_there),
     Rule(r"python benchmarks/quickstart\.py", is_read_by_train),
     Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
@@ -271,6 +278,8 @@ def test_commands_were_found() -> None:
         "pytest -m no_such_mark",
         "python tools/gone.py RUN",
         "python tools/ablate_toy.py --out NOWHERE",
+        "python tools/reproduce.py --count 2",
+        "python tools/reproduce.py --count 2 --ray",
     ],
 )
 def test_a_wrong_command_is_noticed(line, checkout) -> None:

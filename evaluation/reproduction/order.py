@@ -58,7 +58,7 @@ class Order:
     def expected_cost(self, tflops: float) -> Cost:
         """Of the runs that are left."""
         seconds = [result["train_s"] for result in read_results(self.sweep.out, self.names)]
-        return cost(self.prior, len(waiting(self.runs, self.sweep)), self.at_once, seconds, tflops)
+        return cost(self.prior, waiting(self.runs, self.sweep), self.at_once, seconds, tflops)
 
 
 def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[list[str]], int]) -> Order:
