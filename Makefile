@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | app | test | test-slow | test-device | test-capabilities | gpu | lint | bench | smoke | setup | clean. Needs git, Python 3.11 or newer, and g++.
+# make demo | app | test | test-slow | test-device | test-capabilities | gpu | lint | bench | smoke | setup | clean. Needs git, Python 3.11 (newer ones are untried), and g++.
 # make reproduce: the paper's tables in miniature on the toy world, in two minutes; the report is in output/reproduce.
 # make cuda-report | cuda-sm70 | tsan: the CUDA kernels' registers, their code for V100, their races. No GPU needed.
 # make fuzz: ten minutes of random scenes through the rasterizer's backends and its reference, then ten minutes of hostile
@@ -21,23 +21,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := $(PIP) install --quiet --no-deps --require-hashes
 EXTENSIONS := submodules/diff-gaussian-rasterization submodules/simple-knn
+# Where nvcc is: the stamp has another name without it, so that the kernels are compiled once it is there.
+NVCC := $(shell PATH="$(CUDA_HOME)/bin:$(CUDA_PATH)/bin:$$PATH:/usr/local/cuda/bin" command -v nvcc)
+INSTALLED := $(VENV)/.extensions$(if $(NVCC),,-cpu)
 EXTENSION_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' \
 	-o -name '*.cuh' -o -name '*.toml' \) -not -path '*/build/*' -not -path '*.egg-info/*' 2>/dev/null)
 CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d distillation evaluation export gaussian_renderer guidance scene tools toy trainer utils viewer)
 # What compares numbers that torch computes; the other folders' tests are about texts, files, processes and pages.
 NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py
-# Not of `make bench`: parts of the others, and what takes an hour.
-BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py demo_time.py)
+# Not of `make bench`: parts of the others, and what trains for an hour or into a folder that it must be given.
+BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py demo_time.py fine.py mip.py tiny_autoencoder.py)
 
 .PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-slow test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
 
-setup: $(VENV)/.extensions
+setup: $(INSTALLED)
 
-setup-extra: $(VENV)/.requirements-extra $(VENV)/.extensions
+setup-extra: $(VENV)/.requirements-extra $(INSTALLED)
 
-setup-dev: $(VENV)/.requirements-dev $(VENV)/.extensions
+setup-dev: $(VENV)/.requirements-dev $(INSTALLED)
 
 # The locks hold every package with its hashes, but torch and its CUDA packages: of one release of torch there are several
 # builds. With --no-deps no lock can pull in a build; torch, which comes last, finds its other requirements installed.
@@ -56,7 +59,7 @@ $(VENV)/.requirements-dev: requirements-dev.lock requirements-ray.lock $(VENV)/.
 	$(LOCKED) -r requirements-dev.lock
 	touch $@
 
-$(VENV)/.extensions: $(EXTENSION_SOURCES) $(VENV)/.requirements
+$(INSTALLED): $(EXTENSION_SOURCES) $(VENV)/.requirements
 	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall $(addprefix ./,$(EXTENSIONS))
 	@$(BIN)/python -m diff_gaussian_rasterization && $(BIN)/python -m simple_knn
 	touch $@

@@ -100,6 +100,7 @@ def write_sheet(out: Path, path: Path, cloud: GaussianModel, cameras: list[RCame
     write_png(out, np.round(sheet * 255).astype(np.uint8))
 
 
+@program.refuses("exports", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run folder or .ply file (default: a run of 600 steps is made)")

@@ -172,8 +172,9 @@ def table(outcomes: dict[str, list[Outcome]]) -> str:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder that keeps clouds and results")
-    parser.add_argument("--prior", action="store_true", help="what the prior predicts, no training")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder that keeps clouds and results")
+    what.add_argument("--prior", action="store_true", help="what the prior predicts, no training")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--objects", type=int, default=len(OBJECTS))
     parser.add_argument("--short", action="store_true", help="half the steps, 128 px")
@@ -181,8 +182,6 @@ def main(argv: list[str]) -> None:
     if args.prior:
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n\n{prior_table()}")
         return
-    if args.out is None:
-        parser.error("give --out FOLDER, or --prior")
     outcomes: dict[str, list[Outcome]] = {name: [] for name in args.only}
     for k, text in enumerate(OBJECTS[: args.objects]):
         for name in args.only:

@@ -272,6 +272,7 @@ def terms_row(prompt: str, terms: str, folder: Path) -> str:
     return f"| {prompt} | {TERMS[terms].replace('--lambda_', '') or '-'} | {mesh} | {gaussians} | {ratio:.2f} |"
 
 
+@program.refuses("mesh", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN")

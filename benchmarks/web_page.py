@@ -87,6 +87,7 @@ def measure(server: ServerState, run: Path, address: str) -> None:
         print(f"| {name} | {len(times)} | {median:.1f} | {most:.1f} | {slowest:.1f} |")
 
 
+@program.refuses("web_page", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run folder whose last scene is exported")

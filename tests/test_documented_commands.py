@@ -123,11 +123,18 @@ def tells_the_cost(command: Command, checkout: Checkout) -> None:
     assert is_short or {"--yes", "--dry_run"} & set(before), f"{command.page}: is refused without --yes: {command}"
 
 
+def lines_of(told: str) -> Iterator[str]:
+    """What make would run, each turn of its loop over scripts as a line."""
+    for line in told.splitlines():
+        loop = re.match(r"for script in (.*?); do", line)
+        yield from (f".venv/bin/python {script}" for script in loop[1].split()) if loop else (line,)
+
+
 def resolves(command: Command, checkout: Checkout) -> None:
     """make knows the target, and every program that it would start is tried by a rule of this file too."""
     told = subprocess.run(["make", "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    for line in told.stdout.splitlines():
+    for line in lines_of(told.stdout):
         if re.match(r"\S*bin/python (?!-m pip)\S*(\.py|-m pytest|-m tests)", line):
             for part in parts(f"make: {command}", line):
                 rule_of(part).outcome(part, checkout)
