@@ -10,7 +10,7 @@ import torch
 from arguments import Config
 from arguments.load import load_config
 from arguments.no_effect import no_effect_notices
-from guidance.image_size import size_notices, size_problems
+from guidance.image_size import config_of_model, size_notices, size_problems
 from guidance.law_checks import law_problems
 from guidance.model_files import model_file_checks
 from guidance.timestep_checks import timestep_problems
@@ -26,8 +26,11 @@ from trainer.resume_rules import adapted
 from trainer.run_folder import INITIAL_POINTS, RunFolder
 from trainer.state import read_start
 from trainer.workers import device_of
+from utils.device import reason_without_gpu
 
 logger = logging.getLogger(__name__)
+SD_CHANNELS = 320
+"""Of the first block of Stable Diffusion's U-Net; the embedded prior has 112 at most."""
 
 
 def read_settings(argv: list[str]) -> Config:
@@ -88,8 +91,21 @@ def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> Lo
     return None if found is None else adapted(found, config, device, resumed is not None, folder.report)
 
 
+def device_notices(config: Config) -> list[str]:
+    """A sentence where a model as large as Stable Diffusion is to run on a CPU."""
+    is_chosen = config.device == "cpu"
+    on_cpu = is_chosen or (config.device == "auto" and not torch.cuda.is_available())
+    if config.guidance.guidance != "SD" or not on_cpu:
+        return []
+    channels = config_of_model(config.guidance.model_key, "unet/config.json").get("block_out_channels")
+    if isinstance(channels, list) and all(isinstance(count, int) and count < SD_CHANNELS for count in channels):
+        return []
+    reason = "device: cpu" if is_chosen else reason_without_gpu()
+    return [f"no GPU is used ({reason}): a step of Stable Diffusion takes minutes on a CPU, a run weeks"]
+
+
 def report_notices(config: Config) -> None:
-    """One line for everything that is accepted and has no effect."""
-    for notices in (prompt_notices, size_notices, no_effect_notices):
+    """One line for everything that is accepted and has no effect, or takes very long."""
+    for notices in (prompt_notices, size_notices, device_notices, no_effect_notices):
         for notice in notices(config):
             logger.warning("%s", notice)

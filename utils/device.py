@@ -34,6 +34,11 @@ def send(numbers: Sequence[float] | Sequence[int], device: torch.device) -> torc
     return torch.tensor(numbers).to(device, non_blocking=True)
 
 
+def reason_without_gpu() -> str:
+    """Why torch has no GPU here."""
+    return "this torch was built without CUDA" if torch.version.cuda is None else "no usable GPU was found"
+
+
 def resolve_device(name: str) -> torch.device:
     """The device called "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
 
@@ -48,7 +53,7 @@ def resolve_device(name: str) -> torch.device:
     index = int(name.partition(":")[2] or 0)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        reason = "this torch was built without CUDA" if torch.version.cuda is None else "no usable GPU was found"
+        reason = reason_without_gpu()
         raise ValueError(f"device {name!r} given, but {reason}; use --device cpu, or install a CUDA build of torch")
     if index >= count:
         gpus = counted(count, "GPU")

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from utils.missing_module import report_missing_modules
 from utils.stop_signals import SIGNALS, exit_on_signals, ignore_signals, restore
 
 FINISHED, STOPPED, REFUSED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130
@@ -57,10 +58,11 @@ _before_start: dict[int, Any] = {}  # handlers that `run` restores
 def start() -> None:
     """Before the imports, which may take seconds: from here until `run` SIGINT ends the program with one line.
 
-    Streams are guarded, and --version is answered. May be called twice.
+    Streams are guarded, --version is answered, and a module that is not installed is one line. May be called twice.
     """
     guard_streams()
     _answer_version()
+    report_missing_modules()
     before = exit_on_signals({signal.SIGINT: KILLED})
     _before_start.update({number: before[number] for number in before.keys() - _before_start.keys()})
 
@@ -69,6 +71,7 @@ def start_training() -> None:
     """As `start`, for train.py: every signal that stops a run, until StopSignals takes them. May be called twice."""
     guard_streams()
     _answer_version()
+    report_missing_modules()
     statuses = {**dict.fromkeys(SIGNALS, INTERRUPTED), signal.SIGINT: KILLED}
     exit_on_signals(statuses, ", before the first step; run the same command again")
 

@@ -225,6 +225,14 @@ def folder_in_use(at: Scene) -> None:
         assert at.train(TOY) == 2
 
 
+def no_torch(at: Scene) -> None:
+    words = [sys.executable, "-S", str(ROOT / "train.py")]  # -S: no package is to be seen
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    started = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert started.returncode == 2
+    print(started.stderr)
+
+
 def no_point_e(at: Scene) -> None:
     at.patch.setitem(sys.modules, "point_e", None)
     assert at.train(SD | {"init_shape": "pointe", "init_prompt": "a mug"}, "--dry-run") == 2
@@ -271,6 +279,8 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "every Gaussian was pruned": transparent(all_pruned),
     "listening on port": port_in_use,
     "choose another with --viewer_port": page_port_in_use,
+    "run make setup once": no_torch,
+    "a step of Stable Diffusion takes minutes": dry_run(False, SD | {"model_key": "some/model"}),
     "given, but": dry_run(True, TOY | {"device": "cuda:77"}),
     "free (...); set ... (saves": too_little_memory,
     "or GuidanceParams.memory_check": too_many_points,
