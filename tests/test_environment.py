@@ -2,6 +2,7 @@
 """environment.yml and requirements.txt: everything is pinned, and what conda and pip are told to install is here."""
 
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -27,3 +28,13 @@ def test_the_v100s_build_is_of_the_pinned_torch() -> None:
     (pin,) = (line.removeprefix("torch==") for line in PINS if line.startswith("torch=="))
     assert re.search(r"^ +# - --extra-index-url \S+/cu126$", ENVIRONMENT, re.MULTILINE)
     assert set(re.findall(r"torch (\S+)\+cu126", ENVIRONMENT)) == {pin}
+
+
+@pytest.mark.parametrize(("nvcc", "stamp"), [("/usr/local/bin/nvcc", ".extensions"), ("", ".extensions-cpu")])
+def test_setup_builds_the_extensions_again_once_nvcc_is_there(tmp_path, nvcc, stamp) -> None:
+    """A build without it left another stamp."""
+    (tmp_path / ".requirements").touch()
+    (tmp_path / ".extensions-cpu").touch()
+    words = ["make", "-n", "setup", f"VENV={tmp_path}", f"NVCC={nvcc}"]
+    planned = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("--force-reinstall" in planned) == bool(nvcc) and (f"touch {tmp_path}/{stamp}\n" in planned) == bool(nvcc)
