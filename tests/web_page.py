@@ -12,16 +12,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def serve(folder: Path, *words: str) -> tuple[subprocess.Popen, str]:
-    command = [sys.executable, "app.py", "--port", "0", "--output", str(folder), *words]
+def serve(folder: Path, *words: str, program: str | Path = "app.py", **how: Any) -> tuple[subprocess.Popen, str]:
+    command = [sys.executable, str(program), "--port", "0", "--output", str(folder), *words]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # NiceGUI heeds them
-    server = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    plain["PYTHONPATH"] = str(ROOT)  # for a program elsewhere
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how
+    )
     told = server.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", told)
     assert found, told + server.stdout.read()

@@ -3,8 +3,10 @@
 
 import contextlib
 import logging
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from fastapi import HTTPException, Query, Response
 from fastapi.responses import FileResponse
@@ -20,6 +22,7 @@ from apps.web.page import draw_page
 from apps.web.server_state import ServerState
 from utils.addresses import OwnHosts, url_of
 from utils.file_formats import FILE_FORMATS
+from utils.stop_signals import SIGNALS, ignore_signals
 
 TITLE = "CoGrad3D"
 ICON = (
@@ -31,6 +34,8 @@ ICON = (
 # and 2 s, which a browser on a busy machine exceeds. A dropped page is loaded again and loses its downloads.
 RECONNECT_SECONDS = 120.0
 TICK_SECONDS, MEASURE_SECONDS = 0.5, 2.0
+LAST_ANSWERS_SECONDS = 3
+"""For answers on their way when the server ends: a download that its visitor has paused would never be over."""
 FRESH = {"Cache-Control": "no-store"}
 
 
@@ -46,17 +51,40 @@ def serve(server: ServerState, host: str, port: int, allowed_hosts: Sequence[str
     app.timer(TICK_SECONDS, server.tick)
     app.timer(MEASURE_SECONDS, lambda: run.io_bound(server.sizes.measure))
     app.on_startup(lambda: print(f"The page is at {url_of(host, port)} (Ctrl-C ends it)", flush=True))
-    app.on_shutdown(server.close)
 
     @ui.page("/", title=TITLE, favicon=ICON, dark=None)
     async def index(name: str = Query("", alias="run")) -> None:
         await draw_page(server, name)
 
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again once everything is closed
-        ui.run(
-            host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON,
-            reconnect_timeout=RECONNECT_SECONDS,
-        )  # fmt: skip
+    _take_signals()
+    with contextlib.suppress(KeyboardInterrupt):  # raised again once nobody is answered any more
+        try:
+            ui.run(
+                host=host, port=port, show=False, reload=False, show_welcome_message=False, title=TITLE, favicon=ICON,
+                reconnect_timeout=RECONNECT_SECONDS, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+            )  # fmt: skip
+        finally:  # not app.on_shutdown, which a second Ctrl-C skips
+            server.close()
+
+
+def _take_signals() -> None:
+    """Every signal that would end the process ends the server in order; one that is ignored stays so (nohup).
+
+    While it serves, uvicorn takes SIGINT and SIGTERM, and raises them again when it has ended.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ignore_signals()  # the run is stopped next, whatever else comes
+        raise KeyboardInterrupt
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    for number in SIGNALS:
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        elif signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, terminate)
 
 
 def _add_files(server: ServerState) -> None:

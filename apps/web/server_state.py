@@ -117,10 +117,11 @@ class ServerState:
 
     def close(self) -> None:
         """Stops the run when the server ends, with a checkpoint where there is time for one."""
+        if self.current is not None:
+            self.current.stop()
         self.cancel_queued()
         self.exports.drop()
-        if self.current is not None and self.current.is_alive:
-            self.current.stop()
+        if self.current is not None:
             self.current.wait(STOP_SECONDS)
 
     def _is_taken(self) -> bool:
