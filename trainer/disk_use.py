@@ -60,7 +60,7 @@ def free(run: Path, with_exports: bool = False) -> int:
 
     Raises FolderInUse when a run does, and OSError.
     """
-    lock = RunLock(run)
+    lock = RunLock(run, on_full_disk=True)
     try:
         removable = _removable(run, with_exports) or []
         freed = sum(map(_bytes_of, removable))
@@ -76,7 +76,7 @@ def remove(run: Path) -> int:
 
     Raises FolderInUse when a run does, and OSError.
     """
-    lock = RunLock(run)
+    lock = RunLock(run, on_full_disk=True)
     try:
         freed = total_bytes(run)
         shutil.rmtree(run)

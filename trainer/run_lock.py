@@ -12,6 +12,7 @@ from typing import IO
 NAME = "run.lock"
 MAX_BYTES = 1 << 12
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FolderInUse(ValueError):
@@ -30,9 +31,12 @@ class RunLock:
     second run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises FolderInUse, and OSError when the file cannot be made."""
-        self.folder = folder
+    def __init__(self, folder: Path, on_full_disk: bool = False) -> None:
+        """Raises FolderInUse, and OSError when the file cannot be made or written.
+
+        on_full_disk: the lock is taken too where no space is left to say who holds it, as for what frees space.
+        """
+        self.folder, self._on_full_disk = folder, on_full_disk
         self._is_new = not (folder / NAME).exists()
         self._file: IO[str] = self._open()
         while not self.in_place():  # removed between being opened and being locked
@@ -40,10 +44,8 @@ class RunLock:
             self._file = self._open()
         self._file.seek(0)
         self._before = self._file.read(MAX_BYTES)
-        self._file.truncate(0)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        self._file.flush()
+        self._write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
 
     def in_place(self) -> bool:
         """Whether the folder's run.lock is the file that is locked: not removed, moved or replaced."""
@@ -59,8 +61,7 @@ class RunLock:
             if self._is_new:
                 (self.folder / NAME).unlink()
             else:
-                self._file.truncate(0)
-                self._file.write(self._before)
+                self._write(self._before)
         self._file.close()
 
     @staticmethod
@@ -74,9 +75,20 @@ class RunLock:
 
     def _open(self) -> IO[str]:
         """The file, opened and locked; sets `held`."""
-        file: IO[str] = (self.folder / NAME).open("a+", encoding="utf-8", errors="replace")
+        descriptor = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        file: IO[str] = os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
         self.held = _lock(file, self.folder)
         return file
+
+    def _write(self, text: str) -> None:
+        """Replaces what the file says. It is not emptied first: a full disk might have no space for it afterwards."""
+        descriptor = self._file.fileno()
+        try:
+            os.ftruncate(descriptor, os.pwrite(descriptor, text.encode(), 0))
+        except OSError as error:
+            if not self._on_full_disk or error.errno not in FULL:
+                raise
+            os.ftruncate(descriptor, 0)  # better nobody than an earlier holder
 
 
 def _lock(file: IO[str], folder: Path) -> bool:
