@@ -13,19 +13,20 @@ class LossCurves:
     """Remembers the mean of each loss over `stride` steps a point, at most `most` points; the stride doubles when full.
 
     The first point stands for steps 1..stride, whether or not the run was seen from there. Numbers that are not finite
-    are left out; losses have the names of the first step.
+    are left out; losses have the names of the first step. `last` are the losses of the last step that was added.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self.most, self.stride = most, 1
         self.names: tuple[str, ...] = ()
+        self.last: dict[str, float] = {}
         self._points: dict[int, np.ndarray] = {}  # point -> [losses + 1]: sums, and how many steps they are of
 
     def add(self, iteration: int, losses: Mapping[str, float]) -> None:
         """One step. A run that went back overwrites what came after."""
         if not all(map(math.isfinite, losses.values())):
             return
-        self.names = self.names or tuple(losses)
+        self.names, self.last = self.names or tuple(losses), dict(losses)
         point = (iteration - 1) // self.stride
         if self._points and point < next(reversed(self._points)):
             self._points = {k: sums for k, sums in self._points.items() if k < point}

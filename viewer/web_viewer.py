@@ -184,6 +184,7 @@ class WebViewer:
         self._wants_checkpoint = True
 
     def _set_fov(self, degrees: float) -> None:
+        self._server.initial_camera.fov = math.radians(degrees)  # of tabs that are opened or reloaded later
         for client in self._server.get_clients().values():
             client.camera.fov = math.radians(degrees)
 
@@ -238,7 +239,7 @@ class WebViewer:
             self._plot = self._new_plot(data, names)
         else:
             self._plot.data = data
-        self._numbers.content = ", ".join(f"{name} {x:.3g}" for name, x in zip(names, table[1:, -1]))
+        self._numbers.content = ", ".join(f"{name} {x:.3g}" for name, x in self._curves.last.items())
 
     def _new_plot(self, data: tuple[np.ndarray, ...], names: tuple[str, ...]) -> viser.GuiUplotHandle:
         """All losses over the steps, on a logarithmic scale."""

@@ -22,13 +22,14 @@ def test_points_are_means_over_their_steps_and_never_too_many(steps, begin, most
     assert table[0].tolist() == [(k + 1) * curves.stride for k in np.unique(point)]
     assert table[1] == pytest.approx([iterations[point == k].mean() for k in np.unique(point)])
     assert (table[2] == 1.0).all()
+    assert curves.last == {"a": float(iterations[-1]), "b": 1.0}  # of one step, not a mean
 
 
 def test_a_faulty_step_is_left_out() -> None:
     curves = LossCurves()
     curves.add(1, {"a": 2.0})
     curves.add(2, {"a": math.nan})
-    assert curves.table().tolist() == [[1.0], [2.0]]
+    assert curves.table().tolist() == [[1.0], [2.0]] and curves.last == {"a": 2.0}
 
 
 def test_a_run_that_went_back_overwrites_what_came_after() -> None:

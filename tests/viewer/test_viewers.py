@@ -54,6 +54,21 @@ def test_the_page_shows_the_run(page):
         assert ends(thread)
 
 
+def test_the_losses_in_numbers_are_those_of_one_step(page):
+    """A point of the curves is a mean over steps."""
+    run, url = page
+    run.viewers._page._curves.most = 1
+    run.losses = {"guidance": 1e9, "total": 1e9}
+    run.step(3)
+    run.losses = {"guidance": 0.25, "total": 0.5}
+    with Looker(url) as looker:
+        thread = run.in_background()
+        looker.until(lambda: "guidance" in looker.text())
+        assert "guidance 0.25, total 0.5" in looker.text()
+        run.stopped = True
+        assert ends(thread)
+
+
 def test_the_gaussians_arrive_as_they_are(page):
     run, url = page
     gaussians = run.watched.gaussians
@@ -183,9 +198,14 @@ def test_the_camera_is_turned_for_who_asks_and_the_lens_changed_for_all(page):
         for each in (looker, other):
             each.until(
                 lambda each=each: any(
-                    said["type"] == "SetCameraFovMessage" and abs(said["fov"] - 1.0472) < 1e-4 for said in each.messages
+                    said["type"] == "SetCameraFovMessage" and abs(said["fov"] - 1.0472) < 1e-4 and not said["initial"]
+                    for said in each.messages
                 )
             )
+        with Looker(url) as reloaded:
+            reloaded.until(lambda: any(props.get("label") == "Azimuth" for props in reloaded.panel.values()))
+            lenses = [said["fov"] for said in reloaded.messages if said["type"] == "SetCameraFovMessage"]
+            assert lenses[-1] == pytest.approx(1.0472, abs=1e-4)
         assert not any(said["type"] == "SetCameraPositionMessage" and not said["initial"] for said in other.messages)
 
 
