@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from apps.web.console import TAIL_BYTES, last_sentence
 from apps.web.export_process import NAME
@@ -41,7 +42,7 @@ class Export:
     def __init__(self, folder: Path, format: str, up: str, scene: OutputFile) -> None:
         self.folder, self.format, self.up, self.scene = folder, format, up, scene
         self.is_cancelled = False
-        self._console = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open while the process writes)
+        self._console: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,6 +51,7 @@ class Export:
         if out.parent.is_symlink():
             raise ValueError(f"{out.parent} is a link to another folder; remove it.")
         out.parent.mkdir(exist_ok=True)
+        self._console = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open while the process writes)
         words = [str(self.folder.resolve()), self.format, str(out.resolve()), str(self.scene.step), self.up]
         self._process = subprocess.Popen(
             [sys.executable, str(EXPORT), *words],
@@ -116,6 +118,8 @@ class Export:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _printed(self) -> str:
+        if self._console is None:
+            return ""
         size = os.fstat(self._console.fileno()).st_size
         return os.pread(self._console.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
 

@@ -148,6 +148,21 @@ def test_nothing_is_made_without_a_scene_or_through_a_link(run, tmp_path) -> Non
     assert ready_export(run, "exe") is None
 
 
+def test_a_full_disk_is_a_sentence_of_the_export(run, monkeypatch) -> None:
+    def full() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    made = Exports()
+    with monkeypatch.context() as patched:
+        patched.setattr(exports.tempfile, "TemporaryFile", full)
+        made.request(run, "glb")
+    assert "No usable temporary directory" in made.problem(run, "glb") and made.progress(run, "glb") is None
+    made.request(run, "glb")
+    assert made.problem(run, "glb") == ""
+    _end(made, run, "glb")
+    assert ready_export(run, "glb") is not None
+
+
 def test_the_exports_of_a_run_can_be_dropped(run) -> None:
     made = Exports()
     (run / "what").write_text("hold")
