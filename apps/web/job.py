@@ -310,14 +310,21 @@ def _printed(console: Path) -> str:
         return ""
 
 
-def _is_locked(lock: Path) -> bool:
-    """Whether a process has a run.lock, by the kernel's list: trying it might take it from a run that starts."""
+def _is_locked(lock: Path, proc: Path = Path("/proc")) -> bool:
+    """Whether a process has a run.lock, by the kernel's list: trying it might take it from a run that starts.
+
+    The list says device and inode. A file may name another device than its mount, as on btrfs: then the inode decides.
+    """
     try:
-        inode = lock.stat().st_ino
-        lines = Path("/proc/locks").read_text().splitlines()
+        status = lock.stat()
+        flocks = re.findall(r"FLOCK .* ([0-9a-f]+):([0-9a-f]+):(\d+) ", (proc / "locks").read_text())
+        mounts = (proc / "self" / "mountinfo").read_text()
     except OSError:  # not Linux: not known
         return False
-    return any("FLOCK" in line and f":{inode} " in line for line in lines)
+    device = os.major(status.st_dev), os.minor(status.st_dev)
+    is_mounts = f" {device[0]}:{device[1]} " in mounts
+    found = [(int(major, 16), int(minor, 16)) for major, minor, inode in flocks if int(inode) == status.st_ino]
+    return device in found or (bool(found) and not is_mounts)
 
 
 def _title(folder: Path) -> str:

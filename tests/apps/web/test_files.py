@@ -177,3 +177,22 @@ def test_the_curve_has_means_of_equal_stretches() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_time_in_words(seconds, words) -> None:
     assert clock(seconds) == words
+
+
+def test_a_lock_of_the_same_inode_on_another_file_system_is_none_of_the_runs(tmp_path) -> None:
+    lock = tmp_path / "run.lock"
+    lock.touch()
+    found = lock.stat()
+    major, minor, inode = os.major(found.st_dev), os.minor(found.st_dev), found.st_ino
+    own, other = f"{major:02x}:{minor:02x}", f"{major:02x}:{minor + 1:02x}"
+    (tmp_path / "self").mkdir()
+
+    def is_locked(held: str, mount: str = f"{major}:{minor}", kind: str = "FLOCK ") -> bool:
+        (tmp_path / "locks").write_text(f"1: POSIX  ADVISORY  READ 5 fe:00:7 128 128\n2: {kind} ADVISORY  WRITE 9 {held} 0 EOF\n")
+        (tmp_path / "self" / "mountinfo").write_text(f"22 27 0:999 / /proc rw - proc proc rw\n27 1 {mount} / / rw - ext4 d rw\n")
+        return jobs._is_locked(lock, tmp_path)
+
+    assert is_locked(f"{own}:{inode}") and not is_locked(f"{other}:{inode}")
+    assert not is_locked(f"{own}:{inode + 1}") and not is_locked(f"{own}:{inode}", kind="POSIX ")
+    assert is_locked(f"{other}:{inode}", mount="0:998")  # btrfs: the file's device is none of a mount
+    assert not is_locked(f"{other}:{inode}1", mount="0:998")
