@@ -60,7 +60,8 @@ MOVING = (*ALIVE, State.ELSEWHERE)
 class Job:
     """A run folder and, while this program runs it, its process.
 
-    Remembers: the process, whether it was asked to stop, whether the run is queued, and what was read of its log.
+    Remembers: the process, whether it was asked to stop, whether the run is queued, what was read of its log, and how
+    many bytes processes before it have printed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +81,7 @@ class Job:
         self.is_queued, self._asked_to_stop = False, False
         self._broken = self._reason = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._first_step = 0
+        self._first_step = self._printed_before = 0
         self._written, self._is_writing = _written(folder), False
         self.log.read()
 
@@ -181,6 +182,7 @@ class Job:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with (self.folder / CONSOLE).open("ab") as console:
+            self._printed_before = console.tell()
             return subprocess.Popen(
                 [sys.executable, str(TRAIN), "--resume", str(self.folder.resolve())],
                 cwd=ROOT,
@@ -240,7 +242,7 @@ class Job:
             name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
             memory = "; perhaps there was too little memory" if -status == signal.SIGKILL else ""
             return f"The run was ended by {name}{memory}."
-        sentence = last_sentence(_printed(self.folder / CONSOLE), "train.py")
+        sentence = last_sentence(_printed(self.folder / CONSOLE, self._printed_before), "train.py")
         return sentence or f"The run ended with status {status} and printed nothing."
 
     def _how_to_resume(self) -> str:
@@ -302,10 +304,11 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain)[:MAX_NAME].strip("-") or "run"
 
 
-def _printed(console: Path) -> str:
-    """The end of what a process has printed; "" where nothing was."""
+def _printed(console: Path, since: int = 0) -> str:
+    """The end of what a process has printed, from byte `since` on; "" where nothing was."""
     try:
-        return read_regular(console, TAIL_BYTES, max(0, console.stat().st_size - TAIL_BYTES)).decode("utf-8", "replace")
+        start = max(since, console.stat().st_size - TAIL_BYTES)
+        return read_regular(console, TAIL_BYTES, start).decode("utf-8", "replace")
     except OSError:
         return ""
 
