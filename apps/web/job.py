@@ -23,7 +23,7 @@ from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
 from arguments.load import to_yaml
 from arguments.yaml_file import read_yaml
 from trainer.checkpoints import numbered
-from trainer.run_lock import NAME
+from trainer.run_lock import NAME as LOCK
 from trainer.run_records import is_count, read_object, read_regular
 from utils.general_utils import atomic_path
 
@@ -219,10 +219,16 @@ class Job:
         return self.log.read()
 
     def outcome(self) -> str:
-        """How the run ended, in a sentence; empty while it runs and after a finished one."""
+        """How the run ended, in a sentence; empty while it runs and after a finished one.
+
+        Of a run that another program has started: which process it is, and how to stop it.
+        """
         if self.unreadable:
             return self.unreadable
         state = self.state
+        if state is State.ELSEWHERE:
+            holder = _printed(self.folder / LOCK).strip() or "another program"
+            return f"Run by {holder}. Stop it there with Ctrl-C, or with SIGTERM: it ends with a checkpoint."
         if state not in (State.STOPPED, State.UNFINISHED, State.FAILED):
             return ""
         reason = self._broken or ("" if state is State.STOPPED else self._why_it_failed())
@@ -253,7 +259,7 @@ class Job:
 
     def _state_of_the_folder(self) -> State:
         """The state of a run that is not this program's."""
-        if _is_locked(self.folder / NAME):
+        if _is_locked(self.folder / LOCK):
             return State.ELSEWHERE
         try:
             finished = "finished_utc" in read_object(self.folder / "run.json")

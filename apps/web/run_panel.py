@@ -102,7 +102,9 @@ class RunPanel:
         queued = self.server.queued
         self.queue.set_visibility(queued is not None)
         if queued is not None:
-            self.queue_text.set_text(f"Queued: {queued.prompt}. It starts when the current run has ended.")
+            running = self.server.running
+            first = "the run before it" if running is None else running.name
+            self.queue_text.set_text(f"Queued: {queued.prompt}. It starts when {first} has ended.")
 
     def _use(self, with_new_seed: bool) -> None:
         if self.job is not None:

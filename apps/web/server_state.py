@@ -29,7 +29,10 @@ class CannotDelete(ValueError):
 
 
 class ServerState:
-    """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all found runs."""
+    """One run at a time, for it takes the whole machine, and a queue of one. Holds both, and all found runs.
+
+    A run of the output folder that another program has started counts too: the command line, or an earlier server.
+    """
 
     def __init__(self, output: Path) -> None:
         """The current run is the newest of the folder, until one is started here."""
@@ -38,6 +41,13 @@ class ServerState:
         self.exports, self.sizes = Exports(), Sizes()
         self._known: dict[str, Job] = {}
         self.current: Job | None = self._newest()
+
+    @property
+    def running(self) -> Job | None:
+        """The run that has the machine: this server's, or one in the output folder that another program has started."""
+        if self.current is not None and self.current.is_alive:
+            return self.current
+        return next((job for job in self.jobs() if job.state is State.ELSEWHERE), None)
 
     def submit(self, config: Config) -> Job:
         """Starts a new run, or queues it where another runs. Raises CannotStart where that is full, and OSError."""
@@ -88,7 +98,7 @@ class ServerState:
             self.current = self.find(self.current.name) or self.current
         if self.current is not None and self.current.was_refused and self.current.outcome():  # which is kept
             self._remove_unused(self.current)
-        if self.queued is not None and not self._is_taken():
+        if self.queued is not None and self.running is None:
             job, self.queued = self.queued, None
             self._start_or_queue(job)
 
@@ -124,9 +134,6 @@ class ServerState:
         if self.current is not None:
             self.current.wait(STOP_SECONDS)
 
-    def _is_taken(self) -> bool:
-        return self.current is not None and self.current.is_alive
-
     def _check_queue(self) -> None:
         if self.queued is not None:
             raise CannotStart(
@@ -135,7 +142,7 @@ class ServerState:
 
     def _start_or_queue(self, job: Job) -> Job:
         self._known[job.name] = job
-        if self._is_taken():
+        if self.running is not None:
             job.is_queued, self.queued = True, job
         else:
             self.current = job

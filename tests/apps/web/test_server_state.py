@@ -27,6 +27,8 @@ what = (folder / "what").read_text() if (folder / "what").exists() else (folder.
 if what == "fail":
     print("noise\\ntrain.py: the weights are gone;\\n  bring them", file=sys.stderr)
     sys.exit(2)
+if what == "mute":
+    sys.exit(3)
 if what == "die":
     signal.raise_signal(signal.SIGKILL)
 (folder / "heeds").touch()
@@ -146,6 +148,18 @@ def test_a_run_that_fails_says_why_and_is_no_run(server, what, sentence) -> None
     assert ServerState(server.output).current is None  # nor is it one for the next server
 
 
+def test_a_resumed_run_does_not_give_what_was_printed_before_as_its_reason(server) -> None:
+    _do(server, "hold")
+    job = server.submit(CONFIG)
+    until((job.folder / "heeds").exists)
+    job.stop(), job.wait(PATIENCE_S)
+    assert "Received SIGTERM" in (job.folder / "console.txt").read_text()
+    for what, reason in (("mute", "The run ended with status 3 and printed nothing."), ("fail", "the weights are gone;")):
+        _do(server, what)
+        assert server.resume(job).wait(PATIENCE_S) and job.state is State.UNFINISHED
+        assert job.outcome().startswith(reason), what
+
+
 def test_a_run_that_breaks_off_after_a_checkpoint_is_not_finished(server) -> None:
     _do(server, "die")
     job = server.submit(CONFIG)
@@ -256,6 +270,24 @@ def test_another_server_finds_the_runs_again(server) -> None:
     )  # no run.json, so: not known
     (job.folder / "run.json").write_text('{"finished_utc": "2026"}')
     assert again.state is State.FINISHED
+
+
+def test_a_run_of_another_program_has_the_machine(server) -> None:
+    """The command line's, or one that an earlier server has left: what is started or resumed here is queued."""
+    lock = RunLock(_run(server.output, "cup"))
+    stopped = server.find(_run(server.output, "mug").name)
+    for begin, cancel in ((lambda: server.submit(CONFIG), True), (lambda: server.resume(stopped), False)):
+        job = begin()
+        server.tick()
+        assert (job.state, server.queued, server.running.name) == (State.QUEUED, job, "cup")
+        if cancel:
+            server.cancel_queued()
+    outcome = server.find("cup").outcome()
+    assert outcome.startswith(f"Run by process {os.getpid()} on ") and "Stop it there with Ctrl-C" in outcome
+    lock.release()
+    server.tick()
+    assert server.current is stopped and server.queued is None
+    assert stopped.wait(PATIENCE_S) and stopped.state is State.FINISHED and server.running is None
 
 
 def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
