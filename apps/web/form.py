@@ -8,6 +8,7 @@ from dataclasses import replace
 from nicegui import ui
 
 from apps.web.advanced import Advanced
+from apps.web.clicks import on_press
 from apps.web.drafts import UNKNOWN_WORDS, to_text, with_another_seed
 from apps.web.fields import MAX_CHARACTERS, NEGATIVE, PLAIN, PROMPT, SEED, Request
 from apps.web.messages import faults, in_page_words
@@ -71,7 +72,8 @@ class Form:
             self.advanced.draw()
             with ui.element("div").classes("starter"):
                 self.problems = ui.element("div").classes("wide").props("role=alert")
-                ui.button("Start", icon="play_arrow", on_click=self._start).classes("wide").props("no-caps size=md")
+                start = on_press(ui.button("Start", icon="play_arrow"), lambda _: self._start())
+                start.classes("wide").props("no-caps size=md")
 
     def _draw_numbers(self) -> None:
         with ui.element("div").classes("numbers"):
@@ -174,11 +176,10 @@ class Form:
             ui.label(known_words()).classes("quiet")
             with ui.element("div").classes("row"):
                 if corrected:
-                    ui.button(f'Start with "{corrected}"', on_click=lambda: choose(correct)).props("no-caps")
+                    on_press(ui.button(f'Start with "{corrected}"'), lambda _: choose(correct)).props("no-caps")
                 anyway = replace(request, changed={**request.changed, UNKNOWN_WORDS: "true"})
-                ui.button("Start anyway", on_click=lambda: choose(lambda: self._submit(anyway))).props(
-                    "no-caps outline"
-                )
+                start = on_press(ui.button("Start anyway"), lambda _: choose(lambda: self._submit(anyway)))
+                start.props("no-caps outline")
                 ui.button("Change the prompt", on_click=dialog.close).props("no-caps flat")
         dialog.on("hide", dialog.delete)
         dialog.open()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nicegui import ui
 
 from apps.web import outputs
+from apps.web.clicks import on_press
 from apps.web.compare import compare
 from apps.web.job import MAX_TITLE, MOVING, Job
 from apps.web.messages import in_page_words
@@ -104,7 +105,7 @@ class Gallery:
             ui.label(f'Delete "{job.label}" with its images, scenes and exports? This frees {size}.')
             ui.label(f"The folder {job.name} is removed from the disk; it cannot be restored.").classes("quiet")
             with ui.element("div").classes("row"):
-                ui.button("Delete", on_click=confirmed, color="negative").props("no-caps")
+                on_press(ui.button("Delete", color="negative"), lambda _: confirmed()).props("no-caps")
                 ui.button("Keep", on_click=dialog.close).props("no-caps flat")
         dialog.open()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from nicegui import ui
 
+from apps.web.clicks import on_press
 from apps.web.downloads import Downloads
 from apps.web.job import MOVING, Job, State
 from apps.web.messages import in_page_words
@@ -13,6 +14,8 @@ from apps.web.progress import clock, curve
 from apps.web.server_state import CannotStart, ServerState
 
 REFRESH_SECONDS = 1.0
+STOP, AT_ONCE = "Stop", "Stop at once"
+"""What the button says: of a run that runs, and of one that is stopping after its step."""
 
 
 class RunPanel:
@@ -21,6 +24,7 @@ class RunPanel:
     def __init__(self, server: ServerState, chosen: str, use: Callable[[Job, bool], None]) -> None:
         """chosen: name of a run, "" for the current one. use: fills the form, with another seed or the same."""
         self.server, self.chosen, self.use = server, chosen, use
+        self.shown: Job | None = None  # at the last refresh: what a pressed button is about
         with ui.element("section").classes("card").props('aria-label="The run"'):
             self._draw_head()
             self._draw_buttons()
@@ -41,7 +45,7 @@ class RunPanel:
 
     def refresh(self) -> None:
         """Updates the page."""
-        job = self.job
+        self.shown = job = self.job
         for element in (self.bar, self.state, self.facts, self.curve):
             element.set_visibility(job is not None)
         self.title.set_text("No run yet" if job is None else job.label)
@@ -64,15 +68,15 @@ class RunPanel:
 
     def _draw_buttons(self) -> None:
         with ui.element("div").classes("row") as self.buttons:
-            self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline no-caps")
-            self.resume = ui.button("Resume", icon="play_arrow", on_click=self._resume).props("outline no-caps")
+            self.stop = on_press(ui.button(STOP, icon="stop"), self._stop).props("outline no-caps")
+            self.resume = on_press(ui.button("Resume", icon="play_arrow"), self._resume).props("outline no-caps")
             same = ui.button("Use these settings", icon="replay", on_click=lambda: self._use(False))
             other = ui.button("Same, another seed", icon="casino", on_click=lambda: self._use(True))
             for button in (same, other):
                 button.props("flat no-caps")
         with ui.element("div").classes("row") as self.queue:
             self.queue_text = ui.label().classes("quiet").style("flex: 1")
-            ui.button("Cancel", on_click=self._cancel_queued).props("flat dense no-caps")
+            on_press(ui.button("Cancel"), self._cancel_queued).props("flat dense no-caps")
 
     def _show_progress(self, job: Job) -> None:
         state, progress = job.state, job.progress()
@@ -96,7 +100,7 @@ class RunPanel:
 
     def _show_buttons(self, job: Job | None) -> None:
         self.stop.set_visibility(job is not None and job.is_alive)
-        self.stop.set_text("Stop at once" if job is not None and job.state is State.STOPPING else "Stop")
+        self.stop.set_text(AT_ONCE if job is not None and job.state is State.STOPPING else STOP)
         self.resume.set_visibility(job is not None and job.can_resume)
         self.buttons.set_visibility(job is not None and not job.unreadable and not job.is_gone)  # as a refused run is
         queued = self.server.queued
@@ -110,20 +114,23 @@ class RunPanel:
         if self.job is not None:
             self.use(self.job, with_new_seed)
 
-    def _stop(self) -> None:
-        if self.job is not None:
-            self.job.kill() if self.job.state is State.STOPPING else self.job.stop()
-            self.refresh()
+    def _stop(self, label: str) -> None:
+        """Ends the run at once only where the button said so."""
+        if self.shown is not None and AT_ONCE not in label:
+            self.shown.stop()
+        elif self.shown is not None and self.shown.state is State.STOPPING:
+            self.shown.kill()
+        self.refresh()
 
-    def _resume(self) -> None:
+    def _resume(self, label: str) -> None:
         try:
-            if self.job is not None:
-                self.server.resume(self.job)
+            if self.shown is not None:
+                self.server.resume(self.shown)
         except CannotStart as error:
             ui.notify(in_page_words(str(error)), type="warning")
         self.refresh()
 
-    def _cancel_queued(self) -> None:
+    def _cancel_queued(self, label: str) -> None:
         self.server.cancel_queued()
         self.refresh()
 

@@ -137,6 +137,7 @@ ERRORS = [
         ("except ray.exceptions.GetTimeoutError as error", "except ZeroDivisionError as error"),
     ),
     *planted_in("apps/web/server.py", "tests/test_app_end.py -k SIGHUP", ("            server.close()", "            pass")),
+    *planted_in("apps/web/clicks.py", "tests/test_app_presses.py", ("event.detail < 2 && ", "")),
     *planted_in("apps/web/drafts.py", "tests/apps/web/test_drafts.py", ("if label not in NOT_TAKEN", "if label")),
     *planted_in("export/compressed_ply.py", "tests/export/test_limits.py -k rounded",
         ("np.round(share * steps) / steps", "share"),
