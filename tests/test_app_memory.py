@@ -19,7 +19,7 @@ from apps.web.sizes import size_in_words
 from tests.browser import browser_page, needs_browser
 from tests.export.scenes import lopsided
 from tests.patience import PATIENCE_S, until
-from tests.web_page import card_of, open_page, serve, show_run, take
+from tests.web_page import card_of, open_page, serve, show_run, status, take
 from trainer.disk_use import total_bytes
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -164,6 +164,10 @@ def test_a_run_of_any_name_and_prompt_is_listed_shown_and_handed_over(served) ->
             page.wait_for_function("name => new URLSearchParams(location.search).get('run') === name", arg=job.name)
             page.wait_for_function("document.querySelector('.outputs img')?.naturalWidth > 0")
             assert take(page, "config.yaml") == (job.folder / "config.yaml").read_bytes()
+            for link in page.locator(".downloads a").evaluate_all("links => links.map(link => link.href)"):
+                assert status(link) == 200
+            none = page.locator(".downloads button").filter(has_text="MP4None yet; a run with save_video makes one")
+            assert none.is_disabled()
             assert found.locator(".thumb").get_attribute("aria-label") == f"Show {prompt}"
         page.reload()
         page.get_by_label("The run").get_by_text(jobs[-1].name).wait_for()

@@ -50,7 +50,10 @@ class Downloads:
         for format, tile in self.formats.items():
             self._show_format(job, format, tile)
         for key, (_, _, file) in FILES.items():
-            self.files[key].link(job.address(file), f"{job.name}-{file}")
+            if key == "mp4" and outputs.newest(job.folder, outputs.TURNTABLE) is None:
+                self.files[key].unlink("none yet; a run with save_video makes one", is_busy=False, is_enabled=False)
+            else:
+                self.files[key].link(job.address(file), f"{job.name}-{file}")
         self.problem.set_text("\n".join(self._problems(job)))
 
     def _show_format(self, job: Job, format: str, tile: "_Tile") -> None:
@@ -111,13 +114,14 @@ class _Tile:
         if self.button.props.get("href") != address:
             self.button.props.update(href=address, download=name)
 
-    def unlink(self, line: str, is_busy: bool) -> None:
-        """Makes it a button. line: what stands before its description."""
-        self._set(line, is_busy)
+    def unlink(self, line: str, is_busy: bool, is_enabled: bool = True) -> None:
+        """Makes it a button, which can be pressed or not. line: what stands before its description."""
+        self._set(line, is_busy, is_enabled)
         if "href" in self.button.props:
             self.button.props(remove="href download")
 
-    def _set(self, line: str, is_busy: bool) -> None:
+    def _set(self, line: str, is_busy: bool, is_enabled: bool = True) -> None:
+        self.button.set_enabled(is_enabled)
         self.line.set_text(f"{line[:1].upper()}{line[1:]}. {self.about}" if line else self.about)
         self.button.classes(add="busy" if is_busy else "", remove="" if is_busy else "busy")
         self.cancel.set_visibility(is_busy)

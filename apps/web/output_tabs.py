@@ -36,7 +36,7 @@ TABS = {
         outputs.TURNTABLE,
         "turntable.mp4",
         "One turn around the object.",
-        "A turntable appears after the first step and is renewed a few times over the run.",
+        "None yet; a run with save_video makes a turntable after its first step and renews it a few times.",
     ),
     "3d": OutputTab(
         "3D view",
