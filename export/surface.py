@@ -26,6 +26,9 @@ LEAST_DENSITY = 0.01
 """A Gaussian counts where it adds more."""
 LEAST_LEVEL, MOST_LEVEL, LEVEL_STEPS = 0.1, 2.0, 6
 """Densities between which the surface's is searched, by so many bisections of its logarithm."""
+REACH, MARGIN = 2.5, 0.1
+"""Deviations of a Gaussian that the grid holds, where many together lie above the surface's level; of the framing's
+radius, what it holds around every centre at least, and around the framing's sphere at most."""
 SMOOTHING = 1.0
 """Steps of the grid: deviation of the filter that takes single Gaussians' bumps out of the surface."""
 MOST_GROWTH = 1.05
@@ -49,14 +52,23 @@ class Grid(NamedTuple):
     shape: tuple[int, int, int]  # multiples of BLOCK
 
 
+@torch.no_grad()
 def grid_around(gaussians: GaussianModel, seen: Framing, points: int) -> Grid:
-    """About `points` along the longest side of the box that holds the solid Gaussians in the framing's sphere."""
-    xyz = gaussians.get_xyz.detach()
+    """About `points` along the longest side of the box that holds the solid Gaussians in the framing's sphere.
+
+    Each counts with its REACH, not as a point: a large one is cut off otherwise. Beyond the sphere and its MARGIN none
+    counts, so that a single huge one makes the steps of all others coarser by 1.7 times at most. Small ones, up to 4 %
+    of the radius, do not reach past the MARGIN around their centres.
+    """
+    xyz, opacity = gaussians.get_xyz, gaussians.get_opacity[:, 0]
     inside = torch.linalg.vector_norm(xyz - seen.centre, dim=1) <= seen.radius
-    solid = inside & (gaussians.get_opacity.detach()[:, 0] >= SOLID_OPACITY)
-    kept = xyz[solid if solid.any() else inside]
-    margin = 0.1 * seen.radius
-    low, high = (kept.amin(dim=0) - margin).numpy(), (kept.amax(dim=0) + margin).numpy()
+    solid = inside & (opacity >= SOLID_OPACITY)
+    kept = solid if solid.any() else inside
+    margin = MARGIN * seen.radius
+    deviation = _deviations(gaussians.get_scaling[kept], build_rotation(gaussians.get_rotation[kept]))
+    reach = (REACH * deviation).clamp_min(margin)
+    low = torch.maximum((xyz[kept] - reach).amin(dim=0), seen.centre - seen.radius - margin).numpy()
+    high = torch.minimum((xyz[kept] + reach).amax(dim=0), seen.centre + seen.radius + margin).numpy()
     step = float((high - low).max()) / points
     blocks = np.ceil((high - low) / (step * BLOCK)).astype(int)
     return Grid(low, step, tuple(int(count) * BLOCK for count in blocks))  # type: ignore[arg-type]
@@ -73,8 +85,7 @@ def density(gaussians: GaussianModel, grid: Grid) -> np.ndarray:
     opacity, rotation = gaussians.get_opacity[kept, 0], build_rotation(gaussians.get_rotation[kept])
     scale = gaussians.get_scaling[kept].clamp_min(grid.step)
     mean = gaussians.get_xyz[kept] - torch.from_numpy(grid.low)
-    deviation = torch.sqrt(((rotation * scale[:, None]) ** 2).sum(dim=2))  # [N, 3], along the world's axes
-    reach = deviation * torch.sqrt(2 * torch.log(opacity / LEAST_DENSITY))[:, None]
+    reach = _deviations(scale, rotation) * torch.sqrt(2 * torch.log(opacity / LEAST_DENSITY))[:, None]
     root = rotation.transpose(1, 2) / scale[:, :, None]  # d = |root (x - mean)|
     inverse = root.transpose(1, 2) @ root
     field = torch.zeros(grid.shape)
@@ -87,6 +98,11 @@ def density(gaussians: GaussianModel, grid: Grid) -> np.ndarray:
         cells = tuple(slice(k * BLOCK, (k + 1) * BLOCK) for k in first)
         field[cells] = (squared.mul_(-0.5).exp_() @ opacity[some]).view(BLOCK, BLOCK, BLOCK)
     return field.numpy()
+
+
+def _deviations(scale: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """[N, 3] along the world's axes, of Gaussians with scales [N, 3] along the columns of `rotation` [N, 3, 3]."""
+    return torch.sqrt(((rotation * scale[:, None]) ** 2).sum(dim=2))
 
 
 def _quadratic(inverse: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
