@@ -164,7 +164,8 @@ def write(out: Path, root: Path) -> None:
         write_png(root / "docs" / "images" / name, sheet)
     compared = np.concatenate([beside_truth(prompt, out, yaw_deg) for prompt in COMPARED])
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    cv2.imwrite(str(root / "docs" / "images" / "fine.jpg"), cv2.cvtColor(compared, cv2.COLOR_RGB2BGR), quality)
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(compared, cv2.COLOR_RGB2BGR), quality)[1]
+    (root / "docs" / "images" / "fine.jpg").write_bytes(encoded.tobytes())
     document = root / "docs" / "scores.md"
     page = document.read_text(encoding="utf-8")
     for name, text in (("times", times(found)), ("scores", "\n".join(["", *rows, ""]))):

@@ -41,8 +41,12 @@ def heat_map(values: np.ndarray, title: str, low: float, high: float, cell_px: t
 
 
 def text_strip(text: str, width_px: int) -> np.ndarray:
-    """One line of text, [TITLE_PX, width_px, 3]; ASCII only, what does not fit is cut off."""
+    """One line of text, [TITLE_PX, width_px, 3], in any script of OpenCV's font; what does not fit is cut off.
+
+    Bytes of a file's name that are not UTF-8 are drawn as question marks: with them in its text OpenCV crashes.
+    """
     strip = np.full((TITLE_PX, width_px, 3), 255, np.uint8)
+    text = text.encode("utf-8", "replace").decode()
     return cv2.putText(strip, text, (2, TITLE_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
 
 

@@ -33,8 +33,9 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def read_png(path: Path) -> np.ndarray:
-    """Reads an image file as uint8 [H, W, 3] RGB; raises ValueError when it is not one."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """Reads an image file as uint8 [H, W, 3] RGB; raises ValueError when it is none, OSError when it is not there."""
+    content = np.fromfile(path, np.uint8)  # cv2.imread crashes where the path is not UTF-8
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if image is None:
         raise ValueError(f"{path} is not an image that OpenCV reads; expected a PNG or JPEG file")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

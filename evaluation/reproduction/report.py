@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from evaluation import METRICS
@@ -22,6 +21,7 @@ from evaluation.run_images import FOLDER, SIDES, VIEWS, turntable_html, views_ht
 from toy.compose import compose
 from toy.raycast import View, render_gbuffers
 from toy.reading import parse_prompt
+from utils.image_utils import read_png
 from utils.wording import counted
 
 COSTS = {
@@ -259,7 +259,7 @@ def _figure(content: str, caption: str) -> str:
 def truth_strip(prompt: str, run: Path) -> np.ndarray:
     """The toy world's truth from the report's eight sides and the run's cameras: uint8 [side, 8 side, 3]."""
     cameras, spec = config_of_run(run).cameras, parse_prompt(prompt)
-    side = cv2.imread(str(run / FOLDER / VIEWS)).shape[0]
+    side = len(read_png(run / FOLDER / VIEWS))
     pose = cameras.default_radius, cameras.default_fovy
     views = [View(cameras.default_polar, 360 / SIDES * k, *pose) for k in range(SIDES)]
     gbuffers = render_gbuffers(spec.class_name, views, side, supersample=2)

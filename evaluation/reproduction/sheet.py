@@ -11,6 +11,7 @@ from evaluation.experiments.runs import Result, Sweep
 from evaluation.reproduction.report import truth_strip
 from evaluation.run_images import FOLDER, VIEWS
 from utils.heat_map import text_lines
+from utils.image_utils import read_png
 
 SIDE_PX, LABEL_PX, LABEL_LETTERS = 96, 190, 28
 SHOWN = (0, 3)  # of the report's eight sides: the front, and 135 degrees round
@@ -32,7 +33,7 @@ def sheet(sweep: Sweep, prior: str, results: Sequence[Result]) -> np.ndarray:
 
 
 def _strip(sweep: Sweep, result: Result) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(str(sweep.folder(result["name"]) / FOLDER / VIEWS)), cv2.COLOR_BGR2RGB)
+    return read_png(sweep.folder(result["name"]) / FOLDER / VIEWS)
 
 
 def _row(title: str, strips: Sequence[np.ndarray | None]) -> np.ndarray:

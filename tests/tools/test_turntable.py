@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/turntable.py and tools/side_by_side.py: what is in the frames, and a sentence for what a user can get wrong."""
 
+import os
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -116,6 +118,13 @@ def test_several_scenes_share_cameras_and_have_their_names_above(tmp_path, capsy
     assert front > 5 * behind  # at the same time both show the same side
     words = frames[0, :22].min(axis=(0, 2)).reshape(3, 64) < 128
     assert words.any(axis=1).all()
+
+
+def test_labels_are_of_any_script_and_any_bytes(tmp_path) -> None:
+    run, out = write_run(tmp_path / "ball"), tmp_path / "out.mp4"
+    words = [str(run), str(run), *QUICK, "--frames", "1", "--out", str(out), "--labels", "Höhe", os.fsdecode(b"h\xf6he")]
+    assert side_by_side.main(words) == 0  # it was a segmentation fault
+    assert (read_video(out)[0][:22].min(axis=(0, 2)).reshape(2, 64) < 128).any(axis=1).all()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heat maps: which colour stands where, and that titles are there."""
 
+import os
+
 import numpy as np
 
 from utils.heat_map import BLUE, RED, TITLE_PX, cell_colours, heat_map, in_rows, text_strip
@@ -35,6 +37,12 @@ def test_small_cells_have_no_hairline() -> None:
 def test_text_is_drawn_and_fits() -> None:
     assert (text_strip("visits: 0 .. 12", 200) < 128).any()
     assert text_strip("a very long title " * 20, 60).shape == (TITLE_PX, 60, 3)
+
+
+def test_text_is_of_any_script_and_bytes_that_are_no_utf_8_are_question_marks() -> None:
+    boxes = {text: text_strip(text, 60).tobytes() for text in ("Höhe", "Hohe", "H?he", "高さ", "??")}
+    assert len(set(boxes.values())) == len(boxes)
+    assert text_strip(os.fsdecode(b"H\xf6he"), 60).tobytes() == boxes["H?he"]
 
 
 def test_rows_of_pictures_of_different_width() -> None:
