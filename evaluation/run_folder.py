@@ -19,7 +19,7 @@ from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
 from trainer.run_records import read_object
-from utils.file_formats import XZ, check_is_read
+from utils.file_formats import XZ, check_is_read, without_xz
 
 
 def config_of_run(run: Path) -> Config:
@@ -41,6 +41,14 @@ def point_clouds(run: Path) -> dict[int, Path]:
     if not found:
         raise ValueError(f"{run} holds no point_cloud/iteration_K/point_cloud.ply; let the run finish or save first.")
     return dict(sorted(found.items()))
+
+
+def is_saved_cloud(path: Path) -> bool:
+    """Whether `path` is where a run, any run, keeps a point cloud, plain or compressed."""
+    path = without_xz(path.resolve())
+    folder = path.parent
+    in_place = folder.parent.name == "point_cloud" and re.fullmatch(r"iteration_\d+", folder.name)
+    return path.name == "point_cloud.ply" and bool(in_place)
 
 
 def record_of_run(run: Path) -> dict[str, Any]:

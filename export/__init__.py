@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.run_folder import cloud_of
+from evaluation.run_folder import cloud_of, is_saved_cloud
 from export import compressed_ply, gltf_splats, mesh, page, splats
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
@@ -70,16 +70,23 @@ def exports(
     cloud = cloud_of(run, options.iteration)
     paths = [Path(out) if out is not None else default_path(run, format, options.iteration) for format in formats]
     for format, path in zip(formats, paths):
-        if path.is_dir() or path.resolve() == cloud.resolve():
-            what = "is a folder" if path.is_dir() else "is the cloud itself"
-            raise ValueError(f"{path} {what}; give a path of a new .{format} file.")
-        check_writable(path)
+        _check_place(path, cloud, format)
     gaussians = GaussianModel.from_ply(cloud)
     if gaussians.antialiased:
         _report_antialiased(formats)
     for format, path in zip(formats, paths):
         FORMATS[format].write(gaussians, path, options)
         yield path
+
+
+def _check_place(path: Path, cloud: Path, format: str) -> None:
+    """Raises ValueError where a file at `path` would replace a scene, which an export is not, and OSError."""
+    replaced = {"a folder": path.is_dir(), "the cloud itself": path.resolve() == cloud.resolve()}
+    replaced["where a run keeps its cloud"] = is_saved_cloud(path)  # plain, it goes before a compressed one
+    for what, is_so in replaced.items():
+        if is_so:
+            raise ValueError(f"{path} is {what}; give a path of a new .{format} file.")
+    check_writable(path)
 
 
 def _report_antialiased(formats: Sequence[str]) -> None:

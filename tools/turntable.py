@@ -33,6 +33,10 @@ def main(argv: list[str]) -> int:
     if args.out is not None and len(args.scenes) > 1:
         raise ValueError(f"--out {args.out} names one video and {len(args.scenes)} scenes were given; give one.")
     outs = [args.out or default_path(path, "mp4", args.iteration) for path in args.scenes]
+    for k, out in enumerate(outs):
+        if out in outs[:k]:
+            same = f"{args.scenes[outs.index(out)]} and {args.scenes[k]}"
+            raise ValueError(f"the videos of {same} would both be {out}; give one scene, and --out for the other.")
     clouds = load(args.scenes, args)
     for out in outs:
         check_out(out, "mp4")

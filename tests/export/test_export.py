@@ -108,6 +108,22 @@ def test_refusals_are_one_sentence(run, tmp_path, capsys) -> None:
     assert "cannot be padded to 4" in refused(capsys, run, "--format", "ply", "--pad_sh", 4)
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_no_run_s_own_cloud_is_replaced(run, capsys, monkeypatch, is_compressed) -> None:
+    """Not that of another iteration or run either: point_clouds takes a plain file before the compressed one."""
+    clouds = [run / "point_cloud" / f"iteration_{k}" / "point_cloud.ply" for k in (5, 10)]
+    kept = [compress(cloud) if is_compressed else cloud for cloud in clouds]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    told = "is where a run keeps its cloud; give a path of a new .ply file"
+    for given in (run, kept[1]):
+        assert told in refused(capsys, given, "--format", "ply", "--out", clouds[0])
+        assert ("is the cloud itself" if not is_compressed else told) in refused(capsys, given, "--out", clouds[1])
+    monkeypatch.chdir(clouds[0].parent)
+    assert told in refused(capsys, run, "--out", "point_cloud.ply")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert export(run, "ply", clouds[0].with_name("mine.ply")).is_file()
+
+
 def test_a_compressed_cloud_is_exported_like_a_plain_one(run) -> None:
     cloud = run / "point_cloud" / "iteration_10" / "point_cloud.ply"
     plain = export(run, "ply").read_bytes()

@@ -136,6 +136,8 @@ def test_labels_are_of_any_script_and_any_bytes(tmp_path) -> None:
         (turntable, ["ball", "--background", "pale"], "background 'pale': expected white, black, grey or #rrggbb"),
         (turntable, ["ball", "--iteration", "6"], "holds no cloud of iteration 6; it holds those of 5, 10"),
         (turntable, ["ball", "ball", "--out", "a.mp4"], "names one video and 2 scenes were given"),
+        (turntable, ["a.ply", "ball", "a.ply.xz"], "of a.ply and a.ply.xz would both be export/a.mp4; give one scene"),
+        (turntable, ["a.compressed.ply", "a.ply"], "would both be export/a.mp4; give one scene, and --out for the other"),
         (side_by_side, ["ball", "ball", "--out", "a.mp4", "--labels", "one"], "given 1 label for 2 scenes"),
         (side_by_side, ["ball", "empty", "--out", "a.mp4"], "holds no point_cloud/iteration_K/point_cloud.ply"),
     ],
@@ -144,6 +146,8 @@ def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, program, words
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "ball")
     (tmp_path / "empty").mkdir()
+    for name in ("a.ply", "a.compressed.ply", "a.ply.xz"):
+        (tmp_path / name).write_bytes(b"")
     assert program.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line and not (tmp_path / "a.mp4").exists()
