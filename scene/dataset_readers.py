@@ -28,6 +28,7 @@ from scene.cameras import (
     spherical,
     upstream_look_at,
 )
+from scene.gaussian_ply import DC
 from scene.ply import open_ply
 from scene.ply_columns import MAX_NUMBER, colour_fields, colours, columns, not_finite, out_of_range, usable_rows
 from scene.ply_file import PlyError
@@ -297,24 +298,29 @@ def read_initial(path: str | PathLike[str], cam_params: "GenerateCamParams") -> 
 def read_point_cloud(path: str | PathLike[str]) -> BasicPointCloud:
     """Points, colours and normals of a PLY file as any program writes them.
 
-    Without colours the points are grey, without normals those are zero. Raises PlyError (a ValueError).
+    Gaussians give their base colours. Without colours the points are grey, without normals those are zero. Raises
+    PlyError (a ValueError).
     """
     path = Path(path)
     with open_ply(path) as ply:
         names = ply.fields
         rgb = colour_fields(names)
-        vertices = ply.vertices((*XYZ, *(rgb or ())))
+        of_colour = rgb or (DC if set(DC) <= set(names) else ())
+        has_normals = set(NORMAL) <= set(names)
+        vertices = ply.vertices((*XYZ, *of_colour, *(NORMAL if has_normals else ())))
     if rgb is not None:
         colors = colours(path, vertices, rgb)
+    elif of_colour:
+        colors = np.clip(SH2RGB(np.stack(list(columns(vertices, DC).values()), axis=1)), 0, 1)
     else:
         logger.warning("%s has no colours (red, green, blue); its points begin grey", path)
         colors = np.full((len(vertices), 3), 0.5)
     table = columns(vertices, XYZ)
-    bad = out_of_range({**table, **dict(zip(rgb or (), colors.T))})
+    bad = out_of_range({**table, **dict(zip(of_colour, colors.T))})
     kept = usable_rows(path, len(vertices), not_finite(bad))
     points = np.stack([table[name] for name in XYZ], axis=1)[kept].astype(np.float32)
     normals = np.zeros_like(points)
-    if set(NORMAL) <= set(names):
+    if has_normals:
         normals = np.stack(list(columns(vertices, NORMAL).values()), axis=1)[kept].astype(np.float32)
         normals[~np.isfinite(normals).all(axis=1)] = 0
     return BasicPointCloud(points, colors[kept], normals)

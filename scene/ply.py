@@ -2,7 +2,7 @@
 """Reading and writing vertex clouds as PLY. The only module that imports plyfile (GPL-3.0-or-later).
 
 The header is parsed by scene/ply_header.py. Rows of one size are read by NumPy, lists and text by plyfile, which is
-given a header of its own: without comments, and ending with the vertices.
+given a header of its own: without comments, of names in ASCII, and ending with the vertices.
 """
 
 import io
@@ -157,10 +157,10 @@ def _through_plyfile(ply: PlyFile, vertex: Element) -> np.ndarray:
     format = next(name for name, order in BYTE_ORDERS.items() if order == header.byte_order)
     lines = ["ply", f"format {format} 1.0"]
     for element in (*header.before(vertex), vertex):
-        lines.append(f"element {element.name} {element.count}")
+        lines.append(f"element {_as_ascii(element.name)} {element.count}")
         for name, words in element.types.items():
             names = [PLYFILE_TYPES.get(DTYPES.get(word, ""), word) if header.is_ascii else word for word in words]
-            lines.append(f"property {' '.join(names)} {name}")
+            lines.append(f"property {' '.join(names)} {_as_ascii(name)}")
     ply.file.seek(header.body_start)
     body = ply.file.read(header.body_bytes)
     if header.is_ascii:
@@ -168,4 +168,11 @@ def _through_plyfile(ply: PlyFile, vertex: Element) -> np.ndarray:
     content = "\n".join([*lines, "end_header", ""]).encode("ascii") + body
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data")  # an empty list
-        return PlyData.read(io.BytesIO(content))["vertex"].data
+        data = PlyData.read(io.BytesIO(content))["vertex"].data
+    data.dtype.names = tuple(vertex.types)
+    return data
+
+
+def _as_ascii(name: str) -> str:
+    """A name of an element or a property as plyfile takes it; different names stay different."""
+    return name.encode("unicode_escape").decode("ascii")

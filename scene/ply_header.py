@@ -107,7 +107,7 @@ def _lines(path: Path, content: bytes) -> tuple[list[str], list[str], int]:
         if word == [b"end_header"]:
             return declarations, comments, place
         if word and word[0] in (b"format", b"element", b"property"):
-            declarations.append(line.decode("utf-8", errors="replace"))
+            declarations.append(line.decode("utf-8", errors="backslashreplace"))  # names stay different
         if word == [b"comment"] and len(line) <= 64:
             comments.append(line.decode("utf-8", errors="replace").strip().removeprefix("comment"))
         if len(declarations) > MAX_DECLARATIONS:

@@ -9,7 +9,7 @@ import torch
 
 from scene.dataset_readers import read_point_cloud
 from scene.gaussian_model import GaussianModel
-from scene.ply import PlyError
+from scene.ply import PlyError, read_vertices
 from tests.scene.foreign_ply import GAUSSIAN, GOOD, rows, write
 from utils.sh_utils import RGB2SH
 
@@ -82,6 +82,22 @@ def test_lists_among_the_vertices_are_passed_over(tmp_path, encoding) -> None:
     cloud = read_point_cloud(write(tmp_path / "p.ply", points, types=types, form=encoding))
     assert cloud.points.tolist() == np.stack(list(POINTS.values()), axis=1).tolist()
     assert cloud.colors[:, 0].tolist() == [0, 0.2, 1]
+
+
+@pytest.mark.parametrize("encoding", ["binary_little_endian", "binary_big_endian", "ascii"])
+@pytest.mark.parametrize("latin", [False, True])
+def test_names_may_have_letters_beyond_ascii(tmp_path, encoding, latin) -> None:
+    """As CloudCompare's scalar fields and other elements have them, in UTF-8 or in another code."""
+    columns = rows(scalar_Höhe=1.5, scalar_Hähe=2.5, seen=[[1], [], [2, 3]])
+    data = b"7\n" if encoding == "ascii" else bytes([7])
+    other = {"before": ("element Größe 1\nproperty uchar größe", data)}
+    path = write(tmp_path / "c.ply", columns, types={"seen": "list uchar int"}, form=encoding, **other)
+    if latin:
+        path.write_bytes(path.read_bytes().replace("ö".encode(), b"\xf6").replace("ä".encode(), b"\xe4"))
+    assert_good(GaussianModel.from_ply(path))
+    vertices = read_vertices(path)
+    names = [r"scalar_H\xf6he", r"scalar_H\xe4he"] if latin else ["scalar_Höhe", "scalar_Hähe"]
+    assert [vertices[name].tolist() for name in names] == [[1.5] * 3, [2.5] * 3]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +271,25 @@ def test_numbers_that_are_no_colours_are_refused(tmp_path, kind, stored) -> None
     path = write(tmp_path / "p.ply", {**POINTS, **columns}, types=dict.fromkeys(columns, kind))
     message = refused(path, read_point_cloud)
     assert f"stores red, green, blue from {min(stored):g} to {max(stored):g}; expected colours in" in message
+
+
+def test_gaussians_to_start_from_have_their_base_colours(tmp_path, caplog) -> None:
+    columns = rows(4, f_dc_0=[0.5, -9.0, 9.0, np.nan])
+    cloud = read_point_cloud(write(tmp_path / "c.ply", columns))
+    assert cloud.colors[0].tolist() == pytest.approx([0.5 + 0.28209479 * base for base in (0.5, 0.5, -0.25)])
+    assert cloud.colors[1:, 0].tolist() == [0, 1] and "has no colours" not in caplog.text
+    assert "1 with NaN, infinity or more than 1e+18 in f_dc_0" in caplog.text
+    colours = read_point_cloud(write(tmp_path / "d.ply", {**columns, **dict.fromkeys("rgb", [0.25] * 4)})).colors
+    assert colours.tolist() == [[0.25] * 3] * 4  # where it has both, its colours are what it says
+
+
+@pytest.mark.parametrize("field", ["x", "nx", "red", "f_dc_1"])
+def test_a_list_in_the_place_of_a_number_is_refused_by_its_name(tmp_path, field) -> None:
+    columns = {**rows(), "nx": [0.0] * 3, "ny": [0.0] * 3, "nz": [0.0] * 3}
+    if field == "red":
+        columns |= dict.fromkeys(("red", "green", "blue"), [1.0] * 3)
+    path = write(tmp_path / "p.ply", {**columns, field: [[1], [1, 2], []]}, types={field: "list uchar int"})
+    assert f"declares the vertex field {field} as 'list'; expected a single number" in refused(path, read_point_cloud)
 
 
 def test_points_without_colours_begin_grey_with_a_notice(tmp_path, caplog) -> None:
