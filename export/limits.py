@@ -28,6 +28,8 @@ FIELDS = {
     "opacity": "opacity logit",
 }
 """Parameter -> what a message calls it."""
+GLTF_BYTES = 2**32 - 2**16
+"""Of a gsglb file's numbers: its lengths have 32 bits, and its header is shorter than the rest."""
 SHORTEST_QUATERNION = 1e-9
 """torch takes 1e-12 for nothing; a shorter one has lost its direction."""
 
@@ -64,10 +66,13 @@ logarithms; html: scales are half floats, view dependence has one step for all."
 
 def check(gaussians: GaussianModel, format: str) -> None:
     """Raises ValueError, one sentence, for what no format holds, NaN, infinity, all-zero quaternions, and for positions
-    that this one does not."""
+    and sizes that this one does not."""
     raw = gaussians.parameters_in_order()
     if not len(gaussians.get_xyz):
         raise ValueError(f"the scene holds no Gaussian, and there is nothing to write as {format}.")
+    if format == "gsglb" and (size := gltf_bytes(gaussians)) > GLTF_BYTES:
+        given = f"{len(gaussians.get_xyz):,} Gaussians, {size:,} bytes"
+        raise ValueError(f"gsglb cannot hold {given}; expected at most {GLTF_BYTES:,}: take ply, or fewer Gaussians.")
     for name, held in (EVERY_FORMAT | {"xyz": RANGES[format].get("xyz", EVERY_FORMAT["xyz"])}).items():
         _refuse(raw[name].detach(), ~((raw[name] >= held.low) & (raw[name] <= held.high)), name, held, format)
     length = torch.linalg.vector_norm(raw["rotation"].detach(), dim=1)
@@ -75,6 +80,12 @@ def check(gaussians: GaussianModel, format: str) -> None:
     if short.any():
         row = int(short.nonzero()[0, 0])
         raise ValueError(f"{format} cannot hold the quaternion of Gaussian {row}, which is all but zero; remove it.")
+
+
+def gltf_bytes(gaussians: GaussianModel) -> int:
+    """Of all attributes of a gsglb file: positions, quaternions, scales, opacities, colours and harmonics."""
+    coefficients = (gaussians.max_sh_degree + 1) ** 2
+    return len(gaussians.get_xyz) * (4 * (3 + 4 + 3 + 1 + 3 * coefficients) + 4)
 
 
 def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:

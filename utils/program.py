@@ -156,16 +156,27 @@ def command_of(name: str) -> str:
 
 
 def refuses(name: str, *kinds: type[Exception]) -> Callable[[Main], Main]:
-    """Decorates a command line's `main`: an exception of these kinds is the user's, printed as a line; status 2."""
+    """Decorates a command line's `main`: an exception of these kinds is the user's, printed as a line; status 2.
+
+    Too little memory and a failed device are the machine's: a line too, status 1.
+    """
 
     def decorated(main: Main) -> Main:
         @functools.wraps(main)
         def checked(argv: list[str]) -> int:
             try:
                 return main(argv)
-            except kinds as problem:
-                print(f"{command_of(name)}: {sentence_of(problem)}", file=sys.stderr)
-                return REFUSED
+            except Exception as problem:
+                if isinstance(problem, kinds) and getattr(problem, "errno", None) != errno.ENOMEM:
+                    print(f"{command_of(name)}: {sentence_of(problem)}", file=sys.stderr)
+                    return REFUSED
+                from utils.failures import machine_failure  # here, for it imports torch
+
+                if (failure := machine_failure(problem)) is None:
+                    raise
+                remedy = "end other programs, or request less" if failure.of_memory else "run it again"
+                print(f"{command_of(name)}: {failure}; {remedy}.", file=sys.stderr)
+                return STOPPED
 
         return checked
 

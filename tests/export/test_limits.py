@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import FORMATS, export, mesh
+from export import FORMATS, export, gltf_splats, limits, mesh
 from export.cloud import Y_UP, rotated
 from export.compressed_ply import z_order
 from export.options import Options
@@ -221,6 +221,20 @@ def test_a_mesh_beside_an_extreme_gaussian_is_finite(tmp_path, monkeypatch, para
     FORMATS["glb"].write(scene_with(parameter, value), tmp_path / "out.glb", Options(grid=16, texture_px=64, faces=200))
     shape = trimesh.load(tmp_path / "out.glb", force="mesh")
     assert len(shape.faces) and np.isfinite(shape.vertices).all() and np.abs(shape.vertices).max() < 5
+
+
+@pytest.mark.parametrize("degree", [0, 3])
+def test_a_gltf_file_beyond_32_bits_is_refused(tmp_path, monkeypatch, degree) -> None:
+    scene = lopsided(degree)
+    size = sum(array.nbytes for array in gltf_splats.attributes(scene).values())
+    assert limits.GLTF_BYTES == 2**32 - 2**16
+    monkeypatch.setattr(limits, "GLTF_BYTES", size)
+    FORMATS["gsglb"].write(scene, tmp_path / "a.glb", Options())
+    assert (tmp_path / "a.glb").stat().st_size - size < 2**16
+    monkeypatch.setattr(limits, "GLTF_BYTES", size - 1)
+    with pytest.raises(ValueError, match=f"gsglb cannot hold {N} Gaussians, {size:,} bytes; expected at most {size - 1:,}: take ply"):
+        FORMATS["gsglb"].write(scene, tmp_path / "b.glb", Options())
+    assert not (tmp_path / "b.glb").exists()
 
 
 def test_a_notice_of_clipping_goes_to_the_log(caplog, tmp_path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every command line starts and ends, in processes of their own; no torch in them."""
+"""How every command line starts and ends, in processes of their own; no torch in those."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils import program, revision
 from utils.revision import code_revision, version_line
@@ -166,6 +168,30 @@ def test_a_file_in_the_place_of_a_folder_is_said_in_words(tmp_path, capsys, belo
     (tmp_path / "file").write_text("")
     told = f"{tmp_path / 'file' / below}: a file is in the place of a folder; give another path."
     assert main([]) == program.REFUSED and capsys.readouterr().err == f"export: {told}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9.1 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("bad allocation: std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB"),
+        RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ..."),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_too_little_memory_and_a_failed_device_are_a_line_of_the_machine(capsys, error) -> None:
+    @program.refuses("export", ValueError, OSError)
+    def main(argv: list[str]) -> int:
+        raise error
+
+    assert main([]) == program.STOPPED
+    (line,) = capsys.readouterr().err.splitlines()
+    failed = "illegal" in str(error)
+    assert line.startswith(f"export: {'the device failed' if failed else 'out of memory'} ({str(error).splitlines()[0]}")
+    assert line.endswith("; run it again." if failed else "; end other programs, or request less.")
 
 
 def test_other_errors_are_not_the_users() -> None:
