@@ -4,11 +4,12 @@
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.run_folder import cloud_of, is_saved_cloud
-from export import compressed_ply, gltf_splats, mesh, page, splats
+from export import compressed_ply, gltf_splats, limits, mesh, page, splats
 from export.options import Options, default_path
 from scene.gaussian_model import GaussianModel
 from utils.file_formats import FILE_FORMATS, SCENES, check_suffix
@@ -17,26 +18,36 @@ from utils.general_utils import check_writable
 logger = logging.getLogger(__name__)
 
 
+Check = Callable[[GaussianModel, Options], None]
+"""Raises ValueError, one sentence, for what the writer would refuse: what its format cannot hold, a missing library."""
+Writer = Callable[[GaussianModel, Path, Options], None]
+
+
 class Format(NamedTuple):
-    """What a format is, in a line for people, and its writer: (Gaussians, path, options)."""
+    """What a format is, in a line for people, what is checked before any file is written, and its writer."""
 
     description: str
-    write: Callable[[GaussianModel, Path, Options], None]
+    check: Check
+    write: Writer
 
 
-WRITERS = {
-    "ply": splats.write_ply,
-    "compressed.ply": compressed_ply.write_compressed_ply,
-    "splat": splats.write_splat,
-    "spz": splats.write_spz,
-    "sog": splats.write_sog,
-    "glb": mesh.write_glb,
-    "gsglb": gltf_splats.write_gltf_splats,
-    "html": page.write_page,
+def _held_by(format: str) -> Check:
+    return lambda gaussians, options: limits.check(gaussians, format)
+
+
+WRITERS: dict[str, tuple[Check, Writer]] = {
+    "ply": (splats.check_ply, splats.write_ply),
+    "compressed.ply": (_held_by("compressed.ply"), compressed_ply.write_compressed_ply),
+    "splat": (partial(splats.check_converted, "splat"), splats.write_splat),
+    "spz": (partial(splats.check_converted, "spz"), splats.write_spz),
+    "sog": (partial(splats.check_converted, "sog"), splats.write_sog),
+    "glb": (mesh.check_glb, mesh.write_glb),
+    "gsglb": (_held_by("gsglb"), gltf_splats.write_gltf_splats),
+    "html": (page.check_page, page.write_page),
 }
 MARKED, UNMARKED = ("ply", "compressed.ply", "spz", "sog"), ("splat", "gsglb")
 """Formats that other programs draw, and that can or cannot say that Gaussians are to be rendered antialiased."""
-FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].description, WRITERS[name]) for name in SCENES}
+FORMATS: dict[str, Format] = {name: Format(FILE_FORMATS[name].description, *WRITERS[name]) for name in SCENES}
 """Name -> format."""
 
 
@@ -61,7 +72,10 @@ def export(run: Path, format: str, out: Path | None = None, options: Options | N
 def exports(
     run: Path, formats: Sequence[str], out: Path | None = None, options: Options | None = None
 ) -> Iterator[Path]:
-    """As `export`, of a scene that is read once: each format's path, when it has been written."""
+    """As `export`, of a scene that is read once: each format's path, when it has been written.
+
+    What one of the formats cannot hold is found before the first is written.
+    """
     run, options = Path(run), options or Options()
     for format in formats:
         check_known(format)
@@ -72,6 +86,8 @@ def exports(
     for format, path in zip(formats, paths):
         _check_place(path, cloud, format)
     gaussians = GaussianModel.from_ply(cloud)
+    for format in formats:
+        FORMATS[format].check(gaussians, options)
     if gaussians.antialiased:
         _report_antialiased(formats)
     for format, path in zip(formats, paths):

@@ -34,11 +34,17 @@ def rotated(gaussians: GaussianModel, turn: torch.Tensor) -> GaussianModel:
     )
 
 
-def padded(gaussians: GaussianModel, sh_degree: int) -> GaussianModel:
-    """A copy with zeros for the SH coefficients up to `sh_degree`. Raises ValueError where the cloud has more."""
+def check_padding(gaussians: GaussianModel, sh_degree: int) -> None:
+    """Raises ValueError for an SH degree that `padded` cannot give the cloud."""
     own = gaussians.max_sh_degree
     if not own <= sh_degree <= 3:
         raise ValueError(f"the cloud has SH degree {own} and cannot be padded to {sh_degree}; give {own} to 3.")
+
+
+def padded(gaussians: GaussianModel, sh_degree: int) -> GaussianModel:
+    """A copy with zeros for the SH coefficients up to `sh_degree`. Raises ValueError where the cloud has more."""
+    check_padding(gaussians, sh_degree)
+    own = gaussians.max_sh_degree
     raw = {name: value.detach() for name, value in gaussians.parameters_in_order().items()}
     missing = (sh_degree + 1) ** 2 - (own + 1) ** 2
     rest = torch.nn.functional.pad(raw["f_rest"], (0, 0, 0, missing))

@@ -88,7 +88,7 @@ def gltf_bytes(gaussians: GaussianModel) -> int:
     return len(gaussians.get_xyz) * (4 * (3 + 4 + 3 + 1 + 3 * coefficients) + 4)
 
 
-def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:
+def fitted(gaussians: GaussianModel, format: str, is_reported: bool = True) -> GaussianModel:
     """A copy of a checked scene with nothing beyond what the format holds; a line tells what was clipped.
 
     Thin Gaussians are thickened silently: of scales below the least, those count whose Gaussian has no larger one.
@@ -101,7 +101,7 @@ def fitted(gaussians: GaussianModel, format: str) -> GaussianModel:
         raw[name] = values.clamp(held.low, held.high)
         below = values.amax(dim=1) < held.low if name == "scaling" else (values < held.low).flatten(1).any(dim=1)
         rows = below | (values > held.high).flatten(1).any(dim=1)
-        if rows.any():
+        if is_reported and rows.any():
             beyond = values[rows]
             logger.warning(
                 "%s holds %s from %g to %g: %s of %s Gaussians, from %g to %g, are clipped to that",

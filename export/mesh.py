@@ -33,11 +33,17 @@ FLOATER_STEPS = 4
 LIBRARIES = ("skimage.measure", "fast_simplification", "xatlas", "trimesh")
 
 
+def check_glb(gaussians: GaussianModel, options: Options) -> None:
+    """Raises ValueError for a scene of which there can be no mesh, and for a library that is not installed."""
+    for name in LIBRARIES:
+        library(name)
+    check(gaussians, "glb")
+    framing([gaussians]).distance(FOV_RAD)
+
+
 def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     """Density field, marching cubes, flat sides, fewer triangles, unwrapping, a texture baked from images."""
-    for name in LIBRARIES:
-        library(name)  # before the work
-    check(gaussians, "glb")
+    check_glb(gaussians, options)
     seen = framing([gaussians])
     report(0.0, "finding the surface")
     grid = grid_around(gaussians, seen, options.grid)

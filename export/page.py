@@ -30,9 +30,15 @@ REST_BYTES = 16
 """Bytes of view-dependent colour are padded to a multiple of this, one texel."""
 
 
+def check_page(gaussians: GaussianModel, options: Options) -> None:
+    """Raises ValueError for what a page cannot hold or show."""
+    check(gaussians, "html")
+    framing([fitted(gaussians, "html", is_reported=False)]).distance(FOV_RAD)
+
+
 def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
     """Means are kept; colours, opacities and scales are half floats, rotations 16 bits, view dependence 8 bits."""
-    check(gaussians, "html")
+    check_page(gaussians, options)
     gaussians = fitted(gaussians, "html")
     seen = framing([gaussians])
     rest, rest_range = packed_harmonics(gaussians)

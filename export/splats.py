@@ -14,19 +14,33 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from export.cloud import UP, padded, rotated
+from export.cloud import UP, check_padding, padded, rotated
 from export.limits import check, fitted, report_rounding
 from export.options import Options, library
 from scene.gaussian_model import GaussianModel
 from scene.ply import ply_content, write_vertices
 from utils.general_utils import atomic_path
 
+CONVERTER = "gaussforge"
 COUNTS: dict[str, Callable[[bytes], float]] = {
     "splat": lambda content: len(content) / 32,
     "spz": lambda content: int.from_bytes(gzip.decompress(content)[8:12], "little"),
     "sog": lambda content: json.loads(ZipFile(io.BytesIO(content)).read("meta.json"))["count"],
 }
 """Format -> how many Gaussians a file holds by its own account."""
+
+
+def check_ply(gaussians: GaussianModel, options: Options) -> None:
+    """Raises ValueError for what no file holds, and for a degree of which this cloud has more."""
+    check(gaussians, "ply")
+    if options.pad_sh is not None:
+        check_padding(gaussians, options.pad_sh)
+
+
+def check_converted(format: str, gaussians: GaussianModel, options: Options) -> None:
+    """Raises ValueError for what the format does not hold, and where the library that writes it is not installed."""
+    library(CONVERTER)
+    check(gaussians, format)
 
 
 def write_ply(gaussians: GaussianModel, out: Path, options: Options) -> None:
@@ -80,7 +94,7 @@ def _placed(gaussians: GaussianModel, format: str, options: Options) -> Gaussian
 
 def _convert(gaussians: GaussianModel, format: str, out: Path, spz_version: int = 3) -> None:
     """Raises ValueError, one sentence, where gaussforge is missing, refuses, fails, or writes something else."""
-    forge = library("gaussforge").GaussForge()
+    forge = library(CONVERTER).GaussForge()
     given = ply_content(gaussians.as_vertices())
     try:
         answer = forge.convert(given, "ply", format, spz_version=spz_version)

@@ -3,6 +3,7 @@
 
 import logging
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -235,6 +236,27 @@ def test_a_gltf_file_beyond_32_bits_is_refused(tmp_path, monkeypatch, degree) ->
     with pytest.raises(ValueError, match=f"gsglb cannot hold {N} Gaussians, {size:,} bytes; expected at most {size - 1:,}: take ply"):
         FORMATS["gsglb"].write(scene, tmp_path / "b.glb", Options())
     assert not (tmp_path / "b.glb").exists()
+
+
+@pytest.mark.parametrize(
+    "formats, scene, words, told",
+    [
+        (["ply", "html", "spz"], {"x": 3000.0}, [], "spz cannot hold the position 3000"),
+        (["ply", "glb", "splat"], {}, [], "needs gaussforge"),
+        (["ply", "gsglb", "glb"], {}, [], "needs xatlas"),
+        (["gsglb", "ply"], {}, ["--pad_sh", "4"], "cannot be padded to 4"),
+        (["ply", "html"], {"scale_0": -30.0, "scale_1": -30.0, "scale_2": -30.0, "x": [0.0] * 3}, [], "from 0.3 to 1e+06 units away"),
+        (["ply", "glb"], {"x": [0.0, 1e7, -1e7]}, [], "from 0.3 to 1e+06 units away"),
+    ],
+)
+def test_what_one_format_refuses_is_found_before_any_is_written(tmp_path, capsys, monkeypatch, formats, scene, words, told) -> None:
+    cloud = write(tmp_path / "c.ply", rows(3, **scene))
+    for needed in ("gaussforge", "xatlas"):
+        if needed in told:
+            monkeypatch.setitem(sys.modules, needed, None)
+    assert main([str(cloud), "--format", *formats, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and not (tmp_path / "export").exists()
 
 
 def test_a_notice_of_clipping_goes_to_the_log(caplog, tmp_path) -> None:
