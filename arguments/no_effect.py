@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
+from utils.model_ids import is_local
 
 MODEL, OPT, CAMERAS = "ModelParams", "OptimizationParams", "GenerateCamParams"
 GUIDANCE, COGRAD, TOP = "GuidanceParams", "CoGradParams", ""
@@ -164,7 +165,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         GUIDANCE,
         "model_revision",
-        lambda c: not Path(c.guidance.model_key or "").exists(),
+        lambda c: not is_local(c.guidance.model_key),
         "GuidanceParams.model_key is a folder or file",
     ),
     Row(GUIDANCE, "base_model_key", lambda c: _is_file(c.guidance.model_key), "GuidanceParams.model_key is no file"),

@@ -3,13 +3,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from arguments import Config, GenerateCamParams, GuidanceParams
 from arguments.checks import Problem
 from guidance.model_checks import read_json
-from guidance.sources import REPOSITORY, ModelUnavailable
+from guidance.sources import ModelUnavailable, file_of_model
 
 STABLE_DIFFUSION_PX = 8
 """Pixels a side of one latent, where the model's own config is not on this machine."""
@@ -83,8 +82,8 @@ def size_notices(config: Config) -> list[str]:
 
 def config_of_model(model_key: str | None, name: str) -> dict[str, Any]:
     """A JSON file of a model in a folder; empty for another model, and for a damaged one, which loading refuses."""
-    key = model_key or "no model"
+    path = file_of_model(model_key, name)
     try:
-        return next((read_json(path) for path in (Path(key) / name, REPOSITORY / key / name) if path.is_file()), {})
+        return {} if path is None else read_json(path)
     except ModelUnavailable:
         return {}

@@ -24,6 +24,7 @@ from torch import Tensor
 from guidance.sources import ModelUnavailable
 from guidance.tensor_files import check_values, read_file
 from guidance.textual_inversion import checked_vectors
+from utils.model_ids import expanded
 
 FOLDER_FILE = "pytorch_lora_weights.safetensors"
 WHICH_FILE = "give GuidanceParams.LoRA_path a LoRA of Stable Diffusion 1.x or 2.x in diffusers, peft or kohya format"
@@ -100,7 +101,7 @@ class LoRA:
 
 def read_lora(lora_path: str) -> LoRA:
     """Read a LoRA file, or a folder with pytorch_lora_weights.safetensors.  Raises ModelUnavailable, one sentence."""
-    path = Path(lora_path).expanduser()
+    path = expanded(lora_path)
     if path.is_dir():
         path = path / FOLDER_FILE
     if not path.is_file():

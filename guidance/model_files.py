@@ -75,7 +75,7 @@ def model_on_this_machine(params: GuidanceParams) -> Components | None:
     try:
         source = find_local(params)
         is_file = source is not None and source.is_file()
-        folder = local_folder(params.base_model_key or "") if is_file else source
+        folder = local_folder(params.base_model_key) if is_file else source
         return None if folder is None else load_shapes(folder)
     except ModelUnavailable:
         return None
@@ -100,6 +100,6 @@ def _check_model(params: GuidanceParams) -> None:
 def _check_single_file(path: Path, base_model_key: str | None) -> None:
     tensors, metadata = read_header(path)
     refuse_other_names(path, tensors, metadata)
-    if base_model_key and (base := local_folder(base_model_key)) is not None:
+    if (base := local_folder(base_model_key)) is not None:
         check_layout(base, BASE_MODEL)
         check_file(path, tensors, base)

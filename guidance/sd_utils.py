@@ -35,7 +35,7 @@ __all__ = ["ModelUnavailable", "StableDiffusion"]
 
 logger = logging.getLogger(__name__)
 
-InKnownWords = Callable[[Sequence[str], Collection[str], Sequence[str]], list[str]]
+InKnownWords = Callable[[Sequence[str], Collection[str], Sequence[str], str], list[str]]
 NetworkCall = Callable[..., tuple[Tensor, ...]]
 LEAST_ALPHA = 2.0**-24  # what diffusers' EulerDiscreteScheduler takes for a cumulative alpha of 0
 
@@ -51,7 +51,7 @@ class StableDiffusion:
     ):
         """Load `guidance_params.model_key` onto `device`.
 
-        in_known_words: (texts, known words, learned words) -> texts, for a model that has a list of the words it knows.
+        in_known_words: (texts, known words, learned words, prompt) -> texts, for a model that lists what it knows.
         Raises ModelUnavailable (a ValueError), and ValueError for settings that the device cannot do.
         """
         self.device = torch.device(device)
@@ -88,7 +88,7 @@ class StableDiffusion:
         def normalize(texts: Sequence[str], learned: Sequence[str]) -> Sequence[str]:
             if known_words is None or in_known_words is None:
                 return texts
-            return in_known_words(texts, known_words, learned)
+            return in_known_words(texts, known_words, learned, guidance_params.text)
 
         encoder = TextEncoder(parts.tokenizer, parts.text_encoder, parts.learned_words, normalize)
         self._texts: TextEncoder | None = encoder

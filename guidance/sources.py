@@ -9,9 +9,8 @@ from pathlib import Path
 
 from arguments import GuidanceParams
 from utils.failures import first_line
-from utils.model_ids import current_id
+from utils.model_ids import current_id, places_of
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # Every upstream config names it; GuidanceParams.model_key_mirror stands for it.
 REMOVED_MODEL_KEY = "stabilityai/stable-diffusion-2-1-base"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
@@ -34,7 +33,7 @@ def find_local(params: GuidanceParams) -> Path | None:
     key = params.model_key
     if not key:
         raise ModelUnavailable(f"GuidanceParams.model_key is not set; {HOW_TO_GET}")
-    for path in (Path(key).expanduser(), REPOSITORY / key):
+    for path in places_of(key):
         if path.is_dir() or path.is_file():
             return _checked_path(path, params.is_safe_tensor)
     if Path(key).suffix in SINGLE_FILE_SUFFIXES:
@@ -49,9 +48,15 @@ def hub_id(key: str, params: GuidanceParams) -> str:
     return current_id(key, {REMOVED_MODEL_KEY: params.model_key_mirror})
 
 
-def local_folder(key: str) -> Path | None:
+def local_folder(key: str | None) -> Path | None:
     """The folder that a key names, from here or from the repository; None where there is none."""
-    return next((path for path in (Path(key).expanduser(), REPOSITORY / key) if path.is_dir()), None)
+    return next((path for path in places_of(key) if path.is_dir()), None)
+
+
+def file_of_model(key: str | None, name: str) -> Path | None:
+    """A file, by its name in the folder, of the model that a key names; None where it is not on this machine."""
+    folder = local_folder(key)
+    return folder / name if folder is not None and (folder / name).is_file() else None
 
 
 def _checked_path(path: Path, is_safe_tensor: bool) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 from guidance.components import Components
 from guidance.sources import ModelUnavailable, quiet
 from guidance.tensor_files import SUFFIXES, check_values, read_file
+from utils.model_ids import expanded
 
 FOLDER_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 UNNAMED = ("emb_params", "*", "string_to_param")  # names of vectors that are not a word: the file's name is
@@ -36,7 +37,7 @@ WHICH_FILE = "give GuidanceParams.textual_inversion_path an embedding made for t
 
 def read_words(path: str) -> dict[str, Tensor]:
     """Word -> vectors [V,D] float32 of a file, or of a folder's files.  Raises ModelUnavailable, one sentence."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.exists():
         raise ModelUnavailable(
             f"textual_inversion_path {path!r} does not exist; give the embedding's .safetensors or .bin file"

@@ -135,7 +135,7 @@ def _base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor])
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     key = params.base_model_key
-    folder = local_folder(key) if key else None
+    folder = local_folder(key)
     try:
         if folder is None:
             key = hub_id(key or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"], params)

@@ -8,7 +8,6 @@ Letters of shapes: V vertices, F faces, P points.
 import collections
 import importlib
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 
 from utils.bounded_file import read_text
 from utils.failures import first_line
-from utils.model_ids import current_id
+from utils.model_ids import current_id, expanded
 from utils.random_streams import RandomStreams
 
 POINTS = 4096  # what Point-E's upsampler gives; as many are drawn from Shap-E's mesh
@@ -67,7 +66,7 @@ def load_shap_e(model_key: str) -> Any:
     """diffusers' ShapEPipeline of a folder or hub id.  Raises CloudUnavailable."""
     from diffusers import ShapEPipeline
 
-    folder = Path(model_key).expanduser()
+    folder = expanded(model_key)
     if folder.is_dir():
         index = folder / "model_index.json"
         try:
@@ -79,6 +78,7 @@ def load_shap_e(model_key: str) -> Any:
             raise CloudUnavailable(
                 f"GenerateCamParams.shap_e_model_key: folder {folder} holds {found}; expected a ShapEPipeline"
             )
+        model_key = str(folder)
     else:
         model_key = current_id(model_key)
     try:

@@ -7,37 +7,48 @@ tokenizer/words.txt, the list of the words that it was trained on.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 from arguments import Config, GuidanceParams
 from arguments.checks import Problem
 from arguments.coerce import show
+from guidance.lora_file import read_lora
 from guidance.model_checks import read_words
-from guidance.sources import REPOSITORY
+from guidance.sources import ModelUnavailable, file_of_model
+from guidance.textual_inversion import read_words as read_learned
 from toy.captions import known_words
 from toy.objects import CLASSES
-from toy.reading import FUNCTION_WORDS, Reading, known_form, listed, read_prompt, words_of
+from toy.reading import FUNCTION_WORDS, Reading, UnknownPrompt, known_form, listed, read_prompt, words_of
 
 ANYWAY = "--allow_unknown_words takes it all the same; Stable Diffusion (configs/prompt.yaml) takes any text"
 
 
 def vocabulary_of(params: GuidanceParams) -> frozenset[str] | None:
     """The words of the list beside the model of model_key; None for a model without one, or not on this machine."""
-    key = params.model_key or "no model"
-    places = [Path(place) / "tokenizer" / "words.txt" for place in (key, REPOSITORY / key)]
-    return next((read_words(words) for words in places if words.is_file()), None)
+    path = file_of_model(params.model_key, "tokenizer/words.txt")
+    return None if path is None else read_words(path)
 
 
 def read_words_of(params: GuidanceParams) -> Reading | None:
-    """How the run's prior reads the prompt; None where it takes any text, or where learned words are still to come.
+    """How the run's prior reads the prompt; None where it takes any text, or its files of learned words are unreadable.
 
     `problem`, `unknown` (with the nearest known words) and `refusal` of a Reading are for messages and forms.
     """
-    if not params.text.strip() or params.textual_inversion_path:
+    if not params.text.strip():
         return None
-    if params.guidance == "SD" and not is_toy_world(vocabulary_of(params)):
+    if params.guidance == "ideal":
+        return read_prompt(params.text)
+    if not is_toy_world(vocabulary_of(params)):
         return None
-    return read_prompt(params.text)
+    try:
+        return read_prompt(params.text, learned_words_of(params))
+    except ModelUnavailable:  # guidance.model_files reports it with the settings
+        return None
+
+
+def learned_words_of(params: GuidanceParams) -> list[str]:
+    """Words that the run's textual inversion and LoRA bring.  Raises ModelUnavailable for unreadable files."""
+    inversion = read_learned(params.textual_inversion_path) if params.textual_inversion_path else ()
+    return [*inversion, *(read_lora(params.LoRA_path).words if params.LoRA_path else ())]
 
 
 def is_toy_world(vocabulary: Collection[str] | None) -> bool:
@@ -63,7 +74,8 @@ def prompt_notices(config: Config) -> list[str]:
         if reading.spec is None:
             return [f"the prompt {show(reading.text)} {reading.problem}: the prior shows a mixture of all objects"]
         return [reading.notice] if reading.notice else []
-    unknown = unknown_words([params.text, params.negative, params.inverse_text], vocabulary_of(params) or ())
+    texts = [params.text, params.negative, params.inverse_text]
+    unknown = unknown_words(texts, vocabulary_of(params) or (), learned_words_of(params))
     effect = "are given to it all the same" if params.allow_unknown_words else "are left out"
     return [f"words that the model {params.model_key} does not know {effect}: {listed(unknown)}"] if unknown else []
 
@@ -74,11 +86,13 @@ def unknown_words(texts: Sequence[str], known: Collection[str], learned: Sequenc
     return list(dict.fromkeys(word for part in plain for word in words_of(part) if not _known(word, known)))
 
 
-def in_known_words(texts: Sequence[str], known: Collection[str], learned: Sequence[str] = ()) -> list[str]:
+def in_known_words(
+    texts: Sequence[str], known: Collection[str], learned: Sequence[str] = (), prompt: str = ""
+) -> list[str]:
     """Texts for a tokenizer of `known` words: plurals and synonyms in their known form, unknown words left out.
 
-    Learned words and punctuation stay as they are. Raises ValueError for unknown words, unless it is the toy world's
-    vocabulary, whose prompts `prompt_problems` has checked.
+    Learned words and punctuation stay as they are. Raises ValueError for unknown words, or, with the toy world's
+    vocabulary, for a run's `prompt` that it does not know: `prompt_problems` sees only models on this machine.
     """
     unknown = [word for word in unknown_words(texts, known, learned) if word not in FUNCTION_WORDS]
     if unknown and not is_toy_world(known):
@@ -86,6 +100,9 @@ def in_known_words(texts: Sequence[str], known: Collection[str], learned: Sequen
             f"the prompt has words that this model does not know: {listed(unknown)}. "
             f"Known words: {', '.join(sorted(known))}. {ANYWAY}"
         )
+
+    if prompt.strip() and is_toy_world(known) and (refusal := read_prompt(prompt, learned).refusal):
+        raise UnknownPrompt(f"{refusal} {ANYWAY}")
 
     def of_part(part: str) -> str:
         return part if part in learned else re.sub(r"[^\W_]+", lambda found: _known(found[0].lower(), known), part)

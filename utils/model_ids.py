@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hub ids of models that were moved or removed, and where their files are now."""
+"""What the key of a model may mean: a place on this machine, or a hub id, which may have been moved or removed."""
 
 import logging
+import os
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Old id -> where the same files are now. Runway took its models off the hub in August 2024, Stability AI took Stable
 # Diffusion 2.x off in November 2025.
@@ -18,6 +22,21 @@ MOVED = {
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
 INDEX_FILES = ("model_index.json", "config.json")
+
+
+def expanded(path: str) -> Path:
+    """The path with ~ or ~user as the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+def places_of(key: str | None) -> tuple[Path, ...]:
+    """Where the folder or file that a key names may be, in the order of looking; none without a key."""
+    return (expanded(key), REPOSITORY / key) if key else ()
+
+
+def is_local(key: str | None) -> bool:
+    """Whether a key names a folder or file on this machine; a hub id otherwise."""
+    return any(place.exists() for place in places_of(key))
 
 
 def current_id(key: str, chosen: dict[str, str | None] | None = None) -> str:

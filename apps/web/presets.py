@@ -13,7 +13,7 @@ from arguments import Config
 from arguments.load import load_config
 from toy.captions import COLOURS
 from toy.objects import CLASSES, PARTS
-from toy.prompt_words import read_words_of
+from toy.prompt_words import is_toy_world, read_words_of, vocabulary_of
 from toy.reading import Reading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ class Preset:
     def is_toy(self) -> bool:
         """Whether the prior is one of the two embedded ones."""
         guidance = self.config.guidance
-        return guidance.guidance == "ideal" or (ROOT / (guidance.model_key or "no such")).is_dir()
+        return guidance.guidance == "ideal" or is_toy_world(vocabulary_of(guidance))
 
     @property
     def needs(self) -> str:
