@@ -5,7 +5,7 @@ import pytest
 import torch
 from raster_scenes import random_scene, settings_of
 
-from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, _cuda
+from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianRasterizer, _cuda, rasterize_views
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -62,8 +62,18 @@ def test_a_device_without_backend_is_named():
 def test_not_a_tensor():
     with pytest.raises(ValueError, match=r"scales is a list, expected a torch.Tensor"):
         render({"scales": [1.0, 2.0]})
-    with pytest.raises(ValueError, match=r"means3D is a NoneType, expected a torch.Tensor"):
-        render({"means3D": None})
+
+
+@pytest.mark.parametrize("name", ["means3D", "means2D", "opacities"])
+def test_what_every_call_needs_is_not_none(name):
+    """The library reads these arrays, and writes their gradients, without asking whether they are there."""
+    message = rf"{name} is a NoneType, expected a torch.Tensor"
+    with pytest.raises(ValueError, match=message):
+        render({name: None})
+    scene = random_scene(1, n=10, height=8, width=9, sh_degree=1)
+    views = [{**scene.inputs, "means2D": torch.zeros(10, 3)}] * 2
+    with pytest.raises(ValueError, match=message):
+        rasterize_views([settings_of(scene.view)] * 2, [views[0], views[1] | {name: None}])
 
 
 def test_settings_tensors_are_checked_too():

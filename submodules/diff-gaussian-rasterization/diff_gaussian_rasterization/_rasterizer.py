@@ -111,24 +111,27 @@ def _checked(
     device = means3D.device
     _check_device(device)
 
-    def checked(name: str, value: Any, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
-        return None if value is None else _checks.tensor(name, value, shapes, device)
+    def required(name: str, value: Any, *shapes: tuple[Any, ...]) -> torch.Tensor:
+        return _checks.tensor(name, value, shapes, device)
 
-    means = checked("means3D", means3D, ("N", 3))
-    n = len(means3D)
-    shs = checked("shs", shs, (n, "M", 3))
+    def optional(name: str, value: Any, *shapes: tuple[Any, ...]) -> torch.Tensor | None:
+        return None if value is None else required(name, value, *shapes)
+
+    means = required("means3D", means3D, ("N", 3))
+    n = len(means)
+    shs = optional("shs", shs, (n, "M", 3))
     _checks.settings(s, None if shs is None else shs.shape[1])
     small = {"bg": (3,), "viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,)}
-    tensors: dict[str, Any] = {k: _checks.tensor(k, getattr(s, k), (shape,), device) for k, shape in small.items()}
+    tensors: dict[str, Any] = {k: required(k, getattr(s, k), shape) for k, shape in small.items()}
     return s._replace(**tensors), [
         means,
-        checked("means2D", means2D, (n, 3)),
+        required("means2D", means2D, (n, 3)),
         shs,
-        checked("colors_precomp", colors_precomp, (n, 3)),
-        checked("opacities", opacities, (n, 1), (n,)),
-        checked("scales", scales, (n, 3)),
-        checked("rotations", rotations, (n, 4)),
-        checked("cov3D_precomp", cov3D_precomp, (n, 6)),
+        optional("colors_precomp", colors_precomp, (n, 3)),
+        required("opacities", opacities, (n, 1), (n,)),
+        optional("scales", scales, (n, 3)),
+        optional("rotations", rotations, (n, 4)),
+        optional("cov3D_precomp", cov3D_precomp, (n, 6)),
     ]
 
 
