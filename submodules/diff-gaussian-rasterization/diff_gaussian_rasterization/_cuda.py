@@ -118,7 +118,8 @@ class PairCount:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.arrived = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")  # n_pairs, n_dropped
+        # n_pairs, n_dropped
+        self.arrived = torch.zeros(2, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
         self.recent = 0.0
 
     def capacity(self, n_splats: int) -> int:

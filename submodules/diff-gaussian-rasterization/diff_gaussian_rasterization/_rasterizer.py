@@ -188,7 +188,7 @@ class GaussianRasterizer(nn.Module):
         if _cuda.usable(device):
             return _cuda.mark_visible(positions, view)
         positions, view = positions.cpu(), view.cpu()
-        visible = torch.empty(positions.shape[0], dtype=torch.bool)
+        visible = torch.empty(positions.shape[0], dtype=torch.bool, device="cpu")
         _abi.LIBRARY.dgr_cpu_mark_visible(positions.shape[0], positions.data_ptr(), view.data_ptr(), visible.data_ptr())
         return visible.to(device)
 

@@ -46,7 +46,7 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     if _cuda.usable(device):
         return _cuda.mean_squared_distances(points)
     points = points.cpu()
-    distances = torch.empty(points.shape[0], dtype=torch.float32)
+    distances = torch.empty(points.shape[0], dtype=torch.float32, device="cpu")
     code = _LIBRARY.knn_mean_squared_distances(
         points.shape[0], points.data_ptr(), distances.data_ptr(), torch.get_num_threads()
     )
