@@ -165,7 +165,13 @@ class StableDiffusion:
     ) -> Tensor:
         """`encode_imgs` by GuidanceParams.tiny_vae, which has no posterior: nothing is drawn; differentiable."""
         assert self.tiny_vae is not None, "only a run with tiny_vae asks for it"
-        latents = self._encode(lambda part: self.tiny_vae.encode(part).latents, images)
+
+        def network(part: Tensor) -> Tensor:
+            # Of a size that is no multiple, AutoencoderTiny makes one latent more than AutoencoderKL.
+            height, width = (side - side % self.pixels_per_latent for side in part.shape[2:])
+            return self.tiny_vae.encode(part[..., :height, :width]).latents
+
+        latents = self._encode(network, images)
         return (latents * self.tiny_vae.config.scaling_factor).to(images.dtype)
 
     def _encode(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

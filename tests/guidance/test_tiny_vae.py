@@ -52,6 +52,21 @@ def test_it_encodes_what_its_network_gives_and_draws_nothing(fitted, name):
     assert torch.equal(prior.encode_imgs(images, torch.Generator().manual_seed(1)), load(name).encode_imgs(images, torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.parametrize(("height", "width"), [(68, 64), (43, 61), (8, 15)])
+def test_of_any_size_it_makes_as_many_latents_as_the_models_own(fitted, height, width):
+    """The pixels that make no latent are not seen: they have no effect, and get no gradient."""
+    prior, images = load("tiny-sd", fitted["tiny-sd"]), Draws(0).uniform(2, 3, height, width).requires_grad_()
+    latents = prior.encode_imgs_tiny(images)
+    assert latents.shape == prior.encode_imgs(images.detach()).shape
+    h, w = height // 8 * 8, width // 8 * 8
+    assert torch.equal(latents, prior.encode_imgs_tiny(images[..., :h, :w]))
+    latents.backward(Draws(1).normal(*latents.shape))
+    seen = images.grad.abs().sum(dim=(0, 1)) > 0
+    assert seen[:h, :w].all() and not seen[h:].any() and not seen[:, w:].any()
+    with pytest.raises(ValueError, match="at least 8 px a side"):
+        prior.encode_imgs_tiny(images[..., :7])
+
+
 @pytest.mark.parametrize("changes", [{"vae_slicing": "on"}, {"vae_checkpointing": "on"}, {"vram_O": True}, {"precision": "bfloat16"}], ids=str)
 def test_the_gradient_flows_through_it_however_it_is_run(fitted, changes):
     """diffusers' own checkpointing of this class leaves out its scaling of the images; none of ours does."""
@@ -132,6 +147,14 @@ def test_a_run_switches_at_its_share_and_resumes_bit_for_bit_on_either_side(fitt
         assert cloud(part) == cloud(whole)
     plain = tmp_path / "plain"
     assert train.main(argv(plain)) == 0 and cloud(plain) != cloud(whole)
+
+
+@pytest.mark.parametrize("changes", [{"image_residual": 0.1}, {"noise_source": "fixed"}], ids=str)
+def test_a_size_that_is_no_multiple_is_trained_on_both_sides_of_the_switch(fitted, tmp_path, changes):
+    odd = {"image_w": 68, "image_h": 61, "iterations": 2}
+    folder = tmp_path / "run"
+    assert train.main(argv(folder, tiny_vae=fitted["tiny-sd"], **odd, **changes)) == 0
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["fault"] is None
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
