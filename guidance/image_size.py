@@ -7,8 +7,8 @@ from typing import Any
 
 from arguments import Config, GenerateCamParams, GuidanceParams
 from arguments.checks import Problem
-from guidance.model_checks import read_json
-from guidance.sources import ModelUnavailable, file_of_model
+from guidance.model_checks import read_config
+from guidance.sources import ModelUnavailable, local_folder
 
 STABLE_DIFFUSION_PX = 8
 """Pixels a side of one latent, where the model's own config is not on this machine."""
@@ -50,7 +50,7 @@ def size_rule(params: GuidanceParams) -> SizeRule:
         return IDEAL
     vae = config_of_model(params.model_key, "vae/config.json")
     channels = vae.get("block_out_channels")
-    latent = 2 ** (len(channels) - 1) if isinstance(channels, list) and 0 < len(channels) < 9 else STABLE_DIFFUSION_PX
+    latent = 2 ** (len(channels) - 1) if channels else STABLE_DIFFUSION_PX
     is_strict = vae.get("_class_name") == "LinearAutoencoder" or params.controlnet_model_key
     return SizeRule(least=latent, multiple=latent if is_strict else 1, latent=latent)
 
@@ -82,8 +82,8 @@ def size_notices(config: Config) -> list[str]:
 
 def config_of_model(model_key: str | None, name: str) -> dict[str, Any]:
     """A JSON file of a model in a folder; empty for another model, and for a damaged one, which loading refuses."""
-    path = file_of_model(model_key, name)
+    folder = local_folder(model_key)
     try:
-        return {} if path is None else read_json(path)
+        return read_config(folder, name) if folder is not None and (folder / name).is_file() else {}
     except ModelUnavailable:
         return {}

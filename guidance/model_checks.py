@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from guidance.model_values import TOKENIZER, VALUES, check_values
 from guidance.sd_step import PREDICTION_TYPES
 from guidance.sources import HOW_TO_GET, ModelUnavailable
 from utils.bounded_file import read_text
@@ -43,6 +44,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return contents
 
 
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """A config by its name in a pipeline's folder, with checked values.  Raises ModelUnavailable."""
+    contents = read_json(folder / name)
+    check_values(contents, VALUES.get(name, {}), folder / name)
+    return contents
+
+
 def read_words(path: Path) -> frozenset[str]:
     """The words of a list, white space between them.  Raises ModelUnavailable when it is damaged."""
     return frozenset(_read(path, str.split, "a list of words"))
@@ -68,7 +76,7 @@ def check_layout(folder: Path, advice: str = HOW_TO_GET) -> None:
         kind = read_json(config).get("_class_name", "") if config.is_file() else ""
         found = f"a single {kind}" if kind else "no model_index.json"
         raise ModelUnavailable(f"folder {folder} holds {found}; expected a Stable Diffusion pipeline; {advice}")
-    contents = read_json(index)
+    contents = read_config(folder, index.name)
     kind = contents.get("_class_name", "unknown")
     if "text_encoder_2" in contents or "XL" in kind or "transformer" in contents:
         raise ModelUnavailable(f"folder {folder} is a {kind}; only Stable Diffusion 1.x and 2.x work here; {advice}")
@@ -77,6 +85,9 @@ def check_layout(folder: Path, advice: str = HOW_TO_GET) -> None:
         raise ModelUnavailable(f"folder {folder} lacks {', '.join(missing)}; fetch the whole pipeline again; {advice}")
     for problem in (*_networks_of_others(folder), *_schedulers_of_others(folder)):
         raise ModelUnavailable(f"folder {folder}: {problem}; only Stable Diffusion 1.x and 2.x work here; {advice}")
+    for name in VALUES:
+        if (folder / name).is_file():
+            read_config(folder, name)
 
 
 def _networks_of_others(folder: Path) -> Iterator[str]:
@@ -124,6 +135,7 @@ def check_fit(components: Any, source: str) -> None:
 
 def check_configs(components: Any, source: str) -> None:
     """`check_fit` without the weights."""
+    check_values({key: getattr(components.tokenizer, key) for key in TOKENIZER}, TOKENIZER, f"{source}: tokenizer")
     for problem in (*_misfits(components), *_schedule_problems(components.scheduler)):
         raise ModelUnavailable(f"{source}: {problem}")
 

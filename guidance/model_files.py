@@ -76,7 +76,10 @@ def model_on_this_machine(params: GuidanceParams) -> Components | None:
         source = find_local(params)
         is_file = source is not None and source.is_file()
         folder = local_folder(params.base_model_key) if is_file else source
-        return None if folder is None else load_shapes(folder)
+        if folder is None:
+            return None
+        check_layout(folder)  # odd values are no shapes
+        return load_shapes(folder)
     except ModelUnavailable:
         return None
 

@@ -53,12 +53,6 @@ def local_folder(key: str | None) -> Path | None:
     return next((path for path in places_of(key) if path.is_dir()), None)
 
 
-def file_of_model(key: str | None, name: str) -> Path | None:
-    """A file, by its name in the folder, of the model that a key names; None where it is not on this machine."""
-    folder = local_folder(key)
-    return folder / name if folder is not None and (folder / name).is_file() else None
-
-
 def _checked_path(path: Path, is_safe_tensor: bool) -> Path:
     if path.is_dir():
         if is_safe_tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arguments import GuidanceParams
 from guidance.model_checks import check_finite, read_json
+from guidance.model_values import TINY_VAE, check_values
 from guidance.sources import ModelUnavailable, local_folder, quiet
 from guidance.weight_files import load_part
 from utils.failures import first_line
@@ -34,9 +35,11 @@ def find_tiny_vae(key: str) -> Path:
     if folder is None:
         raise ModelUnavailable(f"tiny_vae {key!r} is not an existing folder; {HOW_TO_GET}")
     config = folder / "config.json"
-    kind = read_json(config).get("_class_name") if config.is_file() else "no config.json"
+    contents = read_json(config) if config.is_file() else {"_class_name": "no config.json"}
+    kind = contents.get("_class_name")
     if kind != "AutoencoderTiny":
         raise ModelUnavailable(f"tiny_vae folder {folder} holds {kind}, expected an AutoencoderTiny; {HOW_TO_GET}")
+    check_values(contents, TINY_VAE, config)
     return folder
 
 

@@ -13,7 +13,7 @@ from arguments.checks import Problem
 from arguments.coerce import show
 from guidance.lora_file import read_lora
 from guidance.model_checks import read_words
-from guidance.sources import ModelUnavailable, file_of_model
+from guidance.sources import ModelUnavailable, local_folder
 from guidance.textual_inversion import read_words as read_learned
 from toy.captions import known_words
 from toy.objects import CLASSES
@@ -24,8 +24,9 @@ ANYWAY = "--allow_unknown_words takes it all the same; Stable Diffusion (configs
 
 def vocabulary_of(params: GuidanceParams) -> frozenset[str] | None:
     """The words of the list beside the model of model_key; None for a model without one, or not on this machine."""
-    path = file_of_model(params.model_key, "tokenizer/words.txt")
-    return None if path is None else read_words(path)
+    folder = local_folder(params.model_key)
+    path = folder / "tokenizer" / "words.txt" if folder is not None else None
+    return read_words(path) if path is not None and path.is_file() else None
 
 
 def read_words_of(params: GuidanceParams) -> Reading | None:
