@@ -169,6 +169,16 @@ def test_a_folder_of_something_else(tmp_path, contents, found):
         load_shap_e(str(tmp_path))
 
 
+def test_a_folder_in_the_home_folder_is_loaded_from_there(tmp_path, monkeypatch):
+    from diffusers import ShapEPipeline
+
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "ShapEPipeline"}))
+    monkeypatch.setattr(ShapEPipeline, "from_pretrained", lambda place, **options: place)
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert load_shap_e(f"~/{tmp_path.name}") == str(tmp_path)
+    assert load_shap_e("~nobody-of-this-name/model") == "~nobody-of-this-name/model"
+
+
 def test_a_damaged_folder(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "ShapEPipeline", "prior": ["diffusers", "PriorTransformer"]}))
     with pytest.raises(CloudUnavailable, match=r"cannot be loaded \(.*\); connect to the network once or give"):
