@@ -88,11 +88,13 @@ class Trainer:
         """
         self.signals.take()
         self.log.begin()
+        is_done = False
         with torch.autograd.set_detect_anomaly(self.config.detect_anomaly):
             try:
                 video = self._loop()
                 if not self.is_finished and not self.recovery.save():
                     raise TrainingStopped(f"received {self.signals.received}, and the checkpoint cannot be written")
+                is_done = self.is_finished
             except TrainingStopped:
                 self.recovery.save_last_scene()
                 raise
@@ -105,12 +107,14 @@ class Trainer:
                 try:
                     self.workers.end()
                 finally:
-                    self.recovery.close()
+                    self.recovery.close(is_done)
         self._check_outcome()
         return video
 
     def _loop(self) -> Path | None:
         state, config, video = self.state, self.config, None
+        if self.is_finished:  # resumed after its last step, of which an output may be missing
+            return self.outputs.write_again(state.iteration, self.recovery.writes, state.maps)
         while not self.is_finished and not self.signals():
             self.workers.begin_step(state)
             step = compute_gradients(state, self.prior, self.prompts, config, self.world)
@@ -135,7 +139,10 @@ class Trainer:
                 raise TrainingStopped(reason)
             self.recovery.finish(peak_bytes(self.state.gaussians.device))
         if missing := self.recovery.writes.missing():
-            raise TrainingStopped(f"step {self.state.iteration} is done, but not all could be written: {missing}")
+            raise TrainingStopped(
+                f"step {self.state.iteration} is done, but not all could be written: {missing}. Free the disk or "
+                f"repair the folder, then --resume {self.folder.path}: what can be of the last step is written again"
+            )
 
     def _write_outputs(self, step: StepGradients) -> Path | None:
         """As upstream: outputs show, and saves hold, the scene before this iteration's update."""

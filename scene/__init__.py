@@ -146,9 +146,14 @@ class Scene:
 
     def save(self, iteration: int, gaussians: GaussianModel | None = None) -> Path:
         """Write the Gaussians, or others, to point_cloud/iteration_K/point_cloud.ply; returns that path."""
-        path = self.model_path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+        path = cloud_path(self.model_path, iteration)
         (self.gaussians if gaussians is None else gaussians).save_ply(path)
         return path
+
+
+def cloud_path(run: Path, iteration: int) -> Path:
+    """Where a run folder has the Gaussians of an iteration: point_cloud/iteration_K/point_cloud.ply."""
+    return run / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
 
 
 def _stacked(values: list[Any]) -> Any:

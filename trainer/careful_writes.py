@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from trainer.run_lock import FolderLost
 from utils.failures import MachineFailure, first_line, machine_failure
@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 class CarefulWrites:
     """Remembers the kinds of output whose last write failed, and how often each did; reports the first failure.
 
+    A checkpoint holds what was lost, so that a resumed run does not take its folder for complete. A write of the same
+    `step` that succeeds later makes up for one that failed.
+
     guard: called before each write; raises FolderLost when the folder is another run's.
     memory_remedy: what to do where memory did not suffice for a write.
     """
@@ -33,6 +36,8 @@ class CarefulWrites:
     ) -> None:
         self.report, self.guard, self.memory_remedy = report, guard, memory_remedy
         self.failing, self.lost = dict[str, str](), dict[str, int]()
+        self.step: int | None = None  # the iteration whose outputs are written; None: not known
+        self._lost_at = dict[str, int]()  # kind -> the last step whose output is lost
 
     def __call__(self, kind: str, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What write(...) returns; None when it raised an exception, of whatever class. Raises the guard's FolderLost.
@@ -50,8 +55,10 @@ class CarefulWrites:
                 self.report(f"{kind} could not be written ({_reason(error)}); training continues{self._remedy(error)}")
                 logger.debug("%s", kind, exc_info=True)
             self.failing[kind] = str(error)
-            self.lost[kind] = self.lost.get(kind, 0) + 1
+            self._count_loss(kind)
             return None
+        if self.step is not None and self._lost_at.get(kind) == self.step:
+            self._make_up_for(kind)
         if self.failing.pop(kind, None) is not None:
             self.report(f"{kind} can be written again")
         return result
@@ -60,6 +67,35 @@ class CarefulWrites:
         """What is missing in the folder, in words; empty when nothing is."""
         kinds = {**self.failing, **{kind: "" for kind in self.lost if kind not in TRIED_AGAIN}}
         return ", ".join(f"{kind} ({counted(self.lost[kind], 'time')})" for kind in kinds)
+
+    def lost_at(self, step: int) -> set[str]:
+        """The kinds whose output of this step is lost."""
+        return {kind for kind, at in self._lost_at.items() if at == step}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was lost: kind -> [times, the last step, -1 where that is not known]."""
+        kept = {kind: times for kind, times in self.lost.items() if kind not in TRIED_AGAIN}
+        return {kind: [times, self._lost_at.get(kind, -1)] for kind, times in kept.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What was lost by the time that `state_dict` was taken, and nothing later: those steps are made again."""
+        self.failing = {kind: reason for kind, reason in self.failing.items() if kind in TRIED_AGAIN}
+        self.lost = {kind: times for kind, times in self.lost.items() if kind in TRIED_AGAIN}
+        self.lost |= {kind: times for kind, (times, _) in state.items()}
+        self._lost_at = {kind: step for kind, (_, step) in state.items() if step >= 0}
+
+    def _count_loss(self, kind: str) -> None:
+        """Of one step once, however often it is tried."""
+        if self.step is None or self._lost_at.get(kind) != self.step:
+            self.lost[kind] = self.lost.get(kind, 0) + 1
+        if self.step is not None:
+            self._lost_at[kind] = self.step
+
+    def _make_up_for(self, kind: str) -> None:
+        del self._lost_at[kind]
+        self.lost[kind] -= 1
+        if not self.lost[kind]:
+            del self.lost[kind]
 
     def _remedy(self, error: Exception) -> str:
         failure = machine_failure(error)

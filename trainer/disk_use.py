@@ -9,7 +9,7 @@ from arguments.yaml_file import read_yaml
 from trainer.checkpoints import numbered
 from trainer.run_folder import RECORD
 from trainer.run_lock import FolderInUse, RunLock
-from trainer.run_records import read_object
+from trainer.run_records import is_count, read_object
 from utils.general_utils import is_being_written
 
 EXPORTS = "export"
@@ -86,11 +86,14 @@ def remove(run: Path) -> int:
 
 
 def _removable(run: Path, with_exports: bool) -> list[Path] | None:
-    """None for a run that is not finished: one that is continued is no longer."""
+    """None for a run that is not finished: one that is continued is no longer, and one without its scene never was."""
     try:
-        if "finished_utc" not in read_object(run / RECORD):
-            return None
+        record = read_object(run / RECORD)
     except (OSError, ValueError):
+        return None
+    steps = record.get("steps")  # which earlier versions did not note
+    scenes = run.glob(f"point_cloud/iteration_{steps if is_count(steps) else '*'}/point_cloud.ply")
+    if "finished_utc" not in record or not any(scenes):
         return None
     removable, exports = _unwanted_checkpoints(run), run / EXPORTS
     if with_exports and not exports.is_symlink():

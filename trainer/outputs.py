@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import torch
 
 from arguments import CoGradParams, Config
 from gaussian_renderer import render
+from scene import cloud_path
 from trainer.careful_writes import CarefulWrites
 from utils.heat_map import heat_map, in_rows, text_strip
 from utils.image_utils import colour_map, to_uint8, write_png
@@ -80,29 +82,55 @@ class RunOutputs:
 
         What an output shows is computed inside its write, so that a failure there costs that output alone.
         """
-        config, video = self.config, None
+        config, writes.step = self.config, iteration
         if (camera := self._process_camera(iteration)) is not None:
             frame = writes("frame of the process video", self._frame, camera)
             if frame is not None:
                 writes("process video", self.process_video.add, frame)
         if iteration % config.guidance.vis_interval == 0 and panel is not None:
             writes("panel", self.panel, iteration, panel)
-        if iteration in config.test_iterations:
-            writes("test views", self.test_views, iteration)
-            if maps is not None:
-                writes("region maps", self.region_maps, iteration, maps)
-            video = writes("turntable", self.videos, iteration) if config.save_video else None
-        if iteration in config.save_iterations:
-            writes("scene", self.scene.save, iteration)
-        return video
+        return self._write(self._due(iteration, maps), writes)
 
-    def test_views(self, iteration: int) -> None:
-        """test_six_views/K_iteration/render_view_V.png and render_depth_V.png."""
+    def write_again(
+        self, iteration: int, writes: CarefulWrites, maps: Callable[[], Mapping[str, torch.Tensor]] | None
+    ) -> Path | None:
+        """What is lost of this iteration's outputs, and can be made from the scene after it, and the scene if absent.
+
+        Returns the path of a turntable video, as `write_due` does.
+        """
+        writes.step = iteration
+        lost = writes.lost_at(iteration)
+        if not cloud_path(self.folder, iteration).is_file():
+            lost.add("scene")
+        return self._write({kind: write for kind, write in self._due(iteration, maps).items() if kind in lost}, writes)
+
+    def _due(
+        self, iteration: int, maps: Callable[[], Mapping[str, torch.Tensor]] | None
+    ) -> dict[str, Callable[[], Path]]:
+        """What of a scene is due at this iteration: kind -> its writing, which returns where it is."""
+        due, config = dict[str, Callable[[], Path]](), self.config
+        if iteration in config.test_iterations:
+            due["test views"] = partial(self.test_views, iteration)
+            if maps is not None:
+                due["region maps"] = partial(self.region_maps, iteration, maps)
+            if config.save_video:
+                due["turntable"] = partial(self.videos, iteration)
+        if iteration in config.save_iterations:
+            due["scene"] = partial(self.scene.save, iteration)
+        return due
+
+    @staticmethod
+    def _write(due: Mapping[str, Callable[[], Path]], writes: CarefulWrites) -> Path | None:
+        return {kind: writes(kind, write) for kind, write in due.items()}.get("turntable")
+
+    def test_views(self, iteration: int) -> Path:
+        """test_six_views/K_iteration/render_view_V.png and render_depth_V.png; returns their folder."""
         folder = self.folder / "test_six_views" / f"{iteration}_iteration"
         frames = turntable(self.gaussians, self.scene.getTestCameras(), self.config)
         for view, (rgb, depth) in enumerate(frames):
             write_png(folder / f"render_view_{view}.png", rgb)
             write_png(folder / f"render_depth_{view}.png", depth)
+        return folder
 
     def videos(self, iteration: int) -> Path:
         """videos/K_iteration/video_rgb_K.mp4 and video_depth_K.mp4; returns the path of the first."""

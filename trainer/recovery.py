@@ -32,7 +32,7 @@ class Recovery:
         self.writes = CarefulWrites(log.note, folder.keep, partial(remedy_of, config=config))
         last = config.optimization.iterations
         rules = CheckpointRules(config.checkpoint_every, config.keep_checkpoints, config.checkpoint_iterations, last)
-        parts: dict[str, Part] = {"train": state, "process_video": process_video, "log": log}
+        parts: dict[str, Part] = {"train": state, "process_video": process_video, "log": log, "writes": self.writes}
         run = {"id": folder.run_id, "settings": flat_settings(config)}
         self.checkpoints = Checkpoints(folder.path, parts, rules, run, folder.keep)
         self._last_scene: dict[str, torch.Tensor] | None = None
@@ -47,7 +47,7 @@ class Recovery:
             captured, iteration = tree["upstream"]
             self.state.load_upstream(captured, iteration, self.config)
         else:
-            self.checkpoints.load(path, tree)
+            self.checkpoints.load(path, {"writes": {}, **tree})  # which earlier versions did not write
         self._whole = self._saved = self.state.iteration
         self.log.note(f"continuing after step {self.state.iteration}, from {path}")
 
@@ -85,7 +85,12 @@ class Recovery:
         return True
 
     def finish(self, peak_bytes: dict[str, int]) -> None:
-        """Notes that the last step is done; removes the checkpoints unless they are to stay or an output lacks."""
+        """Notes in run.json that the run is finished and removes the checkpoints, unless they are to stay.
+
+        Neither where an output is missing: a resumed run can then write it.
+        """
+        if self.writes.missing():
+            return
         self.writes("run.json", self.folder.finished, peak_bytes, self.state.iteration)
         if self.config.keep_last_checkpoint or self.writes.missing():
             return
@@ -120,11 +125,16 @@ class Recovery:
             if self._last_scene is not None:
                 self.log.note(f"no Gaussians are left after step {iteration}; those before it are saved in {path}")
 
-    def close(self) -> None:
-        """What has been waiting to be written is, where it can be."""
+    def close(self, is_done: bool = False) -> None:
+        """What has been waiting to be written is, where it can be.
+
+        is_done: the last step has been made. Where an output is missing its checkpoint is written, if none was due.
+        """
         try:
             self.writes("process video", self.process_video.close)
             self.writes("log.jsonl", self.log.flush)
+            if is_done and self.writes.missing() and not self.checkpoints.rules.is_due(self.state.iteration):
+                self.save()
         finally:
             self.log.close()
 

@@ -173,6 +173,7 @@ WHERE = _named("ModelParams", "model_path", "workspace")
 PIECES: dict[str, Piece] = {
     "run": Piece(_kept(("start_checkpoint",), "it has no effect on a run that is resumed")),
     "log": Piece(),
+    "writes": Piece(),
     "process_video": Piece(_kept(VIDEO_SIZE, "the process video keeps its size, later frames are scaled to it")),
     "train/iteration": Piece(check=_steps_left),
     "train/skipped": Piece(),
@@ -237,7 +238,7 @@ def adapted(
                 report(f"{', '.join(changed)} changed: {rule.message}")
                 if rule.outcome is Outcome.RENEWED:
                     tree = _without(tree, name, rule.keys)
-    return path, tree
+    return path, tree if is_resumed else _without(tree, "writes", ())  # another folder lacks nothing yet
 
 
 def changed_settings(path: Path, tree: Mapping[str, Any], config: Config) -> Changes:
@@ -262,7 +263,7 @@ def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = tree
         for key in name.split("/"):
             if not isinstance(node, dict) or key not in node:
-                if name in ("run", "train/loss"):  # which earlier versions did not write
+                if name in ("run", "writes", "train/loss"):  # which earlier versions did not write
                     break
                 raise ValueError(f"{path} is not a checkpoint of a training run: it has no {key!r}")
             node = node[key]

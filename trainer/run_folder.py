@@ -21,6 +21,7 @@ from arguments import Config
 from arguments.cfg_args import write_cfg_args
 from arguments.load import to_yaml
 from distillation import is_law_file, law_path
+from scene import cloud_path
 from trainer.checkpoints import LoadedCheckpoint, newest_good, run_id_of
 from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
@@ -242,7 +243,8 @@ class RunFolder:
         earlier, start = self._record, self.config.start_checkpoint
         finished = "finished_utc" in earlier
         saved = list(self.path.glob("chkpnt*"))
-        young = self.config.resume and earlier and not finished and not saved
+        is_done = cloud_path(self.path, self.config.optimization.iterations).exists()
+        young = self.config.resume and earlier and not finished and not saved and not is_done
         if not (self.config.overwrite or young):
             hint = "no checkpoint of it is whole" if self.config.resume else "--resume auto continues it"
             if finished and not saved:

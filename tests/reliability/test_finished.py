@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 import train
-from arguments.exit_codes import FINISHED, INTERRUPTED, REFUSED
+from arguments.exit_codes import FINISHED, INTERRUPTED, REFUSED, STOPPED
+from scene.gaussian_model import GaussianModel
 from tests.reliability.crash import EVERY, words
 from tests.reliability.hooks import at_step
 from tests.reliability.same_run import log_lines
 from tests.trainer.run_folders import contents
 from trainer.checkpoints import Checkpoints, numbered
+from trainer.disk_use import disk_use
+from trainer.outputs import RunOutputs
 
 STEPS = 10
 QUICK = {"test_ratio": 1, "iterations": STEPS, "keep_last_checkpoint": False}
@@ -102,3 +105,76 @@ def test_a_checkpoint_that_cannot_be_removed_costs_nothing_else(tmp_path, monkey
     assert train.main(words(tmp_path / "run", **QUICK)) == FINISHED
     assert "could not be removed (Device or resource busy)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == STEPS
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _record(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text())
+
+
+LAST = {
+    "scene": (GaussianModel, "save_ply", f"point_cloud/iteration_{STEPS}/point_cloud.ply"),
+    "test views": (RunOutputs, "test_views", f"test_six_views/{STEPS}_iteration/render_view_0.png"),
+    "turntable": (RunOutputs, "videos", f"videos/{STEPS}_iteration/video_rgb_{STEPS}.mp4"),
+    "region maps": (RunOutputs, "region_maps", f"cograd/regions_{STEPS}.png"),
+}
+"""Kind of output -> what writes it, and its file of the last step."""
+
+
+@pytest.mark.parametrize("every", [EVERY, 0])
+@pytest.mark.parametrize("kind", LAST)
+def test_an_output_that_is_missing_at_the_end_is_written_by_the_resumed_run(tmp_path, monkeypatch, kind, every) -> None:
+    """Until then the run is not finished, in run.json, for tools/clean.py and for --resume, and has its checkpoint."""
+    run, (owner, name, file) = tmp_path / "run", LAST[kind]
+    settings = {**QUICK, "checkpoint_every": every, "save_video": kind == "turntable", "save_ratio": 1}
+
+    def fails_at_the_end(*args: object) -> None:
+        if STEPS in args or str(STEPS) in Path(str(args[-1])).parent.name:
+            _full()
+        sound(*args)
+
+    sound = getattr(owner, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fails_at_the_end)
+        assert train.main(words(run, **settings)) == STOPPED
+        assert train.main(words(run, **settings, resume="auto")) == STOPPED
+    assert "finished_utc" not in _record(run) and numbered(run)[0][0] == STEPS and not disk_use(run).removable
+    assert train.main(words(run, **settings, resume="auto")) == FINISHED
+    assert (run / file).is_file() and _record(run)["steps"] == STEPS and numbered(run) == []
+
+
+def test_an_output_lost_before_a_run_was_stopped_is_missing_after_it_is_resumed(tmp_path, monkeypatch, capsys) -> None:
+    """But not from a run in another folder that starts from its checkpoint."""
+    run, settings = tmp_path / "run", {**QUICK, "keep_last_checkpoint": True}
+    at_step(monkeypatch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunOutputs, "test_views", _full)
+        assert train.main(words(run, **settings)) == STOPPED and numbered(run)[0][0] == 6
+    assert train.main(words(run, **settings, resume="auto")) == STOPPED
+    assert "step 10 is done, but not all could be written: test views (1 time). Free" in capsys.readouterr().err
+    assert "finished_utc" not in _record(run)
+    more = {**settings, "iterations": STEPS + 1, "start_checkpoint": numbered(run)[0][1]}
+    assert train.main(words(tmp_path / "other", **more)) == FINISHED
+
+
+@pytest.mark.parametrize("lost", ["chkpnt", "point_cloud"])
+def test_a_scene_or_its_checkpoint_is_there_whatever_is_removed(tmp_path, lost) -> None:
+    """A finished run whose scene is gone keeps its checkpoint; one without a checkpoint does not start over."""
+    run = tmp_path / "run"
+    assert train.main(words(run, **{**QUICK, "keep_last_checkpoint": True})) == FINISHED
+    if lost == "point_cloud":
+        (run / "point_cloud").rename(tmp_path / "elsewhere")
+        text = (run / "config.yaml").read_text().replace("keep_last_checkpoint: true", "keep_last_checkpoint: false")
+        (run / "config.yaml").write_text(text)
+        assert not disk_use(run).removable
+        assert train.main(["--resume", str(run)]) == FINISHED
+        assert (run / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply").is_file()
+    else:
+        for _, path in numbered(run):
+            path.unlink()
+        (run / "run.json").write_text(json.dumps({k: v for k, v in _record(run).items() if k != "finished_utc"}))
+        before = contents(run / "point_cloud")
+        assert train.main(["--resume", str(run)]) == REFUSED and contents(run / "point_cloud") == before

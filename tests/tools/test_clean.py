@@ -24,7 +24,8 @@ def run_folder(folder: Path, finished: bool = True, **settings: object) -> Path:
         path.write_bytes(b"x" * size)
     (folder / "export").mkdir()
     (folder / "export" / "mug.glb").write_bytes(b"x" * 500)
-    (folder / "cloud.ply").write_bytes(b"x" * 70)
+    (folder / "point_cloud" / "iteration_9").mkdir(parents=True)
+    (folder / "point_cloud" / "iteration_9" / "point_cloud.ply").write_bytes(b"x" * 70)
     (folder / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
     (folder / "run.json").write_text(json.dumps({"run_id": "a", **({"finished_utc": "2026"} if finished else {})}))
     return folder
@@ -112,6 +113,8 @@ def test_a_run_in_progress_is_left_alone(tmp_path, capsys, finished) -> None:
 def test_a_run_that_is_continued_is_unfinished_again(tmp_path) -> None:
     run = tmp_path / "mug"
     earlier_run(run, finished=True)
+    (run / "point_cloud" / "iteration_1").mkdir()
+    (run / "point_cloud" / "iteration_1" / "point_cloud.ply").write_text("the scene")
     save_tree(run / "chkpnt1.safetensors", {"run": {"id": run_json(run)["run_id"]}})
     assert disk_use(run).removable == (run / "chkpnt1.safetensors",)
     with opened(run, "--resume", "auto", tell=lambda text: None) as folder:
@@ -122,7 +125,7 @@ def test_a_run_that_is_continued_is_unfinished_again(tmp_path) -> None:
 def test_exports_go_when_asked_for(tmp_path) -> None:
     run = run_folder(tmp_path / "mug")
     assert main([str(run), "--exports", "--delete"]) == 0
-    assert names(run) == {"cloud.ply", "config.yaml", "run.json"}
+    assert names(run) == {"point_cloud.ply", "config.yaml", "run.json"}
 
 
 def test_links_are_not_followed(tmp_path) -> None:

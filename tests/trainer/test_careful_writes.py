@@ -27,6 +27,27 @@ def test_what_is_tried_again_is_missing_only_while_it_fails() -> None:
     assert writes.missing() == ""
 
 
+def test_a_later_write_of_the_same_step_makes_up_for_one_that_failed() -> None:
+    writes = CarefulWrites(lambda text: None)
+    for writes.step, write in ((1, _full), (2, int), (3, _full), (3, _full), (3, int)):
+        writes("scene", write)
+    assert writes.missing() == "scene (1 time)" and writes.lost_at(3) == set()
+
+
+def test_what_is_lost_is_known_after_a_resume_and_undone_by_a_rollback() -> None:
+    """What is tried again is not in a checkpoint, and stays missing while it fails."""
+    writes, resumed = CarefulWrites(lambda text: None), CarefulWrites(lambda text: None)
+    writes.step = 5
+    writes("turntable", _full)
+    state = writes.state_dict()
+    resumed.load_state_dict(state)
+    assert resumed.missing() == "turntable (1 time)" and resumed.lost_at(5) == {"turntable"}
+    writes("scene", _full)
+    writes("log.jsonl", _full)
+    writes.load_state_dict(state)
+    assert writes.missing() == "log.jsonl (1 time), turntable (1 time)" and writes.state_dict() == state
+
+
 def test_nothing_is_written_where_the_guard_refuses(tmp_path) -> None:
     """At any later write either; what it cannot mend is told as any failure."""
     written, guards = [], [lambda: None, lambda: _full(), _lost, _lost]
