@@ -321,10 +321,13 @@ class Config:
     dry_run: bool = new(False, "print the resolved settings and stop", transient=True)
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)  # Group.key of what the user set
+    resumed: Path | None = dataclasses.field(default=None, compare=False)  # the folder of --resume FOLDER
 
     @property
     def output_dir(self) -> Path:
-        """The run folder: model_path where given, else output/<workspace>."""
+        """The run folder: that of --resume FOLDER, else model_path where given, else output/<workspace>."""
+        if self.resumed is not None:
+            return self.resumed
         return Path(self.model.model_path) if self.model.model_path else Path("output") / self.model.workspace
 
     @property

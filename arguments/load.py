@@ -128,13 +128,25 @@ class _Collector:
         flags = [given for _, name, given in words.settings if name == "distillation"]
         if self._may_use_law(flags):
             self._take_preset()
-        if self.run_folder is not None:
-            self.values["ModelParams", "model_path"] = str(self.run_folder)
+        self._settle_folder()
         named = {name for group, name, _ in words.settings if not group}
         for viewer, places in OPENED_BY.items():
             if named & places:
                 self.values.setdefault(("", viewer), True)
         return usable
+
+    def _settle_folder(self) -> None:
+        """A workspace of a later source than model_path's names the folder; --resume FOLDER allows neither."""
+        labels = [f"ModelParams.{key}" for key in ("model_path", "workspace")]
+        path, name = (self.sources.get(label) for label in labels)
+        if path is not None and name is not None and self.layers.index(path) < self.layers.index(name):
+            self.values["ModelParams", "model_path"] = ""
+        for label in labels:
+            if self.run_folder is not None and self.sources.get(label) == COMMAND_LINE:
+                given = self.values["ModelParams", label.partition(".")[2]]
+                expected = f"expected none, for --resume continues in {self.run_folder}"
+                hint = "--start_checkpoint FILE begins another run from a checkpoint"
+                self._reject(COMMAND_LINE, label, show(given), f"{expected}; {hint}")
 
     def _may_use_law(self, flags: list[list[str]]) -> bool:
         """Reads a law from its file, which only the flag --distillation may name: the file is a program."""
@@ -179,7 +191,7 @@ class _Collector:
     def config(self) -> Config:
         """The Config of all values taken; a rejected value leaves the default in place."""
         parts: dict[str, Any] = {name: value for (group, name), value in self.values.items() if not group}
-        parts["given"] = frozenset(self._given())
+        parts["given"], parts["resumed"] = frozenset(self._given()), self.run_folder
         for group, (attribute, declared) in GROUPS.items():
             mine = {name: value for (owner, name), value in self.values.items() if owner == group}
             parts[attribute] = declared(**mine)

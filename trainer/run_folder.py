@@ -252,13 +252,13 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds {'a finished' if finished else 'an earlier'} run, started "
                 f"{earlier.get('started_utc', 'at an unknown time')}: {hint}, --overwrite deletes it and starts again, "
-                "--workspace NAME writes elsewhere"
+                "--model_path FOLDER writes elsewhere"
             )
         if not earlier:
             raise ValueError(f"{self.path} holds no run.json, so what is there may not be a run's; write elsewhere")
         if start and Path(start).resolve().is_relative_to(self.path.resolve()):
             raise ValueError(
-                f"{start} is in {self.path}, which --overwrite clears; write elsewhere with --workspace NAME"
+                f"{start} is in {self.path}, which --overwrite clears; write elsewhere with --model_path FOLDER"
             )
         if young:
             self.report(f"{self.path} holds a run that ended before its first checkpoint; it starts again")

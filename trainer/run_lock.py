@@ -102,7 +102,7 @@ def _lock(file: IO[str], folder: Path) -> bool:
         holder = file.read(200).strip() or "another process"
         file.close()
         raise FolderInUse(
-            f"{folder} is in use by {holder}; wait for it, stop it, or write elsewhere with --workspace NAME"
+            f"{folder} is in use by {holder}; wait for it, stop it, or write elsewhere with --model_path FOLDER"
         ) from None
     return True
 

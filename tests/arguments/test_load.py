@@ -104,6 +104,33 @@ def test_none_for_optional_keys(write):
     assert config.guidance.model_key is None and config.guidance.num_train_timesteps == 500
 
 
+@pytest.mark.parametrize("text", ["010", "1_0", "+7", "-0", "1:30", "0x10", "0b11", "0o10", "1e1", "1_0.5", "1:30.5", ".5", "-.5", ".inf"])
+@pytest.mark.parametrize("key", ["OptimizationParams.iterations", "OptimizationParams.lambda_tv", "GenerateCamParams.jitter_up"])
+def test_a_number_in_a_file_is_what_it_is_on_the_command_line(write, text, key):
+    """Also where YAML 1.1 reads an octal number or one on base 60: 010 as 8, 1:30 as 90."""
+    group, name = key.split(".")
+
+    def read(*words):
+        try:
+            config = load_config([*TEXT, *words])
+        except ConfigError as error:
+            assert len(error.problems) == 1 and f"{key} = " in error.problems[0]
+            return None
+        return getattr(getattr(config, GROUPS[group][0]), name)
+
+    in_file = read("--opt", write(f"{group}:\n  {name}: {text}\n"))
+    assert in_file == read(f"--{key}={text}") and in_file not in (8, 90, 16, 3)
+
+
+def test_a_workspace_given_later_than_a_model_path_names_the_folder(write):
+    """As the documented --opt CONFIG --workspace again has it, for the config.yaml of whatever run."""
+    path = write("ModelParams: {model_path: output/mug, workspace: mug}\n")
+    assert load_config([*TEXT, "--opt", path]).output_dir == Path("output/mug")
+    for words in (["--workspace", "again"], ["--ModelParams.workspace", "again"], ["--set", "workspace=again"]):
+        assert load_config([*TEXT, "--opt", path, *words]).output_dir == Path("output/again")
+    assert load_config([*TEXT, "--opt", path, "--workspace", "again", "--model_path", "x"]).output_dir == Path("x")
+
+
 def test_asking_for_an_address_opens_the_viewer_but_yaml_ports_do_not(write):
     path = write("port: 2355\n")
     assert not load_config(["--opt", path, *TEXT]).gui

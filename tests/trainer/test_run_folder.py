@@ -50,7 +50,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path, finished) -> None:
     kind, hint = ("a finished", "its steps are done") if finished else ("an earlier", "--resume auto continues it")
     with (
         opened(tmp_path) as run,
-        pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*: {hint}, --overwrite .*--workspace"),
+        pytest.raises(ValueError, match=rf"holds {kind} run, started 2.*: {hint}, --overwrite .*--model_path"),
     ):
         begin(run)
     assert {path: path.read_bytes() for path in before} == before
@@ -180,6 +180,7 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
         config = load_config(["--resume", name, "--quiet"])
         assert config.guidance.text == "a mug" and config.optimization.iterations == 77 and config.quiet
         assert config.output_dir.resolve() == (tmp_path / "output" / "mug").resolve()
+        assert config.model.model_path == "" and config.model.workspace == "mug"  # fed back, it is another run's
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,8 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, monkeypatch) -> None:
     [
         (["--resume", "nowhere"], "resume = 'nowhere': expected auto, or the folder of a run, which holds config.yaml"),
         (["--resume", "{run}", "--opt", "x.yaml"], "opt = 'x.yaml': expected none, the run's config.yaml is read"),
+        (["--resume", "{run}", "--model_path", "x"], "ModelParams.model_path = 'x': expected none, for --resume continues in"),
+        (["--resume", "{run}", "--workspace", "x"], "ModelParams.workspace = 'x': expected none, for --resume continues in"),
         (["--resume", "{run}", "--overwrite"], "overwrite = true: expected false with --resume"),
     ],
 )

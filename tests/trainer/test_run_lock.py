@@ -17,7 +17,7 @@ HOLD = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; f
 def test_a_second_holder_is_told_who_has_it(tmp_path) -> None:
     first = RunLock(tmp_path)
     with pytest.raises(
-        FolderInUse, match=rf"in use by process {os.getpid()} on {socket.gethostname()} since 2.*--workspace NAME"
+        FolderInUse, match=rf"in use by process {os.getpid()} on {socket.gethostname()} since 2.*--model_path FOLDER"
     ):
         RunLock(tmp_path)
     first.release(), first.release()
