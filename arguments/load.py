@@ -73,12 +73,17 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=False, width=120)  # U+0085 and its like need escapes
 
 
-def nearest_key(group: str, name: str) -> str | None:
-    """The known key, as written in messages, closest to an unknown one; its own group is preferred."""
+def nearest_key(group: str, name: str, of_file: bool = False) -> str | None:
+    """The known key, as written in messages, closest to an unknown one; its own group is preferred.
+
+    of_file: only among those that a file can hold.
+    """
     best, best_score = None, 0.6
     for known, groups in owners().items():
         score = difflib.SequenceMatcher(None, name[:80].lower().lstrip("_"), known.lower()).ratio()
         for owner in groups:
+            if of_file and keys_of(_declared(owner))[known][1].transient:
+                continue
             preferred = score + (0.05 if owner == group else 0.0)
             if preferred > best_score:
                 best, best_score = _label(owner, known), preferred
@@ -219,11 +224,15 @@ class _Collector:
             if key not in GROUPS:
                 self._take(path, "", key, value)
             elif isinstance(value, dict):
+                spellings = dict[str, list[str]]()
                 for name, item in value.items():
                     self._take(path, key, name, item)
-                    bare = str(name).lstrip("_")
-                    if bare != name and bare in value:
-                        self.problems.append(f"{path}: {key}.{bare} is given twice, also as {name}: expected once")
+                    if isinstance(name, str):
+                        spellings.setdefault(_known_name(name), []).append(name)
+                for bare, given in spellings.items():
+                    if len(given) > 1:
+                        other = next(name for name in given if name != bare)
+                        self.problems.append(f"{path}: {key}.{bare} is given twice, also as {other}: expected once")
             elif value is not None:
                 self._problem(path, key, show(value), "expected keys with values below it")
 
@@ -252,13 +261,15 @@ class _Collector:
 
     def _take(self, source: str, group: str, name: object, value: object) -> None:
         """One value of one key from one source."""
-        bare = name.lstrip("_") if isinstance(name, str) and group else name
-        bare = RENAMED.get(bare, bare) if isinstance(bare, str) else bare
+        bare = _known_name(name) if isinstance(name, str) and group else name
         known = keys_of(_declared(group))
-        if bare not in known or (known[bare][1].transient and source != COMMAND_LINE):
+        if bare not in known:
             self._unknown(source, group, name, value)
             return
         kind, spec, _ = known[bare]
+        if spec.transient and source != COMMAND_LINE:
+            self._problem(source, bare, show(value), f"expected only as a flag of one call: --{bare}")
+            return
         try:
             self.values[group, bare] = coerce(value, kind, spec)
             self.sources[_label(group, bare)] = source
@@ -269,7 +280,7 @@ class _Collector:
 
     def _unknown(self, source: str, group: str, name: object, value: object) -> None:
         shown = name if isinstance(name, str) and name.isidentifier() else show(name)
-        close = _nearest(group, name)
+        close = _nearest(group, name, source != COMMAND_LINE)
         hint = f" (did you mean {close}?)" if close else " (--help-all lists them)"
         kind = "group" if isinstance(value, dict) or (group and group not in GROUPS) else "key"
         self._problem(source, _label(group, str(shown)), show(value), f"expected a known {kind}{hint}")
@@ -303,7 +314,7 @@ class _Collector:
         self.problems.append(f"{source}: {label}" + (f" = {value}" if value else "") + f": {text}")
 
 
-def _nearest(group: str, name: object) -> str | None:
+def _nearest(group: str, name: object, of_file: bool = False) -> str | None:
     """The nearest group name or key for anything that stood where a key belongs."""
     if not isinstance(name, str) or not name:
         return None
@@ -312,8 +323,14 @@ def _nearest(group: str, name: object) -> str | None:
     wanted = name if known_group and not group else group
     close = difflib.get_close_matches(wanted[:80].lower(), groups, 1, 0.7) if not group or not known_group else []
     if not close:
-        return nearest_key(group, name)
+        return nearest_key(group, name, of_file)
     return groups[close[0]] if not group else f"{groups[close[0]]}.{name}"
+
+
+def _known_name(name: str) -> str:
+    """A key of a group as it is declared: without upstream's leading underscore, by its name of now."""
+    bare = name.lstrip("_")
+    return RENAMED.get(bare, bare)
 
 
 def _as_flag(label: str) -> str:

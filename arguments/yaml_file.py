@@ -6,6 +6,7 @@ A file may begin from another one: `base: prompt.yaml` at its top level, a path 
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,24 @@ MAX_BRACKETS = 5000
 BASE_KEY = "base"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$",
+    "tag:yaml.org,2002:float": (
+        r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+}
+"""YAML's tag of a number -> how it is written."""
+
 Layer = tuple[str, dict[Any, Any]]
 """(path, mapping) of one file."""
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """yaml.SafeLoader that records keys given twice in one mapping, as (key, line), lines counted from 1."""
+    """yaml.SafeLoader that records keys given twice in one mapping, as (key, line), lines counted from 1.
+
+    Numbers are those of a command line: of what only YAML 1.1 takes for one, octal 010, 0x10, 0b10, 1_000 and 1:30 on
+    base 60, the text is kept, which arguments.coerce reads or refuses.
+    """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -39,6 +52,14 @@ class SettingsLoader(yaml.SafeLoader):
                 self.duplicates.append((name, key_node.start_mark.line + 1))
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for tag, pattern in NUMBERS.items():
+    SettingsLoader.add_implicit_resolver(tag, re.compile(pattern), list("-+.0123456789"))
 
 
 def read_layers(path: str) -> tuple[list[Layer], list[str]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from arguments import Config
+from arguments.declare import keys_of
 from arguments.load import ConfigError, load_config
 from tests.arguments.refusals import TEXT, only_problem, problems
 
@@ -102,7 +104,7 @@ def test_text_that_is_not_utf8_is_refused():
         ("_seed: 5\n", "_seed = 5: expected a known key (did you mean seed?)"),
         ("qqqqqqq: 5\n", "qqqqqqq = 5: expected a known key (--help-all lists them)"),
         ("5: 5\n", "5 = 5: expected a known key (--help-all lists them)"),
-        ("dry_run: true\n", "dry_run = True: expected a known key"),
+        ("overwrit: true\n", "overwrit = True: expected a known key (--help-all lists them)"),
         ("accum: false\n", "accum = False: expected a known key"),
         ("ModelParams: 5\n", "ModelParams = 5: expected keys with values below it"),
     ],
@@ -111,6 +113,13 @@ def test_unknown_keys_name_the_nearest(text, expected, write):
     path = write(text)
     found = only_problem(["--opt", path, *TEXT])
     assert found.startswith(f"{path}: ") and expected in found
+
+
+@pytest.mark.parametrize("name", [name for name, (_, spec, _) in keys_of(Config).items() if spec.transient])
+def test_what_is_about_one_call_is_no_key_of_a_file(name, write):
+    """And the message does not send anybody back to the same key."""
+    path = write(f"{name}: true\n")
+    assert only_problem(["--opt", path, *TEXT]) == f"{path}: {name} = True: expected only as a flag of one call: --{name}"
 
 
 @pytest.mark.parametrize(
@@ -200,6 +209,8 @@ def test_a_missing_file(tmp_path):
         ("seed: 1\nseed: 2\n", ":2: seed is given twice: expected once"),
         ("ModelParams:\n  batch: 1\n  batch: 2\n", ":3: batch is given twice: expected once"),
         ("ModelParams:\n  images: a\n  _images: b\n", "ModelParams.images is given twice, also as _images"),
+        ("ModelParams:\n  _images: a\n  __images: b\n", "ModelParams.images is given twice, also as _images"),
+        ("GuidanceParams:\n  distillation: sds\n  loss: csd\n", "GuidanceParams.distillation is given twice, also as loss"),
     ],
 )
 def test_files_that_are_not_settings(text, expected, write):
