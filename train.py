@@ -35,7 +35,7 @@ from trainer.run_folder import RunFinished, RunFolder
 from trainer.run_lock import FolderLost
 from trainer.run_log import RunLog
 from trainer.startup import check_start, checkpoint_of, read_settings, report_notices
-from trainer.state import TrainState
+from trainer.state import TrainState, gaussians_of
 from trainer.step import StepGradients, apply_update, compute_gradients
 from trainer.workers import Workers, device_of, run_worker
 from utils.failures import machine_failure
@@ -56,7 +56,7 @@ class Trainer:
         path = self.folder.path
         # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
         found = checkpoint_of(self.folder, config, device)
-        self.state = TrainState.start(config, device, False, self.folder.has_stale_points)
+        self.state = TrainState.start(config, device, False, self.folder.has_stale_points, gaussians_of(found))
         self.prior, self.prompts = load_prior_and_prompts(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)
         self.state.begin_predictor(self.prior, self.prompts)

@@ -63,14 +63,12 @@ def _prompt(config: Config) -> Iterator[Problem]:
 
 
 def _budget(config: Config) -> Iterator[Problem]:
-    """A number of Gaussians to grow to that is less than the first one."""
-    opt, cameras = config.optimization, config.cameras
-    if opt.densifier != "inria" and cameras.init_shape != "file" and opt.max_points < cameras.init_num_pts:
-        expected = (
-            f"at least GenerateCamParams.init_num_pts, {cameras.init_num_pts}: with OptimizationParams.densifier "
-            f"{opt.densifier} the number of Gaussians grows up to it"
-        )
-        yield "OptimizationParams.max_points", str(opt.max_points), expected
+    """More Gaussians to begin with than there may be; those of a file or a checkpoint are counted once it is read."""
+    most, cameras = config.optimization.max_points, config.cameras
+    is_read = cameras.init_shape == "file" or config.resume or config.start_checkpoint
+    if not is_read and most < cameras.init_num_pts:
+        expected = f"at least GenerateCamParams.init_num_pts, {cameras.init_num_pts}, with which the run begins"
+        yield "OptimizationParams.max_points", str(most), expected
 
 
 def _regions(config: Config) -> Iterator[Problem]:

@@ -104,7 +104,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         OPT, "densify_from_iter densification_interval", lambda c: c.optimization.densify_until_iter > 1, NO_DENSIFYING
     ),
-    Row(OPT, "percent_dense densify_grad_threshold max_points", _densifies, NO_DENSIFYING),
+    Row(OPT, "percent_dense densify_grad_threshold", _densifies, NO_DENSIFYING),
     Row(OPT, "opacity_reset_interval", lambda c: _densifies(c) or _resets_opacity(c), NO_DENSIFYING),
     Row(OPT, "percent_dense densify_grad_threshold opacity_reset_interval", lambda c: not _is_mcmc(c), IS_MCMC),
     Row(OPT, "densifier", lambda c: _densifies(c) or _is_mcmc(c), NO_DENSIFYING),

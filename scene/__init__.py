@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from cograd.regions import Cell
@@ -78,10 +79,12 @@ class Scene:
         device: str | torch.device,
         writes: bool = True,
         has_stale_points: bool = False,
+        parameters: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Read `init_points3d.ply` of the output folder, or sample what `write_start` writes there; start `gaussians`.
 
         writes: whether `write_start` is called at once. has_stale_points: a file that is there is not read.
+        parameters: of a checkpoint's Gaussians, in place of initial points, which are then neither read nor sampled.
         Raises ValueError for an initial shape that is unknown or not available, and for a cloud that cannot be read.
         """
         self.config = config
@@ -93,8 +96,12 @@ class Scene:
         self.camera_stack = CameraStack(self.getRandTrainCameras, device)
         self._test_cameras = circle_cameras(config.cameras, TEST_VIEWS, device, config.cameras.render_45)
         self._initial_path = self.model_path / "init_points3d.ply"
-        cloud, self._sampled = load_or_sample_points(self._initial_path, config.cameras, streams, has_stale_points)
-        gaussians.create_from_pcd(cloud, self.cameras_extent)
+        self._sampled: np.ndarray | None = None
+        if parameters is None:
+            cloud, self._sampled = load_or_sample_points(self._initial_path, config.cameras, streams, has_stale_points)
+            gaussians.create_from_pcd(cloud, self.cameras_extent)
+        else:
+            gaussians.create_from_parameters(parameters, self.cameras_extent)
         gaussians.antialiased = config.pipeline.mip_filter
         gaussians.sampling = Sampling.of_run(config) if config.pipeline.mip_filter else None
         if writes:

@@ -132,6 +132,11 @@ class GaussianModel:
             }
         )
 
+    def create_from_parameters(self, values: Mapping[str, torch.Tensor], spatial_lr_scale: float) -> None:
+        """Start from raw parameters by name (PER_GAUSSIAN), of this model's SH degree."""
+        self.spatial_lr_scale = spatial_lr_scale
+        self._set_parameters({name: values[name] for name in PER_GAUSSIAN})
+
     def training_setup(
         self,
         opt: OptimizationParams,

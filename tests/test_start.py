@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from toy.ideal import IdealPrior
@@ -22,6 +23,7 @@ SMALL = {
     "init_num_pts": 30, "save_video": False, "save_process": False, "C_batch_size": 2, "device": "cpu",
     "checkpoint_every": 1, "keep_last_checkpoint": True, "workspace": "mug",
 }  # fmt: skip
+FROM_FILE = ["--init_shape", "file", "--init_file", "points.ply"]
 KINDS = {
     # settings
     "unknown key": (["--iteratoins", "3"], "did you mean --iterations"),
@@ -29,6 +31,7 @@ KINDS = {
     "bound": (["--num_train_timesteps", "1000000000000"], "num_train_timesteps"),
     "contradiction": (["--C_batch_size", "500"], "at most the number of regions"),
     "no prompt": (["--text", " "], "expected a prompt"),
+    "too many points": (["--max_points", "29"], "OptimizationParams.max_points"),
     "unknown words": (["--text", "a dragon"], "names no object"),
     "image size": (["--image_w", "24"], "a square image"),
     "timesteps": (["--num_train_timesteps", "5000"], "at most 1000"),
@@ -37,7 +40,7 @@ KINDS = {
     # machine
     "device": (["--device", "cuda:7"], "device 'cuda:7' given"),
     "viewer's address": (["--ip", "here", "--port", "0"], "viewer address 'here'"),
-    "memory": (["--init_num_pts", "50000000"], "estimated to need"),
+    "memory": (["--init_num_pts", "50000000", "--max_points", "50000000"], "estimated to need"),
     # files
     "no model": (["--guidance", "SD"], "GuidanceParams.model_key is not set"),
     "model folder": (["--guidance", "SD", "--model_key", "/no/such/folder"], "/no/such/folder"),
@@ -46,11 +49,24 @@ KINDS = {
     "learned word": (["--guidance", "SD", "--model_key", SD, "--textual_inversion_path", "gone.bin"], "gone.bin"),
     "tiny autoencoder": (["--guidance", "SD", "--model_key", SD, "--tiny_vae", "no/such/folder"], "no/such/folder"),
     "Point-E": (["--init_shape", "pointe", "--init_prompt", "a mug"], "point_e"),
+    "too many points of a file": (["--max_points", "3", *FROM_FILE], "the initial points are 4, but OptimizationParams.max_points is 3"),
     "start checkpoint": (["--start_checkpoint", "gone.safetensors"], "gone.safetensors"),
     "start checkpoint of rubbish": (["--start_checkpoint", "rubbish.safetensors"], "rubbish.safetensors"),
     "resume target": (["--resume", "no/such/run"], "no/such/run"),
 }
-NEW_RUN = {"Point-E", "start checkpoint", "start checkpoint of rubbish"}  # what a run that is continued does not read
+FOUR_POINTS = """ply
+format ascii 1.0
+element vertex 4
+property float x
+property float y
+property float z
+end_header
+0 0 0
+0 0 1
+0 1 0
+1 0 0
+"""
+NEW_RUN = {"Point-E", "too many points of a file", "start checkpoint", "start checkpoint of rubbish"}  # what a run that is continued does not read
 
 
 def argv(**changes) -> list[str]:
@@ -82,6 +98,7 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
     monkeypatch.setattr("trainer.memory_estimate.free_bytes", lambda device: 4 * 10**9)
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
+    (tmp_path / "points.ply").write_text(FOUR_POINTS)
     return tmp_path
 
 
@@ -139,6 +156,42 @@ def test_damaged_initial_points_are_refused(dry, here, capsys):
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["start", "dry run"])
+def test_given_points_that_are_too_many_are_refused(dry, here, capsys):
+    Path("output/mug").mkdir(parents=True)
+    Path("output/mug/init_points3d.ply").write_text(FOUR_POINTS)
+    words = [*argv(init_num_pts=2), "--max_points", "3", *dry]
+    refused(words, "the initial points are 4, but OptimizationParams.max_points is 3", capsys)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["start", "dry run"])
+def test_a_checkpoint_needs_no_initial_points(dry, here, finished, capsys):
+    """In its own folder or another; not even a shape whose package or file is missing."""
+    shutil.copytree(finished, "output")
+    Path("output/mug/init_points3d.ply").unlink()
+    checkpoint = ["--start_checkpoint", "output/mug/chkpnt2.safetensors"]
+    for shape in (["pointe", "--init_prompt", "a mug"], ["file", "--init_file", "gone.ply"]):
+        words = [*argv(iterations=3, workspace=f"from_{shape[0]}"), *checkpoint, "--init_shape", *shape, *dry]
+        assert train.main(words) == 0
+    assert train.main([*argv(iterations=3), "--resume", "auto", *dry]) == 0
+    assert not list(Path("output").rglob("init_points3d.ply"))
+    for run in [] if dry else Path("output").iterdir():
+        assert (run / "point_cloud" / "iteration_3" / "point_cloud.ply").is_file()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_dry_run_resumes_on_the_device_of_the_run(known, here, finished, monkeypatch, capsys):
+    """One that is not there is the only thing that is wrong, for then the checkpoint's is not known to differ."""
+    shutil.copytree(finished, "output")
+    if known:
+        monkeypatch.setattr("trainer.startup.device_of", lambda *_: torch.device("cuda"))
+        monkeypatch.setattr("trainer.startup.check_rasterizer", lambda *_: None)
+        monkeypatch.setattr("trainer.startup.check_memory", lambda *_: None)
+    message = "of device cpu, which cuda cannot continue; set device: cpu" if known else "train.py: device 'cuda:7' given"
+    more = [] if known else ["--device", "cuda:7"]
+    refused([*argv(), "--resume", "auto", "--iterations", "3", *more, "--dry-run"], message, capsys)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["start", "dry run"])
 def test_a_folder_in_use_is_refused(dry, here, finished, capsys):
     shutil.copytree(finished, "output")
     lock = RunLock(Path("output/mug"))
@@ -181,7 +234,7 @@ def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, caps
 
 def test_a_dry_run_reports_everything_at_once(here, finished, capsys):
     shutil.copytree(finished, "output")
-    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--init_num_pts", "50000000", "--memory_check", "refuse"]
+    words = ["--guidance", "SD", "--model_key", "nope/", "--LoRA_path", "gone.safetensors", "--memory_check", "refuse", *KINDS["memory"][0]]
     before = tree()
     assert train.main([*argv(), *words, "--dry-run"]) == 2
     told = capsys.readouterr()

@@ -70,7 +70,7 @@ class ResumeContext:
     """A checkpoint's settings and those of the run that continues from it."""
 
     config: Config
-    device: torch.device
+    device: torch.device | None  # None: not known
     changes: Changes
     is_resumed: bool  # in its own folder; False: --start_checkpoint
 
@@ -99,7 +99,7 @@ def _gaussians_fit(captured: Mapping[str, Any], context: ResumeContext) -> str |
 
 def _streams_fit(state: Mapping[str, Any], context: ResumeContext) -> str | None:
     stored = state["device_type"]
-    if stored == context.device.type:
+    if context.device is None or stored == context.device.type:
         return None
     return f"its random state is of device {stored}, which {context.device.type} cannot continue; set device: {stored}"
 
@@ -210,7 +210,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 
 def adapted(
-    checkpoint: LoadedCheckpoint, config: Config, device: torch.device, is_resumed: bool, report: Report
+    checkpoint: LoadedCheckpoint, config: Config, device: torch.device | None, is_resumed: bool, report: Report
 ) -> LoadedCheckpoint:
     """The checkpoint without the state that must start again under these settings; reports what differs.
 

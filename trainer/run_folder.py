@@ -305,6 +305,7 @@ class RunFolder:
         made = provenance(self.config, device)
         if self._resumed is None:
             points = "given" if (self.path / INITIAL_POINTS).exists() else "sampled"
+            points = "checkpoint" if self.config.start_checkpoint else points
             return {"run_id": self.run_id, **made, "initial_points": points}
         earlier = {name: value for name, value in self._record.items() if name not in ("finished_utc", "steps")}
         resumed = [*earlier.get("resumed", []), {**made, "from": self._resumed.name}]

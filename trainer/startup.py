@@ -24,7 +24,7 @@ from trainer.distributed import World
 from trainer.memory_estimate import check_memory
 from trainer.resume_rules import adapted
 from trainer.run_folder import INITIAL_POINTS, RunFolder
-from trainer.state import read_start
+from trainer.state import check_budget, read_start
 from trainer.workers import device_of
 from utils.device import reason_without_gpu
 
@@ -53,7 +53,7 @@ def check_start(config: Config, world: World, check_viewers: Callable[[Config], 
         found.append(str(error))
     checks = [*model_file_checks(config)]
     if config.dry_run:
-        checks += [partial(_check_folder, config), partial(check_viewers, config)]
+        checks += [partial(_check_folder, config, device), partial(check_viewers, config)]
     for check in checks:
         try:
             check()
@@ -65,25 +65,27 @@ def check_start(config: Config, world: World, check_viewers: Callable[[Config], 
         raise ValueError(found[0])
 
 
-def _check_folder(config: Config) -> None:
+def _check_folder(config: Config, device: torch.device | None) -> None:
     """ValueError for a folder, a checkpoint or initial points with which the run cannot begin. Writes nothing."""
     folder = RunFolder(config, logger.warning)
-    checkpoint_of(folder, config, torch.device("cpu"))
+    if checkpoint_of(folder, config, device) is not None:
+        return
     points = folder.path / INITIAL_POINTS
     if points.exists() and not folder.has_stale_points:
-        read_initial(points, config.cameras)
+        check_budget(len(read_initial(points, config.cameras).points), config)
         return
     if config.cameras.init_grow:
         neighbour_search()
     if config.cameras.init_shape == "file":
-        read_initial(str(config.cameras.init_file), config.cameras)
+        check_budget(len(read_initial(str(config.cameras.init_file), config.cameras).points), config)
     elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
         point_e_modules()
 
 
-def checkpoint_of(folder: RunFolder, config: Config, device: torch.device) -> LoadedCheckpoint | None:
+def checkpoint_of(folder: RunFolder, config: Config, device: torch.device | None) -> LoadedCheckpoint | None:
     """The checkpoint that a run begins with, adapted to its settings; None without one. Writes nothing.
 
+    device: None where it is not known, which leaves out the check that the checkpoint's random state is of its kind.
     Raises ValueError for a folder, a checkpoint or settings with which it cannot begin.
     """
     resumed = folder.find()

@@ -47,16 +47,26 @@ class TrainState:
     rollbacks: int = 0
 
     @classmethod
-    def start(cls, config: Config, device: Any, writes: bool = True, has_stale_points: bool = False) -> Self:
+    def start(
+        cls,
+        config: Config,
+        device: Any,
+        writes: bool = True,
+        has_stale_points: bool = False,
+        captured: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Seeded streams, the initial points, their optimizer: a run before its first step.
 
         writes: whether the run folder gets its init_points3d.ply and cameras.json; False: `scene.write_start` does it.
-        has_stale_points: init_points3d.ply in the folder is not read. Raises ValueError for initial points that are not
-        available.
+        has_stale_points: init_points3d.ply in the folder is not read. captured: the Gaussians of a checkpoint that will
+        be loaded; the run needs no initial points then. Raises ValueError for initial points that are not available.
         """
         streams = RandomStreams(config.seed, config.guidance.noise_seed, device)
         gaussians = GaussianModel(config.model.sh_degree, device)
-        scene = Scene(config, gaussians, streams, device, writes, has_stale_points)
+        parameters = None if captured is None else captured["parameters"]
+        scene = Scene(config, gaussians, streams, device, writes, has_stale_points, parameters)
+        if captured is None:
+            check_budget(len(gaussians.get_xyz), config)
         gaussians.training_setup(config.optimization)
         return cls(gaussians, scene, streams, Loss(config.guidance))
 
@@ -148,3 +158,22 @@ def read_start(path: str | None) -> LoadedCheckpoint | None:
     if path is None:
         return None
     return Path(path), {"upstream": read_upstream(Path(path))} if is_upstream(path) else load_tree(Path(path))
+
+
+def gaussians_of(checkpoint: LoadedCheckpoint | None) -> Mapping[str, Any] | None:
+    """What GaussianModel.capture gave, of a checkpoint that a run begins with; None without one."""
+    if checkpoint is None:
+        return None
+    tree = checkpoint[1]
+    captured: Mapping[str, Any] = tree["upstream"][0] if "upstream" in tree else tree["train"]["gaussians"]
+    return captured
+
+
+def check_budget(count: int, config: Config) -> None:
+    """ValueError for more Gaussians at the start than there may be."""
+    most = config.optimization.max_points
+    if count > most:
+        raise ValueError(
+            f"the initial points are {count:,}, but OptimizationParams.max_points is {most:,}; raise max_points, or "
+            "begin with fewer points"
+        )

@@ -73,7 +73,8 @@ def run_worker(config: Config, world: World, device: torch.device, prior: Prior,
         message = world.broadcast()
         if message == END:
             return
-        state = TrainState.start(config, device, writes=False)  # from the points that rank 0 has written
+        captured = message["gaussians"] if isinstance(message, dict) else None  # rank 0's state, before its first step
+        state = TrainState.start(config, device, writes=False, captured=captured)
         state.begin_cograd(config, prior.alphas_cumprod)
         state.begin_predictor(prior, prompts)
         while message != END:

@@ -74,15 +74,16 @@ def test_an_empty_prompt_is_met_at_the_door(text):
     assert only_problem([]).startswith("defaults: GuidanceParams.text = ''")
 
 
-def test_a_budget_below_the_first_number_of_gaussians_is_refused():
-    """Where the number grows up to it; the default's limit only stops a run."""
-    words = [*TEXT, "--max_points", "99", "--init_num_pts", "100"]
-    assert only_problem([*words, "--densifier", "mcmc"]).endswith(
-        "OptimizationParams.max_points = 99: expected at least GenerateCamParams.init_num_pts, 100: with "
-        "OptimizationParams.densifier mcmc the number of Gaussians grows up to it"
+@pytest.mark.parametrize("densifier", ["inria", "absgrad", "mcmc", "cadam"])
+def test_a_budget_below_the_first_number_of_gaussians_is_refused(densifier):
+    """Which a file or a checkpoint says itself, once it is read."""
+    words = [*TEXT, "--densifier", densifier, "--init_num_pts", "100", "--max_points"]
+    assert only_problem([*words, "99"]).endswith(
+        "OptimizationParams.max_points = 99: expected at least GenerateCamParams.init_num_pts, 100, with which the run begins"
     )
-    load_config(words)
-    load_config([*TEXT, "--max_points", "100", "--init_num_pts", "100", "--densifier", "mcmc"])
+    load_config([*words, "100"])
+    for more in (["--init_shape", "file", "--init_file", "x.ply"], ["--start_checkpoint", "x.pth"], ["--resume", "auto"]):
+        load_config([*words, "99", *more])
 
 
 def test_text_that_is_not_utf8_is_refused():

@@ -25,7 +25,7 @@ ALWAYS_READ: dict[str, str] = {
     MODEL: "model_path white_background data_device bg_aug_ratio shs_aug_ratio scale_aug_ratio sh_degree",
     OPT: "iterations position_lr_init position_lr_final feature_lr feature_lr_final opacity_lr scaling_lr "
     "scaling_lr_final rotation_lr rotation_lr_final weight_decay adam_beta2 geo_iter lambda_tv lambda_scale lambda_z_variance "
-    "lambda_flatness lambda_translucency densify_until_iter use_progressive save_process",
+    "lambda_flatness lambda_translucency densify_until_iter use_progressive save_process max_points",
     "PipelineParams": "convert_SHs_python compute_cov3D_python debug mip_filter rasterizer",
     CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
@@ -109,7 +109,7 @@ RUNS = [
         (["--opt", IDEAL, "--negative", "ugly"], "GuidanceParams.negative", "guidance is ideal"),
         (["--opt", IDEAL, "--attention_kernel", "math"], "GuidanceParams.attention_kernel", "guidance is ideal"),
         (["--opt", IDEAL, "--percent_dense", "0.1"], "OptimizationParams.percent_dense", "densified"),
-        (["--densification_interval", "6000", "--max_points", "9"], "OptimizationParams.max_points", "densified"),
+        (["--densification_interval", "6000", "--percent_dense", "0.1"], "OptimizationParams.percent_dense", "densified"),
         (["--save_process", "false", "--pro_frames_num", "3"], "OptimizationParams.pro_frames_num", "save_process"),
         (["--pro_render_45", "true"], "OptimizationParams.pro_render_45", "LucidDreamer"),
         (["--viewer_interval", "3"], "viewer_interval", "viewer is false"),

@@ -192,7 +192,7 @@ def too_little_memory(at: Scene) -> None:
 
 def too_many_points(at: Scene) -> None:
     at.patch.setattr("trainer.memory_estimate.free_bytes", lambda device: 10**9)
-    assert at.train(TOY | {"init_num_pts": 50_000_000}, "--dry-run") == 2
+    assert at.train(TOY | {"init_num_pts": 50_000_000, "max_points": 50_000_000}, "--dry-run") == 2
 
 
 def too_many_samples(at: Scene) -> None:

@@ -179,7 +179,7 @@ def test_a_run_that_does_not_fit_is_reported_with_what_saves_most(ampere, caplog
 
 
 def test_the_check_can_warn_or_be_off(caplog) -> None:
-    large = [*IDEAL, "--init_num_pts", "50000000"]
+    large = [*IDEAL, "--init_num_pts", "50000000", "--max_points", "50000000"]
     with caplog.at_level(logging.WARNING):
         check_memory(load_config([*large, "--memory_check", "off"]), CPU, GB)
         assert not caplog.records
@@ -191,7 +191,7 @@ def test_the_check_can_warn_or_be_off(caplog) -> None:
 
 
 TOO_LARGE = {
-    "--init_num_pts 50000000": "init_num_pts: 25000000 (saves",
+    "--init_num_pts 50000000 --max_points 50000000": "init_num_pts: 25000000 (saves",
     "--image_w 8192 --image_h 8192": "set image_w: 4096, image_h: 4096 (saves",
     "--image_w 1024 --image_h 1024 --SSAA 8": "set image_w: 512, image_h: 512 (saves",
     "--view_px 8192 --image_w 16 --image_h 16": "set view_px: 4096 (saves",
