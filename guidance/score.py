@@ -197,12 +197,13 @@ def weighted_gradient(difference: Tensor, weight: Tensor, params: GuidanceParams
     grad_clamp: the bound of each value moves linearly from its first to its second number over the run.
     """
     first, last = params.grad_clamp
-    if not params.grad_unit_norm and last == 0:
+    is_clamped = max(first, last) > 0
+    if not params.grad_unit_norm and not is_clamped:
         return params.lambda_guidance * weight * difference
     grad = weight * difference
     if params.grad_unit_norm:
         grad = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
-    if last > 0:
+    if is_clamped:
         bound = first + (last - first) * progress
         grad = grad.clamp(-bound, bound)
     return params.lambda_guidance * grad

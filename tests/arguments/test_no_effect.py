@@ -20,7 +20,7 @@ IDEAL, TRAINED, PAPER = ("configs/quickstart.yaml", "configs/quickstart_trained.
 
 
 ALWAYS_READ: dict[str, str] = {
-    TOP: "seed device test_ratio save_ratio save_video detect_anomaly quiet checkpoint_iterations checkpoint_every "
+    TOP: "seed device test_ratio save_ratio save_video detect_anomaly quiet checkpoint_every "
     "max_faults_in_a_row start_checkpoint resume overwrite opt dry_run gui viewer",
     MODEL: "model_path white_background data_device bg_aug_ratio shs_aug_ratio scale_aug_ratio sh_degree",
     OPT: "iterations position_lr_init position_lr_final feature_lr feature_lr_final opacity_lr scaling_lr "
@@ -30,7 +30,7 @@ ALWAYS_READ: dict[str, str] = {
     CAMERAS: "init_shape init_grow default_radius fovy_range render_45 image_w image_h view_px SSAA default_polar "
     "default_azimuth default_fovy jitter_pose device",
     GUIDANCE: "guidance g_device perpneg memory_check num_train_timesteps noise_seed text allow_unknown_words "
-    "lambda_guidance weighting front_bias C_batch_size vis_interval distillation noise_source grad_clamp "
+    "lambda_guidance weighting front_bias C_batch_size distillation noise_source grad_clamp "
     "grad_unit_norm image_residual",
     COGRAD: "enabled",
 }
@@ -80,7 +80,7 @@ RUNS = [
     ["--opt", PAPER, "--sds", "--use_progressive", "true"],
     ["--model_key", "a.safetensors", "--annealing_intervals", "false"],
     ["--model_key", "assets/toy-prior"],
-    ["--iterations", "10"],
+    ["--iterations", "10", "--checkpoint_iterations", "5", "11", "--debug_from", "10"],
     *(["--distillation", law] for law in LAWS),
     ["--noise_source", "fixed", "--t_schedule", "step"],
     ["--densifier", "mcmc"],
@@ -119,6 +119,10 @@ RUNS = [
         (["--keep_checkpoints", "3", "--checkpoint_every", "0"], "keep_checkpoints", "checkpoint_every is 0"),
         (["--keep_last_checkpoint", "true", "--checkpoint_every", "0"], "keep_last_checkpoint", "checkpoint_every is 0"),
         (["--iterations", "10", "--max_fovy_range", "0.2", "0.3"], "GenerateCamParams.max_fovy_range", "widened"),
+        (["--perpneg", "true", "--fix_noise"], "GuidanceParams.fix_noise", "perpneg is true"),
+        (["--iterations", "10", "--vis_interval", "11"], "GuidanceParams.vis_interval", "beyond iterations"),
+        (["--iterations", "10", "--checkpoint_iterations", "5", "11"], "checkpoint_iterations", "beyond iterations"),
+        (["--iterations", "10", "--debug_from", "10"], "debug_from", "no iteration comes after it"),
         (["--model_path", "x", "--workspace", "y"], "ModelParams.workspace", "model_path is given"),
     ],
 )
@@ -135,6 +139,8 @@ def test_nothing_is_told_of_what_the_user_did_not_set(words):
 
 
 def test_settings_with_effect_are_not_told():
+    last = ["--vis_interval", "10", "--checkpoint_iterations", "5", "10", "--debug_from", "9", "--max_points", "200000"]
+    assert notice("--iterations", "10", *last, "--perpneg", "false", "--fix_noise") == ""
     assert notice("--opt", PAPER, "--tau", "0.2", "--delta_t", "50", "--negative", "ugly", "--vram_O", "true") == ""
     assert notice("--viewer_port", "1234") == ""  # it opens the viewer
 

@@ -287,11 +287,14 @@ def params_with(**post):
 
 
 def test_a_clamped_gradient_keeps_its_bound():
+    """Which moves from the first to the last number, up or down, from or to 0."""
     grad, w = 10 * normal(2, 3, 4, 4), torch.ones(2, 1, 1, 1, dtype=torch.float64)
-    for progress, bound in ((0.0, 2.0), (0.5, 5.0), (1.0, 8.0)):
-        clamped = weighted_gradient(grad, w, params_with(grad_clamp=(2.0, 8.0)), progress)
-        assert clamped.abs().max() == bound and torch.equal(clamped, grad.clamp(-bound, bound))
-        assert torch.equal(weighted_gradient(clamped, w, params_with(grad_clamp=(2.0, 8.0)), progress), clamped)
+    for ends in ((2.0, 8.0), (8.0, 2.0), (2.0, 0.0), (0.0, 2.0)):
+        for progress in (0.0, 0.5, 1.0):
+            bound, params = ends[0] + (ends[1] - ends[0]) * progress, params_with(grad_clamp=ends)
+            clamped = weighted_gradient(grad, w, params, progress)
+            assert clamped.abs().max() == bound and torch.equal(clamped, grad.clamp(-bound, bound))
+            assert torch.equal(weighted_gradient(clamped, w, params, progress), clamped)
     assert torch.equal(weighted_gradient(grad, w, params_with(grad_clamp=(1e9, 1e9)), 0.3), weighted_gradient(grad, w, params_with(), 0.3))
 
 
