@@ -19,10 +19,10 @@ SDI_GUIDANCE, SDI_STEPS, SDI_ETA = -7.5, 10, 0.3
 def inversion_away(step: ViewStep) -> tuple[Tensor, Tensor]:
     """SDI's: x_t, and the index [B] that it is at, a little above `step.index`.
 
-    Guided by -7.5, steps of a tenth of the schedule from 0 up to t, the last one to t + u/10. Then eta of the noise
-    that x_t implies is fresh; the variance is kept (our reading of "plus noise of eta .3").
+    Guided by -7.5, steps of a tenth of the schedule (at least 1) from 0 up to t, the last one to t + u/10. Then eta of
+    the noise that x_t implies is fresh; the variance is kept (our reading of "plus noise of eta .3").
     """
-    stride = step.count // SDI_STEPS
+    stride = max(step.count // SDI_STEPS, 1)
     jitter = (step.uniform() * stride).long()
     index = (step.index + jitter).clamp(max=step.count - 1)
     paths = [[*range(0, max(t, 1), stride), end] for t, end in zip(step.index.tolist(), index.tolist())]

@@ -4,10 +4,13 @@
 c and u are mean and width of the text's and the unconditional Gaussian, v their variances at t.
 """
 
+import itertools
+
 import pytest
 import torch
 
 from arguments import GuidanceParams
+from distillation import LAWS
 from distillation.laws import cds
 from distillation.laws.bsd import minimum_norm
 from guidance import inversion
@@ -273,6 +276,19 @@ def test_sdi_inverts_away_from_the_text_and_keeps_a_share_of_fresh_noise():
     found = residual(prior_of(), params_of("sdi"), filled(X), n, [150])
     near(found.x_t, A[200] * X + S[200] * ((1 - 0.09) ** 0.5 * implied + 0.3 * n))
     near(found.difference, RHO[200] * (X - (found.x_t - S[200] * found.eps_hat) / A[200]))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_schedule_of_few_timesteps_is_one_too(law):
+    """Of which a tenth is less than one step."""
+    prior = prior_of()
+    options = {"predictor": Exact(0.0, 0.3), "cameras": CAMERAS, "warm_up_rate": 1.0}
+    for noising in ("direct", "inversion"):
+        params = params_of(law, noising=noising)
+        for count, u in itertools.product((1, 2, 9, 11), (0.0, 0.99)):
+            prior.num_train_timesteps = count
+            found = residual(prior, params, filled(X), normal(1, 1, 2, 2), [count - 1], u=u, **options)
+            assert bool(found.difference.isfinite().all())
 
 
 def test_any_law_that_leaves_the_noising_open_takes_the_inversion():
