@@ -38,6 +38,7 @@ class Recovery:
         self._last_scene: dict[str, torch.Tensor] | None = None
         self.faults = FaultWatch(config.max_faults_in_a_row, config.optimization.max_points)
         self._whole = self._saved = 0  # the last step that is done, the last one whose checkpoint is in the folder
+        self._whole_sh_degree = 0  # the active one then, which the next step may raise
         self._is_updating = False
 
     def resume(self, checkpoint: LoadedCheckpoint) -> None:
@@ -48,7 +49,8 @@ class Recovery:
             self.state.load_upstream(captured, iteration, self.config)
         else:
             self.checkpoints.load(path, {"writes": {}, **tree})  # which earlier versions did not write
-        self._whole = self._saved = self.state.iteration
+        self._note_whole()
+        self._saved = self._whole
         self.log.note(f"continuing after step {self.state.iteration}, from {path}")
 
     @contextmanager
@@ -57,7 +59,10 @@ class Recovery:
         self._is_updating = True
         yield
         self._is_updating = False
-        self._whole = self.state.iteration
+        self._note_whole()
+
+    def _note_whole(self) -> None:
+        self._whole, self._whole_sh_degree = self.state.iteration, self.state.gaussians.active_sh_degree
 
     def after_step(self, step: StepGradients, update: Update) -> None:
         """Logs the step, counts its faults, writes a checkpoint when one is due. Raises TrainingStopped.
@@ -111,7 +116,7 @@ class Recovery:
         if self._whole == self._saved:
             return
         if not self._is_updating:
-            self.state.iteration = self._whole
+            self.state.iteration, self.state.gaussians.active_sh_degree = self._whole, self._whole_sh_degree
             self.state.optimizer.zero_grad(set_to_none=True)
             self.save()
         self.save_last_scene()

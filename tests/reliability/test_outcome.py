@@ -129,6 +129,30 @@ def test_a_fault_of_ours_in_a_step_loses_nothing_and_is_shown(tmp_path, monkeypa
     assert (tmp_path / "run" / "point_cloud" / "iteration_3" / "point_cloud.ply").is_file()
 
 
+def test_a_fault_in_the_step_that_raises_the_sh_degree_leaves_the_degree_before_it(tmp_path, monkeypatch) -> None:
+    """The checkpoint is of the step before, and the resumed run raises it once."""
+    degrees, sound = [], train.compute_gradients
+
+    def raises_at_3(state, *args):
+        degrees.append(state.gaussians.active_sh_degree)
+        state.iteration += 497
+        try:
+            return sound(state, *args)
+        finally:
+            state.iteration -= 497
+            if state.iteration == 3 and len(degrees) == 3:
+                raise ZeroDivisionError
+
+    monkeypatch.setattr(train, "compute_gradients", raises_at_3)
+    settings = PLAIN | {"iterations": 4}
+    with pytest.raises(ZeroDivisionError):
+        train.main(words(tmp_path / "run", **settings, sh_degree=2))
+    path, tree = newest_good(tmp_path / "run", pytest.fail)
+    assert path.name == "chkpnt2.safetensors" and tree["train"]["gaussians"]["active_sh_degree"] == 0
+    assert train.main(["--resume", str(tmp_path / "run")]) == FINISHED
+    assert degrees == [0, 0, 0, 0, 1]
+
+
 def test_a_half_made_update_is_not_continued_from(tmp_path, monkeypatch) -> None:
     with_state(monkeypatch, 4, lambda state: monkeypatch.setattr(state.optimizer, "step", _raise(ZeroDivisionError())))
     with pytest.raises(ZeroDivisionError):
