@@ -202,6 +202,7 @@ def test_a_writer_that_fails_costs_its_output(tmp_path, monkeypatch, capsys, kin
     printed = capsys.readouterr()
     assert f"{kind} could not be written ({type(error).__name__}: {error}" in printed.out
     assert f"step 3 is done, but not all could be written: {kind} (" in printed.err
+    assert "finished_utc" not in json.loads((tmp_path / "run" / "run.json").read_text())
     assert (
         len(log_lines(tmp_path / "run")) == 3
         and newest_good(tmp_path / "run", pytest.fail)[0].name == "chkpnt3.safetensors"
