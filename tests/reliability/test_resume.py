@@ -129,7 +129,7 @@ def test_a_checkpoint_holds_everything(tmp_path, monkeypatch) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert train.main(words(tmp_path / "run", **QUICK)) == INTERRUPTED
     tree = load_tree(tmp_path / "run" / "chkpnt3.safetensors")
-    assert tree.keys() == {"run", "train", "process_video", "log"}
+    assert tree.keys() == {"run", "train", "process_video", "log", "writes"}
     assert tree["run"]["id"] == json.loads((tmp_path / "run" / "run.json").read_text())["run_id"]
     assert tree["run"]["settings"]["OptimizationParams.iterations"] == 24
     assert {"gaussians", "camera_stack", "streams", "memory", "cograd", "iteration"} <= tree["train"].keys()
