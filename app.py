@@ -2,7 +2,7 @@
 """The web page: `python app.py`, then open the address that it prints. docs/web_app.md says what is on it.
 
 It writes settings, runs train.py in a process of its own, and shows what the run folder holds. The parts are in
-apps/web/; all but server.py, page.py, form.py and run_panel.py work without NiceGUI.
+apps/web/; those that draw the page need NiceGUI.
 """
 
 import sys
