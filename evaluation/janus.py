@@ -4,12 +4,13 @@
 No automatic measure of it is trusted here; what the toy world offers is called a proxy.
 """
 
+import hashlib
 import math
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 LABELS = ("consistent", "janus", "unsure")
+ID_LETTERS = 12  # of a hash: two of 1000 assets have one id with a chance of 2e-9
 Z_95 = 1.959963984540054  # normal quantile of a 95 % interval
 
 
@@ -41,17 +42,19 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def blinded(names: Sequence[str], seed: int) -> dict[str, str]:
-    """Number on the sheet -> name, in the sheet's order: a seeded shuffle. The numbers say nothing of the names."""
-    shuffled = list(names)
-    random.Random(seed).shuffle(shuffled)
-    return {f"{number:03d}": name for number, name in enumerate(shuffled, 1)}
+def blinded(names: Iterable[str], sheet: str) -> dict[str, str]:
+    """Id on the sheet -> name, in the sheet's order: that of hashes with the sheet's identity, which show no name.
+
+    An id depends on its own name alone, so that it stays when other names come or go.
+    """
+    ids = {hashlib.sha256(f"{sheet} {name}".encode()).hexdigest()[:ID_LETTERS]: name for name in names}
+    return dict(sorted(ids.items()))
 
 
 def rates(labels: Mapping[str, str], key: Mapping[str, str], variant_of: Mapping[str, str]) -> dict[str, Rate]:
-    """Variant -> rate. `labels`: number -> label; `key`: number -> name; `variant_of`: name -> variant.
+    """Variant -> rate. `labels`: id -> label; `key`: id -> name; `variant_of`: name -> variant, of those to count.
 
-    Raises ValueError for a number that the key lacks, or an unknown label: the files do not belong together.
+    Raises ValueError for an id that the key lacks, or an unknown label: the files do not belong together.
     """
     extra = sorted(labels.keys() - key.keys())
     if extra:
@@ -59,9 +62,11 @@ def rates(labels: Mapping[str, str], key: Mapping[str, str], variant_of: Mapping
     wrong = sorted(set(labels.values()) - set(LABELS))
     if wrong:
         raise ValueError(f"the labels hold {wrong[0]!r}; expected {', '.join(LABELS)}")
+    by_name = {key[number]: label for number, label in labels.items()}  # a name may have ids of before 2026-12
     given: dict[str, list[str]] = {}
-    for number, label in labels.items():
-        given.setdefault(variant_of[key[number]], []).append(label)
+    for name, variant in variant_of.items():
+        if name in by_name:
+            given.setdefault(variant, []).append(by_name[name])
     return {variant: _rate(own) for variant, own in given.items()}
 
 

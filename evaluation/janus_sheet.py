@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page on which people mark inconsistent objects without knowing what made them, and the rates that follow."""
+"""A page on which people mark inconsistent objects without knowing what made them, and the rates that follow.
 
-import hashlib
+A folder's sheet keeps its identity and an asset its id, so that labels stay valid while assets come and go.
+"""
+
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from evaluation.pages import PLAY, escape, page
 from evaluation.run_folder import config_of_run
 from evaluation.run_images import turntable_html, views_html
 from trainer.run_records import read_object
+from utils.general_utils import atomic_path
 
 MAX_BYTES = 1 << 24
 SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"
@@ -31,7 +35,8 @@ const assets = [...document.querySelectorAll('.asset')]; let at = 0;
 function show() {
   assets.forEach((asset, k) => { asset.classList.toggle('here', k === at);
     asset.querySelectorAll('button').forEach(b => b.setAttribute('aria-pressed', given[asset.id] === b.value)); });
-  document.getElementById('count').textContent = Object.keys(given).length + ' of ' + assets.length;
+  const labelled = assets.filter(asset => given[asset.id]).length;
+  document.getElementById('count').textContent = labelled + ' of ' + assets.length;
 }
 function label(k, value) {
   given[assets[k].id] = value; localStorage.setItem(name, JSON.stringify(given));
@@ -53,10 +58,14 @@ show();
 """
 
 
-def write_sheet(out: Path, runs: Mapping[str, Path], seed: int) -> None:
-    """OUT/sheet.html and OUT/key.json of runs, name -> folder, whose images have been drawn."""
-    key = blinded(list(runs), seed)
-    cards = [_card(number, runs[name]) for number, name in key.items()]
+def write_sheet(out: Path, runs: Mapping[str, Path]) -> None:
+    """OUT/sheet.html and OUT/key.json of runs, name -> folder, whose images have been drawn.
+
+    The key keeps what it held of other runs: there may be labels of them.
+    """
+    sheet, known = _key_before(out / KEY)
+    key = blinded(runs, sheet)
+    cards = [_card(asset, runs[name]) for asset, name in key.items()]
     intro = (
         "Mark an object that shows more than one front (faces all round), or whose sides do not fit together. "
         "What made it is hidden. Keys: j, c, u; labels are kept in this browser until they are saved."
@@ -67,41 +76,50 @@ def write_sheet(out: Path, runs: Mapping[str, Path], seed: int) -> None:
         '<div class="bar"><b id="count"></b> labelled <button id="save">Save labels.json</button></div>',
         f'<div class="cards">{"".join(cards)}</div>',
     ]
-    document = page("Janus sheet", body, PLAY + SCRIPT, STYLE, _identity(key))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / SHEET).write_text(document, encoding="utf-8")
-    (out / KEY).write_text(json.dumps({"sheet": _identity(key), "key": key}, indent=1) + "\n", encoding="utf-8")
+    texts = {KEY: json.dumps({"sheet": sheet, "key": known | key}, indent=1) + "\n"}  # first: labels need it
+    texts[SHEET] = page("Janus sheet", body, PLAY + SCRIPT, STYLE, sheet)
+    for name, text in texts.items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
-def _identity(key: Mapping[str, str]) -> str:
-    """Tells one sheet's labels from another's, and nothing else."""
-    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+def _key_before(path: Path) -> tuple[str, dict[str, str]]:
+    """Identity and key of the sheet that is there; new ones where there is none that any labels could fit."""
+    try:
+        tree = _read(path, "key")
+    except ValueError:
+        return secrets.token_hex(6), {}
+    return tree["sheet"], tree["key"]
 
 
-def _card(number: str, run: Path) -> str:
+def _card(asset: str, run: Path) -> str:
     buttons = "".join(f'<button value="{label}">{label} ({KEYS[label]})</button>' for label in LABELS)
     prompt = escape(config_of_run(run).guidance.text)
-    images = turntable_html(run, f"turntable {number}") + views_html(run, f"{number} from eight sides")
-    return f'<div class="card asset" id="{number}"><b>{number}</b> {prompt}{images}{buttons}</div>'
+    images = turntable_html(run, f"turntable {asset}") + views_html(run, f"{asset} from eight sides")
+    return f'<div class="card asset" id="{asset}"><b>{asset}</b> {prompt}{images}{buttons}</div>'
 
 
-def read_rates(out: Path, labels: Path) -> dict[str, Rate]:
-    """Variant -> rate, of a sheet's key and the labels that it saved. ValueError where they do not belong together."""
+def read_rates(out: Path, labels: Path, names: Iterable[str] | None = None) -> dict[str, Rate]:
+    """Variant -> rate, of a sheet's key and the labels that it saved; of the runs `names` alone, where given.
+
+    ValueError where they do not belong together.
+    """
     key, given = (_read(path, holds) for path, holds in ((out / KEY, "key"), (labels, "labels")))
-    if key.get("sheet") != given.get("sheet"):
+    if key["sheet"] != given["sheet"]:
         raise ValueError(f"{labels} belongs to another sheet than {out / KEY}; label {out / SHEET} and save again")
-    return rates(given["labels"], key["key"], {name: name.split("-")[0] for name in key["key"].values()})
+    counted = key["key"].values() if names is None else names
+    return rates(given["labels"], key["key"], {name: name.split("-")[0] for name in counted})
 
 
 def _read(path: Path, holds: str) -> dict[str, Any]:
-    """A file of the sheet, whose entry `holds` maps texts to texts. Raises ValueError."""
+    """A file of the sheet: its identity, and an entry `holds` that maps texts to texts. Raises ValueError."""
     try:
         tree = read_object(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); expected a file that the sheet or this tool wrote"
         ) from error
-    inner = tree.get(holds)
-    if not isinstance(inner, dict) or not all(isinstance(value, str) for value in inner.values()):
-        raise ValueError(f"{path} has no {holds!r} of texts; expected a file of the sheet or of this tool")
+    sheet, inner = tree.get("sheet"), tree.get(holds)
+    if not isinstance(inner, dict) or not all(isinstance(value, str) for value in (sheet, *inner.values())):
+        raise ValueError(f"{path} has no 'sheet' and {holds!r} of texts; expected a file of the sheet or of this tool")
     return tree

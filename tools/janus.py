@@ -41,7 +41,6 @@ def main(argv: list[str]) -> int:
     sheet = commands.add_parser("sheet", help="write the blinded sheet")
     sheet.add_argument("out", type=Path)
     sheet.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    sheet.add_argument("--seed", type=int, default=0, help="of the order")
     sheet.add_argument("--view_px", type=int, default=256)
     rate = commands.add_parser("rate", help="print the rates")
     rate.add_argument("out", type=Path)
@@ -58,7 +57,7 @@ def main(argv: list[str]) -> int:
     if args.command == "sheet":
         for run in args.runs:
             draw(run, args.view_px)
-        write_sheet(args.out, {run.name: run for run in args.runs}, args.seed)
+        write_sheet(args.out, {run.name: run for run in args.runs})
         print(f"Open {args.out / SHEET} in a browser; then: python tools/janus.py rate {args.out}")
         return 0
     for method, found in read_rates(args.out, args.labels or args.out / SAVED).items():

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
             return 1 if failures else 0
         missing = left_out(order)
         missing |= add_metrics(order.sweep, order.runs, order.metrics, resolve_device("auto"), args.weights, tqdm.write)
-        path = write_all(order, failures, missing)
+        path = write_all(order, failures, missing, tqdm.write)
     except KeyboardInterrupt:
         name = program.command_of("reproduce")
         print(f"{name}: interrupted; the same command resumes where this one stopped", file=sys.stderr)

@@ -3,13 +3,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evaluation import METRICS, PAPER_METRICS
 from evaluation.experiments.runs import Result, read_results
+from evaluation.janus import Rate
 from evaluation.janus_sheet import SAVED, read_rates, write_sheet
 from evaluation.reproduction.order import Order
 from evaluation.reproduction.report import report
@@ -19,15 +20,17 @@ from evaluation.run_folder import record_of_run
 from utils.image_utils import write_png
 
 
-def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) -> Path:
-    """Tables, sheet and report of what is there; the report's path. ValueError where nothing is."""
+def write_all(order: Order, failures: Sequence[str], missing: dict[str, str], notice: Callable[[str], None]) -> Path:
+    """Tables, sheet and report of what is there; the report's path. ValueError where nothing is.
+
+    Labels that do not fit are named by `notice` and count as none.
+    """
     out = order.sweep.out
     results = read_results(out, order.names)
     if not results:
         raise ValueError(f"{out} holds no finished asset of this order; let one finish first")
-    write_sheet(out / "janus", {result["name"]: order.sweep.folder(result["name"]) for result in results}, 0)
-    labels = out / "janus" / SAVED
-    rates = read_rates(out / "janus", labels) if labels.is_file() else {}
+    write_sheet(out / "janus", {result["name"]: order.sweep.folder(result["name"]) for result in results})
+    rates = _rates(out / "janus", [result["name"] for result in results], notice)
     rows, provenance = summary(results, order.prior, rates), provenance_of(order, results)
     stored = {"provenance": provenance, "missing": missing, "failures": list(failures), "rows": rows, "assets": results}
     page = report(order.sweep, order.prior, rows, results, missing, failures, rates, provenance)
@@ -37,6 +40,17 @@ def write_all(order: Order, failures: Sequence[str], missing: dict[str, str]) ->
         (out / name).write_text(text, encoding="utf-8")
     write_png(out / "sheet.png", sheet(order.sweep, order.prior, results))
     return out / "report.html"
+
+
+def _rates(folder: Path, names: Sequence[str], notice: Callable[[str], None]) -> dict[str, Rate]:
+    """Variant -> rate of these runs, as far as people labelled them."""
+    if not (folder / SAVED).is_file():
+        return {}
+    try:
+        return read_rates(folder, folder / SAVED, names)
+    except ValueError as problem:
+        notice(f"The Janus rate is left out: {problem}")
+        return {}
 
 
 def provenance_of(order: Order, results: Sequence[Result]) -> dict[str, Any]:

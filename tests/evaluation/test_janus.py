@@ -34,16 +34,19 @@ def test_without_a_trial_nothing_is_known() -> None:
     assert wilson(0, 0) == (0, 1) and math.isnan(Rate(0, 0, 3).value)
 
 
-def test_a_blinded_order_is_a_seeded_shuffle() -> None:
+def test_a_blinded_order_is_a_shuffle_of_which_a_part_keeps_its_ids() -> None:
     names = [f"method{k % 4}-{k}" for k in range(40)]
-    key = blinded(names, 1)
+    key = blinded(names, "sheet")
     assert sorted(key.values()) == sorted(names) and list(key.values()) != names
-    assert list(key)[:2] == ["001", "002"] and blinded(names, 1) == key != blinded(names, 2)
+    assert not key.keys() & blinded(names, "other").keys()
+    part = blinded(names[::3], "sheet")
+    assert part.items() <= key.items() and list(part) == [number for number in key if number in part]
 
 
 def test_rates_by_method() -> None:
     found = rates({"001": "janus", "002": "consistent", "003": "unsure", "004": "consistent"}, KEY, METHOD_OF)
     assert found == {"a": Rate(1, 1, 1), "b": Rate(0, 2, 0)}
+    assert rates({"001": "janus", "002": "janus"}, KEY, {"b-x": "b", "b-y": "b"}) == {"b": Rate(1, 1, 0)}
     assert found["b"].value == 0 and found["b"].interval == wilson(0, 2)
 
 
