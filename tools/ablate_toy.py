@@ -33,7 +33,7 @@ import torch
 import train
 from evaluation.ablation.report import write_report
 from evaluation.ablation.scores import measure, rescore, run_grid
-from evaluation.ablation.staircase import calibrate, read_biases
+from evaluation.ablation.staircase import FIRST_SEED, calibrate, compared, read_biases
 from evaluation.experiments.grid import (
     ABLATION_VARIANTS,
     CONFIGS,
@@ -80,6 +80,8 @@ def main(argv: list[str]) -> int:
     args = made.parse_args(own)
     if min(args.seeds, args.jobs, args.film, args.sheet_seeds) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
         made.error("--seeds, --jobs, --film and --sheet_seeds: expected 1 or more; --weak: above 0, at most 1")
+    if args.seeds > FIRST_SEED:
+        made.error(f"--seeds {args.seeds}: expected at most {FIRST_SEED}; those from there on are the calibration's")
     torch.set_num_threads(1)  # scoring runs beside the other runs
     make = functools.partial(ablation_run, extra=[*of_train, "--save_ratio", str(args.film)])
     return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)
@@ -127,7 +129,7 @@ def _rescore(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     if not read_folder(args.rescore):
         raise ValueError(f"--rescore {args.rescore}: holds no finished run; give the --out of an earlier call.")
     lost = rescore(args.rescore, args.jobs, args.score_px)
-    print(write_report(args.rescore, read_folder(args.rescore), args.sheet_seeds))
+    print(write_report(args.rescore, compared(read_folder(args.rescore)), args.sheet_seeds))
     for name in lost:
         print(f"ablate_toy: {name} keeps its old scores: its cloud is not in {args.rescore}/clouds", file=sys.stderr)
     return 1 if lost else 0

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from evaluation.ablation.report import first_seeds, sheet
+from evaluation.ablation.staircase import compared
 from evaluation.experiments.runs import read_folder
 from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
@@ -74,7 +75,8 @@ def main(argv: list[str]) -> int:
 def _drawn(args: argparse.Namespace) -> np.ndarray:
     ablation = args.sources[0]
     if len(args.sources) == 1 and (ablation / "clouds").is_dir():
-        return sheet(ablation, first_seeds(read_folder(ablation), args.seeds), args.side_px, args.frames)
+        found = read_folder(ablation)
+        return sheet(ablation, first_seeds(compared(found) or found, args.seeds), args.side_px, args.frames)
     rows = [frames_of(path, args.frames, args.side_px) for path in args.sources]
     return contact_sheet(rows, args.frames, args.side_px)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.experiments.runs import Result
-from evaluation.experiments.tables import by_variant, markdown
+from evaluation.experiments.tables import by_variant, markdown, paired
 from evaluation.janus import wilson
 
 Contrast = tuple[str, str, str]
@@ -55,16 +55,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def pairs_of(results: Sequence[Result], variant: str, other: str) -> Pairs:
     """Counts the pairs that have both variants; objects without a front are left out."""
-    clean = {
-        (result["variant"], result["prompt"], result["seed"]): bool(result["scores"]["clean"])
-        for result in results
-        if result["scores"]["clean"] is not None
-    }
-    cells = [
-        (clean[variant, prompt, seed], clean[other, prompt, seed])
-        for (name, prompt, seed) in clean
-        if name == variant and (other, prompt, seed) in clean
-    ]
+    fronted = [result for result in results if result["scores"]["clean"] is not None]
+    found = paired(fronted, variant, other)
+    cells = [(bool(first["scores"]["clean"]), bool(second["scores"]["clean"])) for first, second in found]
     return Pairs(*(cells.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False))))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluation.ablation import clouds
 from evaluation.ablation.film import figure, film_csv
-from evaluation.ablation.summary import runs_csv, summary
+from evaluation.ablation.summary import blocks, runs_csv, summary
 from evaluation.experiments.runs import Result
 from evaluation.known_truth import renderer_of_gaussians
 from toy.raycast import View
@@ -20,7 +20,7 @@ LABEL_PX, SIDE_PX = 190, 96
 
 
 def write_report(out: Path, results: Sequence[Result], sheet_seeds: int) -> str:
-    """Writes all files, a sheet for each prior and strength of the view words; returns the text of summary.md."""
+    """Writes all files, a sheet for each block of the summary; returns the text of summary.md."""
     text = summary(results)
     if not out.is_dir() or not results:
         return text
@@ -28,13 +28,12 @@ def write_report(out: Path, results: Sequence[Result], sheet_seeds: int) -> str:
     (out / "runs.csv").write_text(runs_csv(results), encoding="utf-8")
     if any("film" in result for result in results):
         (out / "film.csv").write_text(film_csv(results), encoding="utf-8")
-    for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
-        block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
-        shown = first_seeds(block, sheet_seeds)
-        write_png(out / f"sheet_{prior}_{words}.png", sheet(out, shown, SIDE_PX))
+    for block in blocks(results):
+        shown = first_seeds(block.results, sheet_seeds)
+        write_png(out / f"sheet_{block.name}.png", sheet(out, shown, SIDE_PX))
         strips = figure(shown)
         if strips is not None:
-            write_png(out / f"film_{prior}_{words}.png", strips)
+            write_png(out / f"film_{block.name}.png", strips)
     return text
 
 
@@ -42,7 +41,7 @@ def first_seeds(results: Sequence[Result], count: int) -> list[Result]:
     """Unpicked runs: those of the `count` smallest seeds, object by object."""
     seeds = sorted({result["seed"] for result in results})[:count]
     chosen = [result for result in results if result["seed"] in seeds]
-    return sorted(chosen, key=lambda r: (r["prior"], r["words"], r["prompt"], r["seed"]))  # variants keep their order
+    return sorted(chosen, key=lambda r: (r["prior"], r["front_bias"], r["prompt"], r["seed"]))  # stable by variant
 
 
 def sheet(out: Path, results: Sequence[Result], side_px: int, columns: int = 8) -> np.ndarray:
@@ -69,6 +68,8 @@ def views_of_cloud(path: Path, side_px: int, columns: int) -> np.ndarray:
 def _label(result: Result, side_px: int) -> np.ndarray:
     scores = result["scores"]
     lines = [f"{result['variant']}, seed {result['seed']}", f"{result['prior']}, {result['words']} words"]
+    if result["front_bias"]:
+        lines[-1] += f" ({result['front_bias']:g})"
     lines.append(f"{scores['psnr']:.1f} dB, yaw {scores['yaw_deg']:.0f}")
     if scores["clean"] is not None:
         lines.append(f"{'clean' if scores['clean'] else 'NOT CLEAN'}, share {scores['front_share']:.2f}")

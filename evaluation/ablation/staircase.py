@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.experiments.runs import Run, read_results
+from evaluation.experiments.runs import Result, Run, read_results
 
 FIRST_BIAS, FIRST_STEP, SMALLEST_STEP, LARGEST_STEP = 0.8, 0.08, 0.02, 0.24
 FIRST_SEED = 1000
@@ -48,6 +48,11 @@ def climbed(clean: Sequence[bool]) -> Staircase:
         tried.append(bias)
         bias = round(min(max(bias + (step if outcome else -step), 0.02), 1.0), 4)
     return Staircase(tuple(tried), tuple(clean), bias)
+
+
+def compared(results: Sequence[Result]) -> list[Result]:
+    """All but the trials of a calibration, which are of the schedule alone, at biases that followed its outcomes."""
+    return [result for result in results if result["seed"] < FIRST_SEED]
 
 
 def calibrate(

@@ -3,12 +3,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from evaluation.ablation import film, outcomes
 from evaluation.experiments.runs import Result
-from evaluation.experiments.tables import MECHANISMS, by_variant, csv_text, markdown, mean_and_error, mechanism_cells
+from evaluation.experiments.tables import (
+    MECHANISMS,
+    by_variant,
+    csv_text,
+    markdown,
+    mean_and_error,
+    mechanism_cells,
+    paired,
+)
 
 SCORES = {
     "psnr": 2,
@@ -48,25 +57,47 @@ def score_of(result: Result, name: str) -> float | None:
 
 
 def paired_differences(results: Sequence[Result], variant: str, other: str, score: str) -> list[float]:
-    """score(variant) - score(other) of every prompt and seed that has both."""
-    by_variant: dict[str, dict[tuple[str, int], float]] = {variant: {}, other: {}}
-    for result in results:
-        value = score_of(result, score)
-        if result["variant"] in by_variant and value is not None:
-            by_variant[result["variant"]][result["prompt"], result["seed"]] = value
-    first, second = by_variant[variant], by_variant[other]
-    return [first[key] - second[key] for key in sorted(first.keys() & second.keys())]
+    """score(variant) - score(other) of every pair that has both."""
+    values = [[score_of(result, score) for result in pair] for pair in paired(results, variant, other)]
+    return [first - second for first, second in values if first is not None and second is not None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs that are averaged and compared; `name` is part of the names of their sheets."""
+
+    title: str
+    name: str
+    results: list[Result]
+
+
+def blocks(results: Sequence[Result]) -> list[Block]:
+    """A block for each prior and each strength of the view words; apart by front bias where an object has several."""
+    found = []
+    for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
+        block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
+        title, name = f"{prior} prior, {words} view words", f"{prior}_{words}"
+        by_bias: dict[float, list[Result]] = {}
+        for result in block:
+            by_bias.setdefault(result["front_bias"], []).append(result)
+        prompts = [{result["prompt"] for result in own} for own in by_bias.values()]
+        if sum(map(len, prompts)) == len(set().union(*prompts)):
+            found.append(Block(title, name, block))
+        else:
+            for bias, own in sorted(by_bias.items()):
+                found.append(Block(f"{title}, front bias {bias:g}", f"{name}_{bias:g}", own))
+    return found
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Markdown: for each prior and each strength of the view words three tables; prompts are pooled, then apart."""
+    """Markdown: for each block three tables; prompts are pooled, then apart."""
     parts = []
-    for prior, words in sorted({(result["prior"], result["words"]) for result in results}):
-        block = [result for result in results if (result["prior"], result["words"]) == (prior, words)]
+    for titled in blocks(results):
+        block = titled.results
         prompts = sorted({result["prompt"] for result in block})
         seeds = {result["seed"] for result in block}
-        parts += [f"## {prior} prior, {words} view words", "", f"{len(prompts)} objects, {len(seeds)} seeds."]
-        parts += ["", f"![Unpicked runs: the first seeds of every object and variant](sheet_{prior}_{words}.png)"]
+        parts += [f"## {titled.title}", "", f"{len(prompts)} objects, {len(seeds)} seeds."]
+        parts += ["", f"![Unpicked runs: the first seeds of every object and variant](sheet_{titled.name}.png)"]
         parts += ["", "Scores, mean and standard deviation over objects and seeds:", "", _score_table(block)]
         parts += ["", *outcomes.tables(block, CONTRASTS)]
         parts += ["Paired differences, mean +- standard error; bold from 3 standard errors on:", ""]

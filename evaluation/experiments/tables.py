@@ -30,6 +30,23 @@ def by_variant(results: Iterable[Result]) -> dict[str, list[Result]]:
     return found
 
 
+def paired(results: Iterable[Result], variant: str, other: str) -> list[tuple[Result, Result]]:
+    """The results of two variants that have all else in common: prior, front bias, prompt and seed; in that order.
+
+    Raises ValueError where two results have all of it in common: neither may stand for both.
+    """
+    found: dict[str, dict[tuple[str, float, str, int], Result]] = {variant: {}, other: {}}
+    for result in results:
+        if (own := found.get(result["variant"])) is not None:
+            cell = result["prior"], result["front_bias"], result["prompt"], result["seed"]
+            if own.setdefault(cell, result) is not result:
+                raise ValueError(
+                    f"two runs of {result['variant']} have the prior {cell[0]}, front bias {cell[1]:g}, the prompt "
+                    f"{cell[2]!r} and seed {cell[3]}; expected one of each; move one of them to another folder"
+                )
+    return [(found[variant][cell], found[other][cell]) for cell in sorted(found[variant].keys() & found[other].keys())]
+
+
 def mechanism_cells(results: Sequence[Result]) -> list[str]:
     """Mean of each of MECHANISMS over the results that have it; a dash where none has."""
     found = {name: [r["mechanism"][name] for r in results if name in r["mechanism"]] for name in MECHANISMS}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from evaluation.ablation import film, outcomes, staircase, summary
+from evaluation.ablation import film, outcomes, report, scores, staircase, summary
 from evaluation.ablation.report import first_seeds
 from evaluation.ablation.staircase import climbed
-from tools import ablate_toy
+from tools import ablate_toy, contact_sheet
 
 OWL, CAT = "a purple owl with green belly", "an orange cat with blue collar"
 
@@ -73,6 +73,51 @@ def test_sheets_show_the_smallest_seeds_of_all_variants():
         (OWL, "full", 0), (OWL, "schedule_only", 0), (OWL, "full", 1), (OWL, "schedule_only", 1),
         (CAT, "full", 0), (CAT, "full", 1),
     ]  # fmt: skip
+
+
+def test_runs_of_several_front_biases_are_neither_paired_nor_averaged():
+    """One folder may hold --weak 0.7, then 0.8; or weak words of one bias, then of calibrated ones."""
+    easy = [{**result, "front_bias": 0.5} for result in (*rows("full", OWL, "c."), *rows("schedule_only", OWL, "cc"))]
+    hard = [*rows("full", OWL, "..c"), *rows("schedule_only", OWL, ".")]
+    trained = [{**result, "prior": "trained"} for result in hard]
+    mixed = [*easy, *hard, *trained]
+    assert outcomes.pairs_of(mixed, "full", "schedule_only") == outcomes.Pairs(both=1, first=0, other=1, neither=2)
+    assert len(summary.paired_differences(mixed, "full", "schedule_only", "psnr")) == 4
+    found = {block.name: block.results for block in summary.blocks(mixed)}
+    assert found == {"ideal_weak_0.5": easy, "ideal_weak_0.8": hard, "trained_weak": trained}
+    assert "## ideal prior, weak view words, front bias 0.5\n" in summary.summary(mixed)
+    calibrated = [*rows("full", OWL, "c"), *({**result, "front_bias": 0.6} for result in rows("full", CAT, "c"))]
+    assert [block.name for block in summary.blocks(calibrated)] == ["ideal_weak"]  # a bias an object: one experiment
+
+
+def test_two_runs_that_would_be_one_half_of_a_pair_are_refused():
+    twice = [*rows("full", OWL, "c"), *rows("full", OWL, "."), *rows("plain", OWL, "c")]
+    with pytest.raises(ValueError, match=r"two runs of full have the prior ideal, front bias 0\.8, .* and seed 0;"):
+        outcomes.pairs_of(twice, "full", "plain")
+    with pytest.raises(ValueError, match=r"move one of them to another folder"):
+        summary.summary(twice)
+
+
+def test_trials_of_a_calibration_are_scored_again_and_not_summarized(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(report, "sheet", lambda out, results, side_px: drawn.extend(results) or np.zeros((8, 8, 3)))
+    monkeypatch.setattr(contact_sheet, "sheet", lambda out, results, *sizes: drawn.extend(results) or np.zeros((8, 8, 3)))
+    monkeypatch.setattr(report, "write_png", lambda path, image: None)
+    monkeypatch.setattr(contact_sheet, "write_png", lambda path, image: None)
+    today = {"yardstick": scores.yardstick_digest(), "size_px": 64}
+    for result in [*rows("schedule_only", OWL, "c."), row("schedule_only", OWL, staircase.FIRST_SEED, True)]:
+        path = tmp_path / f"{result['variant']}-seed{result['seed']}.json"
+        path.write_text(json.dumps({**result, "scores": result["scores"] | today}))
+    assert ablate_toy.main(["--rescore", str(tmp_path)]) == 0
+    assert "3 runs, 3 of them scored" in capsys.readouterr().out
+    assert "| schedule_only | 1/2 " in (tmp_path / "summary.md").read_text()
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 3
+    (tmp_path / "clouds").mkdir()
+    assert contact_sheet.main([str(tmp_path), "--seeds", "9", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert [result["seed"] for result in drawn] == [0, 1] * 2
+    with pytest.raises(SystemExit):
+        ablate_toy.main(["--out", str(tmp_path), "--seeds", str(staircase.FIRST_SEED + 1)])
+    assert "those from there on are the calibration's" in capsys.readouterr().err
 
 
 # --- the calibration of the front bias --------------------------------------------------------------------------------
