@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 import socket
 import tempfile
 import uuid
@@ -19,7 +18,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evaluation.experiments.runs import ROOT, OnEnd, Result, Run, RunFailed, Sweep, run_one, write_result
+from evaluation.experiments.runs import (
+    ROOT,
+    OnEnd,
+    Result,
+    Run,
+    RunFailed,
+    Sweep,
+    remove_run,
+    run_one,
+    write_result,
+)
 from utils.revision import code_revision
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
@@ -104,7 +113,10 @@ class Cluster:
         if isinstance(result, str):
             return RunFailed(result)
         if files is not None:
-            write_files(sweep.folder(run.name), files)
+            try:
+                write_files(sweep.folder(run.name), files)
+            except RunFailed as failure:
+                return failure
         write_result(sweep.path(run.name), result)
         return result
 
@@ -245,9 +257,8 @@ def files_of(folder: Path) -> Files:
 
 
 def write_files(folder: Path, files: Files) -> None:
-    """Writes them in place of what is in the folder."""
-    if folder.exists():
-        shutil.rmtree(folder)  # of a run that was stopped
+    """Writes them in place of what is in the folder. RunFailed where a process is writing there."""
+    remove_run(folder)  # of a run that was stopped
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

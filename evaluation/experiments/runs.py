@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import queue
 import re
-import shutil
 import sys
 import threading
 import time
@@ -22,15 +21,18 @@ from typing import Any
 import torch
 
 from scene.ply_file import compress
+from trainer.disk_use import remove
+from trainer.run_lock import FolderInUse, RunLock
 from trainer.run_log import read_steps
 from trainer.run_records import read_object
 from utils.general_utils import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRINTED = "printed.txt"
+PRINTED, BEGUN = "printed.txt", "begun.json"
 MAX_RESULT_BYTES = 1 << 26
 BULKY = (  # the cloud, of which all that is scored can be made again, stays
     PRINTED,
+    BEGUN,
     "events.out.tfevents.*",
     "log.jsonl",
     "init_points3d.ply",
@@ -106,7 +108,7 @@ def run_all(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd, one_pass: Pass | N
     """Makes every run whose JSON is not there yet; returns one sentence for each that failed `retries` + 1 times.
 
     `on_end` is called at each end, of a failure that will be tried again too. `one_pass`: where it is done; default: on
-    this machine. Raises ValueError when a JSON was made with other flags. After Ctrl-C nothing new is started.
+    this machine. Raises ValueError when a run was made or begun with other flags. After Ctrl-C nothing new is started.
     """
     left = waiting(runs, sweep)
     failures: dict[str, RunFailed] = {}
@@ -117,7 +119,7 @@ def run_all(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd, one_pass: Pass | N
 
 
 def waiting(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
-    """The runs that have no JSON yet. ValueError for one that was made with other flags."""
+    """The runs that have no JSON yet. ValueError for one that was made, or will be resumed, with other flags."""
     return [run for run in runs if not _is_done(run, sweep)]
 
 
@@ -158,9 +160,14 @@ def run_one(run: Run, sweep: Sweep, slot: int = 0) -> Result:
     ends it after its step.
     """
     folder, path = sweep.folder(run.name), sweep.path(run.name)
-    if folder.exists() and not sweep.resume:
-        shutil.rmtree(folder)  # of a run that was stopped
+    if _is_done(run, sweep):  # by another call meanwhile
+        return read_object(path, MAX_RESULT_BYTES)
+    if sweep.resume:
+        refuse_if_in_use(folder)
+    else:
+        remove_run(folder)  # of a run that was stopped
     folder.mkdir(parents=True, exist_ok=True)
+    write_result(folder / BEGUN, {"flags": list(run.flags)})
     process = _forkserver().Process(target=_train_and_measure, args=(run, sweep, slot), daemon=True)
     process.start()
     try:
@@ -175,6 +182,26 @@ def run_one(run: Run, sweep: Sweep, slot: int = 0) -> Result:
         last = (printed or "nothing printed").splitlines()[-1]
         raise RunFailed(f"train.py ended with status {process.exitcode}: {last}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refuse_if_in_use(folder: Path) -> None:
+    """RunFailed where a process is writing in the folder of a run."""
+    try:
+        RunLock.refuse_if_held(folder)
+    except FolderInUse as error:
+        raise RunFailed(IN_USE.format(folder)) from error
+
+
+def remove_run(folder: Path) -> None:
+    """Removes what there is of a run. RunFailed where a process is writing in its folder."""
+    try:
+        if folder.exists():
+            remove(folder)
+    except FolderInUse as error:
+        raise RunFailed(IN_USE.format(folder)) from error
+
+
+IN_USE = "another process is at work in {}, its run.lock says which; wait for it or stop it, then run this again"
 
 
 @functools.cache
@@ -196,19 +223,24 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
     torch.set_num_threads(sweep.threads)
     os.chdir(ROOT)
+    is_resumed = sweep.resume and any(folder.glob("chkpnt*"))
     start, cpu_start = time.perf_counter(), time.process_time()
     resume = ["--resume", "auto"] if sweep.resume else ["--checkpoint_every", "0"]
     status = sweep.train([*run.flags, "--model_path", str(folder), *resume])
     if status != 0:
         sys.exit(status)
     seconds = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
-    result = {**run.facts, "flags": list(run.flags), **{name: round(value, 1) for name, value in seconds.items()}}
+    lock = RunLock(folder)  # train.py's is released
+    result = {**run.facts, "flags": list(run.flags)}
+    if not is_resumed:  # else they would be of the last process alone
+        result |= {name: round(value, 1) for name, value in seconds.items()}
     result |= sweep.measure(folder, read_steps(folder / "log.jsonl"))
     for cloud in list(folder.glob("point_cloud/*/point_cloud.ply")):
         compress(cloud)
     write_result(path, result)
     for bulky in [bulky for pattern in BULKY for bulky in folder.glob(pattern)]:  # last: a stop here costs no run
         bulky.unlink()
+    lock.release()
 
 
 def _end_with_parent() -> None:
@@ -242,14 +274,21 @@ def read_folder(out: Path) -> list[Result]:
 
 
 def _is_done(run: Run, sweep: Sweep) -> bool:
-    path = sweep.path(run.name)
-    if not path.is_file():
-        return False
+    path, begun = sweep.path(run.name), sweep.folder(run.name) / BEGUN
+    if path.is_file():
+        _check_flags(path, run, path)
+        return True
+    if sweep.resume and begun.is_file():
+        _check_flags(begun, run, begun.parent)
+    return False
+
+
+def _check_flags(path: Path, run: Run, made: Path) -> None:
+    """ValueError unless a file names the flags of a run; `made` is what to delete if it does not."""
     before = read_object(path, MAX_RESULT_BYTES).get("flags")
     if not isinstance(before, list):
-        raise ValueError(f"{path} is not the result of a run: it names no flags; delete it to make the run again")
+        raise ValueError(f"{path} is not the result of a run: it names no flags; delete {made} to make the run again")
     if before != list(run.flags):
         pairs = [Counter(zip(words[::2], words[1::2])) for words in (before, run.flags)]
         changed = [f"{name} {value}" for name, value in (pairs[0] - pairs[1]) + (pairs[1] - pairs[0])]
-        raise ValueError(f"{path} was made with other flags ({', '.join(changed)}); give another --out or delete it")
-    return True
+        raise ValueError(f"{made} was made with other flags ({', '.join(changed)}); give another --out or delete it")

@@ -57,7 +57,8 @@ class Order:
 
     def expected_cost(self, tflops: float) -> Cost:
         """Of the runs that are left."""
-        seconds = [result["train_s"] for result in read_results(self.sweep.out, self.names)]
+        made = read_results(self.sweep.out, self.names)
+        seconds = [result["train_s"] for result in made if "train_s" in result]  # absent of resumed ones
         return cost(self.prior, waiting(self.runs, self.sweep), self.at_once, seconds, tflops)
 
 
@@ -172,6 +173,6 @@ def make_runs(order: Order, one_pass: Pass) -> list[str]:
                 bar.write(f"{run.name}: {result}")
             else:
                 bar.update()
-                bar.set_postfix_str(f"{run.name}: {result['train_s']:.0f} s")
+                bar.set_postfix_str(f"{run.name}: {result['train_s']:.0f} s" if "train_s" in result else run.name)
 
         return run_all(order.runs, order.sweep, on_end, one_pass)

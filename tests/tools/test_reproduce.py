@@ -312,6 +312,20 @@ def test_the_spread_is_between_seeds_not_prompts() -> None:
     assert summary.mean_and_spread(made, summary.Column("vqascore", "", 2)) == (None, None)
 
 
+def test_an_asset_without_a_time_is_no_part_of_the_estimate(tmp_path, pretended, capsys) -> None:
+    """One that was resumed has none."""
+    reproduced(tmp_path, *SMALL)
+    first, *others = sorted(tmp_path.glob("*-seed*.json"))
+    for path in others:
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in result.items() if k not in ("train_s", "cpu_s")}))
+    others[0].unlink()
+    capsys.readouterr()
+    reproduced(tmp_path, *SMALL)
+    assert "7 s an asset, as the 1 made before" in capsys.readouterr().out
+    assert ",7,6," in (tmp_path / "assets.csv").read_text() and first.is_file()
+
+
 def test_a_missing_metric_is_told_and_is_no_number(tmp_path, pretended) -> None:
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32", "--weights", str(tmp_path))
     told = json.loads((tmp_path / "results.json").read_text())

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from evaluation.experiments import runs
+from evaluation.experiments import cluster, runs
 from evaluation.experiments.runs import Run, RunFailed, Sweep
 from evaluation.run_folder import config_of_run, gaussians_of_run
+from trainer.run_lock import RunLock
 
 RUNS = [Run(f"run{k}", ("--iterations", str(k)), {"k": k}) for k in range(6)]
 
@@ -142,10 +143,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     with pytest.raises(RunFailed, match="status -9"):
         runs.run_one(run, sweep)
     watch.join()
-    assert runs.run_one(run, sweep)["steps"] == 60
+    with pytest.raises(ValueError, match=r"runs/long was made with other flags \(--iterations 60, --iterations 70\)"):
+        runs.waiting([Run("long", tuple("70" if word == "60" else word for word in run.flags[:4]) + run.flags[4:], {})], sweep)
+    assert runs.waiting([run], sweep) == [run]
+    result = runs.run_one(run, sweep)
+    assert result["steps"] == 60 and not {"train_s", "cpu_s"} & result.keys()  # of two processes
     record = json.loads((folder / "run.json").read_text())
     assert len(record["resumed"]) == 1 and record["resumed"][0]["from"].startswith("chkpnt")
-    assert not list(folder.glob("chkpnt*"))  # bulky, and of no use any more
+    assert not list(folder.glob("chkpnt*")) and not (folder / runs.BEGUN).exists()  # bulky, and of no use any more
     assert [path.name for path in folder.glob("point_cloud/iteration_60/*")] == ["point_cloud.ply.xz"]
 
 
@@ -159,6 +164,46 @@ def test_a_run_that_was_stopped_between_its_cloud_and_its_json_is_completed(tmp_
     assert (sweep.folder("short") / "point_cloud" / "iteration_4" / "point_cloud.ply.xz").is_file()
     sweep.path("short").rmdir()
     assert runs.run_one(run, sweep)["gaussians"] == 60
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_another_process_makes_is_left_alone(tmp_path, resume) -> None:
+    """Its folder was removed, or what it printed lost."""
+    sweep, run = Sweep(tmp_path, train.main, measure, resume=resume), Run("run", TINY, {})
+    folder = sweep.folder("run")
+    folder.mkdir(parents=True)
+    (folder / runs.PRINTED).write_text("step 7")
+    lock = RunLock(folder)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    with pytest.raises(RunFailed, match=r"another process is at work in .*runs/run, its run\.lock says which; wait for it"):
+        runs.run_one(run, sweep)
+    with pytest.raises(RunFailed, match="another process is at work"):
+        cluster.write_files(folder, {"printed.txt": b"of a node"})
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    lock.release()
+    cluster.write_files(folder, {"printed.txt": b"of a node"})
+    assert [path.name for path in folder.iterdir()] == ["printed.txt"]
+
+
+def test_a_run_that_another_call_has_finished_meanwhile_is_not_made_again(tmp_path) -> None:
+    sweep = Sweep(tmp_path, train.main, measure)
+    runs.write_result(sweep.path("run1"), {"flags": list(RUNS[1].flags), "k": 1})
+    assert runs.run_one(RUNS[1], sweep)["k"] == 1 and not sweep.folder("run1").exists()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_begun_run_is_resumed_with_its_flags_alone(tmp_path, resume) -> None:
+    sweep = Sweep(tmp_path, train.main, measure, resume=resume)
+    sweep.folder("run1").mkdir(parents=True)
+    assert runs.waiting(RUNS[:2], sweep) == RUNS[:2]  # begun by an earlier version, which named no flags
+    runs.write_result(sweep.folder("run1") / runs.BEGUN, {"flags": list(RUNS[1].flags)})
+    assert runs.waiting(RUNS[:2], sweep) == RUNS[:2]
+    other = Run("run1", ("--iterations", "9"), {})
+    if not resume:
+        assert runs.waiting([other], sweep) == [other]  # which begins again
+    else:
+        with pytest.raises(ValueError, match=r"runs/run1 was made with other flags \(--iterations 1, --iterations 9\); give"):
+            runs.waiting([other], sweep)
 
 
 ASKING = """
