@@ -6,7 +6,7 @@ A folder's sheet keeps its identity and an asset its id, so that labels stay val
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,17 @@ def read_rates(out: Path, labels: Path, names: Iterable[str] | None = None) -> d
         raise ValueError(f"{labels} belongs to another sheet than {out / KEY}; label {out / SHEET} and save again")
     counted = key["key"].values() if names is None else names
     return rates(given["labels"], key["key"], {name: name.split("-")[0] for name in counted})
+
+
+def labelled_rates(folder: Path, names: Sequence[str], notice: Callable[[str], None]) -> dict[str, Rate]:
+    """Variant -> rate of these runs, as far as people labelled them; `notice` is given what does not fit."""
+    if not (folder / SAVED).is_file():
+        return {}
+    try:
+        return read_rates(folder, folder / SAVED, names)
+    except ValueError as problem:
+        notice(f"The Janus rate is left out: {problem}")
+        return {}
 
 
 def _read(path: Path, holds: str) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from evaluation import METRICS, PAPER_METRICS
 from evaluation.experiments.runs import Result, read_results
-from evaluation.janus import Rate
-from evaluation.janus_sheet import SAVED, read_rates, write_sheet
+from evaluation.janus_sheet import labelled_rates, write_sheet
 from evaluation.reproduction.order import Order
 from evaluation.reproduction.report import report
 from evaluation.reproduction.sheet import sheet
 from evaluation.reproduction.summary import assets_csv, summary, summary_csv
 from evaluation.run_folder import record_of_run
+from utils.general_utils import atomic_path
 from utils.image_utils import write_png
 
 
@@ -30,27 +30,17 @@ def write_all(order: Order, failures: Sequence[str], missing: dict[str, str], no
     if not results:
         raise ValueError(f"{out} holds no finished asset of this order; let one finish first")
     write_sheet(out / "janus", {result["name"]: order.sweep.folder(result["name"]) for result in results})
-    rates = _rates(out / "janus", [result["name"] for result in results], notice)
+    rates = labelled_rates(out / "janus", [result["name"] for result in results], notice)
     rows, provenance = summary(results, order.prior, rates), provenance_of(order, results)
     stored = {"provenance": provenance, "missing": missing, "failures": list(failures), "rows": rows, "assets": results}
     page = report(order.sweep, order.prior, rows, results, missing, failures, rates, provenance)
     texts = {"results.json": json.dumps(stored, indent=1) + "\n", "table.csv": summary_csv(rows)}
     texts |= {"assets.csv": assets_csv(results, order.prior), "report.html": page}
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     write_png(out / "sheet.png", sheet(order.sweep, order.prior, results))
     return out / "report.html"
-
-
-def _rates(folder: Path, names: Sequence[str], notice: Callable[[str], None]) -> dict[str, Rate]:
-    """Variant -> rate of these runs, as far as people labelled them."""
-    if not (folder / SAVED).is_file():
-        return {}
-    try:
-        return read_rates(folder, folder / SAVED, names)
-    except ValueError as problem:
-        notice(f"The Janus rate is left out: {problem}")
-        return {}
 
 
 def provenance_of(order: Order, results: Sequence[Result]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ from tqdm import tqdm
 from evaluation import MetricUnavailable, load_metric
 from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.runs import MAX_RESULT_BYTES, Result, read_folder
+from evaluation.janus_sheet import labelled_rates
 from evaluation.known_truth import score_run
-from evaluation.reproduction.summary import assets_csv, columns, mean_and_spread
+from evaluation.reproduction.summary import assets_csv, summary
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from trainer.run_records import read_object
 
+KINDS = {"variant": str, "prompt": str, "seed": int, "prior": str, "known_truth": dict | None, "metrics": dict}
+"""What a run's JSON has of a reproduction."""
+ASSET = ("variant", "prompt", "seed")
+ENDS = ("from", "to")
 TOLERANCE = 1e-3
 """Of a number that is no count, relative to the larger of it and 1: rounding differs between machines."""
 
@@ -33,9 +38,13 @@ class Checked:
     unchecked: list[str] = field(default_factory=list)
 
     def compare(self, what: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Numbers and truth values of `stored`, by name; a name that `now` lacks differs."""
-        for name, value in stored.items():
-            if isinstance(value, bool | int | float):
+        """Numbers and truth values, by name; one that either side alone has differs, unless `stored` lacks its name."""
+        for name in dict.fromkeys([*stored, *(name for name, value in now.items() if value is not None)]):
+            if name not in stored:
+                self.unchecked.append(f"{what}: {name} is {now[name]} and is not stored; make it with --report_only")
+                continue
+            value = stored[name]
+            if isinstance(value, bool | int | float) or isinstance(now.get(name), bool | int | float):
                 self.numbers += 1
                 if not _same(value, now.get(name)):
                     self.differences.append(f"{what}: {name} is stored as {value}, and is {now.get(name)}")
@@ -47,17 +56,30 @@ def verify(out: Path, device: torch.device, weights: Path | None) -> Checked:
     if not results:
         raise ValueError(f"{out} holds no results; expected a folder that tools/reproduce.py --out wrote")
     checked = Checked()
+    results = [result for result in results if _is_whole(out, result, checked)]
     kept = [result for result in results if _has_cloud(out, result, checked)]
     for result in tqdm(kept, disable=None):
         _check_run(out / "runs" / result["name"], result, checked)
     _check_metrics(out, kept, checked, device, weights)
-    _check_table(out, results, checked)
-    _check_lines(out, results, checked)
+    if results:
+        _check_table(out, results, checked)
+        _check_lines(out, results, checked)
     return checked
 
 
-def _same(stored: float, now: Any) -> bool:
-    if not isinstance(now, bool | int | float) or isinstance(stored, bool) != isinstance(now, bool):
+def _is_whole(out: Path, result: Result, checked: Checked) -> bool:
+    """Whether a run's JSON has what a reproduction writes, so far as it is read here."""
+    lacking = [name for name, kind in KINDS.items() if not isinstance(result.get(name, ...), kind)]
+    if lacking:
+        path = out / f"{result['name']}.json"
+        checked.unchecked.append(f"{path}: no valid {', '.join(lacking)}; delete it and make the run again")
+    return not lacking
+
+
+def _same(stored: Any, now: Any) -> bool:
+    if not all(isinstance(value, bool | int | float) for value in (stored, now)):
+        return False
+    if isinstance(stored, bool) != isinstance(now, bool):
         return False
     if isinstance(stored, int) and isinstance(now, int):
         return stored == now  # counts, and truth values
@@ -78,13 +100,14 @@ def _has_cloud(out: Path, result: Result, checked: Checked) -> bool:
 
 def _check_run(run: Path, result: Result, checked: Checked) -> None:
     """What needs no weights: the known truth, the order of the views, the number of Gaussians."""
-    if result["known_truth"]:
+    if result["known_truth"] is not None:
         checked.compare(result["name"], result["known_truth"], score_run(run))
     config = config_of_run(run)
     gaussians = gaussians_of_run(run, config)
     now: dict[str, Any] = {"points": len(gaussians.get_xyz)}
-    if result.get("janus_order") is not None:
-        now["janus_order"] = flag_by_order(gaussians, config).value
+    if "janus_order" in result:  # which earlier versions did not measure
+        value = flag_by_order(gaussians, config).value
+        now["janus_order"] = None if math.isnan(value) else value
     checked.compare(result["name"], {name: result[name] for name in now if name in result}, now)
 
 
@@ -104,27 +127,29 @@ def _check_metrics(
 
 
 def _check_table(out: Path, results: list[Result], checked: Checked) -> None:
-    """Means and deviations in results.json against those of the runs' own files."""
+    """Means, deviations and Janus rates in results.json against those of the runs' own files and of people's labels."""
     path = out / "results.json"
     if not path.is_file():
         checked.unchecked.append(f"{path} does not exist; make it with --report_only")
         return
-    for row in read_object(path, MAX_RESULT_BYTES)["rows"]:
-        own = [result for result in results if result["variant"] == row["variant"]]
-        checked.compare(f"table, {row['variant']}", *_row(row, own))
+    rows = read_object(path, MAX_RESULT_BYTES).get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "variant" in row for row in rows):
+        checked.unchecked.append(f"{path} holds no rows of variants; make it with --report_only")
+        return
+    labelled = labelled_rates(out / "janus", [result["name"] for result in results], checked.unchecked.append)
+    now = {row["variant"]: row for row in summary(results, results[0]["prior"], labelled)}
+    for row in rows:
+        own = _numbers(now.get(row["variant"], {"assets": 0}))
+        stored = {name: value for name, value in _numbers(row).items() if name in own or row["variant"] in now}
+        checked.compare(f"table, {row['variant']}", stored, own)
 
 
-def _row(row: Mapping[str, Any], own: list[Result]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the table stores of its columns, and what the runs give."""
-    now: dict[str, Any] = {"assets": len(own)}
-    for key, mean, spread in _means(own):
-        now |= {key: mean, f"{key}_seed_sd": spread}
-    return {name: row[name] for name in now if name in row}, now
-
-
-def _means(own: list[Result]) -> Iterator[tuple[str, float | None, float | None]]:
-    for column in columns(own[0]["prior"] if own else "sd", own):
-        yield column.key, *mean_and_spread(own, column)
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns by name, the ends of its intervals apart; without texts, and without what the paper says."""
+    intervals = {name: ends for name, ends in row.items() if isinstance(ends, list)}
+    apart = {f"{name} {end}": value for name, ends in intervals.items() for end, value in zip(ENDS, ends)}
+    own = {name: value for name, value in row.items() if not isinstance(value, str | list)}
+    return {name: value for name, value in (own | apart).items() if not name.endswith("_paper")}
 
 
 def _check_lines(out: Path, results: list[Result], checked: Checked) -> None:
@@ -133,20 +158,35 @@ def _check_lines(out: Path, results: list[Result], checked: Checked) -> None:
     if not path.is_file():
         checked.unchecked.append(f"{path} does not exist; make it with --report_only")
         return
-    now = _assets(io.StringIO(assets_csv(results, results[0]["prior"])))
-    with path.open(encoding="utf-8", newline="") as file:
-        for asset, cells in _assets(file).items():
-            for name, cell in cells.items():
-                checked.numbers += 1
-                if cell != (given := now.get(asset, {}).get(name)):
-                    line = f"assets.csv, {', '.join(asset)}"
-                    checked.differences.append(f"{line}: {name} is {cell}, and the run's {given}")
+    now, columns = _assets(io.StringIO(assets_csv(results, results[0]["prior"])))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            stored, header = _assets(file)
+    except (ValueError, csv.Error) as problem:
+        checked.unchecked.append(f"{path} cannot be read: {problem}; make it with --report_only")
+        return
+    for name in sorted(columns - header):
+        checked.unchecked.append(f"{path} has no column {name}; make it with --report_only")
+    for asset, cells in stored.items():
+        for name in sorted((cells.keys() | now.get(asset, {}).keys()) & header):
+            cell = cells.get(name)
+            checked.numbers += 1
+            if cell != (given := now.get(asset, {}).get(name)):
+                line = f"assets.csv, {', '.join(asset)}"
+                checked.differences.append(f"{line}: {name} is {cell}, and the run's {given}")
 
 
-def _assets(lines: Iterable[str]) -> dict[tuple[str, ...], dict[str, str]]:
-    """(variant, prompt, seed) -> the other cells by column; empty ones left out."""
+def _assets(lines: Iterable[str]) -> tuple[dict[tuple[str, ...], dict[str, str]], set[str]]:
+    """(variant, prompt, seed) -> the other cells by column, empty ones left out; and the columns. Raises ValueError."""
+    reader = csv.DictReader(lines)
+    header = set(reader.fieldnames or ())
+    if not header.issuperset(ASSET):
+        raise ValueError(f"its first line is not a header with {', '.join(ASSET)}, divided by commas")
     found = {}
-    for row in csv.DictReader(lines):
-        asset = tuple(row.pop(name) for name in ("variant", "prompt", "seed"))
+    for row in reader:
+        if None in row or None in (asset := tuple(row.pop(name) for name in ASSET)):
+            raise ValueError(f"line {reader.line_num} has other columns than the first line")
         found[asset] = {name: cell for name, cell in row.items() if cell}
-    return found
+    if not found:
+        raise ValueError("it holds no asset")
+    return found, header - set(ASSET)

@@ -14,6 +14,7 @@ import torch
 from evaluation import run_folder
 from evaluation.automatic_janus import CLEAN, accuracy_text, calibration
 from evaluation.experiments import runs
+from evaluation.janus import Rate
 from evaluation.reproduction import measure, report, verify
 from evaluation.reproduction.summary import assets_csv, summary
 from evaluation.run_folder import orbit
@@ -137,6 +138,97 @@ def test_a_changed_line_of_the_assets_is_noticed(folder, made, capsys) -> None:
     assert status == 1
     assert f"assets.csv, full, a red sphere with red stripe, 0: detail is 0.9, and the run's {cells[column]}" in out
     assert "assets.csv, ism, a red sphere with red stripe, 1: psnr is " in out and "and the run's None" in out
+
+
+def compared(folder: Path) -> verify.Checked:
+    """The table and the lines of the assets alone, which need no image."""
+    checked, results = verify.Checked(), runs.read_folder(folder)
+    verify._check_table(folder, results, checked)
+    verify._check_lines(folder, results, checked)
+    return checked
+
+
+DAMAGED_ASSETS = {
+    "emptied": (lambda text: "", "its first line is not a header with variant, prompt, seed"),
+    "cut in the first line": (lambda text: text[:40], "it holds no asset"),
+    "cut in a line": (lambda text: text[: text.rindex("a red")], "line 3 has other columns than the first line"),
+    "saved with semicolons": (lambda text: text.replace(",", ";"), "its first line is not a header with"),
+    "a line too long": (lambda text: text.rstrip() + ",7\n", "line 3 has other columns than the first line"),
+    "no text": (lambda text: text.encode("utf-16").decode("latin-1"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_ASSETS)
+def test_assets_that_cannot_be_compared_are_named(folder, kind) -> None:
+    """They counted as equal, or ended the check with a stack trace."""
+    damage, reason = DAMAGED_ASSETS[kind]
+    path = folder / "assets.csv"
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    checked = compared(folder)
+    assert not checked.differences and len(checked.unchecked) == 1
+    assert reason in checked.unchecked[0] and checked.unchecked[0].startswith(f"{path} cannot be read: ")
+
+
+def test_assets_as_a_spreadsheet_saves_them_and_of_some_runs_are_compared(folder) -> None:
+    path = folder / "assets.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(path.read_text().splitlines()[:2]).encode())
+    assert not compared(folder).unchecked and not compared(folder).differences
+
+
+def test_a_number_that_was_emptied_is_noticed(folder, made, capsys) -> None:
+    table, assets = folder / "results.json", folder / "assets.csv"
+    [row] = (stored := json.loads(table.read_text()))["rows"]
+    row |= {"psnr": None, "janus_order": None, "janus": 0.5, "janus_order_interval": None}
+    del row["iou"]
+    table.write_text(json.dumps(stored))
+    lines = list(csv.DictReader(assets.read_text().splitlines()))
+    with assets.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in lines[0] if name != "iou"], extrasaction="ignore")
+        writer.writeheader(), writer.writerows(line | {"psnr": ""} for line in lines)
+    path = folder / f"{NAMES[0]}.json"
+    asset = json.loads(path.read_text())
+    asset["known_truth"]["ssim"] = None
+    path.write_text(json.dumps(asset))
+    status, out = verified(folder, made[1], capsys)
+    assert status == 1
+    for told in (
+        "table, full: psnr is stored as None, and is ",
+        "table, full: janus_order is stored as None, and is 1.0",
+        "table, full: janus_order_interval from is ",
+        "table, full: janus is stored as 0.5, and is None",
+        "not checked: table, full: iou is ",
+        f"{NAMES[0]}: ssim is stored as None, and is ",
+        "assets.csv, full, a red sphere with red stripe, 1: psnr is None, and the run's ",
+        f"not checked: {assets} has no column iou",
+    ):
+        assert told in out, told
+
+
+@pytest.mark.parametrize("stored", ["{}", '{"rows": []}', '{"rows": 3}', '{"rows": [3]}', '{"rows": [{}]}', '{"rows": null}'])
+def test_a_table_without_rows_is_named(folder, stored) -> None:
+    (folder / "results.json").write_text(stored)
+    assert compared(folder).unchecked == [f"{folder / 'results.json'} holds no rows of variants; make it with --report_only"]
+
+
+@pytest.mark.parametrize("change", [{"known_truth": 3}, {"metrics": None}, {"variant": None}, {"prior": 7}])
+def test_a_result_that_lacks_what_is_read_is_named(folder, change) -> None:
+    for name, with_key in zip(NAMES, (True, False)):
+        path = folder / f"{name}.json"
+        asset = json.loads(path.read_text()) | change
+        path.write_text(json.dumps({key: value for key, value in asset.items() if with_key or key not in change}))
+    told = verify.verify(folder, torch.device("cpu"), None).unchecked
+    assert [f"{name}.json: no valid {next(iter(change))}; delete it" in line for name, line in zip(NAMES, told)] == [True] * 2
+
+
+def test_the_rate_of_peoples_labels_is_compared(folder) -> None:
+    sheet = folder / "janus"
+    sheet.mkdir()
+    (sheet / "key.json").write_text(json.dumps({"sheet": "s", "key": dict(zip("ab", NAMES))}))
+    (sheet / "labels.json").write_text(json.dumps({"sheet": "s", "labels": {"a": "janus", "b": "consistent"}}))
+    assert "table, full: janus is stored as None, and is 0.5" in compared(folder).differences
+    rates = {"full": Rate(1, 2, 0)}
+    (folder / "results.json").write_text(json.dumps({"rows": summary(runs.read_folder(folder), "toy", rates)}))
+    assert not compared(folder).differences and not compared(folder).unchecked
 
 
 def test_another_cloud_is_noticed(folder, made, capsys) -> None:
