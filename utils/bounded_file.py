@@ -14,5 +14,5 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
-    """As read_bytes, decoded; ValueError for what is not UTF-8 too."""
-    return read_bytes(path, max_bytes).decode("utf-8")
+    """As read_bytes, decoded, without a byte order mark; ValueError for what is not UTF-8 too."""
+    return read_bytes(path, max_bytes).decode("utf-8-sig")

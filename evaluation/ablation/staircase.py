@@ -85,7 +85,7 @@ def calibrate(
 def read_biases(path: Path, prompts: Sequence[str]) -> dict[str, float]:
     """Prompt -> bias from front_bias.json. ValueError where it lacks a prompt or is not valid."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_bytes())
         return {prompt: float(stored[prompt]["bias"]) for prompt in prompts}
     except (OSError, ValueError, TypeError) as problem:
         raise ValueError(f"{path} is not a front_bias.json that --calibrate wrote: {problem}") from problem

@@ -7,6 +7,7 @@ import pytest
 
 from arguments.cfg_args import read_cfg_args
 from arguments.yaml_file import read_yaml
+from evaluation.ablation.staircase import read_biases
 from evaluation.prompts import read_prompts
 from guidance.model_checks import read_json, read_words
 from utils.bounded_file import read_bytes, read_text
@@ -40,3 +41,13 @@ def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "b").write_bytes(b"\xff")
     with pytest.raises(UnicodeDecodeError):
         read_text(tmp_path / "b", 10)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    """As editors of Windows write it; the first prompt of a list had it."""
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa red cube\na cat\n")
+    (tmp_path / "prompts.json").write_bytes(b'\xef\xbb\xbf["a red cube", "a cat"]')
+    (tmp_path / "bias.json").write_bytes(b'\xef\xbb\xbf{"a cat": {"bias": 0.5}}')
+    for name in ("prompts.txt", "prompts.json"):
+        assert read_prompts(tmp_path / name) == ["a red cube", "a cat"]
+    assert read_biases(tmp_path / "bias.json", ["a cat"]) == {"a cat": 0.5}
