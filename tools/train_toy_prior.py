@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
 
         export_prior(args.folder, args.to, rendered, remarks=args.remarks)
         return 0
-    trainer = PriorTrainer(*settings_of(args), rendered, args.folder, args.device)
+    trainer = PriorTrainer(*settings_of(args), rendered, args.folder, resolve_device(args.device))
     if trainer.resume():
         ignored = "" if args.prior is None else f"; --from {args.prior} has no effect on a training that was begun"
         print(f"continuing at step {trainer.step}{ignored}", flush=True)

@@ -16,6 +16,7 @@ from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS
 from toy.compose import compose
 from toy.reading import parse_prompt
 from toy.training import checks, data, export, model, sampling, tokenizer, training
+from utils.device import resolve_device
 
 RELEASED = Path(__file__).resolve().parents[2] / "assets" / "toy-prior"
 TINY = model.Sizes(channels=(16, 16, 16), text_width=16, text_layers=1, heads=2, groups=8)
@@ -286,3 +287,46 @@ def test_what_cannot_train_is_refused_before_views_are_rendered(tmp_path, monkey
     assert train_toy_prior.main([words[0], "--folder", str(tmp_path / "run"), *words[1:]]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line and not list(tmp_path.iterdir())
+
+
+def test_the_default_device_is_one_that_networks_can_be_on(tmp_path, rendered, monkeypatch) -> None:
+    """--device auto ended with a stack trace after the views were rendered."""
+    made = []
+    monkeypatch.setattr(train_toy_prior, "load_or_render", lambda *_, **__: rendered)
+    monkeypatch.setattr(train_toy_prior.PriorTrainer, "run", lambda trainer: made.append(trainer))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert train_toy_prior.main(["train", "--folder", str(tmp_path), "--minutes", "1", "--device", "auto"]) == 0
+    assert made[0].device == resolve_device("auto")
+
+
+def test_rendered_views_are_kept_whole_and_used_while_they_fit(tmp_path, rendered, monkeypatch, capsys) -> None:
+    """Under the name that was given, without a suffix too."""
+    calls = []
+    monkeypatch.setattr(data, "render_set", lambda *_, **__: calls.append(1) or rendered)
+    cache = tmp_path / "folder" / "cache"
+    for _ in range(2):
+        found = data.load_or_render(cache, rendered.views, 0)
+        assert (found.buffers == rendered.buffers).all() and (found.azimuth_deg == rendered.azimuth_deg).all()
+    assert len(calls) == 1 and list(cache.parent.iterdir()) == [cache] and not capsys.readouterr().out
+    data.load_or_render(cache, rendered.views, 1)
+    monkeypatch.setattr(data, "sources_digest", lambda: "edited")
+    data.load_or_render(cache, rendered.views, 1)
+    assert len(calls) == 3 and capsys.readouterr().out.count("other sources of the toy world; rendering again") == 2
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "foreign", "an array", "no archive"])
+def test_a_file_that_is_no_set_of_views_is_refused_and_kept(tmp_path, rendered, monkeypatch, kind) -> None:
+    monkeypatch.setattr(data, "render_set", lambda *_, **__: rendered)
+    cache = tmp_path / "cache.npz"
+    data.load_or_render(cache, rendered.views, 0)
+    if kind == "foreign":
+        np.savez(cache, weights=np.zeros(3))
+    elif kind == "an array":
+        with cache.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        cache.write_bytes({"cut": cache.read_bytes()[:-200], "empty": b"", "no archive": b"some text"}[kind])
+    before = cache.read_bytes()
+    with pytest.raises(ValueError, match=r"--data-cache .*cache\.npz (cannot be read \(|is not a set of views).*; expected a file"):
+        data.load_or_render(cache, rendered.views, 0)
+    assert cache.read_bytes() == before

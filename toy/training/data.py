@@ -4,6 +4,9 @@
 Letters of shapes: V stored views of a class, C classes, B images of a batch, S image size in pixels.
 """
 
+import hashlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import toy
 from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS, SYNONYMS, caption
 from toy.objects import CLASSES, ONE_SIDED
 from toy.raycast import View, render_gbuffers
 from toy.rendered_set import PoseRanges
+from utils.general_utils import atomic_path
 
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 VIEW_ORDER: tuple[str, ...] = ("front", "side", "back")
@@ -80,16 +85,42 @@ def render_set(views: int, seed: int, workers: int = 2) -> RenderedSet:
 
 
 def load_or_render(cache: Path | None, views: int, seed: int, workers: int = 2) -> RenderedSet:
-    """The rendered set from the .npz `cache` if it fits, otherwise rendered (and written there, if a path is given)."""
+    """The rendered set from the .npz `cache` if it fits, otherwise rendered (and written there, if a path is given).
+
+    Raises ValueError for a file that no call of this wrote whole.
+    """
+    facts = {"views": views, "seed": seed, "sources": sources_digest()}
     if cache is not None and cache.exists():
-        stored = np.load(cache)
-        if stored["buffers"].shape[:2] == (len(CLASSES), views) and int(stored["seed"]) == seed:
+        stored = _read_cache(cache)
+        if facts == {name: stored[name].item() for name in facts if name in stored}:
             return RenderedSet(stored["buffers"], stored["azimuth_deg"])
+        print(f"{cache} is of other views, another seed or other sources of the toy world; rendering again", flush=True)
     rendered = render_set(views, seed, workers=workers)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, buffers=rendered.buffers, azimuth_deg=rendered.azimuth_deg, seed=seed)
+        arrays = {"buffers": rendered.buffers, "azimuth_deg": rendered.azimuth_deg}
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, **{name: np.array(fact) for name, fact in facts.items()})
     return rendered
+
+
+def sources_digest() -> str:
+    """Changes when a source that the views depend on does."""
+    sources = [*sorted(Path(toy.__file__).parent.glob("*.py")), Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
+def _read_cache(cache: Path) -> dict[str, np.ndarray]:
+    try:
+        with cache.open("rb") as file, np.load(file) as stored:
+            arrays = dict(stored)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as problem:
+        raise ValueError(f"--data-cache {cache} cannot be read ({problem}); {CACHE_HELP}") from problem
+    if not {"buffers", "azimuth_deg", "seed"} <= arrays.keys():
+        raise ValueError(f"--data-cache {cache} is not a set of views; {CACHE_HELP}")
+    return arrays
+
+
+CACHE_HELP = "expected a file that --data-cache wrote; delete it to render the views again, or give another path"
 
 
 def allowed_pairs() -> list[tuple[int, int]]:

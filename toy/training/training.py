@@ -98,7 +98,14 @@ def facts_of(prior: Path) -> dict[str, Any]:
 class PriorTrainer:
     """Remembers networks, their running average, the optimizer, steps done and seconds trained; nothing else."""
 
-    def __init__(self, settings: TrainSettings, sizes: Sizes, rendered: RenderedSet, folder: Path, device: str = "cpu"):
+    def __init__(
+        self,
+        settings: TrainSettings,
+        sizes: Sizes,
+        rendered: RenderedSet,
+        folder: Path,
+        device: str | torch.device = "cpu",
+    ):
         self.settings, self.sizes, self.rendered, self.folder = settings, sizes, rendered, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
