@@ -71,6 +71,9 @@ class Session:
         except subprocess.TimeoutExpired:
             text = end(process)
             raise PartFailed(f"{words[0]} was not done in {limit_s:.0f} s", last_lines(text)) from None
+        except BaseException:  # Ctrl-C, which a program of a session of its own does not receive
+            end(process)
+            raise
         if process.returncode:
             raise PartFailed(f"{words[0]} ended with status {process.returncode}", last_lines(text))
         return text

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU check's order of business: nothing stops it, the budget holds, and the page is whole after every part."""
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -65,6 +67,24 @@ def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path) -> N
         session(tmp_path).output_of(["-c", parent], 2 / REHEARSAL)
     time.sleep(5)
     assert not mark.exists()
+
+
+def test_a_program_is_ended_when_the_check_is_interrupted(tmp_path, monkeypatch) -> None:
+    """It has a session of its own, so that Ctrl-C does not reach it."""
+    started, waited = [], []
+    start, communicate = Session.start, subprocess.Popen.communicate
+    monkeypatch.setattr(Session, "start", lambda *words, **more: started.append(start(*words, **more)) or started[-1])
+
+    def interrupted(process, **more):
+        waited.append(process)
+        if len(waited) == 1:
+            raise KeyboardInterrupt
+        return communicate(process, **more)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session(tmp_path).output_of(["-c", "import time; time.sleep(10_000)"], 10_000)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_program_that_fails_shows_its_last_lines(tmp_path) -> None:
