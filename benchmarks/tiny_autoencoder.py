@@ -53,7 +53,6 @@ from trainer.step import pipeline_of, training_step, view_gradients
 from utils.machine import machine
 from utils.random_streams import RandomStreams
 
-PRIOR = "assets/toy-prior"
 VIEWS, HELD_OUT_VIEWS, HELD_OUT_SEED = 60, 12, 1000  # of each class
 BATCH, RATE = 32, 2e-3
 WIDTH = 16

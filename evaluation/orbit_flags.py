@@ -17,10 +17,12 @@ from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
 from utils.device import resolve_device
 
+SIZES_PX = (16, 4096)
+"""Sides of an image that is looked at or scored: below, no detail is left; above, it is a mistake."""
 BOUNDS = {
     "frames": (1, 100_000),
     "fps": (1, 240),
-    "size_px": (16, 4096),
+    "size_px": SIZES_PX,
     "elevation_deg": (-89.0, 89.0),
     "fov_deg": (1.0, 150.0),
     "radius": (1e-6, 1e6),
@@ -38,6 +40,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", default="white", help="white, black, grey or #rrggbb (%(default)s)")
     parser.add_argument("--iteration", type=int, help="which cloud of a run folder (default: the last)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images are rendered")
+
+
+def check_size(flag: str, size_px: int) -> None:
+    """Raises ValueError, one sentence, for a side of an image that is out of SIZES_PX."""
+    least, most = SIZES_PX
+    if not least <= size_px <= most:
+        raise ValueError(f"{flag} {size_px}: expected a number of pixels from {least} to {most}")
 
 
 def check_flags(args: argparse.Namespace) -> None:

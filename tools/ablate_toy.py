@@ -46,6 +46,7 @@ from evaluation.experiments.grid import (
     runs_of,
 )
 from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
+from evaluation.orbit_flags import check_size
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
     args = made.parse_args(own)
     if min(args.seeds, args.jobs, args.film, args.sheet_seeds) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
         made.error("--seeds, --jobs, --film and --sheet_seeds: expected 1 or more; --weak: above 0, at most 1")
+    check_size("--score_px", args.score_px)
     if args.seeds > FIRST_SEED:
         made.error(f"--seeds {args.seeds}: expected at most {FIRST_SEED}; those from there on are the calibration's")
     torch.set_num_threads(1)  # scoring runs beside the other runs

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from evaluation.gpteval3d import SIDE_PX, VIEWS, assets_of, write_asset, write_prompts
+from evaluation.orbit_flags import check_size
 from evaluation.prompts import read_prompts
 from utils.device import resolve_device
 
@@ -36,8 +37,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda: where images are rendered")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    if args.views < 1 or not 16 <= args.size_px <= 4096:
-        raise ValueError(f"--views {args.views} --size_px {args.size_px}: expected 1 or more, and 16 to 4096")
+    check_size("--size_px", args.size_px)
+    if args.views < 1:
+        raise ValueError(f"--views {args.views}: expected 1 or more")
     prompts, assets = assets_of(args.runs, read_prompts(args.prompts) if args.prompts else None)
     for asset in assets:
         if (args.out / asset.folder).exists():

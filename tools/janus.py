@@ -26,6 +26,7 @@ from evaluation import METRICS, MetricUnavailable, load_metric
 from evaluation.automatic_janus import accuracy_text, flags_of, rates_by_variant
 from evaluation.janus import Rate
 from evaluation.janus_sheet import SAVED, SHEET, read_rates, write_sheet
+from evaluation.orbit_flags import check_size
 from evaluation.run_folder import config_of_run, last_point_cloud
 from evaluation.run_images import draw
 from utils.device import resolve_device
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     if args.command == "measure":
         return _measure(args)
     if args.command == "sheet":
+        check_size("--view_px", args.view_px)
         for run in args.runs:
             draw(run, args.view_px)
         write_sheet(args.out, {run.name: run for run in args.runs})

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.known_truth import SIZE_PX, score_run
+from evaluation.orbit_flags import check_size
 from toy.fronts import FRONT_DEG
 from utils.device import resolve_device
 
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--size", type=int, default=SIZE_PX, help="side of the scored images in pixels")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images are rendered")
     args = parser.parse_args(argv)
+    check_size("--size", args.size)
     scores = score_run(args.run, args.size, resolve_device(args.device))
     print(table(scores))
     if args.json is not None:

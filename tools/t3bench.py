@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from evaluation import METRICS, MetricUnavailable, load_metric
 from evaluation.icosphere import icosphere
+from evaluation.orbit_flags import check_size
 from evaluation.prompts import read_prompts
 from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cloud
 from evaluation.t3bench import HALVINGS, quality, score_scene
@@ -38,8 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--size_px", type=int, default=512, help="side of the images (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args(argv)
-    if not 16 <= args.size_px <= 4096:
-        raise ValueError(f"--size_px {args.size_px}: expected a number from 16 to 4096")
+    check_size("--size_px", args.size_px)
     prompts, device = read_prompts(args.prompts), resolve_device(args.device)
     own = {run: _prompt(run, prompts, args.prompts) for run in args.runs}
     metric = load_metric(args.metric, device, args.weights)

@@ -27,6 +27,7 @@ from evaluation.experiments.grid import (
     table_run,
 )
 from evaluation.experiments.runs import Pass, Result, Run, RunFailed, Sweep, local_pass, read_results, run_all, waiting
+from evaluation.orbit_flags import check_size
 from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
 from evaluation.reproduction.cost import Cost, cost
 from evaluation.reproduction.measure import measure
@@ -100,10 +101,11 @@ def _check(args: argparse.Namespace, is_toy: bool) -> None:
     other = next((name for name, given in others.items() if given), None)
     if args.budget == "minutes" and other:
         raise ValueError(f"--budget minutes times a step of every row first and cannot be combined with {other}")
-    counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops, "--view_px": args.view_px - 15}
+    counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops}
     wrong = [name for name, value in counts.items() if value is not None and value <= 0]
     if wrong:
-        raise ValueError(f"{wrong[0]} is too small; expected seeds and jobs of 1 or more, --view_px of 16 or more")
+        raise ValueError(f"{wrong[0]} is too small; expected seeds and jobs of 1 or more")
+    check_size("--view_px", args.view_px)
 
 
 def _within(budget: str, runs: list[Run], reference: Run, sweep: Sweep) -> list[Run]:

@@ -141,7 +141,7 @@ def test_without_a_folder_it_is_under_output(tmp_path, monkeypatch, capsys, word
         (["--prior", "toy", "--budget", "minutes", "--ray"], r"cannot be combined with --ray, whose machines differ"),
         (["--prior", "toy", "--budget", "minutes", "--part", "1/2"], r"cannot be combined with --part, whose machines differ"),
         (["--prior", "toy", "--budget", "minutes", "--report_only"], r"cannot be combined with --report_only before it was timed"),
-        (["--prior", "toy", "--view_px", "8"], r"--view_px is too small"),
+        (["--prior", "toy", "--view_px", "8"], r"--view_px 8: expected a number of pixels from 16"),
         (["--count", "500"], r"500 prompts requested, 415 are there"),
         (["--prior", "toy", "--", "--iteratoins", "5"], r"did you mean --iterations\?"),
         (["--prior", "toy", "--report_only"], r"holds no finished asset of this order"),

@@ -2,9 +2,12 @@
 """tools/score_toy.py on a run folder that is fitted to nothing: table, JSON, messages."""
 
 import json
+import re
+
+import pytest
 
 from tests.red_ball import CONFIG, write_run
-from tools import score_toy
+from tools import ablate_toy, gpteval3d, janus, reproduce, score_toy, t3bench, turntable
 
 
 def test_a_run_folder_is_scored_and_written(tmp_path, capsys):
@@ -35,3 +38,22 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
     assert score_toy.main([str(tmp_path)]) == 2
     assert "point_cloud/iteration_K" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-4", "2", "15", "4097"])
+def test_sizes_that_cannot_be_scored_are_refused_before_anything_runs(tmp_path, capsys, size) -> None:
+    """By every tool that draws images to look at or to score."""
+    run, out = str(tmp_path / "run"), tmp_path / "out"
+    for tool, words in (
+        (score_toy, [run, "--size"]),
+        (ablate_toy, ["--out", str(out), "--score_px"]),
+        (ablate_toy, ["--rescore", str(out), "--score_px"]),
+        (janus, ["sheet", str(out), run, "--view_px"]),
+        (reproduce, ["--out", str(out), "--prior", "toy", "--view_px"]),
+        (t3bench, [run, "--prompts", "p.txt", "--size_px"]),
+        (gpteval3d, [run, "--out", str(out), "--size_px"]),
+        (turntable, [run, "--size_px"]),
+    ):
+        assert tool.main([*words, size]) == 2, tool.__name__
+        assert re.search(rf"{words[-1]} {size}: expected a number .*from 16 to 4096", capsys.readouterr().err), tool.__name__
+    assert not list(tmp_path.iterdir())
