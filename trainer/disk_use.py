@@ -10,6 +10,7 @@ from trainer.checkpoints import numbered
 from trainer.run_folder import RECORD
 from trainer.run_lock import FolderInUse, RunLock
 from trainer.run_records import is_count, read_object
+from utils.file_formats import XZ
 from utils.general_utils import is_being_written
 
 EXPORTS = "export"
@@ -92,8 +93,9 @@ def _removable(run: Path, with_exports: bool) -> list[Path] | None:
     except (OSError, ValueError):
         return None
     steps = record.get("steps")  # which earlier versions did not note
-    scenes = run.glob(f"point_cloud/iteration_{steps if is_count(steps) else '*'}/point_cloud.ply")
-    if "finished_utc" not in record or not any(scenes):
+    last = f"point_cloud/iteration_{steps if is_count(steps) else '*'}/point_cloud.ply"
+    has_scene = any(True for name in (last, last + XZ) for _ in run.glob(name))
+    if "finished_utc" not in record or not has_scene:
         return None
     removable, exports = _unwanted_checkpoints(run), run / EXPORTS
     if with_exports and not exports.is_symlink():

@@ -122,10 +122,13 @@ def test_a_run_that_is_continued_is_unfinished_again(tmp_path) -> None:
     assert disk_use(run).state == "unfinished" and free(run) == 0
 
 
-def test_exports_go_when_asked_for(tmp_path) -> None:
+@pytest.mark.parametrize("cloud", ["point_cloud.ply", "point_cloud.ply.xz"])
+def test_exports_go_when_asked_for(tmp_path, cloud) -> None:
     run = run_folder(tmp_path / "mug")
+    scene = run / "point_cloud" / "iteration_9" / "point_cloud.ply"
+    scene.rename(scene.with_name(cloud))
     assert main([str(run), "--exports", "--delete"]) == 0
-    assert names(run) == {"point_cloud.ply", "config.yaml", "run.json"}
+    assert names(run) == {cloud, "config.yaml", "run.json"}
 
 
 def test_links_are_not_followed(tmp_path) -> None:
