@@ -28,6 +28,7 @@ from trainer.run_lock import FolderInUse, FolderLost, RunLock
 from trainer.run_records import is_count, read_object, read_regular
 from utils.bounded_file import read_bytes
 from utils.general_utils import PART, atomic_path, is_being_written
+from utils.tree_file import unfinished_trees
 
 OUTPUTS = (
     "config.yaml", "cfg_args", "cameras.json", "log.jsonl", "events.out.tfevents.*", "chkpnt*.safetensors",
@@ -300,6 +301,8 @@ class RunFolder:
         for part in [*(path for path in self.path.glob(".*.part") if named.fullmatch(path.name)), *inside]:
             if not is_being_written(part):
                 part.unlink(missing_ok=True)
+        for part in unfinished_trees(self.path):  # checkpoints: whoever writes one here has the folder's lock
+            part.unlink(missing_ok=True)
 
     def _new_record(self, device: torch.device) -> dict[str, Any]:
         made = provenance(self.config, device)

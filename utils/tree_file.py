@@ -6,6 +6,7 @@ The file's metadata holds the schema version, the JSON and a checksum over both 
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from utils.general_utils import atomic_path
 
 SCHEMA = "2"
 MARK = "$tensor"
+HEADER = b'{"__metadata__"'
+"""How the header of a safetensors file with metadata begins."""
 
 
 def save_tree(path: Path, tree: dict[str, Any], guard: Callable[[], None] = lambda: None) -> None:
@@ -35,6 +38,21 @@ def save_tree(path: Path, tree: dict[str, Any], guard: Callable[[], None] = lamb
             save_file(tensors, str(temporary), metadata=metadata)
         except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
+
+
+def unfinished_trees(folder: Path) -> list[Path]:
+    """Files in which safetensors was writing a tree to be, in this folder, when its process was killed.
+
+    It writes into a file of its own beside the one that it is given, and renames that.
+    """
+    found = []
+    for path in folder.glob(".tmp*"):
+        if re.fullmatch(r"\.tmp[A-Za-z0-9]{6}", path.name) and path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                start = file.read(len(HEADER) + 8)  # of which 8 are the header's length
+            if not start or start[8:] == HEADER:
+                found.append(path)
+    return found
 
 
 def load_tree(path: Path) -> dict[str, Any]:

@@ -269,6 +269,24 @@ def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -
     assert not list((run_folder / "cograd").rglob("*.part"))
 
 
+def test_a_checkpoint_that_safetensors_was_writing_goes_and_others_stay(tmp_path) -> None:
+    """It writes into a file of its own, .tmp and six letters or digits, which a SIGKILL leaves behind at any length."""
+    other = tmp_path / "chkpnt5.safetensors"
+    save_tree(other, {"x": 1})
+    whole = other.read_bytes()
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    for number, length in enumerate((0, 30, len(whole) - 1)):
+        (run_folder / f".tmpAb3Xy{number}").write_bytes(whole[:length])
+    others = {".tmpAb3Xy9": b"mine", ".tmp": whole, ".tmpAb3Xy10": whole, "tmpAb3Xy1": whole}
+    for name, content in others.items():
+        (run_folder / name).write_bytes(content)
+    (run_folder / ".tmpLinked").symlink_to(other)
+    with opened(run_folder) as run:
+        begin(run)
+    assert {path.name for path in run_folder.iterdir() if "tmp" in path.name} == {*others, ".tmpLinked"}
+
+
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path) -> None:
     with pytest.raises(ValueError, match="later"), opened(tmp_path / "run") as run:
         run.find()
