@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def unfinished_trees(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob(".tmp*"):
         if re.fullmatch(r"\.tmp[A-Za-z0-9]{6}", path.name) and path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
+            with suppress(OSError), path.open("rb") as file:  # one that cannot be read is not of a run of this user
                 start = file.read(len(HEADER) + 8)  # of which 8 are the header's length
-            if not start or start[8:] == HEADER:
-                found.append(path)
+                if not start or start[8:] == HEADER:
+                    found.append(path)
     return found
 
 

@@ -236,6 +236,7 @@ ERRORS = [
     ),
     *planted_in("toy/rendered_set.py", "tests/toy/test_ideal.py", ("0.0 if spec.class_name in SIDES_ALIKE else OVERLAP_DEG", "OVERLAP_DEG")),
     *planted_in("trainer/disk_use.py", "tests/tools/test_clean.py", (" and not _is_on_its_way(path)", "")),
+    *planted_in("trainer/run_folder.py", "tests/trainer/test_run_folder.py", ("in unfinished_trees(self.path):", "in ():")),
     *planted_in("trainer/disk_use.py", "tests/reliability/test_finished.py", (" or not has_scene", "")),
     *planted_in("trainer/recovery.py", "tests/reliability/test_finished.py tests/reliability/test_outcome.py",
         ('"log": log, "writes": self.writes}', '"log": log}'),
