@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality by number of Gaussians and time of each densifier, against known truth: python benchmarks/densifiers.py
 
-Short trainings with configs/quickstart.yaml (ideal prior, CoGrad on) at 64 px with equal prompts, seeds and steps;
-`fixed` has the first or the last number of Gaussians throughout. PSNR in dB and detail are toy/scoring.py's, aligned; a
-difference is paired by object and seed, with its standard error. Then the CPU time of a step with the last number of
-Gaussians and a densification every ten steps, median; unlike the time on the clock it hardly depends on what else the
-machine does. --out keeps the results (finished ones are not made again) and writes sheet.png: the truth, then a column
-a variant, a row an object and seed. --seeds 0 measures the time alone.
+Short trainings with configs/quickstart.yaml (ideal prior, CoGrad on) at 64 px with equal prompts, seeds and steps: each
+densifier with each budget, whose thresholds are lower the more Gaussians there may be, beside a fixed number. `inria`
+knows no budget: its threshold decides. PSNR in dB and detail are toy/scoring.py's, aligned; a difference to the fixed
+number of the same budget is paired by object and seed, with its standard error. Then the CPU time of a step with
+TIMED_POINTS Gaussians and a densification every ten steps, median; unlike the time on the clock it hardly depends on
+what else the machine does. --out keeps the results (finished ones are not made again) and writes sheet.png: the truth,
+then a column a densifier at the middle budget, a row an object of the first seed. --seeds 0 measures the time alone.
 """
 
 from __future__ import annotations
@@ -51,22 +52,40 @@ from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = ("a cyan robot with orange arms", "a purple owl with green belly")
-FIRST, LAST, STEPS = 1000, 3000, 500
+FIRST, BUDGETS, STEPS = 1000, (1500, 3000, 6000), 500
+SHOWN_BUDGET = TIMED_POINTS = BUDGETS[1]
 TIMED_STEPS, WARM_UP = 60, 5
 SHOWN_PX, SHOWN = 128, View(70.0, 45.0, 3.5, 0.4)
 COMMON: dict[str, object] = {
-    "image_w": 64, "image_h": 64, "iterations": STEPS, "init_num_pts": FIRST, "max_points": LAST,
+    "image_w": 64, "image_h": 64, "iterations": STEPS, "init_num_pts": FIRST,
     "densify_from_iter": 50, "densification_interval": 25, "densify_until_iter": 400,
-    "opacity_reset_interval": 200, "percent_dense": 0.015, "densify_grad_threshold": 0.3, "device": "cpu",
+    "opacity_reset_interval": 200, "percent_dense": 0.015, "device": "cpu",
 }  # fmt: skip
-VARIANTS: dict[str, dict[str, object]] = {
-    f"fixed, {FIRST}": {"densify_until_iter": 0},
-    f"fixed, {LAST}": {"densify_until_iter": 0, "init_num_pts": LAST},
-    "inria": {"densifier": "inria", "max_points": 10 * LAST},
-    "absgrad": {"densifier": "absgrad", "densify_grad_threshold": 0.08},
-    "mcmc": {"densifier": "mcmc", "mcmc_noise": 5e3, "densification_interval": 15},  # 5 % each time
-    "cadam": {"densifier": "cadam", "densify_grad_threshold": 0.1},
-}
+THRESHOLDS = {"inria": 0.3, "absgrad": 0.08, "cadam": 0.1}  # of the middle budget; by one look at the quantiles
+FIXED = "fixed"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A densifier, or FIXED, that may make `budget` Gaussians."""
+
+    densifier: str
+    budget: int
+
+    def settings(self) -> dict[str, object]:
+        """Beside COMMON's."""
+        if self.densifier == FIXED:
+            return {"densify_until_iter": 0, "init_num_pts": self.budget, "max_points": self.budget}
+        settings: dict[str, object] = {"densifier": self.densifier, "max_points": self.budget}
+        if self.densifier == "mcmc":  # 5 % more each time: from 1,000 to 3,070 in steps of 15, to 8,150 in steps of 8
+            return settings | {"mcmc_noise": 5e3, "densification_interval": 15 if self.budget <= 3 * FIRST else 8}
+        if self.densifier == "inria":
+            settings["max_points"] = 100 * self.budget  # where the run would stop
+        return settings | {"densify_grad_threshold": THRESHOLDS[self.densifier] * SHOWN_BUDGET / self.budget}
+
+
+DENSIFIERS = (FIXED, *THRESHOLDS, "mcmc")
+VARIANTS = tuple(Variant(densifier, budget) for budget in BUDGETS for densifier in DENSIFIERS)
 
 
 @dataclass(frozen=True)
@@ -78,9 +97,9 @@ class Outcome:
     detail: float
 
 
-def settings_of(name: str, text: str, seed: int, folder: Path, **changes: object) -> Config:
+def settings_of(variant: Variant, text: str, seed: int, folder: Path, **changes: object) -> Config:
     """Of one training."""
-    settings = {**COMMON, **VARIANTS[name], "text": text, "seed": seed, "noise_seed": seed, "model_path": folder}
+    settings = COMMON | variant.settings() | {"text": text, "seed": seed, "noise_seed": seed, "model_path": folder}
     settings |= changes
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     return load_config(["--opt", str(ROOT / "configs" / "quickstart.yaml"), *flags])
@@ -89,21 +108,21 @@ def settings_of(name: str, text: str, seed: int, folder: Path, **changes: object
 @functools.cache
 def prior_of(text: str) -> Any:
     """The prior and its prompts, which follow from text and image size."""
-    return load_prior_and_prompts(settings_of(next(iter(VARIANTS)), text, 0, Path("unused")), torch.device("cpu"))
+    return load_prior_and_prompts(settings_of(VARIANTS[0], text, 0, Path("unused")), torch.device("cpu"))
 
 
-def trained(name: str, text: str, seed: int, folder: Path) -> Outcome:
+def trained(variant: Variant, text: str, seed: int, folder: Path) -> Outcome:
     """Trains, and keeps point_cloud.ply and outcome.json in `folder`, unless they are there."""
     kept = folder / "outcome.json"
     if kept.is_file():
         return Outcome(**json.loads(kept.read_text(encoding="utf-8")))
-    config, (prior, prompts) = settings_of(name, text, seed, folder), prior_of(text)
+    config, (prior, prompts) = settings_of(variant, text, seed, folder), prior_of(text)
     state = TrainState.start(config, "cpu", writes=False)
     state.begin_cograd(config, prior.alphas_cumprod)
     for _ in range(STEPS):
         _, update = training_step(state, prior, prompts, config)
         if update.fault is not None:
-            raise ValueError(f"{name}, {text}, seed {seed}: step {state.iteration} failed: {update.fault}")
+            raise ValueError(f"{variant}, {text}, seed {seed}: step {state.iteration} failed: {update.fault}")
     scores = score_gaussians(state.gaussians, parse_prompt(text), config.cameras)
     outcome = Outcome(len(state.gaussians.get_xyz), scores["psnr"], scores["detail"])
     state.gaussians.save_ply(folder / "point_cloud.ply")
@@ -124,24 +143,26 @@ def sheet(rows: list[list[Renderer]]) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in drawn])
 
 
-def table(outcomes: dict[str, list[Outcome]]) -> str:
+def table(outcomes: dict[Variant, list[Outcome]]) -> str:
     """A line a variant: means over objects and seeds."""
-    base = next(iter(outcomes.values()))
-    lines = ["| densifier | Gaussians | PSNR | against the first row | detail |", "|---|---|---|---|---|"]
-    for name, runs in outcomes.items():
+    lines = ["| budget | densifier | Gaussians | PSNR | against fixed | detail |", "|---|---|---|---|---|---|"]
+    for variant, runs in outcomes.items():
         columns = zip(*map(dataclasses.astuple, runs))
         points, psnr, detail = (statistics.mean(column) for column in columns)
+        base = outcomes[Variant(FIXED, variant.budget)]
         against = "" if runs is base else paired(runs, base)
+        name = f"{variant.budget:,} | {variant.densifier}"
         lines.append(f"| {name} | {points:,.0f} | {psnr:.2f} | {against} | {detail:.3f} |")
     return "\n".join(lines)
 
 
-def step_ms(name: str) -> float:
-    """CPU milliseconds of a step, median, with LAST Gaussians, that are as many afterwards."""
-    text, often = OBJECTS[0], {"densify_from_iter": 1, "densification_interval": 10}
-    never = {"densify_grad_threshold": 1e9} if name == "inria" else {}
+def step_ms(densifier: str) -> float:
+    """CPU milliseconds of a step, median, with TIMED_POINTS Gaussians, that are as many afterwards."""
+    text, often = OBJECTS[0], {"densify_from_iter": 1, "densification_interval": 10, "init_num_pts": TIMED_POINTS}
+    if densifier == "inria":
+        often["densify_grad_threshold"] = 10**9
     with tempfile.TemporaryDirectory() as folder:
-        config = settings_of(name, text, 0, Path(folder), **{**often, **never, "init_num_pts": LAST})
+        config = settings_of(Variant(densifier, TIMED_POINTS), text, 0, Path(folder), **often)
         (prior, prompts), state = prior_of(text), TrainState.start(config, "cpu", writes=False)
     state.begin_cograd(config, prior.alphas_cumprod)
     taken = []
@@ -152,23 +173,31 @@ def step_ms(name: str) -> float:
     return statistics.median(taken[WARM_UP:])
 
 
+def measured(folder: Path, seeds: int) -> tuple[dict[Variant, list[Outcome]], list[list[Renderer]]]:
+    """Of each variant, and the sheet's rows; every training is in a folder of `folder`."""
+    outcomes: dict[Variant, list[Outcome]] = {variant: [] for variant in VARIANTS}
+    rows = []
+    for seed in range(seeds):
+        for k, text in enumerate(OBJECTS):
+            row = [renderer_of_truth(parse_prompt(text))]
+            for variant in VARIANTS:
+                own = folder / f"{variant.densifier}_{variant.budget}_{k}_{seed}"
+                outcomes[variant].append(trained(variant, text, seed, own))
+                print(f"{text}, seed {seed}, {variant}: {outcomes[variant][-1]}", file=sys.stderr, flush=True)
+                if variant.budget == SHOWN_BUDGET:
+                    row.append(renderer_of_gaussians(GaussianModel.from_ply(own / "point_cloud.ply")))
+            if seed == 0:
+                rows.append(row)
+    return outcomes, rows
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder that keeps the results and sheet.png")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=4)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, rows = args.out or Path(temporary), []
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in VARIANTS}
-        for seed in range(args.seeds):
-            for k, text in enumerate(OBJECTS):
-                row = [renderer_of_truth(parse_prompt(text))]
-                for name in VARIANTS:
-                    own = folder / f"{name.replace(', ', '_')}_{k}_{seed}"
-                    outcomes[name].append(trained(name, text, seed, own))
-                    print(f"{text}, seed {seed}, {name}: {outcomes[name][-1]}", file=sys.stderr, flush=True)
-                    row.append(renderer_of_gaussians(GaussianModel.from_ply(own / "point_cloud.ply")))
-                rows.append(row)
+        outcomes, rows = measured(args.out or Path(temporary), args.seeds)
         if args.out is not None and rows:
             write_png(args.out / "sheet.png", np.round(sheet(rows) * 255).astype(np.uint8))
     runs = f"{len(OBJECTS)} objects, {args.seeds} seeds, {STEPS} steps"
@@ -176,8 +205,8 @@ def main(argv: list[str]) -> None:
     if args.seeds:
         print(f"{table(outcomes)}\n")
     print("| densifier | CPU ms a step |\n|---|---|")
-    for name in list(VARIANTS)[1:]:
-        print(f"| {name} | {step_ms(name):.1f} |", flush=True)
+    for densifier in DENSIFIERS:
+        print(f"| {densifier} | {step_ms(densifier):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

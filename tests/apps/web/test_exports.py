@@ -2,6 +2,7 @@
 """Exports in processes of their own, by a stand-in that does what the file `what` says; and by the real one."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from apps.web import exports
 from apps.web.exports import DOWN, UP, Exports, ready_export
 from scene.ply import read_vertices
 from tests.export.scenes import lopsided
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
+from tests.web_page import serve, status
 
 STAND_IN = """
 import os, pathlib, signal, sys, time
@@ -30,6 +32,24 @@ while (pathlib.Path(run) / "what").read_text() == "hold":
 part.write_text(f"{format} of {step} by {os.getpid()}")
 part.rename(out)
 """
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from nicegui import app
+from apps.web import exports
+from apps.web.server import serve
+from apps.web.server_state import ServerState
+from utils.addresses import free_port
+
+stand_in, folder = map(Path, (sys.argv[0], sys.argv[sys.argv.index("--output") + 1]))
+exports.EXPORT = stand_in.with_name("stand_in.py")
+server = ServerState(folder)
+app.on_startup(lambda: server.exports.request(folder / "mug", "glb"))
+serve(server, "127.0.0.1", free_port("127.0.0.1", 0))
+"""
+REQUESTS = 50
 
 
 @pytest.fixture
@@ -224,6 +244,25 @@ def test_an_export_that_ends_as_it_is_cancelled_is_there(run, monkeypatch) -> No
     until(lambda: export.is_over)
     made.tick()
     assert ready_export(run, "glb") is not None and made.problem(run, "glb") == ""
+
+
+def test_the_server_answers_while_an_export_is_made(run) -> None:
+    """The export waits until every request was answered, so that a server which waited for it would hang here.
+
+    How soon it answers: benchmarks/web_page.py.
+    """
+    (run / "what").write_text("hold")
+    (run / "config.yaml").write_text("OptimizationParams: {iterations: 4}\n")
+    (run.parent / "server.py").write_text(SERVER)
+    server, address = serve(run.parent, program=run.parent / "server.py")
+    until(lambda: list(run.glob("export/.*.part")))
+    for _ in range(REQUESTS):
+        assert status(f"{address}/") == status(f"{address}/runs/mug/config.yaml") == 200
+    assert ready_export(run, "glb") is None
+    (run / "what").write_text("make")
+    until(lambda: ready_export(run, "glb"))
+    server.send_signal(signal.SIGINT)
+    assert "Traceback" not in server.communicate(timeout=PATIENCE_S)[0]
 
 
 def test_the_real_process_writes_a_file_and_refuses_in_a_sentence(tmp_path) -> None:
