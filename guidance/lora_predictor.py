@@ -13,6 +13,7 @@ Training (ProlificDreamer): one AdamW step on |q(x_t', t', c) - n'|^2 for each s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,13 @@ from torch import Tensor, nn
 
 from guidance import sd_step
 from guidance.predictor import Cameras
+from utils.general_utils import first_not_finite
+from utils.wording import counted
 
 if TYPE_CHECKING:
     from guidance.sd_utils import StableDiffusion
 
+logger = logging.getLogger(__name__)
 NAME = "renders"  # of the adapter
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 RANK = 4
@@ -77,7 +81,8 @@ class LoRAPredictor:
             return torch.cat(self.prior.of_unet.run(self._predict, x_t, t, matrices))
 
     def observe(self, x: Tensor, cameras: Cameras) -> None:
-        """One training step on all views' latents [B,C,h,w]."""
+        """One training step on all views' latents [B,C,h,w]; skipped, counted and named with a gradient that is not
+        finite, as half precision may give one."""
         draws: dict[str, Any] = {"generator": self.generator, "device": x.device}
         t = torch.randint(len(self.prior.alphas_cumprod), (len(x),), **draws)
         noise = torch.randn(x.shape, **draws)
@@ -88,10 +93,24 @@ class LoRAPredictor:
             for *inputs, target in zip(*(values.split(at_once) for values in examples), strict=True):
                 # A sum, not a mean, whose gradients half precision could not hold; AdamW does not see the scale.
                 (self._predict(*inputs) - target).square().sum().backward()
-        for weight in self.weights.values():
-            weight.grad.nan_to_num_(0.0, 0.0, 0.0)  # what half precision could not hold moves nothing
-        self.optimizer.step()
+        gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        bad = first_not_finite(gradients)
+        if bad is None:
+            self.optimizer.step()
+        else:
+            self._skip(bad)
         self.optimizer.zero_grad()
+
+    def _skip(self, name: str) -> None:
+        """Counts a step that trains nothing, and reports the first, the tenth, the hundredth and so on."""
+        self.skipped += 1
+        if str(self.skipped).strip("0") == "1":
+            logger.warning(
+                "%s of the model of the run's renders skipped, the last because the gradient of %s is not finite; if "
+                "there are many, use --precision bfloat16 or float32",
+                counted(self.skipped, "training step"),
+                name,
+            )
 
     def _predict(self, x_t: Tensor, t: Tensor, matrices: Tensor) -> Tensor:
         prior, text = self.prior, self.text.expand(len(x_t), -1, -1)
@@ -113,11 +132,12 @@ class LoRAPredictor:
             self.prior.unet.disable_adapters()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, AdamW's moments and the generator."""
+        """Weights, AdamW's moments, the generator and the number of skipped steps."""
         optimizer = self.optimizer.state_dict()["state"]
         moments = {name: optimizer[k] for k, name in enumerate(self.weights) if k in optimizer}
         weights = {name: weight.detach() for name, weight in self.weights.items()}
-        return {"weights": weights, "moments": moments, "generator": self.generator.get_state()}
+        state = {"weights": weights, "moments": moments, "generator": self.generator.get_state()}
+        return {**state, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken; an empty one starts again."""
@@ -125,6 +145,7 @@ class LoRAPredictor:
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=LEARNING_RATE)
         self.optimizer.zero_grad()
         self.prior.unet.disable_adapters()
+        self.skipped = state.get("skipped", 0)
         if not state:
             return
         for name, weight in self.weights.items():

@@ -97,12 +97,22 @@ def test_one_view_in_ten_is_trained_without_its_camera(prior, text, monkeypatch)
     assert 2 <= int((torch.cat(seen) == 0).all(dim=1).sum()) <= 22
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing(prior, text) -> None:
-    """As half precision may have; else every later prediction would be lost."""
-    q = prior.new_predictor(text, 0)
-    q.observe(torch.full((2, 12, 8, 8), float("inf")), CAMERAS)
-    assert all(weight.isfinite().all() for weight in q.weights.values())
-    assert torch.equal(q.camera[2].bias, torch.zeros_like(q.camera[2].bias))
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_step_whose_gradient_is_not_finite_is_skipped_counted_and_named(prior, text, caplog, value) -> None:
+    """As half precision may have it; else every later prediction would be lost."""
+    q, restored = prior.new_predictor(text, 0), prior.new_predictor(text, 0)
+    q.observe(latents(1), CAMERAS)
+    before = {name: weight.detach().clone() for name, weight in q.weights.items()}
+    moments = q.state_dict()["moments"]
+    for _ in range(11):
+        q.observe(torch.full((2, 12, 8, 8), value), CAMERAS)
+    assert all(torch.equal(weight, before[name]) for name, weight in q.weights.items())
+    assert all(float(moment["step"]) == 1 for moment in moments.values())
+    first, tenth = (record.getMessage() for record in caplog.records)
+    assert first.startswith("1 training step of the model of the run's renders skipped") and "the gradient of " in first
+    assert tenth.startswith("10 training steps") and tenth.endswith("use --precision bfloat16 or float32")
+    restored.load_state_dict(q.state_dict())
+    assert restored.skipped == 11
 
 
 def test_the_same_seed_draws_the_same_and_an_empty_state_starts_again(prior, text) -> None:
