@@ -16,7 +16,7 @@ from utils.shard import Shard
 
 @dataclass(frozen=True)
 class Cameras:
-    """Where B views look from, on the CPU."""
+    """Where B views look from, on the CPU; mirrored ones where `flip` is."""
 
     azimuth_deg: Tensor  # [B], 0 in front
     polar_deg: Tensor  # [B], from +z
@@ -29,6 +29,17 @@ class Cameras:
     def of(self, shard: Shard) -> Cameras:
         """Those of one process."""
         return Cameras(*(shard.of(values) for values in vars(self).values()))
+
+    def mirrored(self, flip: Tensor) -> Cameras:
+        """Where flip [1] is true, those that see the scene's mirror image, left and right exchanged, as a mirrored view
+        shows it: azimuths change their sign. On flip's device, which is not waited for.
+        """
+        sign = torch.where(flip, -1.0, 1.0).double()  # [1]
+        across = torch.cat([sign, sign.new_ones(3)])  # of the world's x and of the image's
+        azimuth_deg, polar_deg, radius, to_world = (
+            values.to(flip.device, non_blocking=True) for values in vars(self).values()
+        )
+        return Cameras(sign * azimuth_deg, polar_deg, radius, across[:, None] * to_world * across)
 
     @classmethod
     def of_views(cls, cameras: Sequence[RCamera]) -> Cameras:

@@ -39,22 +39,23 @@ Encode = Callable[[Tensor, torch.Generator, Shard], Tensor]
 @dataclass
 class NoiseMemory:
     """What the guidance remembers between steps: the first noise that it drew, of all views of a step [B,C,h,w], and
-    the noise that noise_source keeps, [1,C,h,w] or [M,C,h,w].
+    the noise that noise_source keeps, [1,C,h,w] or [M,C,h,w], with the offset that views share, [1,C,1,1].
 
     One object belongs to one run; a checkpoint must keep it.
     """
 
     first: Tensor | None = None
     fixed: Tensor | None = None
+    offset: Tensor | None = None
 
     def kept(self, latents: Tensor, count: int, streams: RandomStreams) -> Tensor:
-        """The noise [count,C,h,w] of noise_source, drawn when it is first asked for.
+        """The noise [count,C,h,w] of noise_source without `offset`, both drawn when it is first asked for.
 
         Raises ValueError where the latents' size has changed.
         """
         needed = (count, *latents.shape[1:])
         if self.fixed is None:
-            self.fixed = _fresh_noise(latents, count, streams)
+            self.fixed, self.offset = _noise_and_offset(latents, count, streams)
         if self.fixed.shape != needed:
             raise ValueError(
                 f"noise_source keeps a noise of shape {tuple(self.fixed.shape)} but this step needs {needed}; "
@@ -62,13 +63,17 @@ class NoiseMemory:
             )
         return self.fixed.to(latents)
 
+    def shifted(self, noise: Tensor) -> Tensor:
+        """`noise` with the offset that belongs to `kept`: one and the same, however kept noises were mixed."""
+        return noise if self.offset is None else noise + self.offset.to(noise)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The noises, empty before the first step."""
         return {name: noise for name, noise in vars(self).items() if noise is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue where `state_dict` was taken."""
-        self.first, self.fixed = state.get("first"), state.get("fixed")
+        self.first, self.fixed, self.offset = (state.get(name) for name in ("first", "fixed", "offset"))
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def distill_views(
 
     pred_rgb [B,3,H,W], pred_depth and pred_alpha [B,1,H,W] (only checked).  as_latent: encode disparity, not colour.
     ind_t [B]: each view's own schedule index; None: one for the batch, as upstream.  memory: the run's NoiseMemory.
-    progress: of the run, 0..1.  cameras: of all views, for laws that need them.  encode: replaces prior.encode_imgs.
+    progress: of the run, 0..1.  cameras: of all views, before the flip.  encode: replaces prior.encode_imgs.
     use_control: the ControlNet gets each view's disparity, without gradient.  mirrors: half of the steps, as upstream.
     shard: these are not all views of the step but this part; draws are those of all, whose first noise memory holds.
     Draws, in upstream's order: flip (torch stream), posterior sample (torch), noise (noise stream), offset (torch),
@@ -144,7 +149,7 @@ def distill_views(
     batch = _checked_batch(pred_rgb, pred_depth, pred_alpha, conditioning, ind_t)
     shard = shard or Shard.whole(batch)
     flip = streams.rand(1) < (0.5 if mirrors else 0.0)
-    encoded = pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
+    cameras, encoded = cameras and cameras.mirrored(flip), pred_depth.expand(-1, 3, -1, -1) if as_latent else pred_rgb
     latents = (encode or prior.encode_imgs)(flipped(encoded, flip), streams.torch, shard)
     if use_control:
         conditioning = replace(conditioning, control=flipped(pred_depth.detach().expand(-1, 3, -1, -1), flip))
@@ -248,11 +253,11 @@ def draw_noise(
     Perp-Neg step knows no fix_noise.  Both are kept: they decide what every later draw is.
     """
     if params.noise_source == "fixed":
-        return memory.kept(latents, 1, streams).expand(total, -1, -1, -1)
+        return memory.shifted(memory.kept(latents, 1, streams)).expand(total, -1, -1, -1)
     if params.noise_source == "camera":
         if cameras is None:
             raise ValueError("noise_source camera needs the cameras of the views; pass cameras")
-        return noise_of_cameras(memory.kept(latents, ANCHORS, streams), cameras)
+        return memory.shifted(noise_of_cameras(memory.kept(latents, ANCHORS, streams), cameras))
     if params.perpneg:
         return _fresh_noise(latents, total, streams)
     if memory.first is None:
@@ -269,9 +274,15 @@ def draw_noise(
 
 def _fresh_noise(latents: Tensor, total: int, streams: RandomStreams) -> Tensor:
     """Noise from the noise stream, plus one offset a channel from the torch stream."""
+    noise, offset = _noise_and_offset(latents, total, streams)
+    return noise + offset
+
+
+def _noise_and_offset(latents: Tensor, total: int, streams: RandomStreams) -> tuple[Tensor, Tensor]:
+    """Both apart: [total,C,h,w] and [1,C,1,1]."""
     shape = (total, *latents.shape[1:])
     noise = torch.randn(shape, generator=streams.noise, device=latents.device, dtype=latents.dtype)
-    return noise + OFFSET_NOISE * streams.randn(1, latents.shape[1], 1, 1).to(noise)
+    return noise, OFFSET_NOISE * streams.randn(1, latents.shape[1], 1, 1).to(noise)
 
 
 ANCHORS, SHARPNESS = 64, 8.0
@@ -289,7 +300,7 @@ def noise_of_cameras(anchors: Tensor, cameras: Cameras) -> Tensor:
     across = (1 - z.square()).sqrt()
     places = torch.stack([across * phi.cos(), across * phi.sin(), z], dim=1)
     seen_from = -cameras.to_world[:, :3, 2].double()
-    weights = torch.exp(SHARPNESS * (seen_from @ places.T - 1))
+    weights = torch.exp(SHARPNESS * (seen_from @ places.T.to(seen_from.device) - 1))
     weights = weights / weights.norm(dim=1, keepdim=True)
     return torch.einsum("bm,mchw->bchw", weights.to(anchors), anchors)
 

@@ -41,8 +41,8 @@ class Particles:
     def _log_prior(self, cameras: Cameras | None, views: int) -> Tensor:
         if cameras is None:
             return torch.zeros(views, len(self.renders))
-        known = torch.tensor(list(self.azimuth_deg)).abs()
-        away = (cameras.azimuth_deg.abs()[:, None] - known) / AZIMUTH_WIDTH_DEG
+        azimuth = cameras.azimuth_deg.abs()
+        away = (azimuth[:, None] - torch.tensor(list(self.azimuth_deg)).abs().to(azimuth.device)) / AZIMUTH_WIDTH_DEG
         return -away.square() / 2
 
     def observe(self, x: Tensor, cameras: Cameras) -> None:

@@ -126,7 +126,7 @@ def compute_gradients(
     state.iteration += 1
     timer, shard, opt = PhaseTimer(), world.shard(config.guidance.C_batch_size), config.optimization
     prepare_schedules(state, config)
-    draws = draw_views(state, config, timer)  # regions: Eqs. (6), (7); timesteps: Eqs. (8), (9)
+    draws = draw_views(state, config, timer)  # regions: Eqs. (6), (7); timesteps: Eq. (8)
     with timer("render"):
         with_z_variance = opt.lambda_z_variance > 0
         views = render_views(shard.of(draws.views), state.gaussians, pipeline_of(state, config), with_z_variance)
@@ -187,7 +187,7 @@ def apply_update(state: TrainState, step: StepGradients, config: Config) -> Upda
     record, last_scene = None, None
     if step.latents is not None:
         with step.timer("observe"):
-            state.loss.observe(step.latents, step.draws.cameras)
+            state.loss.observe(step.latents, step.draws.cameras.mirrored(step.distillation.flip))
     if state.cograd is not None and plan is not None:
         with step.timer("observe"), threads_for(_parameter_count(state)):
             main = [view.g_main for view in step.views]

@@ -11,6 +11,7 @@ from arguments import Config
 from arguments.load import load_config
 from cograd import CoGrad
 from gaussian_renderer import render
+from guidance import score
 from guidance.prompts import PromptEmbeddings
 from tests.trees import equal
 from trainer import step as training_step
@@ -345,3 +346,37 @@ def test_schedule_only_leaves_the_global_schedule(tmp_path, prior) -> None:
         assert report.draws.plan.t_global == t_global[step]
         assert bool((report.draws.plan.t_local == 0).all()) and bool((report.draws.plan.t_base == report.draws.plan.t_global).all())
         assert equal(gradients, _plain_sum(report))
+
+
+# --- Mirrored views ---------------------------------------------------------------------------------------------------
+
+
+class Watcher:
+    """A model of the run's renders that notes the cameras of its views."""
+
+    def __init__(self):
+        self.predicted, self.observed = [], []
+
+    def predict_noise(self, x_t, t, cameras):
+        self.predicted.append(cameras)
+        return x_t
+
+    def observe(self, x, cameras):
+        self.observed.append(cameras)
+
+
+@pytest.mark.parametrize("with_cograd", [False, True])
+def test_what_follows_the_camera_gets_that_of_the_mirrored_view(tmp_path, prior, monkeypatch, with_cograd) -> None:
+    """The law's model of the renders where it predicts and where it observes, and the noise of noise_source camera."""
+    config = _config(tmp_path, distillation="vsd", noise_source="camera", **{"CoGradParams.enabled": with_cograd})
+    state, watcher, noised = _start(config, prior), Watcher(), []
+    state.loss.predictor, noise_of_cameras = watcher, score.noise_of_cameras
+    monkeypatch.setattr(score, "noise_of_cameras", lambda anchors, cameras: (noised.append(cameras), noise_of_cameras(anchors, cameras))[1])
+    steps = [report for report, *_ in _run(state, prior, config, 8)]
+    flips = [bool(step.distillation.flip) for step in steps]
+    assert set(flips) == {False, True}
+    for step, flip, *seen in zip(steps, flips, watcher.predicted, watcher.observed, noised, strict=True):
+        rendered = step.draws.cameras
+        for cameras in seen:
+            assert torch.equal(cameras.azimuth_deg, -rendered.azimuth_deg if flip else rendered.azimuth_deg)
+            assert torch.equal(cameras.to_world[:, 0, 3], (-1) ** flip * rendered.to_world[:, 0, 3])
