@@ -321,6 +321,7 @@ class Config:
     dry_run: bool = new(False, "print the resolved settings and stop", transient=True)
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)  # Group.key of what the user set
+    flags: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)  # those of the command line
     resumed: Path | None = dataclasses.field(default=None, compare=False)  # the folder of --resume FOLDER
 
     @property

@@ -197,6 +197,7 @@ class _Collector:
         """The Config of all values taken; a rejected value leaves the default in place."""
         parts: dict[str, Any] = {name: value for (group, name), value in self.values.items() if not group}
         parts["given"], parts["resumed"] = frozenset(self._given()), self.run_folder
+        parts["flags"] = frozenset(label for label, source in self.sources.items() if source == COMMAND_LINE)
         for group, (attribute, declared) in GROUPS.items():
             mine = {name: value for (owner, name), value in self.values.items() if owner == group}
             parts[attribute] = declared(**mine)

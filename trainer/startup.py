@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from arguments import Config
+from arguments.coerce import show
 from arguments.load import load_config
 from arguments.no_effect import no_effect_notices
 from guidance.image_size import config_of_model, size_notices, size_problems
@@ -17,6 +18,7 @@ from guidance.timestep_checks import timestep_problems
 from scene.dataset_readers import read_initial
 from scene.point_growing import neighbour_search
 from scene.text_to_cloud import point_e_modules
+from scene.view_space import view_notices
 from toy.prompt_words import prompt_notices, prompt_problems
 from trainer.backends import check_rasterizer
 from trainer.checkpoints import LoadedCheckpoint
@@ -106,8 +108,21 @@ def device_notices(config: Config) -> list[str]:
     return [f"no GPU is used ({reason}): a step of Stable Diffusion takes minutes on a CPU, a run weeks"]
 
 
+def start_notices(config: Config) -> list[str]:
+    """A sentence where the prompt of the run is newer than that of its initial shape: another object's, most likely."""
+    text, start = config.guidance.text, config.cameras.init_prompt
+    labels = "GuidanceParams.text", "GenerateCamParams.init_prompt"
+    is_newer = any(labels[0] in given and labels[1] not in given for given in (config.given, config.flags))
+    if config.cameras.init_shape not in ("pointe", "shap_e") or not is_newer or text == start:
+        return []
+    return [
+        f"the run begins with a shape of GenerateCamParams.init_prompt = {show(start)}, of the settings file, and "
+        f"GuidanceParams.text is {show(text)}; pass --init_prompt too, or --init_shape sphere"
+    ]
+
+
 def report_notices(config: Config) -> None:
-    """One line for everything that is accepted and has no effect, or takes very long."""
-    for notices in (prompt_notices, size_notices, device_notices, no_effect_notices):
+    """One line for everything that is accepted and has no effect, takes very long, or is most likely not meant."""
+    for notices in (prompt_notices, size_notices, device_notices, start_notices, view_notices, no_effect_notices):
         for notice in notices(config):
             logger.warning("%s", notice)

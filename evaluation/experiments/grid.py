@@ -11,6 +11,7 @@ from typing import Any
 from arguments import Config
 from arguments.load import load_config
 from evaluation.experiments.runs import ROOT, Run
+from scene.view_space import region_problems
 
 OBJECTS = (
     "a cyan robot with orange arms",
@@ -262,14 +263,5 @@ def configs_of(runs: Sequence[Run]) -> Mapping[str, Config]:
 
 def check_regions(config: Config, source: str) -> None:
     """ValueError unless the regions are around the config's own cameras: the variants must see the same view space."""
-    cameras, p = config.cameras, config.cograd
-    elevation = (90 - cameras.theta_range[1], 90 - cameras.theta_range[0])
-    for name, own, regions in (
-        ("elevation", elevation, p.elevation_range),
-        ("distance", cameras.radius_range, p.distance_range),
-    ):
-        if not regions[0] <= sum(own) / 2 <= regions[1]:
-            raise ValueError(
-                f"{source}: its cameras have {name}s {own[0]:g}..{own[1]:g}, its regions {regions[0]:g}.."
-                f"{regions[1]:g}; set CoGradParams.{name}_range so that they look at the same views"
-            )
+    for problem in region_problems(config):
+        raise ValueError(f"{source}: {problem}")

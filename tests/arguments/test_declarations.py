@@ -54,7 +54,7 @@ def test_config_is_frozen_and_groups_match_its_attributes():
 
 @pytest.mark.parametrize("group", [Config, *(group for _, group in GROUPS.values())])
 def test_every_field_is_declared_with_help_and_a_default_within_its_bounds(group):
-    attributes = {*(attribute for attribute, _ in GROUPS.values()), "given", "resumed"} if group is Config else set()
+    attributes = {*(attribute for attribute, _ in GROUPS.values()), "given", "flags", "resumed"} if group is Config else set()
     assert {field.name for field in dataclasses.fields(group)} - attributes == set(keys_of(group))
     for name, (_, spec, default) in keys_of(group).items():
         assert spec.help, name

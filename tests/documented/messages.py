@@ -48,6 +48,8 @@ SD = {
     "image_h": 16,
     "device": "cpu",
 }
+BESIDE = TOY | {"CoGradParams.enabled": True}
+"""CoGrad at its own distances with LucidDreamer's lens."""
 
 
 class Scene:
@@ -286,6 +288,9 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "or GuidanceParams.memory_check": too_many_points,
     "(CoGradParams.enabled is false)": dry_run(False, TOY | {"tau": 0.2}),
     "CoGrad places the cameras": dry_run(False, TOY | {"CoGradParams.enabled": True, "phi_range": "-80,80"}),
+    "CoGrad's regions 1.5": dry_run(False, BESIDE),
+    "of the views hold the whole initial ball": dry_run(False, BESIDE),
+    "begins with a shape of": dry_run(False, SD | {"opt": ROOT / "configs" / "gaussiandreamer.yaml", "init_shape": "shap_e"}),
     "out of memory in the": too_many_samples,
     "out of memory (": out_of_memory,
     "--resume auto continues it": earlier_run,

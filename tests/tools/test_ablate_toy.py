@@ -86,7 +86,7 @@ def test_regions_elsewhere_than_the_cameras_are_refused() -> None:
     config = _config("full", extra=["--distance_range", "1.5", "2.0"])
     with pytest.raises(
         ValueError,
-        match=r"x\.yaml: its cameras have distances 3\.5\.\.3\.5, its regions 1\.5\.\.2; set CoGradParams\.distance_range",
+        match=r"x\.yaml: the settings' cameras have distances 3\.5\.\.3\.5, CoGrad's regions 1\.5\.\.2; set CoGradParams\.distance_range",
     ):
         grid.check_regions(config, "x.yaml")
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of Stable Diffusion without a GPU says so; one that a CPU is meant for does not, nor does one on a GPU."""
+"""Notices at the start: Stable Diffusion without a GPU, an initial shape of another prompt than the run's."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from arguments.load import load_config
-from trainer.startup import device_notices
+from arguments.load import load_config, to_yaml
+from trainer.startup import device_notices, start_notices
 
 TOY = ["--opt", "configs/quickstart_trained.yaml"]
 SD = ["--opt", "configs/prompt.yaml", "--text", "a corgi"]
@@ -50,3 +51,30 @@ def test_a_model_in_a_folder_counts_by_its_size(monkeypatch, tmp_path, channels,
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"block_out_channels": channels}))
     assert bool(notices(monkeypatch, [*SD, "--model_key", str(tmp_path)])) == is_reported
+
+
+def starts(*words: str) -> list[str]:
+    return start_notices(load_config(list(words)))
+
+
+@pytest.mark.parametrize("name", ["axe", "bagel", "cat_armor", "gaussiandreamer", "zombie_joker"])
+def test_a_new_text_with_the_files_initial_shape_is_reported(name) -> None:
+    opt = ["--opt", f"configs/{name}.yaml"]
+    start = load_config(opt).cameras.init_prompt
+    [notice] = starts(*opt, "--text", "a corgi")
+    assert f"GenerateCamParams.init_prompt = '{start}'" in notice and "GuidanceParams.text is 'a corgi'" in notice
+    for fitting in ([], ["--text", start], ["--text", "a corgi", "--init_prompt", "a dog"], ["--text", "a corgi", "--init_shape", "sphere"]):
+        assert not starts(*opt, *fitting), fitting
+
+
+def test_the_same_holds_for_a_settings_file_of_ones_own(tmp_path) -> None:
+    both, text = tmp_path / "both.yaml", tmp_path / "text.yaml"
+    both.write_text("GenerateCamParams: {init_shape: pointe, init_prompt: a dog}\nGuidanceParams: {text: a corgi}\n")
+    text.write_text(f"base: {Path('configs/bagel.yaml').resolve()}\nGuidanceParams: {{text: a corgi}}\n")
+    assert not starts("--opt", str(both))
+    assert len(starts("--opt", str(both), "--text", "a cat")) == len(starts("--opt", str(text))) == 1
+
+
+def test_a_run_that_is_resumed_is_not_reported(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(["--opt", "configs/bagel.yaml", "--text", "a corgi"])))
+    assert not starts("--resume", str(tmp_path))
