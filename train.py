@@ -236,8 +236,9 @@ def _lead(config: Config, world: World, opened: ExitStack) -> int:
     if not trainer.is_finished:
         at = f"Received {trainer.signals.received}; stopped after step {trainer.state.iteration}"
         return ALONE.exit_with(INTERRUPTED, f"{at}. Resume with --resume {path}")
-    print(f"The scene is in {path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
-    print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
+    if not config.quiet:
+        print(f"The scene is in {path / 'point_cloud'}" + (f", its turntable is {video}" if video else ""))
+        print(f"Peak memory: {peak_in_words(trainer.state.gaussians.device)}")
     return FINISHED
 
 

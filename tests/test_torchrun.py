@@ -51,7 +51,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess]:
     """
     folder, seeds = tmp_path_factory.mktemp("torchrun"), {"seed": 2, "noise_seed": 2}
     assert train.main(_argv(folder / "one", **seeds)) == 0
-    return folder / "one", folder / "two", _torchrun(_argv(folder / "two", **seeds))
+    return folder / "one", folder / "two", _torchrun(_argv(folder / "two", **seeds, quiet=False))
 
 
 def test_two_processes_write_what_one_writes(runs) -> None:

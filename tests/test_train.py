@@ -45,6 +45,18 @@ def test_every_output_of_upstream_is_where_it_was(finished) -> None:
     assert any(finished.glob("events.out.tfevents.*"))
 
 
+def test_a_quiet_run_prints_nothing_where_nothing_is_wrong(tmp_path, capfd) -> None:
+    """Resumed with other settings, it warns of those."""
+    for more in ((), ("--resume", "auto", "--iterations", "6")):
+        for quiet in (True, False):
+            argv = _argv(tmp_path / str(quiet), quiet=quiet, keep_last_checkpoint=True)
+            assert train.main([*argv, *more]) == 0
+            printed = capfd.readouterr()
+            out = [line for line in printed.out.splitlines() if not line.startswith("settings differ")]
+            assert bool(out) != quiet and any("continuing after" in line for line in out) == (bool(more) and not quiet), out
+            assert not quiet or not printed.err, printed.err
+
+
 def test_a_steps_gradients_do_not_stay_beside_those_of_the_next(tmp_path, monkeypatch) -> None:
     earlier, compute = [], train.compute_gradients
 

@@ -51,7 +51,8 @@ class Recovery:
             self.checkpoints.load(path, {"writes": {}, **tree})  # which earlier versions did not write
         self._note_whole()
         self._saved = self._whole
-        self.log.note(f"continuing after step {self.state.iteration}, from {path}")
+        if self.faults.met or not self.config.quiet:
+            self.log.note(f"continuing after step {self.state.iteration}, from {path}")
 
     @contextmanager
     def updating(self) -> Iterator[None]:
