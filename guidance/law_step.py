@@ -221,7 +221,10 @@ class ViewStep:
         return perp_neg_direction(found["cond"] - uncond, weighted)
 
     def _rescaled(self, found: dict[str, Tensor], x_t: Tensor, index: Tensor) -> Tensor:
-        """e^g, with guidance_rescale r > 0 that whose x0 is r x0(e^g) std(x0(e_c))/std(x0(e^g)) + (1 - r) x0(e^g)."""
+        """e^g, with guidance_rescale r > 0 that whose x0 is r x0(e^g) std(x0(e_c))/std(x0(e^g)) + (1 - r) x0(e^g).
+
+        The deviations are of each view; MVDream's are of its four views together.
+        """
         guided, r = found["uncond"] + self.g * found["direction"], self.params.guidance_rescale
         if r == 0:
             return guided

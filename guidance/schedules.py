@@ -78,7 +78,10 @@ DREAMTIME = (0.8, 0.5, 0.3, 0.1)
 
 
 def dreamtime_weights(abar: Tensor) -> np.ndarray:
-    """W [K] = W_d W_p, W_d = sqrt((1 - abar)/abar): W_p is 1 between m2 and m1, and falls as a Gaussian beyond."""
+    """W [K] = W_d W_p, W_d = sqrt((1 - abar)/abar): W_p is 1 between m2 and m1, and falls as a Gaussian beyond.
+
+    W_d is the w(t) of weighting interval, which beside this schedule counts twice (schedule_notices).
+    """
     a = abar.detach().cpu().double().numpy()
     m1, m2, s1, s2 = (share * len(a) for share in DREAMTIME)
     t = np.arange(len(a), dtype=np.float64)

@@ -13,6 +13,14 @@ from guidance.sd_step import scaled_linear_alphas
 USUAL_TIMESTEPS = 1000
 
 
+def schedule_notices(config: Config) -> list[str]:
+    """A sentence where DreamTime's schedule, whose steps go by w(t), meets a gradient that is weighted by it again."""
+    params = config.guidance
+    if config.cograd.enabled or params.t_schedule != "dreamtime" or params.weighting != "interval":
+        return []
+    return ["t_schedule dreamtime goes by w(t) already, and weighting interval counts it twice; use --weighting uniform"]
+
+
 def timestep_problems(config: Config) -> Iterator[Problem]:
     """More timesteps than the model has, or a range without one, for arguments.load.load_config."""
     params = config.guidance

@@ -14,7 +14,7 @@ from arguments.no_effect import no_effect_notices
 from guidance.image_size import config_of_model, size_notices, size_problems
 from guidance.law_checks import law_problems
 from guidance.model_files import model_file_checks
-from guidance.timestep_checks import timestep_problems
+from guidance.timestep_checks import schedule_notices, timestep_problems
 from scene.dataset_readers import read_initial
 from scene.point_growing import neighbour_search
 from scene.text_to_cloud import point_e_modules
@@ -123,6 +123,7 @@ def start_notices(config: Config) -> list[str]:
 
 def report_notices(config: Config) -> None:
     """One line for everything that is accepted and has no effect, takes very long, or is most likely not meant."""
-    for notices in (prompt_notices, size_notices, device_notices, start_notices, view_notices, no_effect_notices):
+    further = (start_notices, view_notices, schedule_notices, no_effect_notices)
+    for notices in (prompt_notices, size_notices, device_notices, *further):
         for notice in notices(config):
             logger.warning("%s", notice)

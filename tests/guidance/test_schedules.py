@@ -12,6 +12,7 @@ from arguments.load import load_config
 from distillation import LAWS
 from guidance.schedules import SCHEDULES, draw_index, dreamtime_index, dreamtime_weights, window
 from guidance.sd_step import index_range
+from guidance.timestep_checks import schedule_notices
 from tests.gaussian_prior import ABAR
 
 PROGRESS = [k / 100 for k in range(101)]
@@ -41,6 +42,21 @@ def test_a_deterministic_schedule_falls_from_one_end_to_the_other(schedule, t_ra
     first, last = indices[0], indices[-1]
     assert abs(first - 1000 * t_range[1]) <= 1 and (schedule == "dreamtime" or last == 1000 * t_range[0])
     assert last <= 1000 * t_range[0] + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reported"),
+    [
+        (["--t_schedule", "dreamtime"], True),
+        (["--distillation", "sds", "--t_schedule", "dreamtime", "--weighting", "interval"], True),
+        (["--t_schedule", "dreamtime", "--weighting", "uniform"], False),
+        (["--t_schedule", "dreamtime", "--CoGradParams.enabled", "true"], False),
+        (["--t_schedule", "sqrt"], False),
+    ],
+)
+def test_a_weight_that_dreamtime_would_count_twice_is_reported(words, reported):
+    notices = schedule_notices(load_config(["--text", "x", *words]))
+    assert [notice.endswith("use --weighting uniform") for notice in notices] == [True] * reported
 
 
 def test_hifas_square_root():
