@@ -18,7 +18,7 @@ def schedule_notices(config: Config) -> list[str]:
     params = config.guidance
     if config.cograd.enabled or params.t_schedule != "dreamtime" or params.weighting != "interval":
         return []
-    return ["t_schedule dreamtime goes by w(t) already, and weighting interval counts it twice; use --weighting uniform"]
+    return ["t_schedule dreamtime goes by w(t), which weighting interval counts again; use --weighting uniform"]
 
 
 def timestep_problems(config: Config) -> Iterator[Problem]:
