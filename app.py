@@ -17,6 +17,7 @@ import importlib.util
 
 from arguments.exit_codes import FINISHED
 from utils.addresses import free_port, is_loopback
+from utils.missing_module import how_to_install
 
 
 @program.refuses("app.py", OSError, ValueError)
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the run folders")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("nicegui") is None:
-        raise ValueError("the page needs NiceGUI, which is not installed: pip install -r requirements-extra.txt")
+        raise ValueError(f"the page needs NiceGUI, which is not installed: {how_to_install()}")
     port = free_port(args.host, args.port)
     args.output.mkdir(parents=True, exist_ok=True)
     if not is_loopback(args.host):

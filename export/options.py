@@ -10,6 +10,7 @@ import torch
 
 from export.cloud import UP
 from utils.file_formats import FILE_FORMATS, stem_of
+from utils.missing_module import how_to_install
 
 SPZ_VERSIONS = (2, 3)
 BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
@@ -51,6 +52,4 @@ def library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(
-            f"this export needs {name}, which is not installed: pip install -r requirements-extra.txt"
-        ) from error
+        raise ValueError(f"this export needs {name}, which is not installed: {how_to_install()}") from error

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from utils.graphics_utils import BasicPointCloud
+from utils.missing_module import how_to_install
 
 COLOUR_NOISE = 0.2
 """Added colours are the neighbour's plus this times U(0, 1)^3: brighter by 0.1 on average, as the paper has it."""
@@ -36,7 +37,6 @@ def neighbour_search() -> Any:
         from scipy.spatial import cKDTree
     except ImportError as error:
         raise ValueError(
-            "GenerateCamParams.init_grow needs SciPy, which is not installed; install requirements-extra.txt, "
-            "or set init_grow: 0"
+            f"GenerateCamParams.init_grow needs SciPy, which is not installed: {how_to_install()}, or set init_grow: 0"
         ) from error
     return cKDTree

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pip install .` into a fresh virtual environment: the library beside a project's own modules, and the console commands."""
 
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 from collections.abc import Callable
@@ -17,7 +19,11 @@ from tests.checkout import ROOT
 
 PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS, VERSION = PROJECT_TABLE["scripts"], PROJECT_TABLE["version"]
-LEFT_OUT = shutil.ignore_patterns(".*", "build", "output", "tests", "docs", "benchmarks", "submodules", "__pycache__", "shared")
+LEFT_OUT = shutil.ignore_patterns(".*", "build", "output", "tests", "benchmarks", "*.egg-info", "*.so", "__pycache__", "shared")
+
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+IN_THE_TREE_ALONE = {".ci", "benchmarks", "examples", "tests"}
+SENT_TO = {"docs", "submodules"}  # by messages: in the source distribution, not installed
 
 # Another trainer, whose modules have the names of ours.
 PROJECT = {
@@ -63,6 +69,12 @@ def installed(tmp_path_factory) -> Path:
     """bin/ of an environment that has the packages of this one, and of this tree only what pip has installed."""
     folder = tmp_path_factory.mktemp("installed")
     shutil.copytree(ROOT, folder / "source", ignore=LEFT_OUT)
+    for stale in ("cograd3d/program/distillation/laws", "cograd"):  # of an earlier build, and deleted since
+        (folder / "source" / "build" / "lib" / stale).mkdir(parents=True)
+        (folder / "source" / "build" / "lib" / stale / "gone.py").touch()
+    words = ["-c", "from setuptools.build_meta import build_sdist; build_sdist('..')"]
+    made = subprocess.run([sys.executable, *words], cwd=folder / "source", capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
@@ -86,6 +98,30 @@ def run(installed, tmp_path, monkeypatch) -> Callable[..., subprocess.CompletedP
         return subprocess.run([installed / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=600)
 
     return run
+
+
+def _in_folders(but: set[str]) -> set[str]:
+    """The files in git of all folders but these."""
+    return {path for path in TRACKED if "/" in path and path.partition("/")[0] not in but}
+
+
+def test_every_file_of_the_program_is_installed_and_nothing_of_an_earlier_build(installed) -> None:
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(installed.parent)}))
+    there = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    there = {path.removeprefix("cograd3d/program/") for path in there if ".dist-info/" not in path and "/" in path}
+    expected = _in_folders(IN_THE_TREE_ALONE | SENT_TO)
+    assert {"evaluation/janus_calibration.json", "apps/web/page.css"} <= expected
+    assert sorted(expected - there) == []
+    extra = there - expected - {"cograd3d/program/__init__.py", "app.py", "train.py", "setup.py"}
+    assert sorted(extra) == []
+
+
+def test_the_source_distribution_has_what_messages_send_people_to(installed) -> None:
+    with tarfile.open(next(installed.parents[1].glob("*.tar.gz"))) as archive:
+        there = {name.partition("/")[2] for name in archive.getnames()}
+    assert sorted(_in_folders(IN_THE_TREE_ALONE) - there) == []
+    assert {"Makefile", "requirements-extra.txt", "requirements.lock", "setup.py", "train.py"} <= there
+    assert not [name for name in there if name.startswith("tests/") or name.endswith((".so", "gone.py"))]
 
 
 def test_the_library_works_beside_a_projects_own_utils_and_arguments(run, tmp_path) -> None:
@@ -114,6 +150,10 @@ def test_help_and_a_wrong_word_name_the_command(run) -> None:
     assert shown.returncode == 0 and "cograd3d-train --opt" in shown.stdout and "train.py" not in shown.stdout
     for words in (["cograd3d-export", "--version"], ["python", "-m", "cograd3d", "--version"]):
         assert run(*words).stdout == f"cograd3d {VERSION}, revision unknown\n"
+    shown = [run(command, "--help").stdout for command in SCRIPTS if command != "cograd3d-train"]
+    assert [text for text in shown if not text or re.search(r"python (-m )?tools.(export|evaluate|reproduce)", text)] == []
+    code = "import sys; from cograd3d.cli import PROGRAM; sys.path[0] = str(PROGRAM); from utils import missing_module as m; "
+    assert run("python", "-c", code + "print(m.how_to_install())").stdout == "pip install 'cograd3d[extra]'\n"
     refused = run("python", "-m", "cograd3d", "trian")
     assert refused.returncode == 1 and "the command is 'trian'; expected one of train, export" in refused.stderr
 

@@ -8,6 +8,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 REFUSED = 2  # as utils.program's, which imports this module
+IN_CHECKOUT = (ROOT / "Makefile").is_file()
 COMPILED = {"diff_gaussian_rasterization": "diff-gaussian-rasterization", "simple_knn": "simple-knn"}
 """Compiled modules that are installed on their own -> their folder below submodules/ of the source tree."""
 
@@ -24,7 +25,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     if not name or name in sys.stdlib_module_names or (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file():
         sys.__excepthook__(kind, error, trace)  # a fault of the program
         return
-    print(f"{os.path.basename(sys.argv[0])}: {sentence_of(name, (ROOT / 'Makefile').is_file())}", file=sys.stderr)
+    print(f"{os.path.basename(sys.argv[0])}: {sentence_of(name, IN_CHECKOUT)}", file=sys.stderr)
     sys.exit(REFUSED)
 
 
@@ -39,3 +40,8 @@ def sentence_of(name: str, in_checkout: bool) -> str:
             f"pip install --no-build-isolation ./submodules/{COMPILED[name]}"
         )
     return f"{what} is not installed in {sys.executable}; docs/environments.md of cograd3d says what to install"
+
+
+def how_to_install(extra: str = "extra", in_checkout: bool = IN_CHECKOUT) -> str:
+    """The command that installs the packages of requirements-EXTRA.txt, which an installed program has no file of."""
+    return f"pip install -r requirements-{extra}.txt" if in_checkout else f"pip install 'cograd3d[{extra}]'"

@@ -11,6 +11,7 @@ import functools
 import gc
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -191,7 +192,14 @@ def sentence_of(problem: Exception) -> str:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """For a command line that `--help` describes by its module's docstring, printed as it stands; has --version."""
+    """For a command line that `--help` describes by its module's docstring, printed as it stands; has --version.
+
+    Where a console command was typed, such as cograd3d-export, the docstring's `python tools/export.py` is that.
+    """
+    command = _name()
+    if description and command.startswith("cograd3d-"):
+        tool = command.removeprefix("cograd3d-")
+        description = re.sub(rf"python (-m tools\.{tool}|tools/{tool}\.py)(?!\w)", command, description)
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--version", action=Version)
     return made

@@ -17,6 +17,7 @@ from arguments import Config
 from gaussian_renderer.network_gui import NetworkGui, answer
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import plain_background, region_image
+from utils.missing_module import how_to_install
 
 if TYPE_CHECKING:
     from viewer.web_viewer import WebViewer
@@ -117,7 +118,5 @@ def _web_viewer(config: Config) -> WebViewer:
     try:
         from viewer.web_viewer import WebViewer  # imported late: viser is an extra
     except ImportError as error:
-        raise ValueError(
-            f"--viewer needs a package that is missing ({error}): pip install -r requirements-extra.txt"
-        ) from error
+        raise ValueError(f"--viewer needs a package that is missing ({error}): {how_to_install()}") from error
     return WebViewer(config)

@@ -29,6 +29,7 @@ from evaluation.experiments.runs import (
     run_one,
     write_result,
 )
+from utils.missing_module import how_to_install
 from utils.revision import code_revision
 
 CONNECT_S, PROBE_S, CANCEL_S, TICK_S = 5.0, 120.0, 60.0, 2.0
@@ -169,7 +170,7 @@ def _imported() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise ValueError("--ray needs Ray, which is not installed: pip install -r requirements-ray.txt") from error
+        raise ValueError(f"--ray needs Ray, which is not installed: {how_to_install('ray')}") from error
     return ray
 
 

@@ -180,7 +180,9 @@ def run_one(run: Run, sweep: Sweep, slot: int = 0) -> Result:
     if process.exitcode != 0:
         printed = (folder / PRINTED).read_text(encoding="utf-8").strip() if (folder / PRINTED).is_file() else ""
         last = (printed or "nothing printed").splitlines()[-1]
-        raise RunFailed(f"train.py ended with status {process.exitcode}: {last}")
+        is_trained = read_object(folder / BEGUN).get("trained")
+        what = "the run is trained, its measuring" if is_trained else "train.py"
+        raise RunFailed(f"{what} ended with status {process.exitcode}: {last}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -229,6 +231,7 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     status = sweep.train([*run.flags, "--model_path", str(folder), *resume])
     if status != 0:
         sys.exit(status)
+    write_result(folder / BEGUN, {"flags": list(run.flags), "trained": True})
     seconds = {"train_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
     lock = RunLock(folder)  # train.py's is released
     result = {**run.facts, "flags": list(run.flags)}

@@ -110,6 +110,16 @@ def test_train_py_that_fails_is_told_with_its_last_line(tmp_path) -> None:
     assert not left.exists() and not list(tmp_path.glob("*.json"))
 
 
+def no_measure(folder, log):
+    raise ValueError("no CLIP")
+
+
+def test_what_fails_while_measuring_is_not_told_of_train_py(tmp_path) -> None:
+    sweep = Sweep(tmp_path, train.main, no_measure)
+    with pytest.raises(RunFailed, match=r"^the run is trained, its measuring ended with status 1: ValueError: no CLIP$"):
+        runs.run_one(Run("bad", TINY, {}), sweep)
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path) -> None:
     """The process is killed once it has left a checkpoint; called again, the run is completed, not repeated."""
     flags = [

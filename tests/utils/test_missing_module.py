@@ -4,11 +4,12 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 from tests.checkout import ROOT, files
-from utils.missing_module import COMPILED, sentence_of
+from utils.missing_module import COMPILED, how_to_install, sentence_of
 
 PROGRAMS = [
     path for path in files("*.py") if path.parent.relative_to(ROOT).as_posix() in (".", "tools", "benchmarks")
@@ -41,6 +42,17 @@ def test_a_compiled_module_is_called_one(name) -> None:
     assert sentence_of(name, in_checkout=True).startswith(f"the compiled module {name} is not installed in ")
     assert sentence_of(name, in_checkout=False).endswith(f"./submodules/{COMPILED[name]}")
     assert (ROOT / "submodules" / COMPILED[name] / "pyproject.toml").is_file()
+
+
+def test_one_sentence_says_how_extras_are_installed() -> None:
+    """Here by a file, where the program is installed by an extra that it declares; no other module names the file."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    for extra, declared in extras.items():
+        assert declared["file"] == [f"requirements-{extra}.txt"] and (ROOT / declared["file"][0]).is_file()
+        assert how_to_install(extra) == f"pip install -r requirements-{extra}.txt"
+        assert how_to_install(extra, in_checkout=False) == f"pip install 'cograd3d[{extra}]'"
+    program = [path for path in files("*.py") if path.parts[len(ROOT.parts)] not in ("tests", "benchmarks")]
+    assert [path.name for path in program if "install -r requirements" in path.read_text()] == ["missing_module.py"]
 
 
 @pytest.mark.parametrize("line", ["import utils.no_such_module", "import train_no_more.gone", "raise ImportError('x')"])
