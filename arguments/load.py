@@ -14,6 +14,7 @@ from arguments.checks import Problem, contradictions, named_devices
 from arguments.coerce import Unexpected, coerce, one_line, show
 from arguments.command_line import CommandLineError, owners, read_words, value_of
 from arguments.declare import keys_of
+from arguments.paths import settled
 from arguments.yaml_file import CONFIGS, find_settings, read_layers
 from distillation import find_law, is_law_file
 
@@ -159,7 +160,7 @@ class _Collector:
         if not is_law_file(name):
             return True
         try:
-            if [name] not in flags:
+            if name not in [settled(LAW, word) for given in flags for word in given]:
                 raise ValueError(
                     f"a law's name; a file is run, so it is named by a flag alone: pass --distillation {name}"
                 )
@@ -272,7 +273,7 @@ class _Collector:
             self._problem(source, bare, show(value), f"expected only as a flag of one call: --{bare}")
             return
         try:
-            self.values[group, bare] = coerce(value, kind, spec)
+            self.values[group, bare] = settled(_label(group, bare), coerce(value, kind, spec))
             self.sources[_label(group, bare)] = source
         except Unexpected as error:
             close = difflib.get_close_matches(value, spec.choices, 1) if isinstance(value, str) else []

@@ -17,6 +17,7 @@ import torch
 
 from arguments import Config
 from arguments.load import to_tree
+from arguments.paths import settled
 from arguments.yaml_file import read_yaml
 from trainer.checkpoints import LoadedCheckpoint, Report
 from utils.wording import counted
@@ -248,6 +249,7 @@ def changed_settings(path: Path, tree: Mapping[str, Any], config: Config) -> Cha
     if not isinstance(before, dict):
         beside = path.parent / "config.yaml"
         before = _flat(read_yaml(str(beside))[0]) if beside.is_file() else {}
+    before = {name: settled(name, value) for name, value in before.items()}  # an earlier version left paths as given
     now = flat_settings(config)
     known = [name for name in now if name in before and name not in WHERE]
     return {name: (before[name], now[name]) for name in known if before[name] != now[name]}

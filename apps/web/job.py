@@ -185,7 +185,6 @@ class Job:
             self._printed_before = console.tell()
             return subprocess.Popen(
                 [sys.executable, str(TRAIN), "--resume", str(self.folder.resolve())],
-                cwd=ROOT,
                 env={**os.environ, "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=console,

@@ -10,6 +10,7 @@ from typing import Any
 
 from arguments import Config
 from arguments.load import load_config
+from arguments.paths import settled_words
 from evaluation.experiments.runs import ROOT, Run
 from scene.view_space import region_problems
 
@@ -219,7 +220,7 @@ def _words(flags: Mapping[str, str]) -> list[str]:
 def with_flags(run: Run, flags: Mapping[str, str], suffix: str) -> Run:
     """The run with further flags, which override its own, and so another name."""
     name = f"{run.name}-{suffix}"
-    return replace(run, name=name, flags=(*run.flags, *_words(flags)), facts={**run.facts, "name": name})
+    return replace(run, name=name, flags=(*run.flags, *settled_words(_words(flags))), facts={**run.facts, "name": name})
 
 
 def ablation_run(prior: str, front_bias: float, prompt: str, variant: str, seed: int, extra: Sequence[str] = ()) -> Run:
@@ -228,7 +229,7 @@ def ablation_run(prior: str, front_bias: float, prompt: str, variant: str, seed:
     name = f"{prior}-bias{front_bias:g}-{words}-{variant}-seed{seed}"
     facts = {"name": name, "prior": prior, "front_bias": front_bias, "prompt": prompt, "variant": variant, "seed": seed}
     flags = toy_flags(prior, variant, prompt, seed, front_bias, extra)
-    return Run(name, tuple(flags), {**facts, "words": "weak" if front_bias else "full"})
+    return Run(name, tuple(settled_words(flags)), {**facts, "words": "weak" if front_bias else "full"})
 
 
 def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[str] = ()) -> Run:
@@ -241,7 +242,7 @@ def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[
         own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed), *_words(VARIANTS[variant].flags)]
         flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *own]
     facts = {"name": name, "prior": prior, "variant": variant, "prompt": prompt, "seed": seed}
-    return Run(name, tuple(flags), facts)
+    return Run(name, tuple(settled_words(flags)), facts)
 
 
 def runs_of(make: Callable[..., Run], seeds: int, **axes: Iterable[Any]) -> list[Run]:

@@ -224,7 +224,6 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     if sweep.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
     torch.set_num_threads(sweep.threads)
-    os.chdir(ROOT)
     is_resumed = sweep.resume and any(folder.glob("chkpnt*"))
     start, cpu_start = time.perf_counter(), time.process_time()
     resume = ["--resume", "auto"] if sweep.resume else ["--checkpoint_every", "0"]
