@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arguments import GROUPS, Config
 from arguments.declare import keys_of
+from distillation.law import LAW_KEYS
 from utils.model_ids import is_local
 
 MODEL, OPT, CAMERAS = "ModelParams", "OptimizationParams", "GenerateCamParams"
@@ -76,12 +77,6 @@ def _is_file(key: str | None) -> bool:
 
 NO_SD = "GuidanceParams.guidance is ideal"
 OTHER_LAW = "the distillation law does not use it (GuidanceParams.distillation, sds)"
-LAW_KEYS = (
-    "guidance_scale guidance_end_share guidance_rescale noising contrast_text source_words target_words "
-    "camera_guidance delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t "
-    "xs_inv_steps xs_eta unet_cache_interval"
-)
-"""Settings that only some laws read."""
 PLACED = "CoGrad places the cameras in its regions (elevation_range, distance_range)"
 NO_FUSION = "CoGradParams.use_fusion is false"
 NO_DENSIFYING = "nothing is densified in these iterations (densify_from_iter, densify_until_iter)"

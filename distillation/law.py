@@ -15,6 +15,8 @@ for this law are its `preset`.
 Letters of shapes: B views, C latent channels, h w latent size.
 """
 
+import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +28,20 @@ GUIDED = frozenset({"guidance_scale", "guidance_end_share", "guidance_rescale"})
 DIRECT = GUIDED | {"noising"}
 """Those of a law that leaves the noising to its setting: it uses `Step.x_t`."""
 INTERVAL = frozenset({"delta_t", "delta_t_start", "annealing_intervals"})
+LAW_KEYS = (
+    "guidance_scale guidance_end_share guidance_rescale noising contrast_text source_words target_words "
+    "camera_guidance delta_t delta_t_start annealing_intervals inverse_text denoise_guidance_scale xs_delta_t "
+    "xs_inv_steps xs_eta unet_cache_interval"
+)
+"""Settings of GuidanceParams that only some laws read."""
+READABLE = (*LAW_KEYS.split(), "t_range")
+"""What `Law.reads` may hold."""
+CHOOSERS = ("distillation", "loss", "sds")
+"""Settings that choose the law, which no preset can."""
+
+
+class LawMistake(ValueError):
+    """A law that cannot be used; the message says which part of it is what, and what was expected."""
 
 
 class Step(Protocol):
@@ -42,7 +58,8 @@ class Step(Protocol):
     count: int  # K
     progress: float  # 0 before the first step, 1 at the last
     is_planned: bool  # index comes from CoGrad or the caller, not from t_schedule
-    memory: dict[str, Any]  # tensors and plain values of this law, kept from step to step and in checkpoints
+    memory: dict[str, Any]  # of this law, kept from step to step and in checkpoints: string keys; lists, no tuples;
+    # tensors, numbers, strings and None
 
     @property
     def g(self) -> float:
@@ -96,6 +113,7 @@ class Law:
     preset: settings of GuidanceParams with this law's values, which a file or flag that names the law brings along.
     reads: those settings that only some laws read and this one does; t_range where it is read besides the schedule.
     perpneg_factor: on Perp-Neg's weights.
+    Raises LawMistake for a part of another kind; the preset's values are checked where they are taken.
     """
 
     residual: Callable[[Step], Tensor]  # [B,C,h,w]
@@ -103,6 +121,41 @@ class Law:
     reads: frozenset[str] = DIRECT
     needs_predictor: bool = False
     perpneg_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        expected = {
+            "residual": (callable(self.residual), "a function that takes a Step and returns a tensor [B,C,h,w]"),
+            "preset": (_is_preset(self.preset), "a dictionary of settings of GuidanceParams by name"),
+            "reads": (_is_names(self.reads), "a set of names of settings, such as DIRECT"),
+            "needs_predictor": (isinstance(self.needs_predictor, bool), "True or False"),
+            "perpneg_factor": (_is_number(self.perpneg_factor), "a finite number"),
+        }
+        for name, (is_fit, words) in expected.items():
+            if not is_fit:
+                raise LawMistake(f"Law.{name} is {_shown(getattr(self, name))}; expected {words}")
+        for name in self.preset:
+            if name.lstrip("_") in CHOOSERS:
+                raise LawMistake(f"Law.preset has {name!r}, which chooses the law itself; leave it out")
+        for name in sorted(set(self.reads) - set(READABLE)):
+            near = difflib.get_close_matches(name, READABLE, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"those are {', '.join(READABLE)}"
+            raise LawMistake(f"Law.reads has {name!r}, which is no setting that only some laws read; {hint}")
+
+
+def _is_preset(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, set | frozenset) and all(isinstance(name, str) for name in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
 
 
 def linear(coefficients: Callable[[Step], Mapping[str, Coefficient]]) -> Callable[[Step], Tensor]:

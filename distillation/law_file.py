@@ -4,9 +4,11 @@
 import functools
 import importlib.util
 import re
+import sys
+import zlib
 from pathlib import Path
 
-from distillation.law import Law
+from distillation.law import Law, LawMistake
 
 LAW_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
@@ -24,7 +26,10 @@ def law_path(text: str) -> Path:
 
 
 def read_law(text: str) -> Law:
-    """The law that FILE.py:NAME names; the file is run once, whatever it does. Raises ValueError, one sentence."""
+    """The law that FILE.py:NAME names; the file is run once, whatever it does. Raises ValueError, one sentence.
+
+    Modules beside the file can be imported, in functions too; those of the program and of packages come first.
+    """
     found = LAW_FILE.fullmatch(text)
     assert found is not None, text
     path = Path(found["path"]).absolute()
@@ -40,12 +45,17 @@ def read_law(text: str) -> Law:
 @functools.cache
 def _contents(path: Path) -> dict[str, object]:
     """What a file defines."""
-    spec = importlib.util.spec_from_file_location(f"law_file_{path.stem}", path)
+    name = f"law_file_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file raises
+    except LawMistake as error:
+        raise ValueError(f"a law that can be used; in {path} {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"a file that Python can run; {path} raises {reason}") from error
     return vars(module)

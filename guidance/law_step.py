@@ -24,6 +24,8 @@ from utils.device import send
 from utils.random_streams import RandomStreams
 from utils.shard import Shard
 
+PREDICTIONS = ("cond", "uncond", "direction", "guided", "inverse")
+"""Names of predictions that every law can ask for."""
 Moving = tuple[InversionRound, Callable[..., Tensor]]
 """The views that take a step of an inversion together, and what predicts its noise, as `predict_noise`."""
 
@@ -90,8 +92,14 @@ class ViewStep:
         return send(numbers, self.x.device)
 
     def timesteps(self, index: Tensor) -> Tensor:
-        """Timesteps [B] of schedule indices [B], on the device."""
-        return self.prior.timesteps_of(self.sent(index.tolist()))
+        """Timesteps [B] of schedule indices [B], on the device. ValueError for an index that there is not."""
+        numbers = index.tolist()
+        if beyond := [k for k in numbers if not 0 <= k < self.count]:
+            raise ValueError(
+                f"the distillation law {self.params.law_name} uses the schedule index {beyond[0]}; "
+                f"expected 0 to {self.count - 1}"
+            )
+        return self.prior.timesteps_of(self.sent(numbers))
 
     def alpha_bar(self, index: Tensor) -> Tensor:
         """alpha_bar [B] at schedule indices [B]."""
@@ -129,7 +137,11 @@ class ViewStep:
 
     def particles(self, x_t: Tensor, index: Tensor) -> Tensor:
         """q_0 + gamma (q_camera - q_0), gamma the setting camera_guidance; the noise before anything was observed."""
-        assert self.predictor is not None, "TrainState.begin_guidance makes the predictor of a law that needs one"
+        if self.predictor is None:
+            raise ValueError(
+                f"the distillation law {self.params.law_name} uses the particles' prediction; expected a Law with "
+                "needs_predictor=True, for which a predictor is made"
+            )
         t, gamma = self.timesteps(index), self.params.camera_guidance
         with_camera = self.predictor.predict_noise(x_t, t, self.info.cameras)
         if with_camera is None:
@@ -198,8 +210,15 @@ class ViewStep:
         return found
 
     def _texts(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Embeddings [B,L,D] of what the names need, in the order of the call."""
+        """Embeddings [B,L,D] of what the names need, in the order of the call. ValueError for an unknown name."""
         cond, wanted = self.conditioning, set(names)
+        known = (*PREDICTIONS, *cond.further)
+        if not names or not wanted <= set(known):
+            raise ValueError(
+                f"the distillation law {self.params.law_name} asks for {', '.join(map(repr, names)) or 'nothing'}; "
+                f"expected of {', '.join(known)}; contrast, source and target need contrast_text, source_words and "
+                "target_words in Law.reads"
+            )
         is_pair = bool(wanted & {"guided", "direction"})
         texts = {}
         if is_pair or "uncond" in wanted:

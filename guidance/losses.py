@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distillation loss of one run: its law (distillation/), on the run's prior, and what the law remembers."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ from arguments import GuidanceParams
 from guidance.law_step import StepInfo, ViewStep
 from guidance.predictor import Cameras, Predictor
 from guidance.prior import Conditioning, Prior
+from utils.tree_file import changed_by_saving
 
 __all__ = ["Loss", "Residual", "StepInfo"]
 
@@ -29,6 +32,11 @@ class Residual:
     @classmethod
     def of(cls, step: ViewStep, difference: Tensor) -> Self:
         """That of a step whose law has computed `difference`."""
+        if not isinstance(difference, Tensor):
+            raise ValueError(
+                f"the distillation law {step.params.law_name} returned {difference!r:.80}; "
+                f"expected a tensor of shape {tuple(step.x.shape)}"
+            )
         if step.shown is None or difference.shape != step.x.shape:
             raise ValueError(
                 f"the distillation law {step.params.law_name} returned {tuple(difference.shape)} after "
@@ -68,10 +76,30 @@ class Loss:
         info, params = info or StepInfo(), self.params
         return ViewStep(prior, params, latents, noise, ind_t.tolist(), conditioning, info, self.memory, self.predictor)
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """The body of a `with` block calls the law.
+
+        ValueError where that ends the program, or leaves in `memory` what a checkpoint would not bring back.
+        """
+        name = self.params.law_name
+        try:
+            yield
+        except SystemExit as error:
+            raise ValueError(
+                f"the distillation law {name} ends the program (SystemExit: {error}); expected a tensor, or an error"
+            ) from error
+        if changed := changed_by_saving(self.memory, "step.memory"):
+            raise ValueError(
+                f"the distillation law {name} keeps {changed}, which a checkpoint does not bring back as it is; "
+                "expected dictionaries with string keys, lists, tensors, numbers, strings and None"
+            )
+
     def __call__(self, *inputs: Any) -> Residual:
         """The residual, from the arguments of `view`; called without gradient."""
         step = self.view(*inputs)
-        return Residual.of(step, self.law.residual(step))
+        with self.watched():
+            return Residual.of(step, self.law.residual(step))
 
     def observe(self, latents: Tensor, cameras: Cameras) -> None:
         """All views' latents [B,C,h,w] of a step without a fault, on every process of the run."""

@@ -157,7 +157,7 @@ def distill_views(
     info = StepInfo(warm_up_rate, progress, ind_t is not None, cameras and cameras.of(shard), streams, shard)
     if ind_t is None:
         ind_t = draw_ind_t(prior, params, streams, warm_up_rate, progress).expand(batch)
-    with torch.no_grad():
+    with torch.no_grad(), loss.watched():
         step = loss.view(prior, latents.detach(), noise, ind_t, conditioning, info)
         residual = Residual.of(step, loss.law.residual(step))
     alpha_bar = prior.alphas_cumprod[residual.t]  # [B]

@@ -41,6 +41,21 @@ def save_tree(path: Path, tree: dict[str, Any], guard: Callable[[], None] = lamb
             raise OSError(str(error)) from error
 
 
+def changed_by_saving(node: Any, name: str) -> str | None:
+    """`name[key] = ...`: the first part of a tree that save_tree refuses, or load_tree returns as something else."""
+    if isinstance(node, dict):
+        wrong = [key for key in node if not isinstance(key, str) or key == MARK]
+        if wrong:
+            return f"{name} with the key {wrong[0]!r}"
+        parts = [(f"{name}[{key!r}]", value) for key, value in node.items()]
+    elif isinstance(node, list):
+        parts = [(f"{name}[{k}]", value) for k, value in enumerate(node)]
+    else:
+        is_kept = isinstance(node, bool | int | float | str | None) or type(node) is torch.Tensor
+        return None if is_kept else f"{name} = {node!r:.80}"
+    return next((found for part, value in parts if (found := changed_by_saving(value, part))), None)
+
+
 def unfinished_trees(folder: Path) -> list[Path]:
     """Files in which safetensors was writing a tree to be, in this folder, when its process was killed.
 
@@ -101,6 +116,8 @@ def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
 
 def _detach(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, torch.Tensor):
+        while name in tensors:  # of {"a": {"b": x}, "a/b": x}
+            name += "/"
         # Straight to main memory, one tensor at a time: a clone on the GPU would need the whole state twice there.
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()
         return {MARK: name}

@@ -13,13 +13,14 @@ MARGIN = 0.01  # share of the schedule that e stays below p, where it has room
 
 
 def levels(step: Step) -> tuple[Tensor, Tensor, Tensor]:
-    """e < p < t [B]: p = t - delta, e uniform in [t - 2 delta, p - 10)."""
+    """e < p < t [B]: p = t - delta, e uniform in [t - 2 delta, p - 10). Some are equal in a schedule of 1 or 2."""
     delta = step.interval()
     t = step.index.clamp(min=2)
     p = (t - delta).clamp(min=1)
     width = max(delta - round(MARGIN * step.count), 1)
     e = t - 2 * delta + (step.uniform() * width).long()
-    return e.clamp(min=0).minimum(p - 1), p, t
+    e, p, t = (k.clamp(0, step.count - 1) for k in (e.clamp(min=0).minimum(p - 1), p, t))
+    return e, p, t
 
 
 def residual(step: Step) -> Tensor:

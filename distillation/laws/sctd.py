@@ -19,7 +19,8 @@ def levels(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     t = torch.maximum(step.index, e + round(LEAST * step.count)).clamp(max=step.count - 1)
     margin = round(MARGIN * step.count)
     p = e + margin + (step.uniform() * (t - e - 2 * margin)).long()
-    return e, torch.minimum(torch.maximum(p, e + 1), t - 1), t
+    p = torch.minimum(torch.maximum(p, e + 1), t - 1).clamp(min=0)  # in a schedule of 1 there is none between
+    return e, p, t
 
 
 def residual(step: Step) -> Tensor:

@@ -63,7 +63,8 @@ def samples_a_view(config: Config) -> float:
         info = StepInfo(warm_up_rate, progress, cameras=Cameras.at([AZIMUTH_DEG]))
         t = _timestep(config, prior, info, share=k * GOLDEN % 1)
         step = loss.view(prior, x, x, torch.tensor([t]), prompts.conditioning([AZIMUTH_DEG]), info)
-        loss.law.residual(step)
+        with loss.watched():
+            loss.law.residual(step)
         counts.append(step.samples)
     return sum(counts) / len(counts)
 

@@ -37,6 +37,7 @@ def law_file(tmp_path, text, name="my_law.py"):
 
 
 PLAIN = "from distillation import Law, linear\nmine = Law(linear(lambda step: {'guided': 1, 'noise': -1}), {%s})\n"
+MADE = "from distillation import Law\nmine = Law(%s)\n"
 
 
 def problems(*argv):
@@ -61,6 +62,20 @@ def test_its_preset_is_the_settings_and_flags_come_before_it(tmp_path):
         ("mine = 1", "mine", "which has a int"),
         (PLAIN % "'guidance_scale': 'much'", "mine", "expected a number >= 0"),
         (PLAIN % "'guidanse_scale': 3", "mine", "did you mean GuidanceParams.guidance_scale?"),
+        ("import sys\nsys.exit(0)", "mine", "that Python can run; "),
+        (PLAIN % "'distillation': 'sds'", "mine", "Law.preset has 'distillation', which chooses the law itself; leave it out"),
+        (PLAIN % "'_sds': True", "mine", "Law.preset has '_sds'"),
+        (MADE % "lambda step: step.x, None", "mine", "Law.preset is None; expected a dictionary of settings"),
+        (MADE % "lambda step: step.x, ['sds']", "mine", "Law.preset is ['sds']; expected a dictionary of settings"),
+        (MADE % "lambda step: step.x, {3: 4}", "mine", "Law.preset is {3: 4}; expected a dictionary of settings"),
+        (MADE % "3", "mine", "Law.residual is 3; expected a function that takes a Step"),
+        (MADE % "lambda step: step.x, reads=None", "mine", "Law.reads is None; expected a set of names"),
+        (MADE % "lambda step: step.x, reads='guidance_scale'", "mine", "Law.reads is 'guidance_scale'; expected a set of names"),
+        (MADE % "lambda step: step.x, reads={'foo'}", "mine", "Law.reads has 'foo', which is no setting that only some laws read; those are"),
+        (MADE % "lambda step: step.x, reads={'delta_tt'}", "mine", "did you mean 'delta_t'?"),
+        (MADE % "lambda step: step.x, needs_predictor='no'", "mine", "Law.needs_predictor is 'no'; expected True or False"),
+        (MADE % "lambda step: step.x, perpneg_factor='x'", "mine", "Law.perpneg_factor is 'x'; expected a finite number"),
+        (MADE % "lambda step: step.x, perpneg_factor=float('nan')", "mine", "Law.perpneg_factor is nan; expected a finite number"),
     ],
 )
 def test_a_file_that_is_no_law_is_refused_in_a_sentence(tmp_path, text, name, message):
@@ -113,7 +128,41 @@ def test_the_example_trains_is_kept_and_resumes_bit_for_bit(tmp_path, capsys):
     assert (trees[0]["gaussians"]["parameters"]["xyz"] == trees[1]["gaussians"]["parameters"]["xyz"]).all()
 
 
-def test_a_law_that_returns_something_else_is_named(tmp_path):
-    path = law_file(tmp_path, "from distillation import Law\nmine = Law(lambda step: step.x[:, :1])\n")
-    with pytest.raises(ValueError, match=r"law .*my_law.py:mine returned \(2, 1, 16, 16\) after 0 predictions; expected \(2, 3, 16, 16\)"):
+SDS = "step.predict(step.x_t, step.index, 'guided')['guided'] - step.noise"
+MISTAKES = {
+    "return step.x[:, :1]": r"returned \(2, 1, 16, 16\) after 0 predictions; expected \(2, 3, 16, 16\)",
+    "return None": r"returned None; expected a tensor of shape \(2, 3, 16, 16\)",
+    "return 0.5": r"returned 0\.5; expected a tensor of shape \(2, 3, 16, 16\)",
+    "import sys; sys.exit(0)": r"ends the program \(SystemExit: 0\)",
+    "return step.predict(step.x_t, step.index, 'guidance')": r"asks for 'guidance'; expected of cond, uncond, direction, guided, inverse;",
+    "return step.predict(step.x_t, step.index)": r"asks for nothing; expected of cond",
+    "return step.predict(step.x_t, step.index, 'contrast')": r"asks for 'contrast'; .* need contrast_text",
+    "return step.particles(step.x_t, step.index)": r"uses the particles' prediction; expected a Law with needs_predictor=True",
+    "return step.noised(step.index + 2000)": r"uses the schedule index \d+; expected 0 to \d+",
+    "return step.abar(step.index - 2000)": r"uses the schedule index -\d+; expected 0 to \d+",
+    "return step.predict(step.x_t, step.index + 2000, 'cond')": r"uses the schedule index \d+; expected 0 to \d+",
+    f"step.memory[3] = 1; return {SDS}": r"keeps step\.memory with the key 3, which a checkpoint does not bring back",
+    f"step.memory['a'] = {{'b': (1, 2)}}; return {SDS}": r"keeps step\.memory\['a'\]\['b'\] = \(1, 2\), which",
+    f"step.memory['f'] = [1, print]; return {SDS}": r"keeps step\.memory\['f'\]\[1\] = <built-in function print>, which",
+}
+
+
+@pytest.mark.parametrize("body", MISTAKES)
+def test_a_mistake_in_a_residual_is_a_sentence_that_names_the_law(tmp_path, body):
+    path = law_file(tmp_path, f"from distillation import Law\ndef residual(step):\n    {body}\nmine = Law(residual)\n")
+    with pytest.raises(ValueError, match=rf"^the distillation law .*my_law\.py:mine {MISTAKES[body]}"):
         train.main(words(distillation=f"{path}:mine", model_path=tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("chkpnt*"))
+
+
+def test_a_file_may_have_dataclasses_and_modules_beside_it(tmp_path):
+    """Imported when the file is read, or when a function of it is called."""
+    law_file(tmp_path, "FACTOR = 2\n", "helper_of_my_law.py")
+    law_file(tmp_path, "MORE = 3\n", "late_helper_of_my_law.py")
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom helper_of_my_law import FACTOR\n"
+        "from distillation import Law\n@dataclass\nclass Numbers:\n    factor: float = FACTOR\n"
+        "def residual(step):\n    from late_helper_of_my_law import MORE\n    return Numbers().factor * MORE\n"
+        "mine = Law(residual)\n"
+    )
+    assert find_law(f"{law_file(tmp_path, text)}:mine").residual(None) == 6

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.trees import equal
-from utils.tree_file import load_tree, save_tree
+from utils.tree_file import changed_by_saving, load_tree, save_tree
 
 
 def test_tree_comes_back_exactly(tmp_path) -> None:
@@ -16,6 +16,26 @@ def test_tree_comes_back_exactly(tmp_path) -> None:
     back = load_tree(tmp_path / "t.safetensors")
     assert torch.equal(back["a"]["b"], tree["a"]["b"]) and back["a"]["words"] == [1, 2.5, None, "x"]
     assert back["list"][0].shape == () and back["list"][1]["c"].shape == (0, 3) and back["big"] == 2**63 + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (1, None), (2.5, None), (None, None), ("x", None), (True, None), ([[], {}], None), (torch.ones(2), None),
+        ({"a": {"b": torch.zeros(2)}, "a/b": torch.ones(3)}, None),
+        ({3: 1}, "m['k'] with the key 3"), ({"$tensor": "x"}, "m['k'] with the key '$tensor'"),
+        ({"a": [0, (1, 2)]}, "m['k']['a'][1] = (1, 2)"), ({1, 2}, "m['k'] = {1, 2}"), (1j, "m['k'] = 1j"),
+        (torch.nn.Parameter(torch.ones(1)), "m['k'] = Parameter containing:"), (print, "m['k'] = <built-in function print>"),
+    ],
+)  # fmt: skip
+def test_what_a_file_would_change_is_found(tmp_path, value, part) -> None:
+    """And nothing else is: the rest comes back equal."""
+    found = changed_by_saving({"k": value}, "m")
+    if part is not None:
+        assert found is not None and found.startswith(part)
+    else:
+        save_tree(tmp_path / "t.safetensors", {"k": value})
+        assert found is None and equal(load_tree(tmp_path / "t.safetensors"), {"k": value})
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "stranger"])
