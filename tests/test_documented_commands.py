@@ -179,11 +179,13 @@ def fetches_a_pin(command: Command, checkout: Checkout) -> None:
 
 
 def is_installed(command: Command, checkout: Checkout) -> None:
-    """Projects that pip can build, or a console command; tests/test_install.py installs and runs them."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    """Projects that pip can build, an extra, or a console command; tests/test_install.py installs and runs them."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    scripts, extras = table["project"]["scripts"], table["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
     for word in command.words:
         assert not word.startswith(".") or (ROOT / word / "pyproject.toml").is_file()
         assert not word.startswith("cograd3d-") or word in scripts
+        assert not word.startswith("cograd3d[") or word.removeprefix("cograd3d[").removesuffix("]") in extras
 
 
 def is_installed_module(command: Command, checkout: Checkout) -> None:
@@ -213,7 +215,7 @@ class Rule:
 
 NEEDS_WEIGHTS = r"(?!.*quickstart|.*toy|.*fine\.yaml).*configs/\w+\.yaml"
 RULES = [
-    Rule(r"pip install (--\S+ )*\.|cograd3d-|torchrun \S+ -m cograd3d ", is_installed),
+    Rule(r"pip install (--\S+ )*\.|pip install 'cograd3d\[|cograd3d-|torchrun \S+ -m cograd3d ", is_installed),
     Rule(r"python train\.py (.* )?(--help|--help-all|--dry-run)\b", prints_and_stops),
     Rule(r"python train\.py .*--iteratoins", is_refused),
     Rule(rf"python train\.py {NEEDS_WEIGHTS}", stops_without_weights),
