@@ -14,6 +14,8 @@ import torch
 
 from arguments import Config
 from arguments.load import load_config
+from arguments.yaml_file import read_yaml
+from distillation import is_law_file
 from evaluation import METRICS, Metric, over_views
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
@@ -23,11 +25,17 @@ from utils.file_formats import XZ, check_is_read, without_xz
 
 
 def config_of_run(run: Path) -> Config:
-    """The resolved settings that the run wrote; ValueError if the folder is not a run."""
+    """The resolved settings that the run wrote; ValueError if the folder is not a run.
+
+    A law of a file is left out: no number here needs it, and a settings file may not have it run.
+    """
     path = run / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run} holds no config.yaml, so it is no run folder; give the folder that train.py wrote.")
-    return load_config(["--opt", str(path)])
+    group = read_yaml(str(path))[0].get("GuidanceParams")
+    law = group.get("distillation") if isinstance(group, dict) else None
+    without = ["--distillation", "auto"] if isinstance(law, str) and is_law_file(law) else []
+    return load_config(["--opt", str(path), *without])
 
 
 def point_clouds(run: Path) -> dict[int, Path]:

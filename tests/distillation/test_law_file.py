@@ -11,6 +11,7 @@ import train
 from arguments.exit_codes import FINISHED, REFUSED
 from arguments.load import ConfigError, load_config
 from distillation import find_law
+from evaluation.run_folder import config_of_run, last_point_cloud
 from toy.ideal import IdealPrior
 from utils.tree_file import load_tree
 
@@ -114,6 +115,8 @@ def test_the_example_trains_is_kept_and_resumes_bit_for_bit(tmp_path, capsys):
     record = json.loads((whole / "run.json").read_text())["law"]
     assert record == {"name": name, "file": "law.py", "sha256": hashlib.sha256(own.read_bytes()).hexdigest()}
     assert (whole / "law.py").read_bytes() == own.read_bytes()
+    measured = config_of_run(whole)  # what is measured of a run does not need its law
+    assert (measured.optimization.iterations, measured.guidance.t_schedule) == (4, "sqrt") and last_point_cloud(whole)
     shutil.copytree(whole, broken)
     (broken / "chkpnt4.safetensors").unlink()
     (broken / "run.json").write_text(json.dumps({k: v for k, v in json.loads((broken / "run.json").read_text()).items() if k not in ("finished_utc", "steps")}))
