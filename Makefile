@@ -61,7 +61,7 @@ $(VENV)/.requirements-dev: requirements-dev.lock requirements-ray.lock $(VENV)/.
 
 $(INSTALLED): $(EXTENSION_SOURCES) $(VENV)/.requirements
 	$(PIP) install --quiet --no-build-isolation --no-deps --force-reinstall $(addprefix ./,$(EXTENSIONS))
-	@$(BIN)/python -m diff_gaussian_rasterization && $(BIN)/python -m simple_knn
+	@$(BIN)/python -m diff_gaussian_rasterization
 	touch $@
 
 demo: setup

@@ -232,7 +232,7 @@ RULES = [
     Rule(r"python (app\.py|(-m )?(tools|benchmarks|tests)[./]\S+)", is_read),
     Rule(r"make ", resolves),
     Rule(r"(python -m )?pytest ", collects),
-    Rule(r"python -m (diff_gaussian_rasterization|simple_knn)$", is_installed_module),
+    Rule(r"python -m diff_gaussian_rasterization$", is_installed_module),
     Rule(r"conda |pip install (--no-deps --require-hashes )?-r ", makes_the_environment),
     Rule(r"pip (download|install) ", fetches_a_pin),
     Rule(r"ray ", ray_takes_it),

@@ -23,7 +23,6 @@ ALLOWED = {
     ("utils/machine.py", "info.read_text() has no limit"),  # /proc/cpuinfo
     # the note that the package's own build left beside the library
     ("submodules/diff-gaussian-rasterization/diff_gaussian_rasterization/_cuda.py", "note.read_text() has no limit"),
-    ("submodules/simple-knn/simple_knn/_cuda.py", "note.read_text() has no limit"),
 }
 
 

@@ -22,13 +22,9 @@ import tempfile
 
 from tools import cuda_report
 
-SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
+SOURCES = Path(__file__).resolve().parents[1] / "submodules" / "diff-gaussian-rasterization" / "csrc"
 ARCH = "sm_70"
-KERNELS = {
-    "rasterizer": (SUBMODULES / "diff-gaussian-rasterization" / "csrc",
-                   ("cuda_project.cuh", "cuda_bin.cuh", "cuda_blend.cuh")),
-    "simple-knn": (SUBMODULES / "simple-knn" / "csrc", ("cuda_neighbours.cuh",)),
-}  # fmt: skip
+FILES = ("cuda_project.cuh", "cuda_bin.cuh", "cuda_blend.cuh")
 # The ABI's host functions are only declared; 161 is the compiler's number for their visibility pragmas.
 OPTIONS = ["-std=c++17", "--fmad=false", "--ptxas-options=-v", "-default-device", "-diag-suppress=161"]
 # NVRTC has no headers of the C library; the functions of math.h are built in.
@@ -64,20 +60,20 @@ def text_of(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
     return text.raw
 
 
-def compile_kernels(nvrtc: ctypes.CDLL, folder: Path, files: tuple[str, ...]) -> tuple[bytes, str]:
+def compile_kernels(nvrtc: ctypes.CDLL) -> tuple[bytes, str]:
     """Machine code and the compiler's report. Raises CannotCompileError with the log."""
-    source = "".join(f'#include "{name}"\n' for name in files).encode()
+    source = "".join(f'#include "{name}"\n' for name in FILES).encode()
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
     with tempfile.TemporaryDirectory() as headers:
         for name, text in HEADERS.items():
             (Path(headers) / name).write_text(text)
-        options = [f"-arch={ARCH}", *OPTIONS, f"-I{folder}", f"-I{headers}"]
+        options = [f"-arch={ARCH}", *OPTIONS, f"-I{SOURCES}", f"-I{headers}"]
         encoded = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
         code = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
     log = text_of(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
     if code:
-        raise CannotCompileError(f"NVRTC failed on {', '.join(files)}:\n{log}")
+        raise CannotCompileError(f"NVRTC failed on {', '.join(FILES)}:\n{log}")
     return text_of(nvrtc, program, "CUBIN"), log
 
 
@@ -92,11 +88,10 @@ def main(argv: list[str]) -> int:
     output.mkdir(parents=True, exist_ok=True)
     try:
         nvrtc = load_nvrtc(args.nvrtc)
-        for name, (folder, files) in KERNELS.items():
-            cubin, log = compile_kernels(nvrtc, folder, files)
-            target = output / f"{name}_{ARCH}.cubin"
-            target.write_bytes(cubin)
-            print(f"{target}: {len(cubin)} bytes\n{cuda_report.table(cuda_report.parse(log))}")
+        cubin, log = compile_kernels(nvrtc)
+        target = output / f"rasterizer_{ARCH}.cubin"
+        target.write_bytes(cubin)
+        print(f"{target}: {len(cubin)} bytes\n{cuda_report.table(cuda_report.parse(log))}")
     except CannotCompileError as error:
         print(f"Not compiled for {ARCH}: {error}")
         return 1

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 import diff_gaussian_rasterization
-import simple_knn
 
 INSTALL = "pip install --force-reinstall --no-deps --no-build-isolation ./submodules/diff-gaussian-rasterization"
 
@@ -24,20 +23,13 @@ def check_rasterizer(rasterizer: str, device: torch.device) -> None:
 
 
 def backends(rasterizer: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """What renders and what searches nearest neighbours on `device`, as run.json holds it."""
+    """What renders on `device`, as run.json holds it."""
     built = diff_gaussian_rasterization.backend()
     reason = "PipelineParams.rasterizer is cpu" if rasterizer == "cpu" else _why_no_cuda(device)
-    renders = _record(reason) | ({"compiled_for": built["cuda"]} if reason is None else {"cpu_level": built["cpu"]})
-    return {"rasterizer": renders, "nearest_neighbours": _record(_why_no_search(device))}
-
-
-def _record(why_not_cuda: str | None) -> dict[str, Any]:
-    return {"backend": "cuda"} if why_not_cuda is None else {"backend": "cpu", "why_not_cuda": why_not_cuda}
+    if reason is None:
+        return {"rasterizer": {"backend": "cuda", "compiled_for": built["cuda"]}}
+    return {"rasterizer": {"backend": "cpu", "why_not_cuda": reason, "cpu_level": built["cpu"]}}
 
 
 def _why_no_cuda(device: torch.device) -> str | None:
     return f"the device is {device}" if device.type != "cuda" else diff_gaussian_rasterization.why_no_cuda(device)
-
-
-def _why_no_search(device: torch.device) -> str | None:
-    return f"the device is {device}" if device.type != "cuda" else simple_knn.why_no_cuda(device)

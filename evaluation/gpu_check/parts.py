@@ -22,12 +22,10 @@ ITERATIONS = 6000  # of configs/prompt.yaml
 def device(session: Session) -> Finding:
     """GPU, driver, torch and the extensions. Fails where images of the GPU would be rendered on the CPU."""
     found = _facts(session)
-    rasterizer, neighbours = found["rasterizer"], found["nearest_neighbours"]
+    renders = found["rasterizer"]
     details = [f"{name}: {value}" for name, value in found.items()]
-    if session.device != "cpu":
-        for name, part in (("rasterizer", rasterizer), ("nearest neighbours", neighbours)):
-            if part["backend"] != "cuda":
-                raise PartFailed(f"the {name} has no CUDA kernels here: {part['why_not_cuda']}", details)
+    if session.device != "cpu" and renders["backend"] != "cuda":
+        raise PartFailed(f"the rasterizer has no CUDA kernels here: {renders['why_not_cuda']}", details)
     where = found.get("gpu", "CPU")
     return Finding(f"{where}, driver {found.get('driver', '-')}, torch {found['torch']}, CUDA {found['cuda']}", details)
 
@@ -37,7 +35,7 @@ def _facts(session: Session) -> dict[str, Any]:
 
 
 def build(session: Session) -> Finding | str:
-    """Both extensions, compiled again beside the installed ones; with CUDA where this is about a GPU."""
+    """Both extensions, compiled again beside the installed ones; the rasterizer with CUDA where this is about a GPU."""
     if session.device != "cpu" and not session.is_tiny and shutil.which("nvcc") is None:
         return "no nvcc is on the PATH"
     made = []
@@ -46,7 +44,7 @@ def build(session: Session) -> Finding | str:
             continue
         copy, target = session.folder / "build" / project, session.folder / "site"
         shutil.copytree(ROOT / "submodules" / project, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-        cuda = "0" if session.is_tiny else "1"
+        cuda = "0" if session.is_tiny or project == "simple-knn" else "1"
         words = ["setup.py", "-q", "build_ext", "--build-lib", str(target), "--build-temp", str(copy / "temp")]
         session.output_of(words, 240, copy, BUILD_CUDA=cuda)
         libraries = sorted(path.name for path in (target / package).glob("*.so"))

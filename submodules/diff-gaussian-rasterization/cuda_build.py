@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles one .cu file to a shared library with nvcc, where there is one. Used by setup.py; never fails the build.
 
-The library has a C ABI, links CUDA's runtime statically and needs no torch. simple-knn has a link to this file.
+The library has a C ABI, links CUDA's runtime statically and needs no torch.
 Every nvcc of the machine is tried, in the order in which torch looks for one, until one compiles the file. A CUDA
 release newer than the one that torch was built with comes last, since the driver may be as old as torch needs it.
 """

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the torch-free shared libraries and packs them beside the Python code: with the C++ compiler ($CXX, else g++)
-for the CPU, and with nvcc for CUDA where it is found (BUILD_CUDA=0 leaves CUDA out).
-"""
+"""Builds the torch-free shared library with the C++ compiler ($CXX, else g++) and packs it beside the Python code."""
 
 import os
 import platform
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import cuda_build
 
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-pthread",
          "-Wall", "-Wextra"]  # fmt: skip
@@ -40,7 +34,6 @@ class BuildLibrary(build_ext):
             raise SystemExit(f"C++ compiler {command[0]!r} not found: install g++ or point CXX to a compiler") from None
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"{shlex.join(command)}\nfailed:\n{error.stderr}") from None
-        cuda_build.build(source.with_name("cuda_neighbours.cu"), target.with_name("_cuda_kernels.so"))
 
 
 class AnyPythonWheel(bdist_wheel):

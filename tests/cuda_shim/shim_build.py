@@ -17,7 +17,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SUBMODULES = HERE.parents[1] / "submodules"
 RASTERIZER = SUBMODULES / "diff-gaussian-rasterization" / "csrc" / "cuda_api.cu"
-NEIGHBOURS = SUBMODULES / "simple-knn" / "csrc" / "cuda_neighbours.cu"
 FAULTY = HERE / "faulty.cu"
 SLOT_SUMS = HERE / "slot_sums.cu"
 # The flags that decide about arithmetic are those of the real builds.

@@ -25,12 +25,12 @@ SEEDS = (0, 1, 2)
 
 
 def build(target: Path) -> None:
-    """Compiles driver, shim and both libraries into one program."""
+    """Compiles driver, shim and the rasterizer's library into one program."""
     target.parent.mkdir(exist_ok=True)
-    folders = [f"-I{p}" for p in (HERE, shim_build.RASTERIZER.parent, shim_build.NEIGHBOURS.parent)]
+    folders = [f"-I{p}" for p in (HERE, shim_build.RASTERIZER.parent)]
     shim = target.with_suffix(".o")
     subprocess.run(["g++", *FLAGS, "-DCUDA_SHIM_TSAN", "-c", str(HERE / "cuda_shim.cpp"), "-o", str(shim)], check=True)
-    sources = ["-x", "c++", *map(str, (HERE / "tsan_driver.cpp", shim_build.RASTERIZER, shim_build.NEIGHBOURS))]
+    sources = ["-x", "c++", *map(str, (HERE / "tsan_driver.cpp", shim_build.RASTERIZER))]
     call = ["g++", *FLAGS, "-fsanitize=thread", *folders, *sources, "-x", "none", str(shim), "-o", str(target)]
     subprocess.run(call, check=True)
 

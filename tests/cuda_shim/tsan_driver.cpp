@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs every kernel of both libraries on a small random scene, for ThreadSanitizer (tsan.py).
+// Runs every kernel of the rasterizer on a small random scene, for ThreadSanitizer (tsan.py).
 //
 // Arguments: the barrier to leave out ("file:line", or ""), the order of execution, and whether the pairs fit.
 // Prints the barriers that were passed.
@@ -7,7 +7,6 @@
 #include <stdlib.h>
 
 #include <algorithm>
-#include <numeric>
 #include <random>
 #include <vector>
 
@@ -17,10 +16,6 @@ extern "C" {
 void cuda_shim_shuffle(uint64_t seed);
 void cuda_shim_skip(const char* site);
 const char* cuda_shim_barriers();
-int knn_cuda_codes(int64_t n, const float* points, const float* bounds, int64_t* codes, int device, void* stream);
-int64_t knn_cuda_scratch_bytes(int64_t n);
-int knn_cuda_mean_squared_distances(int64_t n, const float* points, const int64_t* order, float* out, void* scratch,
-                                    int device, void* stream);
 }
 
 namespace {
@@ -97,18 +92,6 @@ void render(bool pairs_fit) {
     expect_ok(dgr_cuda_mark_visible(n, means.data(), view, visible.data(), 0, nullptr));
 }
 
-void search_neighbours() {
-    const int n = 300;
-    const Floats points = uniform(3 * n, 0, 1), bounds = {0, 0, 0, 1, 1, 1};
-    std::vector<int64_t> codes(n), order(n);
-    std::vector<char> scratch(knn_cuda_scratch_bytes(n));
-    Floats out(n);
-    expect_ok(knn_cuda_codes(n, points.data(), bounds.data(), codes.data(), 0, nullptr));
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return codes[a] < codes[b]; });
-    expect_ok(knn_cuda_mean_squared_distances(n, points.data(), order.data(), out.data(), scratch.data(), 0, nullptr));
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -116,7 +99,6 @@ int main(int argc, char** argv) {
     cuda_shim_skip(argv[1]);
     cuda_shim_shuffle(strtoull(argv[2], nullptr, 10));
     render(argv[3][0] == '1');
-    search_neighbours();
     fputs(cuda_shim_barriers(), stdout);
     return 0;
 }

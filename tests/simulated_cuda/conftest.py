@@ -26,14 +26,14 @@ OF_PRIOR = {
 
 @pytest.fixture
 def gpu() -> Iterator[DeviceMemory]:
-    """A GPU with the extensions' kernels."""
+    """A GPU with the rasterizer's kernels."""
     with simulated_gpu() as memory:
         yield memory
 
 
 @pytest.fixture
 def gpu_without_kernels() -> Iterator[DeviceMemory]:
-    """A GPU, and extensions that were built without nvcc."""
+    """A GPU, and a rasterizer that was built without nvcc."""
     with simulated_gpu(kernels=False) as memory:
         yield memory
 

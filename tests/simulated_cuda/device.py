@@ -20,7 +20,6 @@ import torch.utils.checkpoint
 import torch.utils.flop_counter
 
 from diff_gaussian_rasterization import _abi, _cuda
-from simple_knn import _cuda as neighbours_cuda
 from tests.simulated_cuda.memory import DeviceMemory, SimulationError, place
 from tests.simulated_cuda.modes import FunctionMode, OperatorMode, device_type
 
@@ -85,11 +84,11 @@ class NoCounting:
 
 @contextmanager
 def simulated_gpu(kernels: bool = True) -> Iterator[DeviceMemory]:
-    """Gives the simulated device's memory. kernels: whether both extensions have CUDA kernels (run by the CPU shim)."""
+    """Gives the simulated device's memory. kernels: whether the rasterizer has CUDA kernels (run by the CPU shim)."""
     memory = DeviceMemory()
     with pytest.MonkeyPatch.context() as patch:
         _patch_torch(patch, memory)
-        _patch_extensions(patch, memory, kernels)
+        _patch_rasterizer(patch, memory, kernels)
         with FunctionMode(memory), OperatorMode(memory):
             yield memory
 
@@ -133,22 +132,18 @@ def _patch_torch(patch: pytest.MonkeyPatch, memory: DeviceMemory) -> None:
     patch.setitem(checks, "default", lambda x: {"shape": x.shape, "dtype": x.dtype})
 
 
-def _patch_extensions(patch: pytest.MonkeyPatch, memory: DeviceMemory, kernels: bool) -> None:
-    """The CUDA path of both packages, with kernels executed by the shim on addresses of the device; or without kernels."""
-    for module in (_cuda, neighbours_cuda):
-        patch.setattr(module, "_usable", {})
-        if not kernels:
-            patch.setattr(module, "LIBRARY", None)
-            patch.setattr(module, "WHY_NOT", "nvcc was not found when the package was built")
+def _patch_rasterizer(patch: pytest.MonkeyPatch, memory: DeviceMemory, kernels: bool) -> None:
+    """Its CUDA path, with kernels executed by the shim on addresses of the device; or without kernels."""
+    patch.setattr(_cuda, "_usable", {})
     if not kernels:
+        patch.setattr(_cuda, "LIBRARY", None)
+        patch.setattr(_cuda, "WHY_NOT", "nvcc was not found when the package was built")
         return
     patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "cuda_shim"))
     import shim_build
 
     patch.setattr(_cuda, "_pairs", {})
     patch.setattr(_cuda, "LIBRARY", shim_build.steer(_cuda.load(shim_build.compiled(shim_build.RASTERIZER))))
-    library = neighbours_cuda.load(shim_build.compiled(shim_build.NEIGHBOURS))
-    patch.setattr(neighbours_cuda, "LIBRARY", shim_build.steer(library))
 
     def address(x: torch.Tensor | None) -> int | None:
         if x is None:

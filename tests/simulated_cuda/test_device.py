@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from simple_knn._C import distCUDA2
 from tests.drawn import Draws
 from tests.simulated_cuda.memory import SimulationError
 
@@ -59,6 +60,12 @@ def test_waits_are_counted(gpu, read, waits):
     gpu.waits.clear()
     read(x)
     assert sum(gpu.waits.values()) == waits, gpu.waits
+
+
+def test_distances_of_points_on_the_device_come_back_to_it(gpu):
+    points = Draws(0).uniform(50, 3)
+    found = distCUDA2(points.to("cuda"))
+    assert found.is_cuda and found.cpu().tolist() == distCUDA2(points).tolist()
 
 
 def test_host_indices_are_counted(gpu):

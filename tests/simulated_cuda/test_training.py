@@ -16,7 +16,7 @@ def test_a_run_stays_on_the_device(gpu, tmp_path):
     assert run("ideal", tmp_path, iterations=5, **words) == FINISHED
     assert gpu.host_indices == {}
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["rasterizer"]["backend"] == record["nearest_neighbours"]["backend"] == "cuda"
+    assert record["rasterizer"]["backend"] == "cuda"
 
 
 @pytest.mark.parametrize("kernels", [True, pytest.param(False, marks=pytest.mark.device)])
@@ -40,10 +40,10 @@ def test_a_diffusion_model(gpu, tmp_path, loss):
 def test_without_kernels_the_cpu_renders_and_that_is_reported_and_recorded(gpu_without_kernels, tmp_path, caplog):
     assert run("ideal", tmp_path, iterations=1) == FINISHED
     told = [record.getMessage() for record in caplog.records if "CUDA kernels do not run on cuda:0" in record.getMessage()]
-    assert len(told) == 2 and "rasterizer" in told[0] and "simple_knn" in told[1]
+    assert len(told) == 1 and "rasterizer" in told[0]
     record = json.loads((tmp_path / "run.json").read_text())
-    for part in ("rasterizer", "nearest_neighbours"):
-        assert record[part] == record[part] | {"backend": "cpu", "why_not_cuda": "nvcc was not found when the package was built"}
+    expected = {"backend": "cpu", "why_not_cuda": "nvcc was not found when the package was built"}
+    assert record["rasterizer"] == record["rasterizer"] | expected
 
 
 def test_without_kernels_a_run_that_demands_them_is_refused(gpu_without_kernels, tmp_path, capsys):

@@ -12,7 +12,6 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "cuda_shim")]
 import shim_build  # noqa: E402
 
 from diff_gaussian_rasterization import _cuda  # noqa: E402
-from simple_knn import _cuda as neighbours_cuda  # noqa: E402
 
 
 def compiled(source: Path) -> Path:
@@ -38,25 +37,9 @@ def cuda_kernels(rasterizer_shim, monkeypatch):
     return rasterizer_shim
 
 
-@pytest.fixture(scope="session")
-def neighbours_shim():
-    """The CUDA library of simple-knn with its kernels executed on the CPU."""
-    return shim_build.steer(neighbours_cuda.load(compiled(shim_build.NEIGHBOURS)))
-
-
-@pytest.fixture
-def neighbours_kernels(neighbours_shim, monkeypatch):
-    """distCUDA2 of CPU tensors runs on the CUDA kernels; gives the library."""
-    monkeypatch.setattr(neighbours_cuda, "LIBRARY", neighbours_shim)
-    monkeypatch.setattr(neighbours_cuda, "DEVICE_TYPE", "cpu")
-    monkeypatch.setattr(neighbours_cuda, "_usable", {})
-    return neighbours_shim
-
-
 @pytest.fixture(params=["cpu", "cuda kernels"])
 def each_backend(request):
     """Runs a test once with the CPU backend and once with the CUDA kernels."""
     if request.param != "cpu":
         request.getfixturevalue("cuda_kernels")
-        request.getfixturevalue("neighbours_kernels")
     return request.param

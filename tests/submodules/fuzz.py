@@ -37,7 +37,6 @@ from raster_scenes import Result, Scene, camera, run_extension, run_reference
 from torch import Tensor
 
 from diff_gaussian_rasterization import _abi, _cuda
-from simple_knn import _cuda as neighbours_cuda
 from simple_knn._C import distCUDA2
 from tests.drawn import Draws
 
@@ -293,16 +292,13 @@ def check(seed: int) -> None:
 @contextmanager
 def cuda_kernels():
     """CPU tensors go through the CUDA kernels, executed by the shim."""
-    modules = ((_cuda, shim_build.RASTERIZER), (neighbours_cuda, shim_build.NEIGHBOURS))
-    before = [(m, m.LIBRARY, m.DEVICE_TYPE, m._usable) for m, _ in modules]
-    for module, source in modules:
-        module.LIBRARY = shim_build.steer(module.load(shim_build.compiled(source)))
-        module.DEVICE_TYPE, module._usable = "cpu", {}
+    before = _cuda.LIBRARY, _cuda.DEVICE_TYPE, _cuda._usable
+    _cuda.LIBRARY = shim_build.steer(_cuda.load(shim_build.compiled(shim_build.RASTERIZER)))
+    _cuda.DEVICE_TYPE, _cuda._usable = "cpu", {}
     try:
         yield
     finally:
-        for module, library, device_type, usable in before:
-            module.LIBRARY, module.DEVICE_TYPE, module._usable = library, device_type, usable
+        _cuda.LIBRARY, _cuda.DEVICE_TYPE, _cuda._usable = before
 
 
 def run(first_seed: int, seconds: float, limit: int | None = None, tell: Callable[[str], None] = print) -> list[int]:

@@ -10,7 +10,6 @@ import torch
 from raster_scenes import Result, load_golden, random_scene, run_extension, settings_on
 
 from diff_gaussian_rasterization import GaussianRasterizer, _cuda
-from simple_knn import _cuda as neighbours_cuda
 from simple_knn._C import distCUDA2
 from tests.drawn import Draws
 
@@ -100,8 +99,3 @@ def test_mark_visible_is_that_of_the_cpu():
 def test_neighbour_distances_are_those_of_the_cpu(n):
     points = Draws(0).uniform(n, 3)
     assert torch.equal(distCUDA2(points.to(DEVICE)).cpu(), distCUDA2(points))
-
-
-def test_both_libraries_agree_about_the_device():
-    device = torch.device(DEVICE, 0)
-    assert _cuda.usable(device) == neighbours_cuda.usable(device)

@@ -11,7 +11,6 @@ import diff_gaussian_rasterization
 import train
 from arguments.exit_codes import FINISHED, REFUSED
 from diff_gaussian_rasterization import _cuda
-from simple_knn import _cuda as neighbours_cuda
 from trainer.backends import backends, check_rasterizer
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -27,29 +26,27 @@ class Library:
         self.error = error
 
     def __getattr__(self, name: str):
-        prefix, _, function = name.partition("_cuda_")
+        function = name.removeprefix("dgr_cuda_")
         answers = {"probe": lambda device: int(bool(self.error)), "last_error": lambda: self.error, "archs": lambda: b"80 80-ptx"}
-        if prefix not in ("dgr", "knn") or function not in answers:
+        if function not in answers:
             raise AttributeError(name)
         return answers[function]
 
 
 @pytest.fixture(params=["no library", "no code for this GPU"])
 def without_kernels(request, monkeypatch):
-    """Both packages as they are without nvcc, or on a GPU that they have no code for; gives what the reason begins with."""
+    """The rasterizer as it is without nvcc, or on a GPU that they have no code for; gives what the reason begins with."""
     library, reason = (None, NO_NVCC) if request.param == "no library" else (Library(b"no kernel image"), "no kernel image")
-    for module in (_cuda, neighbours_cuda):
-        monkeypatch.setattr(module, "LIBRARY", library)
-        monkeypatch.setattr(module, "WHY_NOT", NO_NVCC)
-        monkeypatch.setattr(module, "_usable", {})
+    monkeypatch.setattr(_cuda, "LIBRARY", library)
+    monkeypatch.setattr(_cuda, "WHY_NOT", NO_NVCC)
+    monkeypatch.setattr(_cuda, "_usable", {})
     return reason
 
 
 @pytest.fixture
 def with_kernels(monkeypatch):
-    for module in (_cuda, neighbours_cuda):
-        monkeypatch.setattr(module, "LIBRARY", Library())
-        monkeypatch.setattr(module, "_usable", {})
+    monkeypatch.setattr(_cuda, "LIBRARY", Library())
+    monkeypatch.setattr(_cuda, "_usable", {})
 
 
 def warnings_of(caplog):
@@ -61,13 +58,6 @@ def test_auto_warns_once_with_the_reason_and_what_to_do(without_kernels, caplog)
         check_rasterizer("auto", GPU)
     (told,) = warnings_of(caplog)
     assert without_kernels in told and "cuda:0" in told and "pip install --force-reinstall" in told
-
-
-def test_each_package_warns_for_itself(without_kernels, caplog):
-    assert not _cuda.usable(GPU) and not neighbours_cuda.usable(GPU)
-    renders, searches = warnings_of(caplog)
-    assert without_kernels in renders and "diff-gaussian-rasterization" in renders
-    assert without_kernels in searches and "simple-knn" in searches
 
 
 def test_cuda_is_refused_where_there_are_no_kernels(without_kernels):
@@ -89,21 +79,19 @@ def test_with_kernels_nothing_is_said(with_kernels, caplog):
 
 def test_the_record_names_backend_and_reason(without_kernels):
     record = backends("auto", GPU)
-    for part in ("rasterizer", "nearest_neighbours"):
-        assert record[part]["backend"] == "cpu" and record[part]["why_not_cuda"].startswith(without_kernels)
+    assert record["rasterizer"]["backend"] == "cpu" and record["rasterizer"]["why_not_cuda"].startswith(without_kernels)
 
 
 def test_the_record_of_kernels(with_kernels):
     record = backends("auto", GPU)
     assert record["rasterizer"] == {"backend": "cuda", "compiled_for": diff_gaussian_rasterization.backend()["cuda"]}
-    assert record["nearest_neighbours"] == {"backend": "cuda"}
     assert backends("cpu", GPU)["rasterizer"]["why_not_cuda"] == "PipelineParams.rasterizer is cpu"
 
 
 def test_run_json_says_what_renders(tmp_path):
     assert train.main([*RUN, "--model_path", str(tmp_path)]) == FINISHED
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["rasterizer"]["backend"] == record["nearest_neighbours"]["backend"] == "cpu"
+    assert record["rasterizer"]["backend"] == "cpu"
     assert record["rasterizer"]["cpu_level"] == diff_gaussian_rasterization.backend()["cpu"]
     assert record["rasterizer"]["why_not_cuda"] == "the device is cpu"
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`distCUDA2` under upstream's name and module, on top of the C libraries (csrc/neighbours.cpp, cuda_neighbours.cu)."""
+"""`distCUDA2` under upstream's name and module, on top of the C library (csrc/neighbours.cpp)."""
 
 import ctypes
 from pathlib import Path
 
 import torch
-
-from . import _cuda
 
 
 def _load_library() -> ctypes.CDLL:
@@ -25,7 +23,7 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     """Mean squared distance to the three nearest other points, exact.
 
     Args:
-        points: [N,3] float32, N >= 0; CUDA tensors are carried to the CPU and back where there are no kernels for them.
+        points: [N,3] float32, N >= 0; CUDA tensors are carried to the CPU and back.
     Returns:
         [N] float32 on the points' device: mean over the min(3, N-1) nearest others; duplicates count at distance 0;
         0 for N = 1.
@@ -43,8 +41,6 @@ def distCUDA2(points: torch.Tensor) -> torch.Tensor:
     n_bad = int((~torch.isfinite(points).all(dim=1)).sum())
     if n_bad:
         raise ValueError(f"{n_bad} of {points.shape[0]} points are NaN or infinite: remove them first")
-    if _cuda.usable(device):
-        return _cuda.mean_squared_distances(points)
     points = points.cpu()
     distances = torch.empty(points.shape[0], dtype=torch.float32, device="cpu")
     code = _LIBRARY.knn_mean_squared_distances(

@@ -122,7 +122,7 @@ def test_a_step_is_judged_by_its_table(tmp_path, monkeypatch, changed, told) -> 
 
 def test_a_gpu_without_kernels_fails_the_first_part(tmp_path, monkeypatch) -> None:
     cpu = '{"backend": "cpu", "why_not_cuda": "nvcc was not found"}'
-    printed = f'{{"torch": "2", "cuda": "13.0", "rasterizer": {cpu}, "nearest_neighbours": {cpu}}}'
+    printed = f'{{"torch": "2", "cuda": "13.0", "rasterizer": {cpu}}}'
     monkeypatch.setattr(Session, "output_of", lambda *args, **options: printed)
     given = session(tmp_path)
     given.device = "cuda"

@@ -1,1 +1,0 @@
-../diff-gaussian-rasterization/cuda_build.py
