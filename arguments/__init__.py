@@ -196,7 +196,6 @@ class GuidanceParams:
         choices=("auto", *LAWS),
         others=("FILE.py:NAME on the command line", LAW_FILE),
         path="law",
-        aliases=("--loss",),
     )
     sds: bool = key(False, "what distillation auto means: SDS; false: interval score matching (ISM)")
     t_schedule: str = new(

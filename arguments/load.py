@@ -22,8 +22,6 @@ COMMAND_LINE = "command line"
 LAW = "GuidanceParams.distillation"
 MOST_GIVEN = 100
 """A file with so many keys is a resolved config.yaml."""
-RENAMED = {"loss": "distillation"}
-"""Key of an earlier version -> its name now."""
 OPENED_BY = {"gui": {"ip", "port"}, "viewer": {"viewer_host", "viewer_port"}}
 """Switch of a viewer -> the keys that turn it on when the command line has them."""
 
@@ -330,9 +328,8 @@ def _nearest(group: str, name: object, of_file: bool = False) -> str | None:
 
 
 def _known_name(name: str) -> str:
-    """A key of a group as it is declared: without upstream's leading underscore, by its name of now."""
-    bare = name.lstrip("_")
-    return RENAMED.get(bare, bare)
+    """A key of a group as it is declared: without upstream's leading underscore."""
+    return name.lstrip("_")
 
 
 def _as_flag(label: str) -> str:

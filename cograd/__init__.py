@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cograd.fusion import FusionResult, Gradient, fuse
 from cograd.gradient_bank import GradientBank, RowMap
-from cograd.history import RegionHistory, upgraded
+from cograd.history import RegionHistory
 from cograd.params import CoGradParams
 from cograd.regions import RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
 from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
@@ -182,5 +182,5 @@ class CoGrad:
 
         ValueError when it belongs to another grid or signal.
         """
-        for name, part in upgraded(state).items():
+        for name, part in state.items():
             getattr(self, name).load_state_dict(part)

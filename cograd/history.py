@@ -72,14 +72,3 @@ class RegionHistory:
         for name in self.ARRAYS:
             setattr(self, name, state[name].cpu().numpy().copy())
         self.refused = state["refused"]
-
-
-def upgraded(state: dict[str, Any]) -> dict[str, Any]:
-    """CoGrad's state as it is now, from one that kept the histories in two parts, `sampler` and `controller`."""
-    if "sampler" not in state:
-        return state
-    sampler, controller = state["sampler"], state["controller"]
-    unseen = controller["n"] == 0  # the timestep mode was another
-    recent = {name: torch.where(unseen, sampler["L"], controller[name]) for name in ("L_before", "L_ema")}
-    rest = {name: part for name, part in state.items() if name not in ("sampler", "controller")}
-    return {"history": {**sampler, **recent, "t_local": controller["t_local"]}, **rest}

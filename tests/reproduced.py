@@ -3,7 +3,7 @@
 
 from tools import reproduce
 
-SMALL = ["--prior", "toy", "--methods", "luciddreamer", "full", "--count", "1", "--seeds", "2"]
+SMALL = ["--prior", "toy", "--variants", "luciddreamer", "full", "--count", "1", "--seeds", "2"]
 
 
 def reproduced(out, *words, status: int = 0) -> None:

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--out", type=Path, help="folder of the results; resumes there; default: output/tables, output/toy_tables")
     add("--prior", choices=["sd", *TOY_PRIORS], default="sd", help="toy: the embedded world, on a laptop")
-    add("--variants", "--methods", nargs="+", choices=TABLE_VARIANTS, help="default: the paper's; toy: ism too")
+    add("--variants", nargs="+", choices=TABLE_VARIANTS, help="default: the paper's; toy: ism too")
     add("--table", choices=TABLES, help="its rows; 1 and 2: the paper's, 1 by its laws; weights: w(t) and Adam's beta2")
     budget = "what rows have equally much of: network samples (default with --table), steps (default), minutes"
     add("--budget", choices=["samples", "steps", "minutes"], help=budget)

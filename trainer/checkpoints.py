@@ -99,14 +99,14 @@ def newest_good(folder: Path, report: Report, of_run: str | None = None) -> Load
         except ValueError as error:
             report(f"{error}: falling back to the checkpoint before it")
             continue
-        if of_run is None or run_id_of(tree) in (None, of_run):
+        if of_run is None or run_id_of(tree) == of_run:
             return path, tree
         report(f"{path} is of another run: falling back to the checkpoint before it")
     return None
 
 
 def run_id_of(tree: Mapping[str, Any]) -> str | None:
-    """The id of the run that a checkpoint is of; None in those of earlier versions."""
+    """The id of the run that a checkpoint is of; None where it does not say."""
     run = tree.get("run")
     found = run.get("id") if isinstance(run, dict) else None
     return found if isinstance(found, str) else None

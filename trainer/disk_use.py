@@ -9,7 +9,7 @@ from arguments.yaml_file import read_yaml
 from trainer.checkpoints import numbered
 from trainer.run_folder import RECORD
 from trainer.run_lock import FolderInUse, RunLock
-from trainer.run_records import is_count, read_object
+from trainer.run_records import read_object
 from utils.file_formats import XZ
 from utils.general_utils import is_being_written
 
@@ -92,10 +92,8 @@ def _removable(run: Path, with_exports: bool) -> list[Path] | None:
         record = read_object(run / RECORD)
     except (OSError, ValueError):
         return None
-    steps = record.get("steps")  # which earlier versions did not note
-    last = f"point_cloud/iteration_{steps if is_count(steps) else '*'}/point_cloud.ply"
-    has_scene = any(True for name in (last, last + XZ) for _ in run.glob(name))
-    if "finished_utc" not in record or not has_scene:
+    last = run / "point_cloud" / f"iteration_{record.get('steps')}" / "point_cloud.ply"
+    if "finished_utc" not in record or not (last.exists() or last.with_name(last.name + XZ).exists()):
         return None
     removable, exports = _unwanted_checkpoints(run), run / EXPORTS
     if with_exports and not exports.is_symlink():

@@ -48,7 +48,7 @@ class Recovery:
             captured, iteration = tree["upstream"]
             self.state.load_upstream(captured, iteration, self.config)
         else:
-            self.checkpoints.load(path, {"writes": {}, **tree})  # which earlier versions did not write
+            self.checkpoints.load(path, {"writes": {}, **tree})  # another folder lacks nothing yet
         self._note_whole()
         self._saved = self._whole
         if self.faults.met or not self.config.quiet:

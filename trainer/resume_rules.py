@@ -17,8 +17,6 @@ import torch
 
 from arguments import Config
 from arguments.load import to_tree
-from arguments.paths import settled
-from arguments.yaml_file import read_yaml
 from trainer.checkpoints import LoadedCheckpoint, Report
 from utils.wording import counted
 
@@ -112,7 +110,7 @@ def _cograd_fits(state: Mapping[str, Any] | None, context: ResumeContext) -> str
     if state is None:
         return None
     regions = params.elevation_levels * params.azimuth_levels * params.distance_levels
-    if (stored := len((state.get("history") or state["sampler"])["n"])) != regions:
+    if (stored := len(state["history"]["n"])) != regions:
         return (
             f"it holds histories of {counted(stored, 'region')}, but the settings make {regions}; "
             "keep CoGradParams' levels"
@@ -198,7 +196,7 @@ PIECES: dict[str, Piece] = {
     "train/memory": Piece(_renewed(FIRST_NOISE, "the noise that fix_noise or noise_source keeps is drawn again")),
     "train/cograd": Piece(
         _refused(REGIONS, "CoGrad's histories are of the regions as they were; keep it"),
-        _renewed(LOSS, "CoGrad's histories of losses start again", "history", "sampler", "controller", "signal"),
+        _renewed(LOSS, "CoGrad's histories of losses start again", "history", "signal"),
         check=_cograd_fits,
     ),
 }
@@ -207,7 +205,10 @@ PIECES: dict[str, Piece] = {
 
 def flat_settings(config: Config) -> dict[str, Any]:
     """Group.key -> value, as a config.yaml has it; what a checkpoint remembers of its run."""
-    return _flat(to_tree(config))
+    flat: dict[str, Any] = {}
+    for key, value in to_tree(config).items():
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def adapted(
@@ -218,7 +219,7 @@ def adapted(
     Raises ValueError, one sentence, when it cannot be continued with them. Nothing is written.
     """
     path, tree = checkpoint
-    changes = changed_settings(path, tree, config)
+    changes = _changed_settings(tree, config)
     if not is_resumed:
         changes = {name: values for name, values in changes.items() if name != "start_checkpoint"}
     context = ResumeContext(config, device, changes, is_resumed)
@@ -239,18 +240,14 @@ def adapted(
                 report(f"{', '.join(changed)} changed: {rule.message}")
                 if rule.outcome is Outcome.RENEWED:
                     tree = _without(tree, name, rule.keys)
-    return path, tree if is_resumed else _without(tree, "writes", ())  # another folder lacks nothing yet
+    return path, tree if is_resumed else _without(tree, "writes", ())
 
 
-def changed_settings(path: Path, tree: Mapping[str, Any], config: Config) -> Changes:
-    """Settings that differ from those in the checkpoint, or in config.yaml beside one of an earlier version."""
+def _changed_settings(tree: Mapping[str, Any], config: Config) -> Changes:
+    """Settings that differ from those in the checkpoint; none where it holds none, as upstream's do."""
     run = tree.get("run")
     before = run.get("settings") if isinstance(run, dict) else None
-    if not isinstance(before, dict):
-        beside = path.parent / "config.yaml"
-        before = _flat(read_yaml(str(beside))[0]) if beside.is_file() else {}
-    before = {name: settled(name, value) for name, value in before.items()}  # an earlier version left paths as given
-    now = flat_settings(config)
+    before, now = before if isinstance(before, dict) else {}, flat_settings(config)
     known = [name for name in now if name in before and name not in WHERE]
     return {name: (before[name], now[name]) for name in known if before[name] != now[name]}
 
@@ -265,12 +262,9 @@ def _pieces(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = tree
         for key in name.split("/"):
             if not isinstance(node, dict) or key not in node:
-                if name in ("run", "writes", "train/loss"):  # which earlier versions did not write
-                    break
                 raise ValueError(f"{path} is not a checkpoint of a training run: it has no {key!r}")
             node = node[key]
-        else:
-            found[name] = node
+        found[name] = node
     return found
 
 
@@ -297,13 +291,3 @@ def _without(tree: dict[str, Any], name: str, keys: tuple[str, ...]) -> dict[str
     if not keys:
         return {key: value for key, value in tree.items() if key != first}
     return {**tree, first: {key: value for key, value in tree[first].items() if key not in keys}}
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Group.key -> value of a config.yaml."""
-    flat: dict[str, Any] = {}
-    for key, value in (tree if isinstance(tree, dict) else {}).items():
-        flat |= (
-            {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {str(key): value}
-        )
-    return flat

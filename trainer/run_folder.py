@@ -207,12 +207,11 @@ class RunFolder:
         """The id of the run that is continued. ValueError for a checkpoint of another run."""
         own, stored = self._record.get("run_id"), run_id_of(tree)
         is_damaged = not self._record and (self.path / RECORD).exists()
-        if stored is None:
-            self.report(f"{path} has no run id, as in earlier versions; it is taken as this folder's")
-        elif stored != own and not is_damaged:
+        if stored != own and not is_damaged:
+            of = f"run {stored}" if stored else "an unknown run"
             whose = f"of run {own}" if own else "without an id of its run" if self._record else "missing"
             raise ValueError(
-                f"{path} is a checkpoint of run {stored}, but {RECORD} in its folder is {whose}: start from it with "
+                f"{path} is a checkpoint of {of}, but {RECORD} in its folder is {whose}: start from it with "
                 f"--start_checkpoint {path} in another folder, or remove it from this one"
             )
         return own or stored or self.run_id

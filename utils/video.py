@@ -73,7 +73,7 @@ class SegmentedVideo:
         self._stream = b"" if stream is None else stream.cpu().numpy().tobytes()
         self._frames = [] if pending is None else list(pending.cpu().numpy())
         self.frames = state["frames"]
-        size_px = state.get("size_px")  # absent in checkpoints of earlier versions: the next frame decides
+        size_px = state["size_px"]
         self._size_px = None if size_px is None else (size_px[0], size_px[1])
 
     def _encoded(self) -> bytes:

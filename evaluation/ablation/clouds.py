@@ -56,5 +56,5 @@ def load(path: Path) -> Snapshot:
         values = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in PER_GAUSSIAN}
         radius, fov_rad = (float(number) for number in stored["pose"])
         gaussians = GaussianModel.of_parameters(values)
-        gaussians.antialiased = bool(stored.get("antialiased", False))  # absent from snapshots of before 2026-11-29
+        gaussians.antialiased = bool(stored["antialiased"])
     return Snapshot(int(path.stem), gaussians, radius, fov_rad)

@@ -20,7 +20,7 @@ EARLY = {
 FULL = {"iterations": 60, "checkpoint_every": 20, "killed_after": 30, "C_batch_size": 4}
 TINY = {"iterations": 24, "checkpoint_every": 3, "killed_after": 5, "C_batch_size": 1}
 TINY_RUN = {
-    "image_w": 16, "image_h": 16, "loss": "sds", "fp16": "false", "init_num_pts": 200, "view_px": 16,
+    "image_w": 16, "image_h": 16, "distillation": "sds", "fp16": "false", "init_num_pts": 200, "view_px": 16,
     "save_process": "false",
 }  # fmt: skip
 

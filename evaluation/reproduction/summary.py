@@ -88,7 +88,7 @@ def summary(results: Sequence[Result], prior: str, rates: Mapping[str, Rate]) ->
 
 def automatic_rate(results: Sequence[Result]) -> Rate:
     """By the order of the views, of the runs that it was measured of."""
-    return rate_of([flag_of_order(result["janus_order"]) for result in results if "janus_order" in result])
+    return rate_of([flag_of_order(result["janus_order"]) for result in results])
 
 
 def assets_csv(results: Sequence[Result], prior: str) -> str:

@@ -21,7 +21,8 @@ from evaluation.reproduction.summary import assets_csv, summary
 from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
 from trainer.run_records import read_object
 
-KINDS = {"variant": str, "prompt": str, "seed": int, "prior": str, "known_truth": dict | None, "metrics": dict}
+KINDS = {"variant": str, "prompt": str, "seed": int, "prior": str, "known_truth": dict | None, "metrics": dict,
+         "janus_order": float | None}  # fmt: skip
 """What a run's JSON has of a reproduction."""
 ASSET = ("variant", "prompt", "seed")
 ENDS = ("from", "to")
@@ -104,10 +105,8 @@ def _check_run(run: Path, result: Result, checked: Checked) -> None:
         checked.compare(result["name"], result["known_truth"], score_run(run))
     config = config_of_run(run)
     gaussians = gaussians_of_run(run, config)
-    now: dict[str, Any] = {"points": len(gaussians.get_xyz)}
-    if "janus_order" in result:  # which earlier versions did not measure
-        value = flag_by_order(gaussians, config).value
-        now["janus_order"] = None if math.isnan(value) else value
+    value = flag_by_order(gaussians, config).value
+    now = {"points": len(gaussians.get_xyz), "janus_order": None if math.isnan(value) else value}
     checked.compare(result["name"], {name: result[name] for name in now if name in result}, now)
 
 

@@ -59,11 +59,6 @@ def test_resolved_settings_say_all_and_mean_the_same(law, write):
     assert load_config(["--opt", write("config.yaml", to_yaml(config))]) == config
 
 
-def test_the_setting_of_earlier_versions_is_understood(write):
-    for argv in (["--loss", "sds"], ["--opt", write("old.yaml", "GuidanceParams: {loss: sds}\n")]):
-        assert load_config([*TEXT, *argv]).guidance.law_name == "sds"
-
-
 def test_a_misspelt_law_is_named_with_the_nearest():
     with pytest.raises(ValueError, match=r"distillation = 'vds': expected one of auto, asd, .*did you mean (vsd|sds|cds)\?"):
         load_config([*TEXT, "--distillation", "vds"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is remembered of each region, against plain lists of losses; its state, and the one of earlier versions."""
+"""What is remembered of each region, against plain lists of losses; its state."""
 
 import math
 
@@ -9,11 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cograd import CoGrad, CoGradParams
 from cograd.history import RegionHistory
-from guidance.sd_step import scaled_linear_alphas
 from tests.cograd.histories import history_of
-from tests.drawn import Draws
 
 
 @settings(deadline=None, max_examples=60)
@@ -65,24 +62,3 @@ def test_state_is_a_copy_and_continues() -> None:
     assert second.refused == 3 and all(np.array_equal(getattr(first, name), getattr(second, name)) for name in first.ARRAYS)
     with pytest.raises(ValueError, match="regions of the saved state: 4; expected 5, those of the grid"):
         RegionHistory(5).load_state_dict(state)
-
-
-@pytest.mark.parametrize("mode", ["full", "schedule"])
-def test_a_state_of_two_histories_is_continued(mode) -> None:
-    """Versions before this one saved what the sampler and the timestep controller knew; outside of mode full the latter nothing."""
-    params = CoGradParams(azimuth_levels=2, timestep_mode=mode)
-    whole, resumed = (CoGrad(params, scaled_linear_alphas(), 50) for _ in range(2))
-    regions, draws = torch.arange(3), Draws(0)
-    losses = [torch.exp(draws.normal(3)) for _ in range(4)]
-    for step, loss in enumerate(losses[:3], 1):
-        whole.observe(step, regions, torch.full((3,), 500), loss, [None] * 3)
-    state = whole.state_dict()
-    history = state.pop("history")
-    state["sampler"] = {name: history[name] for name in ("n", "L_bar", "L", "refused")}
-    state["controller"] = {name: history[name] * (mode == "full") for name in ("t_local", "n", "L", "L_before", "L_ema")}
-    resumed.load_state_dict(state)
-    for cograd in (whole, resumed):
-        cograd.observe(4, regions, torch.full((3,), 500), losses[3], [None] * 3)
-    same = whole.history.ARRAYS if mode == "full" else ("n", "L_bar", "L", "t_local")
-    assert all(np.array_equal(getattr(whole.history, name), getattr(resumed.history, name)) for name in same)
-    assert whole.history.t_local.any() == (mode == "full")

@@ -108,7 +108,7 @@ def check_told(text: str) -> None:
 @pytest.mark.parametrize("prior", ["ideal", pytest.param("SD", marks=pytest.mark.device)])
 def test_out_of_memory_in_a_step(full, gpu, tmp_path, capsys, prior):
     kind = StableDiffusion if prior == "SD" else IdealPrior
-    settings = {"iterations": 3, "loss": "sds", "keep_checkpoints": 1, "checkpoint_every": 0}
+    settings = {"iterations": 3, "distillation": "sds", "keep_checkpoints": 1, "checkpoint_every": 0}
     full(kind, "predict_noise", when=3)  # one call a step
     assert run(prior, tmp_path, **settings) == STOPPED
     told = capsys.readouterr().err
@@ -170,7 +170,7 @@ def test_workers_get_the_bank_by_way_of_main_memory(gpu, tmp_path):
 @pytest.mark.parametrize("prior", ["ideal", "SD"])
 def test_the_peak_is_within_the_estimate(gpu, tmp_path, prior):
     """What torch tensors take, with fusion at every step; the workspaces of CUDA's libraries are not simulated."""
-    settings = {"iterations": 3, "fusion_range": "0.0,1.0", "max_step_share": 0.9, "init_num_pts": 2000, "loss": "sds"}
+    settings = {"iterations": 3, "fusion_range": "0.0,1.0", "max_step_share": 0.9, "init_num_pts": 2000, "distillation": "sds"}
     assert run(prior, tmp_path, **settings) == FINISHED
     config = load_config(words_of(prior, tmp_path, **settings))
     parts = estimate(config, torch.device("cuda"), ModelSize.of(config))

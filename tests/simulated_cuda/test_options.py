@@ -18,21 +18,21 @@ from trainer.state import TrainState
 from trainer.step import apply_update, compute_gradients
 
 DIFFUSION = {
-    "sds, half precision of a GPU": {"loss": "sds"},
+    "sds, half precision of a GPU": {"distillation": "sds"},
     "perpneg off": {"perpneg": "false"},
     "ism with inversion guided": {"denoise_guidance_scale": 3.0},
-    "bfloat16": {"precision": "bfloat16", "loss": "sds"},
-    "float32": {"fp16": "false", "loss": "sds"},
+    "bfloat16": {"precision": "bfloat16", "distillation": "sds"},
+    "float32": {"fp16": "false", "distillation": "sds"},
     "vram_O": {"vram_O": "true"},
-    "offload_unet": {"offload_unet": "true", "loss": "sds"},
-    "unet_batch": {"unet_batch": 1, "loss": "sds"},
-    "attention math with recomputation": {"attention_kernel": "math", "vram_O": "true", "loss": "sds"},
-    "layouts": {"channels_last": "off", "fuse_qkv": "off", "loss": "sds"},
-    "text encoder kept": {"keep_text_encoder": "true", "loss": "sds"},
-    "disparity encoded": {"geo_iter": 99, "loss": "sds"},
-    "noise kept": {"fix_noise": "true", "loss": "sds"},
-    "weights": {"weighting": "sigma_squared", "front_bias": 0.3, "loss": "sds"},
-    "panels": {"vis_interval": 1, "loss": "sds"},
+    "offload_unet": {"offload_unet": "true", "distillation": "sds"},
+    "unet_batch": {"unet_batch": 1, "distillation": "sds"},
+    "attention math with recomputation": {"attention_kernel": "math", "vram_O": "true", "distillation": "sds"},
+    "layouts": {"channels_last": "off", "fuse_qkv": "off", "distillation": "sds"},
+    "text encoder kept": {"keep_text_encoder": "true", "distillation": "sds"},
+    "disparity encoded": {"geo_iter": 99, "distillation": "sds"},
+    "noise kept": {"fix_noise": "true", "distillation": "sds"},
+    "weights": {"weighting": "sigma_squared", "front_bias": 0.3, "distillation": "sds"},
+    "panels": {"vis_interval": 1, "distillation": "sds"},
     "deep features reused": {"unet_cache_interval": 2},
 }
 TRAINER = {

@@ -33,7 +33,7 @@ def test_the_views_of_a_step_are_rendered_by_one_call(gpu, tmp_path, monkeypatch
 @pytest.mark.device
 @pytest.mark.parametrize("loss", ["ism", "sds"])
 def test_a_diffusion_model(gpu, tmp_path, loss):
-    assert run("SD", tmp_path, loss=loss, iterations=2) == FINISHED
+    assert run("SD", tmp_path, distillation=loss, iterations=2) == FINISHED
     assert gpu.host_indices == {}
 
 

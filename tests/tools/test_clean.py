@@ -27,7 +27,7 @@ def run_folder(folder: Path, finished: bool = True, **settings: object) -> Path:
     (folder / "point_cloud" / "iteration_9").mkdir(parents=True)
     (folder / "point_cloud" / "iteration_9" / "point_cloud.ply").write_bytes(b"x" * 70)
     (folder / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
-    (folder / "run.json").write_text(json.dumps({"run_id": "a", **({"finished_utc": "2026"} if finished else {})}))
+    (folder / "run.json").write_text(json.dumps({"run_id": "a", **({"finished_utc": "2026", "steps": 9} if finished else {})}))
     return folder
 
 

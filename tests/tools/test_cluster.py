@@ -23,7 +23,7 @@ from evaluation.reproduction.order import Order, order_of
 from tests.patience import PATIENCE_S
 from tools import reproduce
 
-WORDS = ["--prior", "toy", "--methods", "luciddreamer", "full", "--count", "1", "--seeds", "2", "--view_px", "16"]
+WORDS = ["--prior", "toy", "--variants", "luciddreamer", "full", "--count", "1", "--seeds", "2", "--view_px", "16"]
 TINY = ["--iterations", "20", "--warmup_iter", "20", "--image_w", "16", "--image_h", "16", "--init_num_pts", "60"]
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
 

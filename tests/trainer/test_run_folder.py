@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_changed(tmp_path)
 
 @pytest.mark.parametrize("record", [None, '{"started_utc": "earlier"}'])
 def test_a_checkpoint_in_a_folder_that_knows_no_id_is_refused(tmp_path, record) -> None:
-    """An empty folder that it was copied to; one of a run of an earlier version."""
+    """An empty folder that it was copied to; one whose run.json has lost it."""
     earlier_run(tmp_path / "other")
     (tmp_path / "own").mkdir()
     if record is not None:
@@ -232,20 +232,6 @@ def test_a_copied_run_folder_is_continued(tmp_path) -> None:
     shutil.copytree(tmp_path / "own", tmp_path / "copy")
     with opened(tmp_path / "copy", "--resume", "auto") as run:
         assert begin(run)[0].name == "chkpnt5.safetensors"
-
-
-def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_notice(tmp_path) -> None:
-    """It has no id; the run gets one, which later checkpoints have."""
-    told: list[str] = []
-    earlier_run(tmp_path)
-    record = run_json(tmp_path)
-    del record["run_id"]
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    save_tree(tmp_path / "chkpnt5.safetensors", {"a": 1})
-    with opened(tmp_path, "--resume", "auto", tell=told.append) as run:
-        assert begin(run)[0].name == "chkpnt5.safetensors"
-    assert len(told) == 1 and "chkpnt5.safetensors has no run id" in told[0]
-    assert run_json(tmp_path)["run_id"] == run.run_id
 
 
 def test_partial_files_of_a_start_that_was_killed_go_and_others_stay(tmp_path) -> None:

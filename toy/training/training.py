@@ -233,7 +233,7 @@ class PriorTrainer:
                 f" {tuple(self.sizes.channels)} were asked for; use the same --channels or another folder."
             )
         self.step, self.seconds = state["step"], state["seconds"]
-        self.begun_step, self.begun_seconds = state.get("begun_step", 0), state.get("begun_seconds", 0.0)
+        self.begun_step, self.begun_seconds = state["begun_step"], state["begun_seconds"]
         self.networks.load_state_dict(state["networks"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
