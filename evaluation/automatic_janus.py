@@ -16,9 +16,8 @@ import torch
 
 from arguments import Config
 from evaluation import Metric
-from evaluation.janus import Rate
+from evaluation.janus import Rate, share
 from evaluation.known_truth import renderer_of_gaussians
-from evaluation.roc import share
 from evaluation.run_folder import config_of_run, gaussians_of_run, orbit
 from evaluation.view_order import SIDE_PX, VIEWS, order
 from evaluation.view_words import second_front, view_probabilities

@@ -36,10 +36,18 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share (Wilson 1927), within [0, 1]; (0, 1) without a trial."""
     if trials == 0:
         return 0.0, 1.0
-    share, z2 = successes / trials, Z_95 * Z_95
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
+    p, z2 = successes / trials, Z_95 * Z_95
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z_95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def share(hits: int, trials: int) -> str:
+    """As 0.95 (19/20, 0.764 .. 0.991), with Wilson's 95 % interval; - without a trial."""
+    if trials == 0:
+        return "-"
+    low, high = wilson(hits, trials)
+    return f"{hits / trials:.2f} ({hits}/{trials}, {low:.3f} .. {high:.3f})"
 
 
 def blinded(names: Iterable[str], sheet: str) -> dict[str, str]:

@@ -17,9 +17,9 @@ if __name__ == "__main__":
 
 
 from evaluation import METRICS, MetricUnavailable, clip_similarity
+from evaluation.janus import share
 from evaluation.prompts import gallery, read_prompts
 from evaluation.r_precision import Retrieval, prompt_set, retrieval
-from evaluation.roc import share
 from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cloud, orbit
 from utils.device import resolve_device
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 
-from evaluation import load_metric, roc
+from evaluation import load_metric
 from evaluation.automatic_janus import CALIBRATION, Flag, calibration, rates_by_variant
 from evaluation.view_order import colour_shares, order, rank_correlation
 from evaluation.view_words import WORDS, second_front, view_probabilities
+from tests.evaluation.janus_roc import roc
 from tests.evaluation.janus_roc.__main__ import main as janus_roc
 from tests.evaluation.janus_roc.__main__ import read_scenes
 from tests.evaluation.janus_roc.page import calibration as recomputed

@@ -13,7 +13,7 @@ ERRORS = [
         ("away_deg > BEYOND_DEG", "away_deg >= 0"),
         ("np.minimum(step, count - step)", "step"),
     ),
-    *planted_in("evaluation/roc.py", "tests/evaluation/test_automatic_janus.py",
+    *planted_in("tests/evaluation/janus_roc/roc.py", "tests/evaluation/test_automatic_janus.py",
         ("best_threshold(score[~own], fault[~own])", "best_threshold(score, fault)"),
         ("0.5 * (difference == 0)", "0.0 * (difference == 0)"),
     ),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import load_metric
-from evaluation.roc import Accuracy, accuracy
 from evaluation.view_words import second_front, view_probabilities
+from tests.evaluation.janus_roc.roc import Accuracy, accuracy
 from tests.evaluation.janus_roc.scenes import rendered_scenes, views_of, words_seen
 from tests.toy.calibration.scenes import FOV_RAD, RADIUS
 from toy.captions import caption

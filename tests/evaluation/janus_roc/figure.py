@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from evaluation.roc import area, curve
 from tests.evaluation.janus_roc.page import SOURCES, counted, faults
+from tests.evaluation.janus_roc.roc import area, curve
 from tests.evaluation.janus_roc.scenes import Scene
 
 SIDE_PX, MARGIN_PX = 420, 60

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.experiments.tables import markdown
-from evaluation.roc import Accuracy, accuracy, area, best_threshold, held_out_flags, share
+from evaluation.janus import share
 from evaluation.view_words import second_front
+from tests.evaluation.janus_roc.roc import Accuracy, accuracy, area, best_threshold, held_out_flags
 from tests.evaluation.janus_roc.scenes import NO_FRONT, Scene, words_seen
 
 SOURCES = {"built": "built scenes", "fitted": "clouds fitted to built scenes", "clouds": "clouds of toy runs"}

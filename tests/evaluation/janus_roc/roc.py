@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.janus import wilson
+from evaluation.janus import share
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,6 @@ class Accuracy:
         """Both shares with Wilson's 95 % intervals."""
         shares = (("sensitivity", self.flagged, self.faulty), ("specificity", self.passed, self.right))
         return ", ".join(f"{name} {share(hits, trials)}" for name, hits, trials in shares)
-
-
-def share(hits: int, trials: int) -> str:
-    """As 0.95 (19/20, 0.764 .. 0.991), with Wilson's 95 % interval; - without a trial."""
-    if trials == 0:
-        return "-"
-    low, high = wilson(hits, trials)
-    return f"{hits / trials:.2f} ({hits}/{trials}, {low:.3f} .. {high:.3f})"
 
 
 def accuracy(flagged: Sequence[bool] | np.ndarray, fault: Sequence[bool] | np.ndarray) -> Accuracy:
