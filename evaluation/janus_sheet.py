@@ -15,7 +15,7 @@ from evaluation.pages import PLAY, escape, page
 from evaluation.run_folder import config_of_run
 from evaluation.run_images import turntable_html, views_html
 from trainer.run_records import read_object
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 
 MAX_BYTES = 1 << 24
 SHEET, KEY, SAVED = "sheet.html", "key.json", "labels.json"
@@ -79,8 +79,7 @@ def write_sheet(out: Path, runs: Mapping[str, Path]) -> None:
     texts = {KEY: json.dumps({"sheet": sheet, "key": known | key}, indent=1) + "\n"}  # first: labels need it
     texts[SHEET] = page("Janus sheet", body, PLAY + SCRIPT, STYLE, sheet)
     for name, text in texts.items():
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text_atomically(out / name, text)
 
 
 def _key_before(path: Path) -> tuple[str, dict[str, str]]:

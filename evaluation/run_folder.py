@@ -5,6 +5,7 @@ V images, uint8 [V, H, W, 3] RGB on the run's own background.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from arguments import Config
 from arguments.load import load_config
 from arguments.yaml_file import read_yaml
 from distillation import is_law_file
-from evaluation import METRICS, Metric, over_views
+from evaluation import METRICS, Metric, load_metric, over_views
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
@@ -110,6 +111,15 @@ def orbit(gaussians: GaussianModel, config: Config, count: int, size_px: int = 0
     params = replace(config.cameras, view_px=size_px or config.cameras.view_px)
     cameras = circle_cameras(params, count, gaussians.get_xyz.device)
     return np.stack([rgb for rgb, _ in turntable(gaussians, cameras, config)])
+
+
+def score_runs(
+    name: str, runs: Sequence[Path], device: torch.device, weights: Path | None
+) -> Iterator[dict[str, float]]:
+    """`score_scene` of each run; the metric is in memory until the last. Raises MetricUnavailable and ValueError."""
+    metric = load_metric(name, device, weights)
+    for run in runs:
+        yield score_scene(run, name, metric, device)
 
 
 def score_scene(run: Path, name: str, metric: Metric, device: torch.device) -> dict[str, float]:

@@ -19,7 +19,7 @@ from evaluation.orbits import framing
 from export.limits import check, fitted
 from export.options import Options
 from scene.gaussian_model import GaussianModel
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 from utils.sh_utils import SH2RGB
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -59,8 +59,7 @@ def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
         "harmonics": base64.b64encode(rest).decode("ascii"),
     }
     page = filled(TEMPLATE.read_text(encoding="utf-8"), parts)
-    with atomic_path(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text_atomically(out, page)
 
 
 def filled(template: str, parts: Mapping[str, str]) -> str:

@@ -110,3 +110,17 @@ def test_a_tool_does_not_pass_over_a_flag_that_it_does_not_have(path, monkeypatc
     except SystemExit as ended:
         status = ended.code
     assert status == 2 and capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+WRITERS = {"score_toy": ["no_run", "--json"], "evaluate": ["no_run", "--json"], "compare_upstream": ["no_run", "no_run", "--html"]}
+"""Tools with a file of results as a flag, and words up to its name."""
+
+
+@pytest.mark.parametrize("place", [".", "file/x.json"])
+@pytest.mark.parametrize("tool", WRITERS)
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_read(tmp_path, monkeypatch, capsys, tool, place) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert importlib.import_module(f"tools.{tool}").main([*WRITERS[tool], place]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert place in line and "no_run" not in line

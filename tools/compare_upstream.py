@@ -32,6 +32,7 @@ from evaluation.comparison.compare import (
 )
 from evaluation.comparison.folder import Side, read_side
 from evaluation.pages import escape, image, jpeg, page, table
+from utils.general_utils import check_writable, write_text_atomically
 
 VIEWS = 8
 
@@ -109,6 +110,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.views < 1:
         parser.error("--views is 1 or more")
+    if args.html is not None:
+        check_writable(args.html)
     a, b = read_side(args.a), read_side(args.b)
     for name, side in (("A", a), ("B", b)):
         print("\n".join([f"{name}: {side.path}", *(f"  {note}" for note in side.notes)]))
@@ -118,7 +121,7 @@ def main(argv: list[str]) -> int:
     seen = views(a, b, numbers, cameras)
     print(f"\nFrom the same cameras ({source})\n{as_text(VIEW_HEAD, view_rows(seen, numbers))}")
     if args.html is not None:
-        args.html.write_text(as_html(a, b, seen, numbers, source), encoding="utf-8")
+        write_text_atomically(args.html, as_html(a, b, seen, numbers, source))
         print(f"\nThe page is {args.html}")
     return 0
 

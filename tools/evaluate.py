@@ -19,9 +19,10 @@ from collections.abc import Sequence
 
 import torch
 
-from evaluation import METRICS, PAPER_METRICS, MetricUnavailable, load_metric
-from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
+from evaluation import METRICS, PAPER_METRICS, MetricUnavailable
+from evaluation.run_folder import config_of_run, gaussians_of_run, score_runs
 from utils.device import resolve_device
+from utils.general_utils import check_writable, write_text_atomically
 
 Scores = dict[str, dict[str, float] | str]
 """Metric -> its mean and standard deviation over the views, or why it is missing."""
@@ -34,13 +35,11 @@ def evaluate(
     found: dict[str, Scores] = {str(run): {} for run in runs}
     for name in names:
         try:
-            metric = load_metric(name, device, folder)
+            for scores, score in zip(found.values(), score_runs(name, runs, device, folder)):
+                scores[name] = score
         except MetricUnavailable as reason:
             for scores in found.values():
                 scores[name] = f"missing: {reason}"
-            continue
-        for run in runs:
-            found[str(run)][name] = score_scene(run, name, metric, device)
     return found
 
 
@@ -66,12 +65,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     args = parser.parse_args(argv)
+    if args.json is not None:
+        check_writable(args.json)
     for run in args.runs:
         gaussians_of_run(run, config_of_run(run))  # before gigabytes are loaded
     found = evaluate(args.runs, args.metrics, resolve_device(args.device), args.weights)
     print("\n".join(f"{run}\n{table(scores)}" for run, scores in found.items()))
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_text_atomically(args.json, json.dumps(found, indent=2) + "\n")
     return 1 if any(isinstance(score, str) for scores in found.values() for score in scores.values()) else 0
 
 

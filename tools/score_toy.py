@@ -23,6 +23,7 @@ from evaluation.known_truth import SIZE_PX, score_run
 from evaluation.orbit_flags import check_size
 from toy.fronts import FRONT_DEG
 from utils.device import resolve_device
+from utils.general_utils import check_writable, write_text_atomically
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -58,10 +59,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: where images are rendered")
     args = parser.parse_args(argv)
     check_size("--size", args.size)
+    if args.json is not None:
+        check_writable(args.json)
     scores = score_run(args.run, args.size, resolve_device(args.device))
     print(table(scores))
     if args.json is not None:
-        args.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_text_atomically(args.json, json.dumps(scores, indent=2) + "\n")
     return 0
 
 

@@ -27,7 +27,7 @@ from trainer.provenance import now, provenance
 from trainer.run_lock import FolderInUse, FolderLost, RunLock
 from trainer.run_records import is_count, read_object, read_regular
 from utils.bounded_file import read_bytes
-from utils.general_utils import PART, atomic_path, is_being_written
+from utils.general_utils import PART, atomic_path, is_being_written, write_text_atomically
 from utils.tree_file import unfinished_trees
 
 OUTPUTS = (
@@ -114,8 +114,7 @@ class RunFolder:
             if self.has_stale_points:
                 (self.path / INITIAL_POINTS).unlink(missing_ok=True)
             self._remove_partial_files()
-            with atomic_path(self.path / "config.yaml") as temporary:
-                temporary.write_text(to_yaml(self.config), encoding="utf-8")
+            write_text_atomically(self.path / "config.yaml", to_yaml(self.config))
             write_cfg_args(self.path / "cfg_args", self.config)
             self._record = self._new_record(device)
             self._copy_law()
@@ -336,8 +335,7 @@ class RunFolder:
             return {}
 
     def _write_record(self) -> None:
-        with atomic_path(self.path / RECORD) as temporary:
-            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+        write_text_atomically(self.path / RECORD, json.dumps(self._record, indent=2) + "\n")
 
     def _cannot_write(self, error: OSError) -> ValueError:
         return ValueError(f"the run folder {self.path} cannot be written ({error}); choose another with --model_path")

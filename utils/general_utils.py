@@ -102,6 +102,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OSError(error.errno, error.strerror, str(target)) from error  # in place of the temporary file's name
 
 
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """The whole text, in UTF-8, or what was there before; its folder is made. Raises OSError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure it is removed.

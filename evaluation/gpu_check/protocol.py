@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PASS, FAIL, SKIP = "pass", "FAIL", "skip"
@@ -116,8 +116,7 @@ def check(parts: Sequence[Part], session: Session, page: Path, title: str) -> bo
         result = _result(part, session)
         results.append(result)
         print(f"{result.state:>4} {result.seconds:6.1f} s  {part.name}: {result.summary}", flush=True)
-        with atomic_path(page) as temporary:
-            temporary.write_text(page_of(title, results, [p.name for p in parts[len(results) :]]), encoding="utf-8")
+        write_text_atomically(page, page_of(title, results, [p.name for p in parts[len(results) :]]))
     return all(result.state != FAIL for result in results)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation import METRICS, MetricUnavailable, load_metric
+from evaluation import METRICS, MetricUnavailable
 from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.facts import denoiser_calls, mechanism, samples
 from evaluation.experiments.grid import TOY_PRIORS
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, write_result
 from evaluation.known_truth import score_run
-from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
+from evaluation.run_folder import config_of_run, gaussians_of_run, score_runs
 from evaluation.run_images import draw
 from utils.device import resolve_device
 
@@ -68,14 +68,12 @@ def add_metrics(
         if not left:
             continue
         report(f"{METRICS[name].title}: {len(left)} assets")
+        folders = [sweep.folder(result["name"]) for result in left]
         try:
-            metric = load_metric(name, device, weights)
+            for result, scores in zip(left, score_runs(name, folders, device, weights)):
+                result["metrics"][name] = scores
+                write_result(sweep.path(result["name"]), result)
         except MetricUnavailable as reason:
             missing[name] = str(reason)
             report(f"{METRICS[name].title} is missing: {reason}")
-            continue
-        for result in left:
-            result["metrics"][name] = score_scene(sweep.folder(result["name"]), name, metric, device)
-            write_result(sweep.path(result["name"]), result)
-        del metric
     return missing

@@ -16,7 +16,7 @@ from evaluation.reproduction.report import report
 from evaluation.reproduction.sheet import sheet
 from evaluation.reproduction.summary import assets_csv, summary, summary_csv
 from evaluation.run_folder import record_of_run
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 from utils.image_utils import write_png
 
 
@@ -37,8 +37,7 @@ def write_all(order: Order, failures: Sequence[str], missing: dict[str, str], no
     texts = {"results.json": json.dumps(stored, indent=1) + "\n", "table.csv": summary_csv(rows)}
     texts |= {"assets.csv": assets_csv(results, order.prior), "report.html": page}
     for name, text in texts.items():
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text_atomically(out / name, text)
     write_png(out / "sheet.png", sheet(order.sweep, order.prior, results))
     return out / "report.html"
 

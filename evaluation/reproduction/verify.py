@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from evaluation import MetricUnavailable, load_metric
+from evaluation import MetricUnavailable
 from evaluation.automatic_janus import flag_by_order
 from evaluation.experiments.runs import MAX_RESULT_BYTES, Result, read_folder
 from evaluation.janus_sheet import labelled_rates
 from evaluation.known_truth import score_run
 from evaluation.reproduction.summary import assets_csv, summary
-from evaluation.run_folder import config_of_run, gaussians_of_run, score_scene
+from evaluation.run_folder import config_of_run, gaussians_of_run, score_runs
 from trainer.run_records import read_object
 
 KINDS = {"variant": str, "prompt": str, "seed": int, "prior": str, "known_truth": dict | None, "metrics": dict,
@@ -115,14 +115,12 @@ def _check_metrics(
 ) -> None:
     """A metric at a time; one without weights is reported once."""
     for name in dict.fromkeys(name for result in results for name in result["metrics"]):
+        own = [result for result in results if name in result["metrics"]]
         try:
-            metric = load_metric(name, device, weights)
+            for result, now in zip(own, score_runs(name, [out / "runs" / r["name"] for r in own], device, weights)):
+                checked.compare(f"{result['name']}, {name}", result["metrics"][name], now)
         except MetricUnavailable as reason:
             checked.unchecked.append(f"{name}: {reason}")
-            continue
-        for result in [result for result in results if name in result["metrics"]]:
-            now = score_scene(out / "runs" / result["name"], name, metric, device)
-            checked.compare(f"{result['name']}, {name}", result["metrics"][name], now)
 
 
 def _check_table(out: Path, results: list[Result], checked: Checked) -> None:

@@ -10,8 +10,9 @@ import re
 import pytest
 
 import train
+from evaluation import run_folder
 from evaluation.experiments import budget, grid, runs
-from evaluation.reproduction import measure, order, summary
+from evaluation.reproduction import order, summary
 from tests.reproduced import SMALL, reproduced
 from tools import reproduce
 
@@ -338,9 +339,9 @@ def test_a_missing_metric_is_told_and_is_no_number(tmp_path, pretended) -> None:
 
 def test_a_metric_is_measured_once(tmp_path, pretended, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(measure, "load_metric", lambda name, device, folder: name)
+    monkeypatch.setattr(run_folder, "load_metric", lambda name, device, folder: name)
     monkeypatch.setattr(
-        measure, "score_scene", lambda run, name, metric, device: asked.append(run.name) or {"mean": 30.0, "std": 1.5}
+        run_folder, "score_scene", lambda run, name, metric, device: asked.append(run.name) or {"mean": 30.0, "std": 1.5}
     )
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
     reproduced(tmp_path, *SMALL, "--metrics", "clip_b32")
