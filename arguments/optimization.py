@@ -64,7 +64,7 @@ class OptimizationParams:
     use_progressive: bool = key(False, "false (upstream's meaning): camera ranges ARE widened")
     save_process: bool = key(True, "write a video of the training process")
     pro_frames_num: int = key(600, "frames of the process video", unit="frames", lo=1, hi=20_000)
-    pro_render_45: bool = key(False, "process video from 45 degrees above too")
+    pro_render_45: bool = key(False, "process video from 45 degrees above too", unread=True)
     progressive_view_iter: int = key(500, "first iteration at which ranges are widened", **FROM_STEP)
     progressive_view_init_ratio: float = key(0.2, "first share of the ranges", **FRACTION, unread=True)
     scale_up_cameras_iter: int = key(500, "iterations between widenings", **STEPS)

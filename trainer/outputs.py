@@ -64,11 +64,7 @@ class RunOutputs:
         self.folder, self.scene, self.gaussians, self.config = folder, scene, gaussians, config
         iterations, opt = config.optimization.iterations, config.optimization
         self._process_frames = min(opt.pro_frames_num, iterations) if opt.save_process else 0
-        self._process_cameras = (
-            scene.getCircleVideoCameras(self._process_frames, render45=opt.pro_render_45)
-            if self._process_frames
-            else []
-        )
+        self._process_cameras = scene.getCircleVideoCameras(self._process_frames) if self._process_frames else []
         self.process_video = SegmentedVideo(folder / "process_videos" / "video_rgb.mp4", FPS)
 
     def write_due(
