@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A distillation law that the run's settings or packages cannot serve: met with the settings."""
+"""Why the run's settings or packages cannot serve its distillation law: checked while the settings are read."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

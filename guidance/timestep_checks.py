@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timesteps that a run's prior does not have: met with the settings."""
+"""Timesteps that a run's prior does not have: checked while the settings are read."""
 
 from collections.abc import Iterator
 

@@ -112,8 +112,8 @@ def read_prompt(text: str, learned: Collection[str] = ()) -> Reading:
     words = [known_form(word) for word in words_of(plain)]
     named = [at for at, word in enumerate(words) if word in CLASSES]
     class_name = words[named[0]] if named else None
-    used = set(named)
-    spec = None if class_name is None else _spec(words, named[0], used)
+    spec, colours = (None, []) if class_name is None else _spec(words, named[0])
+    used = {*named, *colours}
     part = "" if class_name is None else PARTS[class_name].removesuffix("s")
     ours = FUNCTION_WORDS | {part, f"{part}s"}
     extra = [word for at, word in enumerate(words) if at not in used and word not in ours]
@@ -125,14 +125,14 @@ def read_prompt(text: str, learned: Collection[str] = ()) -> Reading:
     return Reading(text, spec, problem, unknown, unused)
 
 
-def _spec(words: list[str], at: int, used: set[int]) -> Spec:
-    """Class at word `at`, the colour before it and the first one after it, whose places are added to `used`."""
+def _spec(words: list[str], at: int) -> tuple[Spec, list[int]]:
+    """Class at word `at`, the colour before it and the first one after it; and where these colours are."""
     class_name = words[at]
     before = [k for k in range(at) if words[k] in COLOURS]
     after = [k for k in range(at + 1, len(words)) if words[k] in COLOURS]
-    used.update(before[-1:] + after[:1])
     colour_a = words[before[-1]] if before else DEFAULT_COLOURS[class_name][0]
-    return Spec(class_name, colour_a, words[after[0]] if after else default_colour_b(class_name, colour_a))
+    colour_b = words[after[0]] if after else default_colour_b(class_name, colour_a)
+    return Spec(class_name, colour_a, colour_b), before[-1:] + after[:1]
 
 
 def _problem(classes: list[str], counts: list[str], unknown: dict[str, str]) -> str:
@@ -208,6 +208,6 @@ def listed(words: list[str]) -> str:
     return _shortened([show(word) for word in words])
 
 
-def _shortened(words: list[str], most: int = 8) -> str:
+def _shortened(words: list[str]) -> str:
     """The first few of a list."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")

@@ -91,7 +91,7 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
 def newest_good(folder: Path, report: Report, of_run: str | None = None) -> LoadedCheckpoint | None:
     """The newest whole checkpoint of a folder and what is in it, on the CPU; None without one.
 
-    Tells of each damaged one, and with `of_run` passes over those of other runs.
+    Reports each damaged one that is newer; with `of_run`, an id, those of other runs too.
     """
     for _, path in numbered(folder):
         try:

@@ -87,7 +87,7 @@ def remove(run: Path) -> int:
 
 
 def _removable(run: Path, with_exports: bool) -> list[Path] | None:
-    """None for a run that is not finished: one that is continued is no longer, and one without its scene never was."""
+    """None unless run.json says that the run is finished and its last scene is there."""
     try:
         record = read_object(run / RECORD)
     except (OSError, ValueError):

@@ -51,7 +51,7 @@ def climbed(clean: Sequence[bool]) -> Staircase:
 
 
 def compared(results: Sequence[Result]) -> list[Result]:
-    """All but the trials of a calibration, which are of the schedule alone, at biases that followed its outcomes."""
+    """Without a calibration's trials, by their seeds: one variant alone, at front biases chosen from its results."""
     return [result for result in results if result["seed"] < FIRST_SEED]
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sheet of a reproduction's first seed to look at beside its numbers: a row a variant, two sides of every prompt."""
 
+import textwrap
 from collections.abc import Sequence
 
 import cv2
@@ -38,11 +39,7 @@ def _strip(sweep: Sweep, result: Result) -> np.ndarray:
 
 def _row(title: str, strips: Sequence[np.ndarray | None]) -> np.ndarray:
     """A label, then two sides of each strip [side, 8 side, 3]; white where there is none."""
-    words, lines = title.split(), [""]
-    for word in words:
-        if len(f"{lines[-1]} {word}") > LABEL_LETTERS:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
+    lines = textwrap.wrap(title, LABEL_LETTERS, break_long_words=False, break_on_hyphens=False) or [""]
     cells = [text_lines(lines, LABEL_PX, SIDE_PX)]
     for strip in strips:
         for side in SHOWN:
