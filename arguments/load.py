@@ -72,7 +72,7 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=False, width=120)  # U+0085 and its like need escapes
 
 
-def nearest_key(group: str, name: str, of_file: bool = False) -> str | None:
+def nearest_key(group: str, name: str, of_file: bool) -> str | None:
     """The known key, as written in messages, closest to an unknown one; its own group is preferred.
 
     of_file: only among those that a file can hold.

@@ -35,7 +35,6 @@ from evaluation.ablation.report import views_of_cloud
 from evaluation.ablation.scores import measure, run_grid
 from evaluation.experiments.grid import ABLATION_OUTPUTS, CONFIGS
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
-from evaluation.experiments.tables import markdown
 from evaluation.free_image import distill_image
 from guidance.prompts import PromptEmbeddings
 from toy.ideal import IdealPrior
@@ -45,6 +44,7 @@ from toy.truth import renderer_of_truth
 from utils.heat_map import text_lines
 from utils.image_utils import write_png
 from utils.machine import machine
+from utils.wording import markdown
 
 PROMPT = "a cyan robot with orange arms"
 SCENE = ("--image_w", "48", "--image_h", "48", "--init_num_pts", "1000")

@@ -40,7 +40,7 @@ from cograd.fusion import flat
 from evaluation.ablation.scores import measure, run_grid
 from evaluation.experiments.grid import OBJECTS, ablation_run, runs_of, with_flags
 from evaluation.experiments.runs import Run, Sweep, read_results
-from evaluation.experiments.tables import markdown, mean_and_error
+from evaluation.experiments.tables import mean_and_error
 from gaussian_renderer.views import render_views
 from guidance.losses import Loss
 from guidance.prompts import PromptEmbeddings
@@ -52,6 +52,7 @@ from trainer.state import TrainState
 from trainer.step import pipeline_of, training_step, view_gradients
 from utils.machine import machine
 from utils.random_streams import RandomStreams
+from utils.wording import markdown
 
 VIEWS, HELD_OUT_VIEWS, HELD_OUT_SEED = 60, 12, 1000  # of each class
 BATCH, RATE = 32, 2e-3

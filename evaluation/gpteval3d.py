@@ -64,7 +64,7 @@ def write_prompts(out: Path, prompts: Sequence[str]) -> None:
     (out / "prompts.json").write_text(json.dumps(list(prompts), indent=1) + "\n", encoding="utf-8")
 
 
-def write_asset(out: Path, asset: Asset, device: torch.device, views: int = VIEWS, size_px: int = SIDE_PX) -> None:
+def write_asset(out: Path, asset: Asset, device: torch.device, views: int, size_px: int) -> None:
     """The images of one asset."""
     gaussians = gaussians_of_run(asset.run, asset.config, device)
     cameras = circle_cameras(replace(asset.config.cameras, view_px=size_px), views, gaussians.get_xyz.device)

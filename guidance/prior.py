@@ -60,7 +60,7 @@ class Conditioning:
     control: Tensor | None = None
     further: Mapping[str, Tensor] = field(default_factory=dict)  # contrast, source, target: [B,L,D]
 
-    def control_for(self, texts: int, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+    def control_for(self, texts: int, rows: Tensor | None) -> tuple[Tensor, ...]:
         """Further arguments of `predict_noise`: the control images of the views `rows`, repeated for each text."""
         if self.control is None:
             return ()

@@ -28,11 +28,9 @@ def per_view(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, 1, 1, 1)
 
 
-def scaled_linear_alphas(
-    num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
-) -> Tensor:
+def scaled_linear_alphas(num_train_timesteps: int = 1000) -> Tensor:
     """alphas_cumprod [T] of Stable Diffusion's schedule, in float64."""
-    roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64)
+    roots = torch.linspace(0.00085**0.5, 0.012**0.5, num_train_timesteps, dtype=torch.float64)
     return torch.cumprod(1 - roots.square(), dim=0)
 
 
@@ -92,7 +90,7 @@ def _step_variance(abar_from: Tensor, abar_to: Tensor, eta: float) -> Tensor:
     return torch.minimum((1 - abar_to) / 2, eta * variance.abs())
 
 
-def timestep_weight(alpha_bar: Tensor, weighting: str = "interval") -> Tensor:
+def timestep_weight(alpha_bar: Tensor, weighting: str) -> Tensor:
     """w(t) of Eqs. (5), (9), the weight on the residual; alpha_bar [B] -> [B].
 
     interval: sqrt((1 - abar) / abar). sigma_squared: 1 - abar. uniform: 1. alpha: sqrt(abar).

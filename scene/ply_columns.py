@@ -31,9 +31,9 @@ def columns(vertices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]
     return {n: vertices[n] if vertices.dtype[n] == np.float32 else vertices[n].astype(np.float64) for n in names}
 
 
-def out_of_range(table: Mapping[str, np.ndarray], most: float = MAX_NUMBER) -> dict[str, np.ndarray]:
-    """Field -> where [N] it is NaN or larger than `most` in size, for each field that has such numbers."""
-    bad = {name: ~(np.abs(column) <= most) for name, column in table.items()}
+def out_of_range(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Field -> where [N] it is NaN or larger than MAX_NUMBER in size, for each field that has such numbers."""
+    bad = {name: ~(np.abs(column) <= MAX_NUMBER) for name, column in table.items()}
     return {name: rows for name, rows in bad.items() if rows.any()}
 
 
@@ -52,13 +52,13 @@ def usable_rows(path: Path, count: int, unusable: Mapping[str, np.ndarray]) -> n
     return kept
 
 
-def not_finite(bad: Mapping[str, np.ndarray], most: float = MAX_NUMBER) -> dict[str, np.ndarray]:
+def not_finite(bad: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `out_of_range` found, as one reason for `usable_rows`."""
     if not bad:
         return {}
     names = list(bad)
     listed = ", ".join(names[:4]) + (f" and {counted(len(names) - 4, 'more field')}" if len(names) > 4 else "")
-    return {f"with NaN, infinity or more than {most:g} in {listed}": np.logical_or.reduce(list(bad.values()))}
+    return {f"with NaN, infinity or more than {MAX_NUMBER:g} in {listed}": np.logical_or.reduce(list(bad.values()))}
 
 
 def colour_fields(names: Sequence[str]) -> tuple[str, str, str] | None:

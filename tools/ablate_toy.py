@@ -68,7 +68,6 @@ def parser() -> argparse.ArgumentParser:
     add("--score_px", type=int, default=64, help="side of the scored images in pixels")
     add("--calibrate", type=int, default=0, metavar="TRIALS", help="find front biases in this many trials")
     add("--film", type=int, default=1, metavar="SNAPSHOTS", help="snapshots kept of each run")
-    add("--sheet_seeds", type=int, default=2, help="seeds that the sheets show")
     add("--summary_only", action="store_true", help="run nothing; of the results that are there")
     return made
 
@@ -79,8 +78,8 @@ def main(argv: list[str]) -> int:
     own, of_train = program.split_at_dashes(argv)
     made = parser()
     args = made.parse_args(own)
-    if min(args.seeds, args.jobs, args.film, args.sheet_seeds) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
-        made.error("--seeds, --jobs, --film and --sheet_seeds: expected 1 or more; --weak: above 0, at most 1")
+    if min(args.seeds, args.jobs, args.film) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
+        made.error("--seeds, --jobs and --film: expected 1 or more; --weak: above 0, at most 1")
     check_size("--score_px", args.score_px)
     if args.seeds > FIRST_SEED:
         made.error(f"--seeds {args.seeds}: expected at most {FIRST_SEED}; those from there on are the calibration's")
@@ -102,7 +101,7 @@ def _compare(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     results = read_results(args.out, [run.name for run in runs])
     if args.summary_only and not results:
         raise ValueError(f"{args.out} holds no finished run of these; leave out --summary_only to make them.")
-    print(write_report(args.out, results, args.sheet_seeds))
+    print(write_report(args.out, results))
     for failure in failures:
         print(f"ablate_toy: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -131,7 +130,7 @@ def _rescore(args: argparse.Namespace, make: functools.partial[Run]) -> int:
     if not read_folder(args.rescore):
         raise ValueError(f"--rescore {args.rescore}: holds no finished run; give the --out of an earlier call.")
     lost = rescore(args.rescore, args.jobs, args.score_px)
-    print(write_report(args.rescore, compared(read_folder(args.rescore)), args.sheet_seeds))
+    print(write_report(args.rescore, compared(read_folder(args.rescore))))
     for name in lost:
         print(f"ablate_toy: {name} keeps its old scores: its cloud is not in {args.rescore}/clouds", file=sys.stderr)
     return 1 if lost else 0

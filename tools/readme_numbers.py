@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import cv2
 import numpy as np
 
+from evaluation.experiments.grid import TRAINED_OBJECTS
 from evaluation.known_truth import renderer_of_gaussians, score_run
+from evaluation.pages import jpeg
 from evaluation.run_folder import config_of_run, gaussians_of_run
 from tools.contact_sheet import contact_sheet
 from tools.document_settings import filled
@@ -76,13 +77,12 @@ OTHERS = (
     "an orange cat with blue collar",
 )
 """The toy world's other objects."""
-TRAINED = ("a red mushroom with white stem", "a yellow house with red roof", "an orange cat with blue collar")
 RUNS = (
     *(Example(prompt, "quickstart", "quickstart.png") for prompt in IDEAL),
     *(Example(prompt, "quickstart", "others.png") for prompt in OTHERS),
     Example(IDEAL[0], "toy"),
     *(Example(prompt, "fine") for prompt in IDEAL),
-    *(Example(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED),
+    *(Example(prompt, "quickstart_trained", "trained_prior.png") for prompt in TRAINED_OBJECTS),
 )
 
 
@@ -163,9 +163,7 @@ def write(out: Path, root: Path) -> None:
         sheet = contact_sheet([read_video(file) for file in files], FRAMES, SIDE_PX)
         write_png(root / "docs" / "images" / name, sheet)
     compared = np.concatenate([beside_truth(prompt, out, yaw_deg) for prompt in COMPARED])
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(compared, cv2.COLOR_RGB2BGR), quality)[1]
-    (root / "docs" / "images" / "fine.jpg").write_bytes(encoded.tobytes())
+    (root / "docs" / "images" / "fine.jpg").write_bytes(jpeg(compared))
     document = root / "docs" / "scores.md"
     page = document.read_text(encoding="utf-8")
     for name, text in (("times", times(found)), ("scores", "\n".join(["", *rows, ""]))):

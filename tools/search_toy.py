@@ -35,9 +35,10 @@ from evaluation.ablation.scores import measure, run_grid
 from evaluation.ablation.summary import paired_differences, runs_csv
 from evaluation.experiments.grid import ablation_run, with_flags
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
-from evaluation.experiments.tables import by_variant, markdown, mean_and_error
+from evaluation.experiments.tables import by_variant, mean_and_error
 from tools.search_rules import train_by
 from utils.image_utils import write_png
+from utils.wording import markdown
 
 OBJECTS = {
     "a cyan robot with orange arms": 0.71,

@@ -27,6 +27,8 @@ from evaluation.run_folder import config_of_run, gaussians_of_run, last_point_cl
 from evaluation.t3bench import HALVINGS, quality, score_scene
 from utils.device import resolve_device
 
+METRIC = "image_reward"
+
 
 @program.refuses("t3bench", ValueError, OSError, MetricUnavailable)
 def main(argv: list[str]) -> int:
@@ -34,7 +36,6 @@ def main(argv: list[str]) -> int:
     parser = program.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="the benchmark's, a prompt a line")
-    parser.add_argument("--metric", choices=list(METRICS), default="image_reward", help="default: %(default)s")
     parser.add_argument("--weights", type=Path, help="folder of its hub repositories; default: the hub")
     parser.add_argument("--size_px", type=int, default=512, help="side of the images (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     check_size("--size_px", args.size_px)
     prompts, device = read_prompts(args.prompts), resolve_device(args.device)
     own = {run: _prompt(run, prompts, args.prompts) for run in args.runs}
-    metric = load_metric(args.metric, device, args.weights)
+    metric = load_metric(METRIC, device, args.weights)
     _, neighbours = icosphere(HALVINGS)
     found: dict[str, list[float]] = {}
     for run, prompt in tqdm(own.items(), disable=None):
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
         found.setdefault(prompt, []).append(value)
         print(f"{run}: {value:.4f}")
     mean = np.mean([np.mean(values) for values in found.values()])
-    print(f"Quality by {METRICS[args.metric].title}: {mean:.4f}, mean over {len(found)} of {len(prompts)} prompts")
+    print(f"Quality by {METRICS[METRIC].title}: {mean:.4f}, mean over {len(found)} of {len(prompts)} prompts")
     return 0
 
 

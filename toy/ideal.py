@@ -169,7 +169,7 @@ def _texts(x_t: Tensor, t: Tensor) -> int:
     return 1
 
 
-def specs_of_prompt(text: str, allow_unknown_words: bool = False) -> list[Spec]:
+def specs_of_prompt(text: str, allow_unknown_words: bool) -> list[Spec]:
     """What is rendered for a prompt: its object, or one of every class where an unknown prompt is allowed.
 
     Raises UnknownPrompt (a ValueError).

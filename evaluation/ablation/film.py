@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from evaluation.experiments.runs import Result
-from evaluation.experiments.tables import by_variant, csv_text, markdown
+from evaluation.experiments.tables import by_variant, csv_text
 from toy.fronts import Fronts, fronts_of
 from utils.heat_map import text_lines
+from utils.wording import markdown
 
 COLOURS = np.array([[200, 30, 30], [235, 160, 60], [170, 170, 170], [60, 100, 200]], np.uint8)
 """Of true views within 22.5, 45, 135 and 180 degrees of the front: RGB."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.experiments.runs import Result
-from evaluation.experiments.tables import by_variant, markdown, paired
+from evaluation.experiments.tables import by_variant, paired
 from evaluation.janus import wilson
+from utils.wording import markdown
 
 Contrast = tuple[str, str, str]
 """(name, variant, the variant that it is compared with)"""

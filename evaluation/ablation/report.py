@@ -17,9 +17,10 @@ from utils.image_utils import write_png
 
 ELEVATION_DEG = 10.0
 LABEL_PX, SIDE_PX = 190, 96
+SHEET_SEEDS = 2
 
 
-def write_report(out: Path, results: Sequence[Result], sheet_seeds: int) -> str:
+def write_report(out: Path, results: Sequence[Result]) -> str:
     """Writes all files, a sheet for each block of the summary; returns the text of summary.md."""
     text = summary(results)
     if not out.is_dir() or not results:
@@ -29,7 +30,7 @@ def write_report(out: Path, results: Sequence[Result], sheet_seeds: int) -> str:
     if any("film" in result for result in results):
         (out / "film.csv").write_text(film_csv(results), encoding="utf-8")
     for block in blocks(results):
-        shown = first_seeds(block.results, sheet_seeds)
+        shown = first_seeds(block.results, SHEET_SEEDS)
         write_png(out / f"sheet_{block.name}.png", sheet(out, shown, SIDE_PX))
         strips = figure(shown)
         if strips is not None:

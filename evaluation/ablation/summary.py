@@ -9,15 +9,8 @@ import numpy as np
 
 from evaluation.ablation import film, outcomes
 from evaluation.experiments.runs import Result
-from evaluation.experiments.tables import (
-    MECHANISMS,
-    by_variant,
-    csv_text,
-    markdown,
-    mean_and_error,
-    mechanism_cells,
-    paired,
-)
+from evaluation.experiments.tables import MECHANISMS, by_variant, csv_text, mean_and_error, mechanism_cells, paired
+from utils.wording import markdown
 
 SCORES = {
     "psnr": 2,

@@ -45,7 +45,6 @@ BULKY = (  # the cloud, of which all that is scored can be made again, stays
 LATE_IMPORTS = (  # what train.py, its libraries and a measure import when they need it, together seconds
     "train",
     "torch._dynamo",
-    "torch.utils.tensorboard",
     "toy.ideal",
     "guidance.linear_autoencoder",
     "guidance.sd_utils",

@@ -59,12 +59,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return (float(np.mean(values)) if len(values) else math.nan), error
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """One table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def csv_text(lines: Iterable[Sequence[object]]) -> str:
     """Lines of cells as a CSV file; numbers that are not whole have six digits, None is an empty cell."""
     text = io.StringIO()

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-from evaluation.gpu_check.goals import MEAN_T, judged
+from evaluation.gpu_check.goals import MEAN_T, STEPS, judged
 from evaluation.gpu_check.protocol import ROOT, Finding, Part, PartFailed, Session
 from evaluation.gpu_check.resumed_run import continues_as_before, random_weights
 
@@ -16,7 +16,6 @@ STEP_TINY = ("--size", "tiny", "--views", "1", "--perpneg", "off", "--repeats", 
 STEP_FULL = ("--size", "full", "--views", "4", "--perpneg", "off", "--repeats", "3", "--warm_up", "2")
 ONE_ROW = ("--sh", "0", "--opacity", "0.1", "--threads", "1")  # of rasterizers, for a number of Gaussians
 MOST_OVER_ESTIMATE = 1.0  # of the measured peak over the estimate: above it a run that was let through does not fit
-ITERATIONS = 6000  # of configs/prompt.yaml
 
 
 def device(session: Session) -> Finding:
@@ -122,7 +121,7 @@ def steps(name: str, *words: str) -> Part:
         ours = _rows(table)[0]
         summary = f"{ours['step ms']} ms a step"
         if not session.is_tiny:
-            summary += f", {ITERATIONS} of them take {ITERATIONS * float(ours['step ms']) / 6e4:.0f} minutes"
+            summary += f", {STEPS} of them take {STEPS * float(ours['step ms']) / 6e4:.0f} minutes"
         if ours["gain"]:
             summary += f", {ours['gain']} times as fast as made in upstream's way"
         if ours["GB"] and ours["estimate GB"]:

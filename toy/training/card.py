@@ -7,6 +7,7 @@ from toy.captions import COLOURS, HELD_OUT_CLASSES, HELD_OUT_COLOUR_PAIRS, SYNON
 from toy.objects import CLASSES, PARTS
 from toy.training.checks import WORDINGS
 from toy.training.tokenizer import LENGTH
+from utils.wording import markdown
 
 CARD = """---
 license: apache-2.0
@@ -95,9 +96,9 @@ def write_card(facts: dict, path: Path) -> None:
     fields = {
         "progress": _progress(facts),
         "chance": f"by chance: class {1 / len(CLASSES):.2f}, colour {1 / len(COLOURS):.2f}, view 0.25 to 0.50",
-        "samples": _table(["", *next(iter(measured["samples"].values()))], _rows(measured["samples"], "{:.2f}")),
-        "text": _table(["t", *WORDINGS], _rows(measured["text"], "{:.5f}")),
-        "text_held_out": _table(["t", *WORDINGS], _rows(measured["text_held_out_pairs"], "{:.5f}")),
+        "samples": markdown(["", *next(iter(measured["samples"].values()))], _rows(measured["samples"], "{:.2f}")),
+        "text": markdown(["t", *WORDINGS], _rows(measured["text"], "{:.5f}")),
+        "text_held_out": markdown(["t", *WORDINGS], _rows(measured["text_held_out_pairs"], "{:.5f}")),
         "colour_chance": 1 / len(COLOURS),
         "identification": ", ".join(f"t = {t}: {share:.2f}" for t, share in measured["identification"].items()),
         "channels": tuple(sizes["channels"]),
@@ -129,8 +130,3 @@ def _progress(facts: dict) -> str:
 
 def _rows(table: dict[str, dict[str, float]], form: str) -> list[list[str]]:
     return [[name, *(form.format(value) for value in row.values())] for name, row in table.items()]
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -35,14 +35,13 @@ def identification_curve(
     alphas_cumprod: Tensor,
     timesteps: Sequence[int] = (300, 500, 650, 800, 900),
     images: int = 48,
-    seed: int = 0,
 ) -> dict[int, float]:
     """Share of images whose colour A the best possible reader finds in x_t, given all else, by timestep.
 
     Chance is 1 / number of colours. Near 1 at large t means that the latents are scaled too large and that a network
     has no need of the text; a scale that gives below one half at t = 800 worked.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     picks = draw_picks(rendered, images, generator)
     picks = Picks(**{**vars(picks), "background": torch.ones(images, 3)})
     candidates = torch.stack(
@@ -110,13 +109,13 @@ def _wordings(
 
 @torch.no_grad()
 def text_sensitivity(
-    networks: PriorNetworks, check_set: CheckSet, table: CaptionTable, alphas_cumprod: Tensor, seed: int = 7
+    networks: PriorNetworks, check_set: CheckSet, table: CaptionTable, alphas_cumprod: Tensor
 ) -> dict[str, dict[str, float]]:
     """Band of t -> wording -> mean square error of the predicted clean latents; same noise for every wording.
 
     The U-Net listens to a word where its wrong variant costs visibly more than the right caption.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(7)
     clean = check_set.latents
     table_of = {kind: networks.embed(table.ids(texts)) for kind, texts in check_set.captions.items()}
     result = {}

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.experiments.tables import markdown
 from evaluation.janus import share
 from evaluation.view_words import second_front
 from tests.evaluation.janus_roc.roc import Accuracy, accuracy, area, best_threshold, held_out_flags
 from tests.evaluation.janus_roc.scenes import NO_FRONT, Scene, words_seen
+from utils.wording import markdown
 
 SOURCES = {"built": "built scenes", "fitted": "clouds fitted to built scenes", "clouds": "clouds of toy runs"}
 NOISES = (0.0, 0.3, 0.4, 0.5, 0.7)
