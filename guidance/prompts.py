@@ -22,6 +22,12 @@ VIEWS = ("front", "side", "back")
 ENDINGS = {view: f", {view} view" for view in VIEWS}
 
 
+def nearest_views(position: float) -> tuple[str, str, float]:
+    """(near, far, share of far) of a position between front (0), side (1) and back (2)."""
+    near = 0 if position <= 1 else 1
+    return VIEWS[near], VIEWS[near + 1], position - near
+
+
 @dataclass(frozen=True)
 class PromptTexts:
     """The six texts of a run, as they are encoded."""
@@ -116,13 +122,12 @@ class PromptEmbeddings:
     def _repeated(self, name: str, count: int) -> Tensor:
         return self.embeddings[name].expand(count, -1, -1)  # [B,L,D]
 
-    def _blend(self, position: float, text: str = "") -> Tensor:
+    def _blend(self, position: float, text: str) -> Tensor:
         """Embedding at a position between front (0), side (1) and back (2), linear between neighbours: [L,D].
 
         Kept from upstream: text follows azimuth alone; a view from above is still a front, side or back view.
         """
-        near, far = ("front", "side") if position <= 1 else ("side", "back")
-        share = position if position <= 1 else position - 1
+        near, far, share = nearest_views(position)
         return (1 - share) * self.embeddings[text + near] + share * self.embeddings[text + far]
 
     def _negatives(self, rows: list[tuple[tuple[int, float], ...]]) -> tuple[tuple[Tensor, Tensor], ...]:

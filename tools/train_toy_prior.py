@@ -25,7 +25,7 @@ import torch
 
 from toy.training.data import load_or_render
 from toy.training.model import Sizes
-from toy.training.training import PriorTrainer, TrainSettings, facts_of
+from toy.training.training import PriorTrainer, TrainSettings, facts_of, read_checkpoint
 from utils.device import resolve_device
 from utils.general_utils import check_writable
 
@@ -52,9 +52,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     train.add_argument(
         "--channels", type=int, nargs="+", default=list(Sizes().channels), help="U-Net channels, fine to coarse"
     )
-    train.add_argument(
-        "--compile", action="store_true", help="torch.compile the U-Net (minutes to start, faster steps)"
-    )
     train.add_argument("--device", default="cpu", help="cpu, or cuda: the networks' part; images are drawn on the CPU")
     export.add_argument("--to", type=Path, required=True, help="folder to write, for example assets/toy-prior")
     export.add_argument("--remarks", default="", help="what you saw in the sample grid, quoted by the model card")
@@ -63,9 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace) -> tuple[TrainSettings, Sizes]:
     """Of the command `train`. Raises ValueError."""
-    settings = TrainSettings(
-        seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes, compile=args.compile
-    )
+    settings = TrainSettings(seed=args.seed, batch=args.batch, lr=args.lr, steps=args.steps, minutes=args.minutes)
     return settings, Sizes(channels=tuple(args.channels))
 
 
@@ -79,12 +74,15 @@ def check(args: argparse.Namespace) -> None:
     if args.command == "export":
         if not checkpoint.is_file():
             raise ValueError(f"{args.folder} holds no checkpoint.pt; give the --folder of a training.")
+        read_checkpoint(checkpoint)
         check_writable(args.to / "measured.json")
         return
-    settings_of(args)
+    _, sizes = settings_of(args)
     resolve_device(args.device)
     check_writable(checkpoint)
-    if args.prior is not None and not checkpoint.is_file():
+    if checkpoint.is_file():
+        read_checkpoint(checkpoint, sizes)
+    elif args.prior is not None:
         facts_of(args.prior)
 
 

@@ -289,6 +289,32 @@ def test_what_cannot_train_is_refused_before_views_are_rendered(tmp_path, monkey
     assert said in line and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), [], "cannot be read ("),
+        (lambda path: path.write_bytes(b""), [], "cannot be read ("),
+        (lambda path: torch.save({"step": 1}, path), [], "it has no seconds, begun_step"),
+        (lambda path: torch.save(torch.ones(2), path), [], "it has no step, seconds"),
+        (lambda path: None, ["--channels", "32", "32", "32"], "channels (16, 16, 16), but (32, 32, 32) were asked for"),
+    ],
+    ids=["cut", "empty", "parts missing", "no parts", "other channels"],
+)
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_a_checkpoint_that_cannot_be_continued_is_refused_before_views_are_rendered(
+    rendered, tmp_path, monkeypatch, capsys, command, spoil, words, said
+) -> None:
+    if words and command == "export":
+        return
+    trained(SHORT, rendered, tmp_path / "run", until=1).save()
+    spoil(tmp_path / "run" / "checkpoint.pt")
+    monkeypatch.setattr(train_toy_prior, "load_or_render", lambda *_, **__: pytest.fail("views are rendered"))
+    words = [*words, *(["--to", str(tmp_path / "to")] if command == "export" else [])]
+    assert train_toy_prior.main([command, "--folder", str(tmp_path / "run"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and "checkpoint.pt" in line and not (tmp_path / "to").exists()
+
+
 def test_the_default_device_is_one_that_networks_can_be_on(tmp_path, rendered, monkeypatch) -> None:
     """--device auto ended with a stack trace after the views were rendered."""
     made = []

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 import toy
+from guidance.prompts import nearest_views
 from toy.captions import COLOURS, HELD_OUT_COLOUR_PAIRS, SYNONYMS, caption
+from toy.compose import compose
 from toy.objects import CLASSES, ONE_SIDED
 from toy.raycast import View, render_gbuffers
 from toy.rendered_set import PoseRanges
 from utils.general_utils import atomic_path
 
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
-VIEW_ORDER: tuple[str, ...] = ("front", "side", "back")
 LEAD_INS: tuple[str, ...] = ("a photo of", "a dslr photo of", "an image of", "a toy of")
 POSES = PoseRanges(radius=(3.4, 3.6), theta_deg=(50.0, 105.0), fov_rad=(0.42, 0.46))
 SIZE_PX = 64
@@ -154,21 +155,16 @@ def draw_picks(rendered: RenderedSet, count: int, generator: torch.Generator) ->
 
 
 def compose_batch(rendered: RenderedSet, picks: Picks) -> Tensor:
-    """Images [B, 3, S, S] in [0, 1]; the same sum as toy.compose, for one colour pair per image."""
-    planes = rendered.buffers[picks.class_index.numpy(), picks.view_index.numpy()]
-    buffers = torch.from_numpy(planes).float() / 255  # [B, 6, S, S]
-    table = torch.tensor(list(COLOURS.values()))
-    a, b = table[picks.colour_a][:, :, None, None], table[picks.colour_b][:, :, None, None]
-    ground = picks.background[:, :, None, None] * (1 - buffers[:, 5:6])
-    images = (buffers[:, 0:3] + a * buffers[:, 3:4] + b * buffers[:, 4:5] + ground).clamp(0, 1)
+    """Images [B, 3, S, S] in [0, 1], with one colour pair per image."""
+    planes = rendered.buffers[picks.class_index.numpy(), picks.view_index.numpy()]  # [B, 6, S, S]
+    a, b = (np.array(list(COLOURS.values()))[picked.numpy()] for picked in (picks.colour_a, picks.colour_b))
+    images = torch.from_numpy(compose(planes, a, b, picks.background.numpy()))
     return torch.where(picks.flip[:, None, None, None], images.flip(-1), images)
 
 
 def view_blend(azimuth_deg: float) -> tuple[str, str, float]:
     """(near, far, share of far): how guidance blends the view captions at this azimuth."""
-    position = abs((azimuth_deg + 180) % 360 - 180) / 90
-    near = 0 if position <= 1 else 1
-    return VIEW_ORDER[near], VIEW_ORDER[near + 1], position - near
+    return nearest_views(abs((azimuth_deg + 180) % 360 - 180) / 90)
 
 
 def draw_captions(rendered: RenderedSet, picks: Picks, generator: torch.Generator):

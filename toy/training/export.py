@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import diffusers
-import torch
 
 from guidance.linear_autoencoder import LinearAutoencoder
 from toy.captions import HELD_OUT_COLOUR_PAIRS
@@ -17,6 +16,7 @@ from toy.training.data import RenderedSet
 from toy.training.model import CaptionTable, PriorNetworks, Sizes, build_networks, build_scheduler
 from toy.training.sampling import draw_targets, retrieval_scores, sample_grid, sample_images
 from toy.training.tokenizer import save_tokenizer
+from toy.training.training import read_checkpoint
 from utils.image_utils import write_png
 
 LARGEST_BYTES = 20 * 2**20
@@ -26,7 +26,7 @@ def load_average(checkpoint: Path) -> tuple[PriorNetworks, LinearAutoencoder, di
     """The averaged networks and the autoencoder of a checkpoint, with its plain entries (step, seconds, settings)."""
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} does not exist; run the train command with this folder first.")
-    state = torch.load(checkpoint, weights_only=True)
+    state = read_checkpoint(checkpoint)
     settings = state["settings"]
     sizes = Sizes(**{**state["sizes"], "channels": tuple(state["sizes"]["channels"])})
     networks = build_networks(sizes, settings["latent_channels"], CaptionTable().tokenizer)

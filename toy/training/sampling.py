@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from guidance.linear_autoencoder import LinearAutoencoder
+from guidance.prompts import VIEWS
 from toy.captions import COLOURS, DEFAULT_COLOURS, HELD_OUT_COLOUR_PAIRS, caption
 from toy.compose import compose
 from toy.objects import CLASSES, ONE_SIDED, primitives_of
 from toy.raycast import View, render_primitives
-from toy.training.data import COLOUR_NAMES, VIEW_ORDER, RenderedSet, allowed_pairs
+from toy.training.data import COLOUR_NAMES, RenderedSet, allowed_pairs
 from toy.training.model import LATENT_PX, CaptionTable, PriorNetworks, build_scheduler, to_images
 from utils.heat_map import text_lines, text_strip
 
@@ -46,7 +47,6 @@ def sample_images(
     autoencoder: LinearAutoencoder,
     table: CaptionTable,
     texts: Sequence[str],
-    cfg: float = CFG,
     steps: int = 25,
     seed: int = 0,
 ) -> Tensor:
@@ -62,7 +62,7 @@ def sample_images(
     latents = torch.randn(len(texts), autoencoder.config.latent_channels, LATENT_PX, LATENT_PX, generator=generator)
     for t in scheduler.timesteps:
         wanted, plain = networks.predict_clean(latents.repeat(2, 1, 1, 1), t.expand(2 * len(texts)), both).chunk(2)
-        latents = scheduler.step(plain + cfg * (wanted - plain), t, latents).prev_sample
+        latents = scheduler.step(plain + CFG * (wanted - plain), t, latents).prev_sample
     return to_images(autoencoder, latents)
 
 
@@ -84,8 +84,8 @@ def grid_rows() -> list[list[Target]]:
     """Per class: front, side, back in the class's own colours, the same in another pair, front in a held-out pair."""
     rows = []
     for row, class_name in enumerate(CLASSES):
-        targets = [Target(class_name, *DEFAULT_COLOURS[class_name], view) for view in VIEW_ORDER]
-        targets += [Target(class_name, *other_pair(row), view) for view in VIEW_ORDER]
+        targets = [Target(class_name, *DEFAULT_COLOURS[class_name], view) for view in VIEWS]
+        targets += [Target(class_name, *other_pair(row), view) for view in VIEWS]
         held_out = HELD_OUT_COLOUR_PAIRS[row % len(HELD_OUT_COLOUR_PAIRS)]
         rows.append([*targets, Target(class_name, *held_out, "front")])
     return rows
@@ -149,6 +149,6 @@ def draw_targets(count: int, seed: int, held_out_pairs: bool) -> list[Target]:
     pairs = HELD_OUT_COLOUR_PAIRS if held_out_pairs else trained
     classes = list(CLASSES)
     return [
-        Target(classes[k % len(classes)], *pairs[rng.randint(len(pairs))], VIEW_ORDER[(k // len(classes)) % 3])
+        Target(classes[k % len(classes)], *pairs[rng.randint(len(pairs))], VIEWS[(k // len(classes)) % 3])
         for k in range(count)
     ]

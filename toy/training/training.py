@@ -7,10 +7,8 @@ Letters of shapes: B images of a batch, C h w latent.
 import copy
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,16 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from guidance.linear_autoencoder import LinearAutoencoder
+from guidance.sources import reason_of
+from guidance.tensor_files import load_pickled
 from toy.training.checks import build_check_set, identification_curve, text_sensitivity
 from toy.training.data import Batch, RenderedSet, compose_batch, draw_batch, draw_picks
 from toy.training.model import CaptionTable, Sizes, build_networks, build_scheduler, to_latents
+from utils.general_utils import atomic_path
+
+PARTS = ("step", "seconds", "begun_step", "begun_seconds", "settings", "sizes", "networks", "average", "optimizer",
+         "autoencoder")  # fmt: skip
+"""What a checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,6 @@ class TrainSettings:
     checkpoint_s: float = 120.0
     check_every: int = 500
     log_every: int = 25
-    compile: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a schedule without a step, which would leave networks as they were drawn."""
@@ -95,6 +99,26 @@ def facts_of(prior: Path) -> dict[str, Any]:
     return json.loads(facts.read_text())
 
 
+def read_checkpoint(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
+    """What `PriorTrainer.save` wrote. Raises ValueError for another file, a damaged one, or networks unlike `sizes`."""
+    try:
+        state = load_pickled(path)
+    except Exception as error:  # pickle and torch raise their own classes
+        remedy = "copy it again, or delete it to train from the beginning"
+        raise ValueError(f"{path} cannot be read ({reason_of(error)}); {remedy}") from error
+    lacking = [name for name in PARTS if not isinstance(state, dict) or name not in state]
+    if lacking:
+        what = f"{path} is not a checkpoint of tools/train_toy_prior.py: it has no {', '.join(lacking)}"
+        raise ValueError(f"{what}; delete it, or give another --folder")
+    channels = tuple(state["sizes"]["channels"])
+    if sizes is not None and channels != tuple(sizes.channels):
+        raise ValueError(
+            f"{path} holds a U-Net with channels {channels}, but {tuple(sizes.channels)} were asked for;"
+            " use the same --channels or another folder."
+        )
+    return state
+
+
 class PriorTrainer:
     """Remembers networks, their running average, the optimizer, steps done and seconds trained; nothing else."""
 
@@ -119,9 +143,6 @@ class PriorTrainer:
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
         )
-        self.predict: Callable[..., Tensor] = self.networks.predict_clean
-        if settings.compile:
-            self.predict = torch.compile(self.predict)
         self.step, self.seconds = 0, 0.0
         self.begun_step, self.begun_seconds = 0, 0.0
         """Where the schedule begins: what an earlier training did, see `start_from`."""
@@ -188,7 +209,7 @@ class PriorTrainer:
         noise = torch.randn(clean.shape, generator=generator) + offset
         a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        predicted = self.predict(noisy.to(self.device), t.to(self.device), self.conditioning(batch))
+        predicted = self.networks.predict_clean(noisy.to(self.device), t.to(self.device), self.conditioning(batch))
         error = (predicted - clean.to(self.device)).square().mean(dim=(1, 2, 3))
         weight = loss_weight(self.alphas_cumprod, t, self.settings.scaling_factor)
         return (error * weight.to(self.device)).mean()
@@ -205,7 +226,7 @@ class PriorTrainer:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.networks.parameters()), 1 - keep)
 
     def save(self) -> None:
-        """Writes the checkpoint beside the old one and swaps them, so that a kill at any moment leaves a whole file."""
+        """Writes the checkpoint; a kill at any moment leaves a whole one. Raises OSError."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -218,20 +239,14 @@ class PriorTrainer:
             "optimizer": self.optimizer.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
         }
-        unfinished = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
+        with atomic_path(self.checkpoint) as unfinished:
+            torch.save(state, unfinished)
 
     def resume(self) -> bool:
-        """Continues from the folder's checkpoint, if there is one; settings that shape the networks must agree."""
+        """Continues from the folder's checkpoint, if there is one. Raises as `read_checkpoint` does."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        if tuple(state["sizes"]["channels"]) != tuple(self.sizes.channels):
-            raise ValueError(
-                f"{self.checkpoint} holds a U-Net with channels {tuple(state['sizes']['channels'])}, but"
-                f" {tuple(self.sizes.channels)} were asked for; use the same --channels or another folder."
-            )
+        state = read_checkpoint(self.checkpoint, self.sizes)
         self.step, self.seconds = state["step"], state["seconds"]
         self.begun_step, self.begun_seconds = state["begun_step"], state["begun_seconds"]
         self.networks.load_state_dict(state["networks"])
