@@ -47,12 +47,11 @@ def made(tmp_path_factory):
     weights = out.parent / "weights"
     weights.mkdir()
     tiny.write_clip(weights, "clip-vit-base-patch32")
-    clip = measure.load_metric("clip_b32", "cpu", weights)
     for seed, name in enumerate(NAMES):
         run = write_run(out / "runs" / name, (5,))
         facts = {"prior": "toy", "variant": "full", "prompt": "a red sphere with red stripe", "seed": seed}
         result = {**facts, "flags": [], "train_s": 1.0, "cpu_s": 1.0, **measure.measure(run, LOG, "toy", 24)}
-        result["metrics"] = {"clip_b32": measure.score_scene(run, "clip_b32", clip, torch.device("cpu"))}
+        result["metrics"] = {"clip_b32": next(run_folder.score_runs("clip_b32", [run], torch.device("cpu"), weights))}
         runs.write_result(out / f"{name}.json", result)
     (out / "results.json").write_text(json.dumps({"rows": summary(runs.read_folder(out), "toy", {})}))
     (out / "assets.csv").write_text(assets_csv(runs.read_folder(out), "toy"))
