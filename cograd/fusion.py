@@ -11,7 +11,7 @@
 | share | <g_aux, g_main> / (abs(g_main)^2 + delta) |
 
 A gradient is a mapping of named tensors that stands for one vector, all tensors end to end; gradients that meet have
-the same names and shapes. Results have the type of their inputs.
+the same names and shapes. Each tensor of a result has the type that it has in g_main; in between, all are of the widest.
 """
 
 import math
@@ -41,17 +41,25 @@ class Flat(Gradient):
     `square` is |g|^2, once known: a stored gradient is compared many times. `is_finite` is true once that is known.
     """
 
-    def __init__(self, vector: Tensor, shapes: Mapping[str, Shape]) -> None:
-        """shapes: of the parts by name, in their order."""
+    def __init__(
+        self, vector: Tensor, shapes: Mapping[str, Shape], types: Mapping[str, torch.dtype] | None = None
+    ) -> None:
+        """shapes and types: of the parts by name, in their order; the vector's type is one that holds all of them."""
         self.vector, self.shapes = vector, shapes
+        self.types = dict.fromkeys(shapes, vector.dtype) if types is None else types
         self.square: float | None = None
         self.is_finite = False
 
     @cached_property
-    def parts(self) -> dict[str, Tensor]:
-        """Each tensor, by name."""
+    def views(self) -> dict[str, Tensor]:
+        """Where in the vector each tensor is, by name; of the vector's type."""
         parts = self.vector.split([math.prod(shape) for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """Each tensor in its own type, by name: a view of the vector, or a copy where that is of another type."""
+        return {name: part.to(self.types[name]) for name, part in self.views.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.parts[name]
@@ -107,13 +115,14 @@ def flat(g: Gradient) -> Flat:
     """A copy of g end to end; g itself where it is that already."""
     if isinstance(g, Flat):
         return g
-    return Flat(torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0), _shapes(g))
+    vector = torch.cat([x.detach().reshape(-1) for x in g.values()]) if g else torch.zeros(0)
+    return Flat(vector, _shapes(g), types_of(g))
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """a + b; a name that only one of them has keeps its tensor."""
     if isinstance(a, Flat) and isinstance(b, Flat) and fits(a, b):
-        return Flat(a.vector + b.vector, a.shapes)
+        return Flat(a.vector + b.vector, a.shapes, a.types)
     return {**b, **{name: x + b[name] if name in b else x for name, x in a.items()}}
 
 
@@ -131,8 +140,9 @@ class GradientSum:
             if isinstance(scale, float) and isinstance(total, Flat) and isinstance(g, Flat):
                 total.vector.add_(g.vector, alpha=scale)
             else:
+                own = total.views if isinstance(total, Flat) else total
                 for name, x in g.items():
-                    total[name].add_(x, alpha=_factor(scale, name))
+                    own[name].add_(x, alpha=_factor(scale, name))
             return
         if scale != 1.0:
             g = _scaled(g, scale)
@@ -203,7 +213,7 @@ def fuse(
     kept = [1 - share for share in projection_shares(aux_main, main_main, delta)]
     g_aux, weight = hists[0], float(weights[0])
     if len(hists) > 1:
-        g_aux, weight = Flat(weights[0] * hists[0].vector, main.shapes), 1.0
+        g_aux, weight = Flat(weights[0] * hists[0].vector, main.shapes, main.types), 1.0
         for w, hist in zip(weights[1:], hists[1:]):
             g_aux.vector.add_(hist.vector, alpha=w)
     products = (k * k * own + 2 * k * other for k, own, other in zip(kept, main_main, aux_main))
@@ -238,13 +248,18 @@ def _factor(scale: Scale, name: str) -> float:
 def _scaled(g: Gradient, scale: Scale) -> Gradient:
     """scale g, a copy."""
     if isinstance(scale, float) and isinstance(g, Flat):
-        return Flat(scale * g.vector, g.shapes)
-    scaled = {name: _factor(scale, name) * x for name, x in g.items()}
-    return flat(scaled) if isinstance(g, Flat) else scaled
+        return Flat(scale * g.vector, g.shapes, g.types)
+    scaled = {name: _factor(scale, name) * x for name, x in (g.views if isinstance(g, Flat) else g).items()}
+    return Flat(flat(scaled).vector, g.shapes, g.types) if isinstance(g, Flat) else scaled
 
 
 def _shapes(g: Gradient) -> Mapping[str, Shape]:
     return g.shapes if isinstance(g, Flat) else {name: tuple(x.shape) for name, x in g.items()}
+
+
+def types_of(g: Gradient) -> Mapping[str, torch.dtype]:
+    """Type of each tensor, by name."""
+    return g.types if isinstance(g, Flat) else {name: x.dtype for name, x in g.items()}
 
 
 def _check_fit(a: Gradient, b: Gradient) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from cograd.fusion import Flat, Gradient, fits, flat
+from cograd.fusion import Flat, Gradient, fits, flat, types_of
 from cograd.params import CoGradParams
 from cograd.regions import RegionGrid
 
@@ -83,7 +83,7 @@ class PlainGradient:
     def unpack(self, like: Gradient) -> Gradient:
         """The gradient in the names, types and devices of `like`. ValueError where it is of other parameters."""
         own, others = self.gradient, [like.vector] if isinstance(like, Flat) else like.values()
-        if fits(like, own) and all((g.dtype, g.device) == (own.vector.dtype, own.vector.device) for g in others):
+        if fits(like, own) and types_of(like) == own.types and all(g.device == own.vector.device for g in others):
             return own
         for name, g in like.items():
             if name not in own or (name not in self.fixed and self.count != len(g)):
@@ -92,16 +92,17 @@ class PlainGradient:
 
     def remap_rows(self, index_map: RowMap) -> None:
         """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
-        old, vector = self.gradient, self.gradient.vector
-        source, new_rows = index_map.source.to(vector.device), index_map.is_new.to(vector.device).nonzero().squeeze(1)
-        self.count = len(source)
-        shapes = {name: g.shape if name in self.fixed else (self.count, *g.shape[1:]) for name, g in old.items()}
-        self.gradient = Flat(vector.new_empty(sum(map(math.prod, shapes.values()))), shapes)
-        for name, g in self.gradient.items():
+        old, device = self.gradient, self.gradient.vector.device
+        source, new_rows = index_map.source.to(device), index_map.is_new.to(device).nonzero().squeeze(1)
+        count = len(source)
+        shapes = {name: g if name in self.fixed else (count, *g[1:]) for name, g in old.shapes.items()}
+        moved = Flat(old.vector.new_empty(sum(map(math.prod, shapes.values()))), shapes, old.types)
+        for name, g in moved.views.items():
             if name in self.fixed:
-                g.copy_(old[name])
+                g.copy_(old.views[name])
             elif g.numel():
-                torch.index_select(old[name], 0, source, out=g).index_fill_(0, new_rows, 0)
+                torch.index_select(old.views[name], 0, source, out=g).index_fill_(0, new_rows, 0)
+        self.gradient, self.count = moved, count
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as nested dictionaries."""

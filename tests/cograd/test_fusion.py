@@ -195,6 +195,25 @@ def test_types_are_those_of_the_input(dtype) -> None:
     assert fuse(g, [(0.5, {"x": torch.arange(4).to(dtype)})]).g_fused["x"].dtype == dtype
 
 
+@pytest.mark.parametrize("projection", ["vector", "group"])
+@pytest.mark.parametrize("hists", [1, 2])
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+def test_each_tensor_of_a_result_has_its_own_type(narrow, hists, projection) -> None:
+    """Mixed precision: as if all were of the wider type, rounded once at the end."""
+    wide = [_gradient(seed) for seed in range(1 + hists)]
+    mixed = [{name: x.to(narrow) if name == "f_dc" else x for name, x in g.items()} for g in wide]
+    exact = [{name: x.float() for name, x in g.items()} for g in mixed]
+    for run in (
+        lambda main, *others: fuse(main, [(0.5, g) for g in others], projection=projection).g_fused,
+        lambda main, *others: project_orthogonal(others[0], main, projection=projection),
+    ):
+        for given_as in (dict, flat):
+            result, expected = run(*map(given_as, mixed)), run(*exact)
+            assert {name: x.dtype for name, x in result.items()} == {name: x.dtype for name, x in mixed[0].items()}
+            assert all(torch.equal(x, expected[name].to(x.dtype)) for name, x in result.items())
+    assert {name: x.dtype for name, x in flat(mixed[0]).items()} == {name: x.dtype for name, x in mixed[0].items()}
+
+
 def test_gradients_of_other_parameters_are_refused() -> None:
     g = {"xyz": torch.ones(3, 2)}
     for other in ({"xyz": torch.ones(2, 3)}, {"rgb": torch.ones(3, 2)}, {}):

@@ -244,6 +244,24 @@ def test_storage_can_be_elsewhere() -> None:
     assert same(bank.candidates(401, 64, 300, g)[0].g_hist, g)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_of_two_types_keep_them_when_their_rows_move(packed, tmp_path) -> None:
+    g = gradient_of()
+    g["opacity"], g["background"] = g["opacity"].half(), g["background"].double()
+    first, second, kept = bank_of(), bank_of(), torch.arange(30) % 3 > 0
+    first.store(400, 64, 300, g)
+    if packed:
+        pack(first)
+    save_tree(tmp_path / "bank.safetensors", first.state_dict())
+    second.load_state_dict(load_tree(tmp_path / "bank.safetensors"))
+    for bank in (first, second):
+        bank.remap_rows(IndexMap.kept(kept))
+        left = {name: x if name == "background" else x[kept] for name, x in g.items()}
+        found = bank.candidates(401, 64, 300, left)[0].g_hist
+        assert {name: x.dtype for name, x in found.items()} == {name: x.dtype for name, x in g.items()}
+        assert packed or same(found, left)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_state_survives_a_checkpoint_file(precision, tmp_path) -> None:
     first, second = bank_of(bank_precision=precision), bank_of(bank_precision=precision)
