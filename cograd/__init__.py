@@ -22,12 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cograd.checks import check_lengths, indices, numbers, whole
 from cograd.fusion import FusionResult, Gradient, fuse
 from cograd.gradient_bank import GradientBank, RowMap
-from cograd.history import RegionHistory
+from cograd.history import RegionHistory, check_loss
 from cograd.params import CoGradParams
-from cograd.regions import RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
+from cograd.regions import REGION, RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
 from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
+
+TIMESTEP = "a timestep of the diffusion model"
 
 __all__ = ["CoGrad", "CoGradParams", "FusionResult", "Gradient", "Observation", "Plan"]
 
@@ -71,8 +74,9 @@ class CoGrad:
         w: the guidance's weight [T] of each timestep, by default LucidDreamer's; for loss_signal `weighted`.
         fixed_names: parameters whose rows are not Gaussians. Raises ValueError for an invalid schedule or grid.
         """
-        if total_steps < 1:
-            raise ValueError(f"total_steps is {total_steps}; expected the number of steps of the run, 1 or more")
+        if isinstance(fixed_names, str):
+            raise ValueError(f"fixed_names is {fixed_names!r}; expected a sequence of names, ({fixed_names!r},)")
+        total_steps = whole(total_steps, "total_steps", "the number of steps of the run", 1)
         self.params, self.total_steps = params, total_steps
         self.grid = RegionGrid.from_params(params)
         self.opposites = self.grid.opposites() if params.opposite_views else None
@@ -84,8 +88,12 @@ class CoGrad:
     def plan(self, step: int, views: int, generator: torch.Generator) -> Plan:
         """Regions and timesteps of so many views; draws two uniform numbers for each view.
 
-        Raises ValueError for more views than regions.
+        Raises ValueError for more views than regions, and for a step beyond 1..total_steps.
         """
+        step = self._step(step)
+        views = whole(views, "views", "the number of views, which are all of different regions", 1, len(self.grid))
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator is {generator!r}; expected torch.Generator().manual_seed(seed)")
         log_p = next_log_probabilities(self.history, self.params)
         regions = draw_without_replacement(log_p, uniform(generator, views).tolist(), self.opposites)
         P = torch.from_numpy(np.exp(log_p))
@@ -104,12 +112,17 @@ class CoGrad:
         results goes to the optimizer, and views of the same step are no candidates for each other: `observe` stores
         their gradients after all of them are fused. configs/prompt.yaml has LucidDreamer's four views, so that its 6000
         steps draw 24,000 regions.
+
+        Raises ValueError, at every step, for a step, region, t or g_main that a later step could not use either.
         """
-        candidates, params = self.bank.candidates(step, int(region), int(t), g_main), self.params
+        step, region = self._step(step), whole(region, "region", REGION, 0, len(self.grid) - 1)
+        t = whole(t, "t", TIMESTEP, 0, self.controller.T - 1)
+        self.bank.check(g_main)
+        candidates, params = self.bank.candidates(step, region, t, g_main), self.params
         if not candidates:
-            return FusionResult(g_main, region=int(region))
+            return FusionResult(g_main, region=region)
         result = fuse(g_main, [(c.w, c.g_hist) for c in candidates], params.delta, params.projection)
-        return replace(result, region=int(region), distances=tuple(c.d for c in candidates))
+        return replace(result, region=region, distances=tuple(c.d for c in candidates))
 
     def observe(
         self, step: int, regions: Tensor, t: Tensor, losses: Tensor, main_gradients: Sequence[Gradient | None]
@@ -117,7 +130,12 @@ class CoGrad:
         """Takes in the losses [B], moves the local states, stores the main gradients (None: there is none to keep).
 
         DECISION: the paper has no loss that is not finite. Such a view is counted, and enters no history and no bank.
+
+        Raises ValueError, with nothing taken in, for what is not one region, timestep, loss and gradient for each view.
         """
+        step = self._step(step)
+        regions, t, losses = (x.cpu() if isinstance(x, Tensor) else x for x in (regions, t, losses))
+        self._check_views(regions, t, losses, main_gradients)
         self.bank.drop_expired(step)
         signals = self.signal(losses, t).tolist()
         updates: list[LocalUpdate | None] = []
@@ -137,8 +155,22 @@ class CoGrad:
             [update.raw if update else None for update in updates],
         )
 
+    def _step(self, step: int) -> int:
+        return whole(step, "step", "the number of a step of the run", 1, self.total_steps)
+
+    def _check_views(self, regions: Tensor, t: Tensor, losses: Tensor, gradients: Sequence[Gradient | None]) -> None:
+        """ValueError unless there is a region, a timestep, a loss and a gradient or None for each view."""
+        places = indices(regions, "regions", REGION, len(self.grid))
+        indices(t, "t", TIMESTEP, self.controller.T)
+        values = numbers(losses, "losses", "the loss")
+        check_lengths({"regions": len(regions), "t": len(t), "losses": len(losses), "main_gradients": len(gradients)})
+        for region, loss in zip(places, values):
+            if math.isfinite(loss):
+                check_loss(region, loss)
+        self.bank.check(*(g_main for g_main in gradients if g_main is not None))
+
     def remap_rows(self, index_map: RowMap) -> None:
-        """Moves the rows of the stored gradients with their Gaussians."""
+        """Moves the rows of the stored gradients with their Gaussians. ValueError, with none moved, for no such map."""
         self.bank.remap_rows(index_map)
 
     def record(self, plan: Plan, fusion: Sequence[dict[str, Any]], observation: Observation) -> dict[str, Any]:

@@ -11,7 +11,7 @@
 | share | <g_aux, g_main> / (abs(g_main)^2 + delta) |
 
 A gradient is a mapping of named tensors that stands for one vector, all tensors end to end; gradients that meet have
-the same names and shapes. Each tensor of a result has the type that it has in g_main; in between, all are of the widest.
+the same names and shapes. Each tensor of a result has the type that it has in g_main; until then all are of the widest.
 """
 
 import math

@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from cograd.checks import Rows, checked_rows, rows_of
 from cograd.fusion import Flat, Gradient, fits, flat, types_of
 from cograd.params import CoGradParams
 from cograd.regions import RegionGrid
@@ -29,10 +30,10 @@ HALF_EXPONENT = 15  # a float16 tensor is stored times the power of two that bri
 
 
 class RowMap(Protocol):
-    """Row k of the new set came from old row source[k]; is_new rows carry no history."""
+    """Row k of the new set came from old row source[k]; is_new rows carry no history, and their source is not read."""
 
     @property
-    def source(self) -> Tensor: ...  # [M] int64
+    def source(self) -> Tensor: ...  # [M] integers
 
     @property
     def is_new(self) -> Tensor: ...  # [M] bool
@@ -74,11 +75,9 @@ class PlainGradient:
         cls, gradient: Gradient, step: int, t: int, fixed_names: frozenset[str], device: Any = None
     ) -> Self:
         """A Flat gradient is kept as it is. ValueError for tensors by Gaussian of different length."""
+        count = rows_of(gradient, fixed_names)
         copied = flat(gradient if device is None else {name: g.to(device) for name, g in gradient.items()})
-        counts = {name: shape[0] for name, shape in copied.shapes.items() if name not in fixed_names}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"gradients by Gaussian have lengths {counts}; expected one length, or names called fixed")
-        return cls(step, t, copied, tuple(copied.shapes.keys() - counts.keys()), next(iter(counts.values()), 0))
+        return cls(step, t, copied, tuple(copied.shapes.keys() & fixed_names), count or 0)
 
     def unpack(self, like: Gradient) -> Gradient:
         """The gradient in the names, types and devices of `like`. ValueError where it is of other parameters."""
@@ -90,10 +89,10 @@ class PlainGradient:
                 raise _misfit(self.count, own, name, g)
         return {name: own[name].to(g.device, g.dtype) for name, g in like.items()}
 
-    def remap_rows(self, index_map: RowMap) -> None:
+    def remap_rows(self, rows: Rows) -> None:
         """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
         old, device = self.gradient, self.gradient.vector.device
-        source, new_rows = index_map.source.to(device), index_map.is_new.to(device).nonzero().squeeze(1)
+        source, new_rows = rows.source.to(device), rows.is_new.to(device).nonzero().squeeze(1)
         count = len(source)
         shapes = {name: g if name in self.fixed else (count, *g[1:]) for name, g in old.shapes.items()}
         moved = Flat(old.vector.new_empty(sum(map(math.prod, shapes.values()))), shapes, old.types)
@@ -157,9 +156,9 @@ class PackedGradient:
             gradient[name] = values
         return gradient
 
-    def remap_rows(self, index_map: RowMap) -> None:
+    def remap_rows(self, rows: Rows) -> None:
         """Moves every row with its Gaussian: pruned rows are removed, new rows are zero."""
-        source, is_new = index_map.source.to(self.rows.device), index_map.is_new.to(self.rows.device)
+        source, is_new = rows.source.to(self.rows.device), rows.is_new.to(self.rows.device)
         place = torch.full((self.count,), -1, dtype=torch.int64, device=source.device)  # of a Gaussian in `rows`
         place[self.rows.long()] = torch.arange(len(self.rows), device=source.device)
         place = torch.where(is_new, -1, place[source])  # [M]
@@ -232,6 +231,18 @@ class GradientBank:
         young = (step - stored_step) / step < self.params.max_step_share
         return young and abs(t - stored_t) < self.params.max_t_difference
 
+    def check(self, *gradients: Gradient) -> None:
+        """ValueError unless each is a gradient by name, of as many Gaussians as the others and those stored."""
+        known = next((entry.count for entry in self.entries.values()), 0)
+        for g_main in gradients:
+            count = rows_of(g_main, self.fixed_names)
+            if count is not None and known and count != known:
+                raise ValueError(
+                    f"a gradient has {count} rows; expected {known}, as gradients have that were passed before: call "
+                    "remap_rows(index_map) after each densification"
+                )
+            known = known or count or 0
+
     def store(self, step: int, region: int, t: int, g_main: Gradient) -> None:
         """Keeps a copy of g_main as the region's latest, if a later step can fuse it.
 
@@ -253,18 +264,17 @@ class GradientBank:
             self._shrink()
 
     def remap_rows(self, index_map: RowMap) -> None:
-        """Moves every stored gradient by the map of a densification. ValueError for a map of another set.
+        """Moves every stored gradient by the map of a densification. ValueError, with none moved, for another set's.
 
         DECISION: the paper is silent on densification, which changes the parameters that a stored gradient is of. The
         gradient follows its Gaussians: rows of pruned ones are removed, rows of new ones are zero.
         """
-        if not len(self):
-            return
-        count = next(iter(self.entries.values())).count
-        if len(index_map.source) and (last := int(index_map.source.max())) >= count:
-            raise ValueError(f"the index map reads row {last}; expected rows 0 to {count - 1}, those of the bank")
+        count = next((entry.count for entry in self.entries.values()), None)
+        rows = checked_rows(getattr(index_map, "source", None), getattr(index_map, "is_new", None), count)
+        if count == 0 and len(rows.source):
+            self.entries.clear()  # of no rows: they say nothing about new ones
         for entry in self.entries.values():
-            entry.remap_rows(index_map)
+            entry.remap_rows(rows)
         self._shrink()
 
     def drop_expired(self, step: int) -> None:

@@ -48,8 +48,7 @@ class RegionHistory:
 
     def add(self, region: int, loss: float) -> None:
         """Records one finite loss of a region. Raises ValueError below 0."""
-        if loss < 0:
-            raise ValueError(f"the loss of region {region} is {loss:g}; expected 0 or more, which Eq. (6) compares")
+        check_loss(region, loss)
         n, last = self.n[region], self.L[region]
         if n > 0:
             self.L_bar[region] += (last - self.L_bar[region]) / n
@@ -72,3 +71,9 @@ class RegionHistory:
         for name in self.ARRAYS:
             setattr(self, name, state[name].cpu().numpy().copy())
         self.refused = state["refused"]
+
+
+def check_loss(region: int, loss: float) -> None:
+    """ValueError for a loss below 0."""
+    if loss < 0:
+        raise ValueError(f"the loss of region {region} is {loss:g}; expected 0 or more, which Eq. (6) compares")

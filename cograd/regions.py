@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cograd.checks import indices
 from cograd.history import RegionHistory
 from cograd.params import CoGradParams
 
 Range = tuple[float, float]
+REGION = "the index of a region"
 LARGEST_R = 1e300  # r of a loss that exploded; its quotient by tau is still finite
 
 
@@ -101,14 +103,14 @@ class RegionGrid:
         return Cell((90 - e_hi, 90 - e_lo), (a_lo, a_hi), (d_lo, d_hi))
 
     def sample_poses(self, regions: Tensor, generator: torch.Generator) -> RegionPoses:
-        """A pose in the cell of each of `regions` [B]; draws three uniform numbers for each.
+        """A pose in the cell of each of `regions` [B]; draws three uniform numbers for each. ValueError for no region.
 
         DECISION: the paper samples "a camera pose for the chosen region" by no named law; elevation, azimuth and
         distance are uniform within the cell.
         """
+        cells = tuple(map(self.cell, indices(regions, "regions", REGION, len(self))))
         u = uniform(generator, len(regions), 3).double() + 2.0**-25  # half a step of float32: never on a cell's border
         elevation, azimuth, distance = (self.low + (self.coordinates(regions) + u) * self.step).unbind(-1)
-        cells = tuple(self.cell(region) for region in regions.tolist())
         return RegionPoses(distance, 90 - elevation, azimuth, cells)
 
     def opposites(self) -> list[int]:

@@ -191,10 +191,13 @@ class LossSignal:
     """
 
     def __init__(self, alphas_cumprod: Tensor, params: CoGradParams, w: Tensor | None = None) -> None:
-        """alphas_cumprod [T]; w(t) [T], by default LucidDreamer's sqrt((1 - abar) / abar)."""
+        """alphas_cumprod [T]; w(t) [T], by default LucidDreamer's sqrt((1 - abar) / abar). ValueError for another w."""
         abar = alphas_cumprod.detach().cpu().double()
         self.mode, self.T = params.loss_signal, len(abar)
         weights = ((1 - abar) / abar).sqrt() if w is None else w.detach().cpu().double()
+        if weights.shape != abar.shape or not bool((weights >= 0).all()):
+            given = f"{tuple(weights.shape)}" + (f", {float(weights.min()):g} or more" if weights.numel() else "")
+            raise ValueError(f"w is {given}; expected ({self.T},), a weight of 0 or more for each timestep")
         self.w: list[float] = weights.tolist()
         self.count = np.zeros(params.loss_signal_bins, dtype=np.int64)
         self.mean = np.zeros(params.loss_signal_bins)

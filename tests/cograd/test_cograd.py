@@ -214,11 +214,6 @@ def test_maps_are_indexed_by_elevation_azimuth_distance() -> None:
     assert float(maps["t_local"][2, 2, 0]) == pytest.approx(50.0) and float(maps["probability"].sum()) == pytest.approx(1.0)
 
 
-def test_a_run_without_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="total_steps is 0; expected the number of steps of the run"):
-        _cograd(total=0)
-
-
 def test_opposite_views_change_the_regions_and_no_other_draw() -> None:
     plans = []
     for opposite in (False, True):

@@ -220,9 +220,9 @@ def test_a_gradient_of_other_parameters_is_refused() -> None:
         bank.candidates(401, 64, 300, gradient_of(29))
     with pytest.raises(ValueError, match=r"colour is \(30, 3\); expected one of \['background'"):
         bank.candidates(401, 64, 300, {"colour": g["xyz"]})
-    with pytest.raises(ValueError, match="expected one length, or names called fixed"):
+    with pytest.raises(ValueError, match=r"'opacity': \(3, 1\).*; expected one number of rows: what is not by row belongs in fixed_names"):
         bank.store(401, 64, 300, {**g, "opacity": torch.ones(3, 1)})
-    with pytest.raises(ValueError, match="the index map reads row 30; expected rows 0 to 29, those of the bank"):
+    with pytest.raises(ValueError, match=r"index_map.source\[30\] is 30; expected a row of 0 to 29, those of the bank"):
         bank.remap_rows(IndexMap.identity(31))
 
 
