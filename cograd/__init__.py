@@ -13,6 +13,7 @@ A step k = 1..total_steps of a trainer, in this order:
 `generator` is a torch.Generator. Letters of shapes: B views, N Gaussians (rows of the parameters).
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from cograd.params import CoGradParams
 from cograd.regions import REGION, RegionGrid, draw_without_replacement, indicators, next_log_probabilities, uniform
 from cograd.timesteps import LocalUpdate, LossSignal, TimestepController
 
+PARTS = ("history", "signal", "bank")
+GRID = ("elevation_levels", "azimuth_levels", "distance_levels", "elevation_range", "distance_range")
 TIMESTEP = "a timestep of the diffusion model"
 
 __all__ = ["CoGrad", "CoGradParams", "FusionResult", "Gradient", "Observation", "Plan"]
@@ -207,12 +210,27 @@ class CoGrad:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides later steps, as nested dictionaries of tensors and plain values."""
-        return {name: getattr(self, name).state_dict() for name in ("history", "signal", "bank")}
+        grid = {name: getattr(self.params, name) for name in GRID}
+        return {**{name: getattr(self, name).state_dict() for name in PARTS}, "grid": grid}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; a part that is not in it stays as it is.
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Continues where `state_dict` was taken; with strict=False a part that is not in it stays as it is.
 
-        ValueError when it belongs to another grid or signal.
+        ValueError, with nothing taken over, for a state of another grid or loss signal, or for something else.
         """
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        try:
+            parts = dict(state)
+            grid = parts.pop("grid", {})
+            unlike = [name for name in grid if np.any(np.not_equal(getattr(self.params, name), grid[name]))]
+            loaded = {name: copy.copy(getattr(self, name)) for name in PARTS if name in parts}
+            if parts.keys() - loaded.keys() or (strict and len(loaded) < len(PARTS)):
+                raise ValueError(f"the saved state has {sorted(parts)}; expected {', '.join(PARTS)}, of state_dict()")
+            if unlike:
+                (name, now) = unlike[0], getattr(self.params, unlike[0])
+                raise ValueError(f"CoGradParams.{name} is {now}; expected {grid[name]}, as in the saved state; keep it")
+            for name, part in loaded.items():
+                part.load_state_dict(parts[name])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"the saved state is not what state_dict() gives: {error!r}") from error
+        for name, part in loaded.items():
+            vars(getattr(self, name)).update(vars(part))

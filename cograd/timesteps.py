@@ -21,6 +21,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -218,12 +219,14 @@ class LossSignal:
             signals = [loss for loss, _ in views]
         return torch.tensor(signals, dtype=torch.float64)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Count and mean of each bin."""
-        return {"count": torch.tensor(self.count), "mean": torch.tensor(self.mean)}
+    def state_dict(self) -> dict[str, Any]:
+        """Count and mean of each bin, and which signal it is."""
+        return {"loss_signal": self.mode, "count": torch.tensor(self.count), "mean": torch.tensor(self.mean)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues where `state_dict` was taken; ValueError for another number of bins."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; ValueError for another signal or number of bins."""
+        if (of := state.get("loss_signal", self.mode)) != self.mode:  # which earlier versions did not save
+            raise ValueError(f"loss_signal is {self.mode}; expected {of}, as in the saved loss signal")
         if (saved := len(state["count"])) != len(self.count):
             raise ValueError(f"loss_signal_bins is {len(self.count)}; expected {saved}, as in the saved loss signal")
         self.count, self.mean = (state[name].cpu().numpy().copy() for name in ("count", "mean"))

@@ -123,7 +123,7 @@ class TrainState:
             raise ValueError("the checkpoint is of a run with another CoGradParams.enabled; keep it as it was")
         if self.cograd is not None:
             bank = moved(state["cograd"]["bank"], "cpu" if config.cograd.bank_on_cpu else device)
-            self.cograd.load_state_dict({**state["cograd"], "bank": bank})
+            self.cograd.load_state_dict({**state["cograd"], "bank": bank}, strict=False)
         self.iteration, self.rollbacks = state["iteration"], state["rollbacks"]
         self.skipped, self.last_fault = dict(state["skipped"]), state["last_fault"]
 
