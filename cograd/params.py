@@ -35,7 +35,9 @@ class CoGradParams:
     diffusion model's, 0..T - 1. Raises ValueError for a value of another type or beyond its bounds.
     """
 
-    enabled: bool = param(False, "use CoGrad3D; false: LucidDreamer's baseline")
+    enabled: bool = param(
+        False, "use CoGrad3D; false: LucidDreamer's baseline; no effect on the class CoGrad, which does not read it"
+    )
 
     use_regions: bool = param(True, "draw regions by Eqs. 6 and 7; false (ablation w/o A): uniformly")
     elevation_levels: int = param(3, "levels of elevation", lo=1, hi=180)
