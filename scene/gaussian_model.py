@@ -36,6 +36,7 @@ SH_REST_LR_SHARE = 1 / 20
 STATISTICS = ("max_radii2D", "xyz_gradient_accum", "denom")
 LEAST_OPACITY = 1e-7  # in a file: smoothed ones may be 0, whose logit is infinite
 SETTLED_STEPS = 100_000  # of Gaussians from a file that does not say: their moments have no bias left
+NO_OPTIMIZER = "the Gaussian model has no optimizer yet; call training_setup(opt) first"
 PER_GAUSSIAN = ("xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation")
 
 
@@ -59,8 +60,7 @@ class GaussianModel:
         self.steps_since_added = torch.zeros(0, 1, dtype=torch.int32)
         self.sampling: Sampling | None = None
         self.antialiased = False
-        shapes = ((3,), (1, 3), ((sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))
-        self._set_parameters({name: torch.zeros(0, *shape) for name, shape in zip(PER_GAUSSIAN, shapes)})
+        self._set_parameters({name: torch.zeros(0, *shape) for name, shape in self._shapes().items()})
 
     def parameters_in_order(self) -> dict[str, nn.Parameter]:
         """Raw parameters by the name of their optimizer group, in the groups' order."""
@@ -133,9 +133,9 @@ class GaussianModel:
         )
 
     def create_from_parameters(self, values: Mapping[str, torch.Tensor], spatial_lr_scale: float) -> None:
-        """Start from raw parameters by name (PER_GAUSSIAN), of this model's SH degree."""
+        """Start from raw parameters by name (PER_GAUSSIAN), of this model's SH degree. ValueError for other shapes."""
+        self._set_parameters(values)
         self.spatial_lr_scale = spatial_lr_scale
-        self._set_parameters({name: values[name] for name in PER_GAUSSIAN})
 
     def training_setup(
         self,
@@ -242,7 +242,13 @@ class GaussianModel:
         self.steps_since_added = index_map.carry(self.steps_since_added)
 
     def replace_parameter(self, name: str, values: torch.Tensor) -> None:
-        """New values [N, ...] for one parameter; its optimizer state becomes zero, its step count stays."""
+        """New values [N, ...] for one parameter; its optimizer state becomes zero, its step count stays.
+
+        Raises ValueError for another name or shape.
+        """
+        if name not in self._parameters or values.shape != self._parameters[name].shape:
+            expected = {name: tuple(x.shape) for name, x in self._parameters.items()}
+            raise ValueError(f"{name} is {tuple(values.shape)}; expected one of {expected}: apply_index_map changes N")
         new = torch.ones(len(values), dtype=torch.bool, device=self.device)
         self._replace(name, values, IndexMap(torch.arange(len(values), device=self.device), new))
 
@@ -261,12 +267,25 @@ class GaussianModel:
 
     def _group(self, name: str) -> dict[str, Any]:
         if self.optimizer is None:
-            raise ValueError("the Gaussian model has no optimizer yet; call training_setup(opt) first")
+            raise ValueError(NO_OPTIMIZER)
         return next(group for group in self.optimizer.param_groups if group["name"] == name)
 
-    def _set_parameters(self, values: dict[str, torch.Tensor]) -> None:
-        """Take new raw parameters, all Gaussians at once; the optimizer is dropped, statistics restart at 0."""
-        values = {**values, "background": torch.zeros(3, 1, 1)}
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one Gaussian's raw parameters, by name."""
+        return dict(zip(PER_GAUSSIAN, ((3,), (1, 3), ((self.max_sh_degree + 1) ** 2 - 1, 3), (1,), (3,), (4,))))
+
+    def _set_parameters(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Take new raw parameters, all Gaussians at once; the optimizer is dropped, statistics restart at 0.
+
+        Raises ValueError unless each is there, of one N and of the shape that this SH degree gives.
+        """
+        n = len(values["xyz"]) if "xyz" in values else 0
+        for name, shape in self._shapes().items():
+            if name not in values or values[name].shape != (n, *shape):
+                given = tuple(values[name].shape) if name in values else "missing"
+                rest = f"the raw values of {n:,} Gaussians of SH degree {self.max_sh_degree}"
+                raise ValueError(f"{name} is {given}; expected {(n, *shape)}, {rest}")
+        values = {**{name: values[name] for name in PER_GAUSSIAN}, "background": torch.zeros(3, 1, 1)}
         self._parameters = {
             name: nn.Parameter(x.detach().to(self.device, torch.float32).contiguous()) for name, x in values.items()
         }
@@ -275,7 +294,10 @@ class GaussianModel:
         self.reset_statistics()
 
     def capture(self) -> dict[str, Any]:
-        """All that training changes, by name: parameters, optimizer state, statistics, active SH degree."""
+        """All that training changes, by name: parameters, optimizer state, statistics, active SH degree.
+
+        As upstream's, it holds the tensors themselves, which the next step changes: save it at once, or copy.deepcopy.
+        """
         states = self.optimizer.state if self.optimizer else {}
         return {
             "active_sh_degree": self.active_sh_degree,
@@ -288,10 +310,12 @@ class GaussianModel:
     def restore(self, captured: dict[str, Any]) -> None:
         """Continue from what `capture` gave, with the optimizer and schedules of training_setup.
 
-        Raises ValueError when it is of another SH degree.
+        Raises ValueError when it is of another SH degree, and without an optimizer.
         """
+        if self.optimizer is None:
+            raise ValueError(NO_OPTIMIZER)
         stored, own = (parameters["f_rest"].shape[1] for parameters in (captured["parameters"], self._parameters))
-        if self.optimizer is None or stored != own:
+        if stored != own:
             raise ValueError(
                 f"the checkpoint has {stored} f_rest coefficients, this model {own}; keep ModelParams.sh_degree"
             )
@@ -338,9 +362,12 @@ class GaussianModel:
 
     @classmethod
     def of_parameters(cls, values: Mapping[str, torch.Tensor], device: str | torch.device = "cpu") -> GaussianModel:
-        """A model of raw parameters by name (PER_GAUSSIAN), with the SH degree of f_rest [N, K - 1, 3]."""
+        """A model of raw parameters by name (PER_GAUSSIAN), with the SH degree of f_rest [N, K - 1, 3].
+
+        Raises ValueError for shapes that do not belong together.
+        """
         gaussians = cls(math.isqrt(values["f_rest"].shape[1] + 1) - 1, device)
-        gaussians._set_parameters({name: values[name] for name in PER_GAUSSIAN})
+        gaussians._set_parameters(values)
         gaussians.active_sh_degree = gaussians.max_sh_degree
         return gaussians
 

@@ -222,3 +222,42 @@ def test_covariance_of_a_turned_gaussian() -> None:
     )
     assert model.get_covariance()[0].tolist() == pytest.approx([4, 0, 0, 1, 0, 9], abs=1e-5)
     assert model.get_rotation.norm(dim=1).detach().numpy() == pytest.approx(np.ones(300))
+
+
+def _raw(model: GaussianModel) -> dict[str, torch.Tensor]:
+    return {name: x.detach() for name, x in model.parameters_in_order().items() if name != "background"}
+
+
+@pytest.mark.parametrize("name", ["xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation"])
+@pytest.mark.parametrize("change", [lambda x: x[:10], lambda x: x[..., :-1], lambda x: x[..., None], lambda x: None], ids=["fewer", "narrower", "deeper", "missing"])
+def test_parameters_that_do_not_belong_together_are_refused(name, change) -> None:
+    model = _fresh(1)
+    values = {**_raw(model), name: change(_raw(model)[name])}
+    values = {key: x for key, x in values.items() if x is not None}
+    if len(values.get("xyz", ())) == 10:
+        name = "f_dc"  # all the others are longer then
+    makers = [lambda: GaussianModel(1).create_from_parameters(values, 1.0)]
+    makers += [lambda: GaussianModel.of_parameters(values)] if "f_rest" in values else []
+    for make in makers:
+        with pytest.raises(ValueError, match=rf"{name if 'xyz' in values else 'xyz'} is .*; expected \(.*\), the raw values of .* Gaussians of SH degree 1"):
+            make()
+    if name in values and values[name].shape != _raw(model)[name].shape:
+        with pytest.raises(ValueError, match=rf"{name} is .*; expected one of"):
+            model.replace_parameter(name, values[name])
+    assert model.get_features.shape == (300, 4, 3)
+
+
+def test_coefficients_of_no_degree_and_of_another_are_refused() -> None:
+    values = _raw(_fresh(1))
+    with pytest.raises(ValueError, match=r"f_rest is \(300, 5, 3\); expected \(300, 3, 3\), the raw values of 300 Gaussians of SH degree 1"):
+        GaussianModel.of_parameters({**values, "f_rest": torch.zeros(300, 5, 3)})
+    with pytest.raises(ValueError, match=r"f_rest is \(300, 3, 3\); expected \(300, 8, 3\), the raw values of 300 Gaussians of SH degree 2"):
+        GaussianModel(2).create_from_parameters(values, 1.0)
+    with pytest.raises(ValueError, match=r"colour is \(3,\); expected one of {'xyz': \(300, 3\)"):
+        _fresh(1).replace_parameter("colour", torch.ones(3))
+
+
+def test_a_capture_is_continued_by_a_model_that_has_an_optimizer() -> None:
+    captured = _fresh(1).capture()
+    with pytest.raises(ValueError, match=r"no optimizer yet; call training_setup\(opt\) first"):
+        GaussianModel(1).restore(captured)
