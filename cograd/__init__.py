@@ -223,8 +223,9 @@ class CoGrad:
             grid = parts.pop("grid", {})
             unlike = [name for name in grid if np.any(np.not_equal(getattr(self.params, name), grid[name]))]
             loaded = {name: copy.copy(getattr(self, name)) for name in PARTS if name in parts}
-            if parts.keys() - loaded.keys() or (strict and len(loaded) < len(PARTS)):
-                raise ValueError(f"the saved state has {sorted(parts)}; expected {', '.join(PARTS)}, of state_dict()")
+            if parts.keys() - loaded.keys() or (strict and (not grid or len(loaded) < len(PARTS))):
+                expected = ", ".join(("grid", *PARTS))
+                raise ValueError(f"the saved state has {sorted(state)}; expected {expected}, of state_dict()")
             if unlike:
                 (name, now) = unlike[0], getattr(self.params, unlike[0])
                 raise ValueError(f"CoGradParams.{name} is {now}; expected {grid[name]}, as in the saved state; keep it")

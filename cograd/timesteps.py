@@ -225,7 +225,7 @@ class LossSignal:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken; ValueError for another signal or number of bins."""
-        if (of := state.get("loss_signal", self.mode)) != self.mode:  # which earlier versions did not save
+        if (of := state["loss_signal"]) != self.mode:
             raise ValueError(f"loss_signal is {self.mode}; expected {of}, as in the saved loss signal")
         if (saved := len(state["count"])) != len(self.count):
             raise ValueError(f"loss_signal_bins is {len(self.count)}; expected {saved}, as in the saved loss signal")
