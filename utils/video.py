@@ -20,6 +20,8 @@ from utils.general_utils import atomic_path
 from utils.stop_signals import name_of
 
 QUALITY = ["-crf", "18", "-preset", "veryfast"]
+COLOURS = ["-x264-params", "colorprim=bt709:transfer=bt709:colormatrix=smpte170m"]
+"""The matrix is what ffmpeg converts RGB by; without its name players take BT.709's from about 720 px on."""
 REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
 """What ffmpeg names in the line that matters, among others that only follow from it."""
 
@@ -82,8 +84,8 @@ class SegmentedVideo:
             return b""
         height, width = self._frames[0].shape[:2]
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
-        codec = ["-c:v", "libx264", "-threads", "1", "-bf", "0", *QUALITY, "-pix_fmt", "yuv420p", "-f", "h264", "-"]
-        return _ffmpeg([*source, *codec], b"".join(frame.tobytes() for frame in self._frames))
+        codec = ["-c:v", "libx264", "-threads", "1", "-bf", "0", *QUALITY, *COLOURS, "-pix_fmt", "yuv420p"]
+        return _ffmpeg([*source, *codec, "-f", "h264", "-"], b"".join(frame.tobytes() for frame in self._frames))
 
     def _write(self, stream: bytes) -> None:
         source = ["-f", "h264", "-framerate", str(self.fps), "-i", "-"]

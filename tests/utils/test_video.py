@@ -3,6 +3,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from tests.checkout import ROOT, files
 from utils.tree_file import load_tree, save_tree
 from utils.video import SegmentedVideo, VideoWriter, read_video
 
@@ -16,6 +17,27 @@ def test_frames_come_back_in_order_and_h264(tmp_path) -> None:
     assert frames.shape == (3, 34, 48, 3)  # odd sides are padded to even ones
     assert np.abs(frames.mean(axis=(1, 2, 3)) - [0, 120, 240]).max() < 4
     assert b"avc1" in path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [VideoWriter, SegmentedVideo])
+@pytest.mark.parametrize("size_px", [64, 720])  # from about 720 px on players take another matrix for one without a name
+def test_the_file_says_how_its_colours_are_coded(tmp_path, kind, size_px) -> None:
+    """In the stream and in the container, for either of which players ask; in a video of several segments."""
+    path, rgb = tmp_path / "v.mp4", (193, 37, 40)
+    video = kind(path)
+    for _ in range(kind.SEGMENT + 1):
+        video.add(np.full((size_px, size_px, 3), rgb, np.uint8))
+    video.close()
+    assert "(tv, smpte170m/bt709/bt709," in next(imageio_ffmpeg.read_frames(str(path)))["pix_fmt"]
+    assert b"colrnclx" + bytes([0, 1, 0, 1, 0, 6]) in path.read_bytes()
+    assert np.abs(read_video(path).reshape(-1, 3).astype(int) - rgb).max() <= 3
+
+
+def test_no_other_file_writes_videos() -> None:
+    """Nor names its colours, then."""
+    writers = ("imageio_ffmpeg", "cv2.VideoWriter", "mimsave", "mimwrite", "torchvision.io")
+    found = {path.relative_to(ROOT).as_posix() for path in files("*.py") if any(name in path.read_text() for name in writers)}
+    assert {name for name in found if not name.startswith("tests/")} == {"utils/video.py"}
 
 
 @pytest.mark.parametrize("content", [b"# words\n", b"", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"])
