@@ -24,6 +24,7 @@ import torch
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED, STOPPED
 from arguments.load import to_yaml
+from guidance.model_files import fetch_models
 from guidance.panel import guidance_panel
 from trainer.distributed import ALONE, PeerLost, World
 from trainer.faults import TrainingStopped, skipped_too_many
@@ -56,6 +57,8 @@ class Trainer:
         path = self.folder.path
         # Cheap things that can be wrong come before the weights of a diffusion model, and both before what is written.
         found = checkpoint_of(self.folder, config, device)
+        if found is None and config.cameras.init_shape in ("pointe", "shap_e"):
+            fetch_models(config.guidance)  # before minutes of another model's work
         self.state = TrainState.start(config, device, False, self.folder.has_stale_points, gaussians_of(found))
         self.prior, self.prompts = load_prior_and_prompts(config, device)
         self.state.begin_cograd(config, self.prior.alphas_cumprod)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidance.model_checks import check_finite, read_json
-from guidance.sources import HUB_ID, ModelUnavailable, local_folder, quiet, reason_of
+from guidance.sources import HUB_ID, ModelUnavailable, NotDownloaded, local_folder, quiet, reason_of
 from guidance.weight_files import lacks_weights, load_part
 from utils.model_ids import current_id
 
@@ -54,24 +54,30 @@ def load_controlnet(source: Path | str, unet: Any, dtype: torch.dtype) -> Any:
         controlnet = load_part(source, ControlNetModel.from_pretrained, torch_dtype=dtype)
         check_finite(controlnet, f"ControlNet {source}:")
         return controlnet
-    return load_controlnet(_downloaded(source), unet, dtype)
+    return load_controlnet(download_controlnet(source), unet, dtype)
 
 
-def _downloaded(key: str) -> Path:
-    """Folder of a hub ControlNet with its weights: plain ones if there are, else those in half precision."""
+def download_controlnet(key: str, cache_only: bool = False) -> Path:
+    """Folder of a hub ControlNet with its weights: plain ones if there are, else those in half precision.
+
+    cache_only: nothing is downloaded.  Raises NotDownloaded.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         with quiet():
             for name in ("model.safetensors", "model.fp16.safetensors", "model.bin", "model.fp16.bin"):
-                folder = Path(snapshot_download(key, allow_patterns=["config.json", f"diffusion_pytorch_{name}"]))
+                patterns = ["config.json", f"diffusion_pytorch_{name}"]
+                folder = Path(snapshot_download(key, allow_patterns=patterns, local_files_only=cache_only))
                 if not lacks_weights(folder):
                     break
     except Exception as error:  # hub, http and file-system errors share no base class
-        raise ModelUnavailable(
+        raise NotDownloaded(
             f"ControlNet {key!r} is not in the local cache and could not be downloaded ({reason_of(error)}); "
             f"connect to the network once, or {HOW_TO_GET}"
         ) from error
+    if cache_only and lacks_weights(folder):
+        raise NotDownloaded(f"ControlNet {key!r} is only in part in the local cache; connect to the network once")
     return _checked_folder(folder)
 
 

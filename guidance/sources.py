@@ -23,6 +23,10 @@ class ModelUnavailable(ValueError):
     """The diffusion model's weights are not available; the message says why and what to do."""
 
 
+class NotDownloaded(ModelUnavailable):
+    """What a hub id names is not available from the hub, or from its cache alone."""
+
+
 def find_source(params: GuidanceParams) -> Path | str:
     """What model_key means: an existing folder or file, or a hub id (where it moved, the new one)."""
     return find_local(params) or hub_id(params.model_key or "", params)
@@ -67,32 +71,44 @@ def _checked_path(path: Path, is_safe_tensor: bool) -> Path:
 
 
 def download(key: str, revision: str | None, variant: str | None = None) -> Path:
-    """Folder of a hub model: from the local cache, or downloaded now.  Raises ModelUnavailable.
+    """Folder of a hub model: from the local cache, or downloaded now.  Raises NotDownloaded.
 
     variant: which weights are downloaded where a part has them, e.g. fp16; None: the plain ones.
     """
-    from diffusers import StableDiffusionPipeline
-
     try:
         with quiet():
+            from diffusers import StableDiffusionPipeline  # at import transformers reports that torchvision is missing
+
             folder = StableDiffusionPipeline.download(key, revision=revision, safety_checker=None, variant=variant)
     except Exception as error:  # hub, http and file-system errors share no base class
-        raise ModelUnavailable(_hub_sentence(key, revision, error)) from error
+        raise NotDownloaded(_hub_sentence(key, revision, error)) from error
     return Path(folder)
 
 
-def download_configs(key: str, setting: str) -> Path:
+def cached(key: str, revision: str | None, *parts: str) -> Path:
+    """Folder of a hub model in the local cache, with the config of these parts at least.  Raises NotDownloaded."""
+    from huggingface_hub import snapshot_download
+
+    names = ["model_index.json", *(f"{part}/config.json" for part in parts)]
+    try:
+        return Path(snapshot_download(key, revision=revision, allow_patterns=names, local_files_only=True))
+    except Exception as error:  # hub, http and file-system errors share no base class
+        raise NotDownloaded(_hub_sentence(key, revision, error)) from error
+
+
+def download_configs(key: str, setting: str, cache_only: bool = False) -> Path:
     """Folder with the configs and the tokenizer of a hub model, which `setting` names, without its weights.
 
-    Raises ModelUnavailable.
+    cache_only: nothing is downloaded.  Raises NotDownloaded.
     """
     from huggingface_hub import snapshot_download
 
     try:
         with quiet():
-            return Path(snapshot_download(key, allow_patterns=["*.json", "*.txt", "*.model"]))
+            patterns = ["*.json", "*.txt", "*.model"]
+            return Path(snapshot_download(key, allow_patterns=patterns, local_files_only=cache_only))
     except Exception as error:  # hub, http and file-system errors share no base class
-        raise ModelUnavailable(_hub_sentence(key, None, error, setting)) from error
+        raise NotDownloaded(_hub_sentence(key, None, error, setting)) from error
 
 
 def _hub_sentence(key: str, revision: str | None, error: BaseException, setting: str = MODEL_KEY) -> str:

@@ -17,6 +17,8 @@ from guidance.components import Components, load_folder, load_scheduler, network
 from guidance.model_checks import check_fit, check_layout, refuse_other_names
 from guidance.sources import (
     ModelUnavailable,
+    NotDownloaded,
+    cached,
     download,
     download_configs,
     find_source,
@@ -46,18 +48,26 @@ def load_components(params: GuidanceParams, dtype: torch.dtype) -> Components:
     if isinstance(source, Path) and source.is_file():
         components = _load_file(source, params, dtype)
     else:
-        folder = source if isinstance(source, Path) else _downloaded(source, params.model_revision)
+        folder = source if isinstance(source, Path) else download_model(source, params.model_revision)
         check_layout(folder)
         components = load_folder(folder, dtype)
     check_fit(components, str(source))
     return components
 
 
-def _downloaded(key: str, revision: str | None) -> Path:
-    """A hub model's folder; where a part comes without plain weights, with its half-precision ones."""
-    folder = download(key, revision)
+def download_model(key: str, revision: str | None, cache_only: bool = False) -> Path:
+    """A hub model's folder; where a part comes without plain weights, with its half-precision ones.
+
+    cache_only: nothing is downloaded.  Raises NotDownloaded.
+    """
+    folder = cached(key, revision, *NETWORKS) if cache_only else download(key, revision)
     parts = [folder / part for part in NETWORKS if (folder / part).is_dir()]
-    return download(key, revision, variant="fp16") if any(map(lacks_weights, parts)) else folder
+    is_whole = not any(map(lacks_weights, parts))
+    if not cache_only:
+        return folder if is_whole else download(key, revision, variant="fp16")
+    if not is_whole or len(parts) < len(NETWORKS):
+        raise NotDownloaded(f"hub model {key!r} is only in part in the local cache; connect to the network once")
+    return folder
 
 
 def _load_file(path: Path, params: GuidanceParams, dtype: torch.dtype) -> Components:
@@ -66,7 +76,7 @@ def _load_file(path: Path, params: GuidanceParams, dtype: torch.dtype) -> Compon
 
     tensors, metadata = read_header(path)
     refuse_other_names(path, tensors, metadata)
-    base = _base_folder(path, params, tensors)
+    base = base_folder(path, params, tensors)
     check_file(path, tensors, base)
     try:
         with quiet():
@@ -130,8 +140,11 @@ def check_file(path: Path, tensors: dict[str, Tensor], base: Path) -> None:
             )
 
 
-def _base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor]) -> Path:
-    """The folder with the base model's configs and tokenizer: base_model_key, or what the file's shapes imply."""
+def base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor], cache_only: bool = False) -> Path:
+    """The folder with the base model's configs and tokenizer: base_model_key, or what the file's shapes imply.
+
+    cache_only: nothing is downloaded.  Raises NotDownloaded, and ModelUnavailable for a folder of something else.
+    """
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     key = params.base_model_key
@@ -139,10 +152,10 @@ def _base_folder(path: Path, params: GuidanceParams, tensors: dict[str, Tensor])
     try:
         if folder is None:
             key = hub_id(key or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"], params)
-            folder = download_configs(key, "GuidanceParams.base_model_key")
+            folder = download_configs(key, "GuidanceParams.base_model_key", cache_only)
         check_layout(folder, BASE_MODEL)
     except ModelUnavailable as error:
-        raise ModelUnavailable(
+        raise type(error)(
             f"model file {path} needs the configs and tokenizer of its base model, but {error}"
         ) from error
     return folder

@@ -8,6 +8,8 @@ Letters of shapes: V vertices, F faces, P points.
 import collections
 import importlib
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 
 from utils.bounded_file import read_text
 from utils.failures import first_line
+from utils.hub_cache import in_cache
 from utils.model_ids import current_id, expanded
 from utils.random_streams import RandomStreams
 
@@ -66,6 +69,21 @@ def load_shap_e(model_key: str) -> Any:
     """diffusers' ShapEPipeline of a folder or hub id.  Raises CloudUnavailable."""
     from diffusers import ShapEPipeline
 
+    return _loaded(ShapEPipeline.from_pretrained, _shap_e_source(model_key), low_cpu_mem_usage=False)
+
+
+def check_shap_e(model_key: str) -> None:
+    """Raises CloudUnavailable for a folder of something else; in the hub client's offline mode for a missing model."""
+    from huggingface_hub import snapshot_download
+
+    source = _shap_e_source(model_key)
+    if not expanded(source).is_dir():
+        find = partial(_loaded, snapshot_download, source, allow_patterns="model_index.json")
+        in_cache(f"Shap-E {source!r}", lambda alone: find(local_files_only=alone), CloudUnavailable)
+
+
+def _shap_e_source(model_key: str) -> str:
+    """A folder that holds a ShapEPipeline, or the hub id where the model is now.  Raises CloudUnavailable."""
     folder = expanded(model_key)
     if folder.is_dir():
         index = folder / "model_index.json"
@@ -78,11 +96,13 @@ def load_shap_e(model_key: str) -> Any:
             raise CloudUnavailable(
                 f"GenerateCamParams.shap_e_model_key: folder {folder} holds {found}; expected a ShapEPipeline"
             )
-        model_key = str(folder)
-    else:
-        model_key = current_id(model_key)
+        return str(folder)
+    return current_id(model_key)
+
+
+def _loaded(load: Callable[..., Any], model_key: str, **options: Any) -> Any:
     try:
-        return ShapEPipeline.from_pretrained(model_key, low_cpu_mem_usage=False)
+        return load(model_key, **options)
     except Exception as error:  # hub, http, file-system and weight errors share no base class
         raise CloudUnavailable(
             f"GenerateCamParams.init_shape is 'shap_e' and Shap-E {model_key!r} cannot be loaded "

@@ -14,6 +14,7 @@ from scene.cameras import Lens
 from tests.patience import PATIENCE_S
 from tests.web_page import serve
 from utils.graphics_utils import focal2fov, fov2focal
+from utils.model_ids import report_move
 from utils.stop_signals import SIGNALS
 
 # `make fuzz` is for new examples. A machine that is busy draws slowly, and that is no fault of the test.
@@ -36,6 +37,12 @@ def default_signals() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def no_move_is_reported_yet() -> None:
+    """As in a process of its own."""
+    report_move.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import train
+from guidance.sources import NotDownloaded
 from toy.ideal import IdealPrior
 from trainer.run_lock import RunLock
 
@@ -47,8 +48,12 @@ KINDS = {
     "model file": (["--guidance", "SD", "--model_key", "gone.safetensors"], "gone.safetensors"),
     "LoRA": (["--guidance", "SD", "--model_key", SD, "--LoRA_path", "gone.safetensors"], "gone.safetensors"),
     "learned word": (["--guidance", "SD", "--model_key", SD, "--textual_inversion_path", "gone.bin"], "gone.bin"),
+    "model of the hub": (["--guidance", "SD", "--model_key", "some/model"], "'some/model' is not in the local cache"),
+    "ControlNet of the hub": (["--guidance", "SD", "--model_key", SD, "--controlnet_model_key", "some/depth", "--use_control_net_iter", "0"], "'some/depth' is not in the local cache"),
     "tiny autoencoder": (["--guidance", "SD", "--model_key", SD, "--tiny_vae", "no/such/folder"], "no/such/folder"),
     "Point-E": (["--init_shape", "pointe", "--init_prompt", "a mug"], "point_e"),
+    "Shap-E": (["--init_shape", "shap_e", "--init_prompt", "a mug"], "Shap-E 'openai/shap-e' cannot be loaded"),
+    "Shap-E of something else": (["--init_shape", "shap_e", "--init_prompt", "a mug", "--shap_e_model_key", SD], "expected a ShapEPipeline"),
     "too many points of a file": (["--max_points", "3", *FROM_FILE], "the initial points are 4, but OptimizationParams.max_points is 3"),
     "start checkpoint": (["--start_checkpoint", "gone.safetensors"], "gone.safetensors"),
     "start checkpoint of rubbish": (["--start_checkpoint", "rubbish.safetensors"], "rubbish.safetensors"),
@@ -66,7 +71,7 @@ end_header
 0 1 0
 1 0 0
 """
-NEW_RUN = {"Point-E", "too many points of a file", "start checkpoint", "start checkpoint of rubbish"}  # what a run that is continued does not read
+NEW_RUN = {"Point-E", "Shap-E", "Shap-E of something else", "too many points of a file", "start checkpoint", "start checkpoint of rubbish"}  # what a run that is continued does not read
 
 
 def argv(**changes) -> list[str]:
@@ -93,10 +98,12 @@ def refused(words: list[str], message: str, capsys) -> None:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """An empty folder to start in; images of the ideal prior are few, free memory is 4 GB."""
+    """An empty folder to start in; images of the ideal prior are few, free memory is 4 GB, no network, no weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(IdealPrior.__init__.__kwdefaults__, "images", 12)
     monkeypatch.setattr("trainer.memory_estimate.free_bytes", lambda device: 4 * 10**9)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
     (tmp_path / "points.ply").write_text(FOUR_POINTS)
     return tmp_path
@@ -221,6 +228,22 @@ def test_weights_that_are_damaged_are_refused_when_they_are_loaded(here, capsys)
     words = ["--guidance", "SD", "--model_key", "model", "--text", "a cat", "--memory_check", "off"]
     refused([*argv(), *words], "model/unet", capsys)
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize("shape", ["shap_e", "pointe"])
+def test_weights_that_cannot_be_had_are_known_before_a_cloud_is_sampled(shape, here, monkeypatch, capsys):
+    """Not in the hub client's offline mode, where a start asks the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("guidance.sources.download", lambda *_, **__: pytest.fail("asked in another way"))
+
+    def unreachable(key, revision, variant=None, cache_only=False):
+        raise NotDownloaded(f"{key} could not be downloaded")
+
+    monkeypatch.setattr("guidance.weights.download", unreachable)
+    for name in ("shap_e_cloud", "point_e_cloud"):
+        monkeypatch.setattr(f"scene.dataset_readers.{name}", lambda *_: pytest.fail("a cloud was sampled"))
+    words = ["--guidance", "SD", "--model_key", "some/model", "--memory_check", "off", "--init_shape", shape, "--init_prompt", "a mug"]
+    refused([*argv(), *words], "some/model could not be downloaded", capsys)
 
 
 def test_a_folder_that_cannot_be_filled_is_removed_again(here, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from guidance.model_files import model_file_checks
 from guidance.timestep_checks import schedule_notices, timestep_problems
 from scene.dataset_readers import read_initial
 from scene.point_growing import neighbour_search
-from scene.text_to_cloud import point_e_modules
+from scene.text_to_cloud import check_shap_e, point_e_modules
 from scene.view_space import view_notices
 from toy.prompt_words import prompt_notices, prompt_problems
 from trainer.backends import check_rasterizer
@@ -82,6 +82,8 @@ def _check_folder(config: Config, device: torch.device | None) -> None:
         check_budget(len(read_initial(str(config.cameras.init_file), config.cameras).points), config)
     elif config.cameras.init_shape == "pointe" and not config.cameras.init_fallback:
         point_e_modules()
+    elif config.cameras.init_shape == "shap_e" and not config.cameras.init_fallback:
+        check_shap_e(config.cameras.shap_e_model_key)
 
 
 def checkpoint_of(folder: RunFolder, config: Config, device: torch.device | None) -> LoadedCheckpoint | None:

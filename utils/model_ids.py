@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the key of a model may mean: a place on this machine, or a hub id, which may have been moved or removed."""
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -49,8 +50,14 @@ def current_id(key: str, chosen: dict[str, str | None] | None = None) -> str:
     if not moved or moved == key or _is_cached(key):
         return key
     setting = " (GuidanceParams.model_key_mirror)" if key in chosen else ""
-    logger.warning("%s was removed from the hub; using %s%s", key, moved, setting)
+    report_move(key, moved, setting)
     return moved
+
+
+@functools.cache
+def report_move(key: str, moved: str, setting: str) -> None:
+    """One line, once in a process: a run asks at its start, and again when it loads."""
+    logger.warning("%s was removed from the hub; using %s%s", key, moved, setting)
 
 
 def _is_cached(key: str) -> bool:

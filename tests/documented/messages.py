@@ -133,6 +133,11 @@ def model_of_the_hub(error: str) -> Callable[[Scene], None]:
     return provoke
 
 
+def model_not_here(at: Scene) -> None:
+    at.patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(at.folder / "hub"))
+    assert at.train(SD | {"model_key": "some/model", "memory_check": "off"}, "--dry-run") == 0
+
+
 def python_objects(at: Scene) -> None:
     torch.save({"state_dict": {}, "callback": Scene}, at.folder / "x.ckpt")
     assert at.train(SD | {"model_key": at.folder / "x.ckpt", "base_model_key": TINY_SD}) == 2
@@ -266,6 +271,7 @@ PROVOKED: dict[str, Callable[[Scene], None]] = {
     "No CUDA in this build": no_nvcc,
     "was removed from the hub": removed_model,
     "could not be downloaded": model_of_the_hub(""),
+    "is not on this machine; the start downloads it": model_not_here,
     "is gated": model_of_the_hub("GatedRepoError"),
     "does not exist (or is private)": model_of_the_hub("RepositoryNotFoundError"),
     "LoRA ... changes nothing": run_with(LoRA_path=lambda at: at.lora(0.0)),

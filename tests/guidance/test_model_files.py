@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 import train
-from guidance.model_files import model_file_checks
 from tests.guidance.test_single_file import Callback, original_layout
 
 
@@ -153,12 +152,3 @@ def test_a_file_that_cannot_be_used(folder, tmp_path, monkeypatch, capsys, fault
     printed = capsys.readouterr()
     assert sentence in printed.err and "Traceback" not in printed.err
     assert len(printed.err.strip().splitlines()) == 1 and not run.exists()
-
-
-def test_hub_ids_are_left_for_later(monkeypatch):
-    """Nothing is fetched, and nothing is looked up, with the settings."""
-    from arguments import Config, GuidanceParams
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
-    for check in model_file_checks(Config(guidance=GuidanceParams(model_key="some/model", controlnet_model_key="some/depth"))):
-        check()
