@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
 from arguments import GROUPS, Config, GenerateCamParams
 from arguments.load import load_config
 from cograd.regions import RegionGrid
@@ -133,3 +134,17 @@ def test_a_quickstart_is_its_toy_with_cograd_on(name) -> None:
     differing = set(_differences(toy, quick)) - {"OptimizationParams.iterations"}
     assert {key.partition(".")[0] for key in differing} <= {"CoGradParams", "GenerateCamParams"}
     assert quick.optimization.iterations <= toy.optimization.iterations
+
+
+@pytest.mark.parametrize("shape", ["sphere", "shap_e"])
+def test_all_nine_of_luciddreamer_start_without_point_e(shape, tmp_path, monkeypatch, capsys) -> None:
+    """As docs/running.md says: ts_lora, and no other, needs a file that is not here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("httpx2.Client.send", lambda *_, **__: pytest.fail("the hub was asked"))
+    nine = [path.stem for path in CONFIGS.glob("*.yaml") if "LucidDreamer's settings for" in path.read_text().splitlines()[0]]
+    words = ["--init_shape", shape, "--device", "cpu", "--memory_check", "off", "--dry-run"]
+    refused = {name for name in nine if train.main(["--opt", str(CONFIGS / f"{name}.yaml"), *words])}
+    assert len(nine) == 9 and refused == {"ts_lora"}
+    assert "step_inv_1000.safetensors' does not exist" in capsys.readouterr().err
+    assert train.main(["--opt", str(CONFIGS / "ts_lora.yaml"), "--LoRA_path", "none", *words]) == 0
