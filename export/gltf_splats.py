@@ -13,7 +13,7 @@ import torch
 
 from export.cloud import Y_UP, rotated
 from export.limits import check, fitted
-from export.options import Options
+from export.options import GENERATOR, Options, name_inside
 from scene.gaussian_model import GaussianModel
 from utils.general_utils import atomic_path
 from utils.sh_utils import SH2RGB
@@ -26,13 +26,13 @@ KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 def write_gltf_splats(gaussians: GaussianModel, out: Path, options: Options) -> None:
     """One node, one mesh, one primitive of points, in a binary glTF file."""
     check(gaussians, "gsglb")
-    content = gltf_splats(rotated(fitted(gaussians, "gsglb"), Y_UP))
+    content = gltf_splats(rotated(fitted(gaussians, "gsglb"), Y_UP), name_inside(out))
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
 
 
-def gltf_splats(gaussians: GaussianModel) -> bytes:
-    """The file's content. COLOR_0 is what viewers without the extension show of the points."""
+def gltf_splats(gaussians: GaussianModel, name: str) -> bytes:
+    """The file's content, node and mesh called `name`. COLOR_0 is what viewers without the extension show."""
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
     primitive: dict[str, Any] = {
@@ -41,7 +41,7 @@ def gltf_splats(gaussians: GaussianModel) -> bytes:
         "extensions": {EXTENSION: {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}},
     }
     values = attributes(gaussians)
-    for name, array in values.items():
+    for attribute, array in values.items():
         offset = views[-1]["byteOffset"] + views[-1]["byteLength"] if views else 0
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": array.nbytes, "target": ARRAY_BUFFER})
         is_byte = array.dtype == np.uint8
@@ -53,18 +53,18 @@ def gltf_splats(gaussians: GaussianModel) -> bytes:
         }
         if is_byte:
             accessor["normalized"] = True
-        if name == "POSITION":
+        if attribute == "POSITION":
             accessor |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
-        primitive["attributes"][name] = len(accessors)
+        primitive["attributes"][attribute] = len(accessors)
         accessors.append(accessor)
     binary = b"".join(array.tobytes() for array in values.values())
     tree = {
-        "asset": {"version": "2.0", "generator": "CoGrad3D"},
+        "asset": {"version": "2.0", "generator": GENERATOR},
         "extensionsUsed": [EXTENSION],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [primitive]}],
+        "nodes": [{"name": name, "mesh": 0}],
+        "meshes": [{"name": name, "primitives": [primitive]}],
         "buffers": [{"byteLength": len(binary)}],
         "bufferViews": views,
         "accessors": accessors,

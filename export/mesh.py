@@ -2,6 +2,7 @@
 """A textured mesh as GLB: y up, the front towards +z, one material. docs/exports.md tells what it cannot show."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from export.bake import bake, texels_of
 from export.cloud import Y_UP
 from export.flatten import creased, flattened
 from export.limits import check
-from export.options import Options, library
+from export.options import GENERATOR, Options, library, name_inside
 from export.progress import report
 from export.surface import Mesh, best_surface, grid_around, simplified, vertex_normals, without_fragments
 from scene.cameras import RCamera
@@ -56,7 +57,7 @@ def write_glb(gaussians: GaussianModel, out: Path, options: Options) -> None:
     mesh, normals, uv = unwrapped(mesh, normals)
     texels = texels_of(mesh, normals, uv, options.texture_px)
     texture = bake(solid, mesh, texels, views(seen, BAKE_VIEWS, BAKE_PX), options.texture_px, seen.radius)
-    content = glb(mesh, normals, uv, texture)
+    content = glb(mesh, normals, uv, texture, name_inside(out))
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
 
@@ -92,8 +93,8 @@ def unwrapped(mesh: Mesh, normals: np.ndarray) -> tuple[Mesh, np.ndarray, np.nda
     return Mesh(mesh.vertices[source], faces.astype(np.int64)), normals[source], uv.astype(np.float64)
 
 
-def glb(mesh: Mesh, normals: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> bytes:
-    """The file's content: one node, one mesh, one rough, non-metallic material with the texture as PNG."""
+def glb(mesh: Mesh, normals: np.ndarray, uv: np.ndarray, texture: np.ndarray, name: str) -> bytes:
+    """The file's content: one node and mesh called `name`, one rough, non-metallic material with the texture as PNG."""
     trimesh, turn = library("trimesh"), Y_UP.double().numpy()
     material = trimesh.visual.material.PBRMaterial(
         name="baked", baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=1.0
@@ -105,11 +106,15 @@ def glb(mesh: Mesh, normals: np.ndarray, uv: np.ndarray, texture: np.ndarray) ->
         visual=trimesh.visual.TextureVisuals(uv=uv, material=material),
         process=False,
     )
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), include_normals=True, tree_postprocessor=_completed)
+    complete = partial(_complete, name=name)
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), include_normals=True, tree_postprocessor=complete)
 
 
-def _completed(tree: dict[str, Any]) -> None:
-    """bufferView.target, which trimesh leaves out, and that no light is to be added to that in the texture."""
+def _complete(tree: dict[str, Any], name: str) -> None:
+    """Names, bufferView.target, which trimesh leaves out, and that no light is to be added to that in the texture."""
+    tree["asset"]["generator"] = GENERATOR
+    for named in (*tree["meshes"], *(node for node in tree["nodes"] if "mesh" in node)):
+        named["name"] = name
     tree["extensionsUsed"] = [UNLIT]
     for material in tree["materials"]:
         material["extensions"] = {UNLIT: {}}

@@ -2,6 +2,7 @@
 """Options of an export beyond its format, where its file goes, and the message for a missing library."""
 
 import importlib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ from utils.file_formats import FILE_FORMATS, stem_of
 from utils.missing_module import how_to_install
 
 SPZ_VERSIONS = (2, 3)
+GENERATOR = "CoGrad3D"
+"""What a glTF file says that it was made by."""
 BOUNDS = {"faces": (100, 2_000_000), "texture_px": (64, 8192), "grid": (16, 512)}
 
 
@@ -45,6 +48,17 @@ def default_path(run: Path, format: str, iteration: int | None = None) -> Path:
     """RUN/export/NAME.FORMAT, or export/NAME.FORMAT beside a .ply file; NAME ends with a given iteration."""
     folder, name = (run.parent, stem_of(run)) if run.is_file() else (run, run.resolve().name)
     return folder / "export" / (name + ("" if iteration is None else f"_{iteration}") + FILE_FORMATS[format].suffix)
+
+
+def name_inside(out: Path) -> str:
+    """What 3D programs call the object of a file: the file's name without its suffix, as one line."""
+    return one_line(stem_of(out))
+
+
+def one_line(text: str) -> str:
+    """Text of any origin as one line of valid Unicode without control characters."""
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in clean).split())
 
 
 def library(name: str) -> ModuleType:

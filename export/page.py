@@ -8,7 +8,6 @@ import base64
 import html
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 
 from evaluation.orbits import framing
 from export.limits import check, fitted
-from export.options import Options
+from export.options import Options, one_line
 from scene.gaussian_model import GaussianModel
 from utils.general_utils import write_text_atomically
 from utils.sh_utils import SH2RGB
@@ -65,12 +64,6 @@ def write_page(gaussians: GaussianModel, out: Path, options: Options) -> None:
 def filled(template: str, parts: Mapping[str, str]) -> str:
     """The template with each {{name}} replaced in one pass: what a part holds is never taken for a name."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-def one_line(text: str) -> str:
-    """Text of any origin as one line of valid Unicode without control characters."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in clean).split())
 
 
 @torch.no_grad()

@@ -25,11 +25,12 @@ class Shape:
     faces: np.ndarray  # [F, 3]
     material: dict
     texture: np.ndarray  # uint8 [S, S, 3]
+    name: str  # of the node and of the mesh
 
 
 def read_glb(path: Path) -> Shape:
     tree, binary = _chunks(path.read_bytes())
-    assert tree["asset"]["version"] == "2.0"
+    assert tree["asset"] == {"version": "2.0", "generator": "CoGrad3D"}
     (buffer,) = tree["buffers"]
     assert "uri" not in buffer and len(binary) - 3 <= buffer["byteLength"] <= len(binary)
     _check_views(tree, buffer["byteLength"])
@@ -42,7 +43,7 @@ def read_glb(path: Path) -> Shape:
             "translation",
         } & set(moved)
     (primitive,) = shape["primitives"]
-    assert primitive.get("mode", 4) == 4 and node["mesh"] == 0
+    assert primitive.get("mode", 4) == 4 and node["mesh"] == 0 and node["name"] == shape["name"]
     attributes = {name: _accessor(tree, binary, index, 34962) for name, index in primitive["attributes"].items()}
     assert set(attributes) == {"POSITION", "NORMAL", "TEXCOORD_0"}
     assert {len(values) for values in attributes.values()} == {len(attributes["POSITION"])}
@@ -50,7 +51,7 @@ def read_glb(path: Path) -> Shape:
     assert faces.max() < len(attributes["POSITION"])
     material = tree["materials"][primitive["material"]]
     texture = _texture(tree, binary, material["pbrMetallicRoughness"]["baseColorTexture"]["index"])
-    return Shape(attributes["POSITION"], attributes["NORMAL"], attributes["TEXCOORD_0"], faces, material, texture)
+    return Shape(attributes["POSITION"], attributes["NORMAL"], attributes["TEXCOORD_0"], faces, material, texture, node["name"])
 
 
 def _chunks(content: bytes) -> tuple[dict, bytes]:

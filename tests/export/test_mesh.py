@@ -75,6 +75,7 @@ def test_the_file_is_what_was_asked_for(ball) -> None:
     assert ball.material["extensions"] == {"KHR_materials_unlit": {}}  # its light is in the texture
     assert (pbr["metallicFactor"], pbr["roughnessFactor"]) == (0.0, 1.0)
     assert ball.uv.min() >= 0 and ball.uv.max() <= 1
+    assert ball.name == "ball"  # as the file, in Blender's list of objects
 
 
 def test_the_surface_is_closed_faces_outwards_and_lies_on_the_ball(ball) -> None:

@@ -2,6 +2,7 @@
 """Every splat format, read back by a reader of the tests' own, holds the scene within the format's stated steps."""
 
 import gzip
+import json
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from arguments import PipelineParams
 from export import export
 from export.cloud import UP, Y_DOWN, Y_UP, rotated
 from export.compressed_ply import write_compressed_ply
+from export.gltf_splats import write_gltf_splats
 from export.options import Options
 from gaussian_renderer import render
 from scene.dataset_readers import camera_at
@@ -164,6 +166,16 @@ def test_gltf_splats_lose_nothing(tmp_path, degree) -> None:
     truth = rotated(lopsided(degree), Y_UP)
     assert_close(found, truth, xyz=0, log_scale=1e-6, angle=0.1, dc=0, opacity=1e-7)
     assert np.array_equal(found.rest, truth.parameters_in_order()["f_rest"].detach().numpy())
+
+
+@pytest.mark.parametrize("name", ["mug", "a mug, 2", "world", "a\nb", "caf\xe9 \udcff"])
+def test_gltf_splats_are_called_as_their_file(tmp_path, name) -> None:
+    """Whatever the file system takes: in a line of valid Unicode."""
+    write_gltf_splats(lopsided(0), tmp_path / f"{name}.gs.glb", Options())
+    content = (tmp_path / f"{name}.gs.glb").read_bytes()
+    tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    called = {"a\nb": "a b", "caf\xe9 \udcff": "caf\xe9 ?"}.get(name, name)
+    assert {part["name"] for part in (*tree["nodes"], *tree["meshes"])} == {called} and tree["asset"]["generator"] == "CoGrad3D"
 
 
 TURNED = [name for name, kind in FILE_FORMATS.items() if "up" in kind.options]
