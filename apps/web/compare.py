@@ -7,7 +7,7 @@ from pathlib import Path
 from nicegui import ui
 
 from apps.web import outputs
-from apps.web.drafts import config_of
+from apps.web.drafts import NOT_TAKEN, config_of
 from apps.web.fields import PLAIN, PROMPT, SEED, fields
 from apps.web.job import Job
 from apps.web.messages import in_page_words
@@ -38,12 +38,15 @@ def compare(first: Job, second: Job) -> None:
 
 
 def differences(first: Path, second: Path) -> Iterator[tuple[str, str, str]]:
-    """(name on the page, text of the first run, of the second) of each setting that differs. Raises ConfigError."""
+    """(name on the page, text of the first run, of the second) of each setting that differs. Raises ConfigError.
+
+    Without those that the page sets, or asks for each time: NOT_TAKEN.
+    """
     a, b = config_of(first), config_of(second)
     yield from (row for row in ((PLAIN[PROMPT], a.guidance.text, b.guidance.text),) if row[1] != row[2])
     yield from (row for row in ((PLAIN[SEED], str(a.seed), str(b.seed)),) if row[1] != row[2])
     for label, field in fields().items():
-        if field.text(a) != field.text(b):
+        if label not in NOT_TAKEN and field.text(a) != field.text(b):
             yield PLAIN.get(label, label), field.text(a), field.text(b)
 
 

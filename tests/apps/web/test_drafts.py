@@ -7,8 +7,8 @@ import json
 import pytest
 
 from apps.web.compare import differences
-from apps.web.drafts import UNKNOWN_WORDS, first_draft, from_text, of_run, to_text, with_another_seed
-from apps.web.fields import Request
+from apps.web.drafts import NOT_TAKEN, UNKNOWN_WORDS, first_draft, from_text, of_run, to_text, with_another_seed
+from apps.web.fields import PLAIN, Request
 from apps.web.job import Job
 from apps.web.presets import HEIGHT, STEPS, WIDTH, preset_of, presets
 from arguments.load import ConfigError
@@ -69,3 +69,12 @@ def test_two_runs_differ_in_what_differs(tmp_path) -> None:
     assert names >= {"Size", "GuidanceParams.ideal_images"} and "ModelParams.model_path" not in names
     assert list(differences(first.folder, first.folder)) == []
     assert {WIDTH, HEIGHT}.isdisjoint(name for name, _, _ in rows)
+
+
+def test_what_the_page_sets_itself_is_no_difference(tmp_path) -> None:
+    """Panels by the number of steps, and a confirmation: steps are one, of which they follow."""
+    request = Request(preset_of("quickstart", "normal"), "a red mug", seed="0")
+    changes = ({}, {STEPS: "60", **dict.fromkeys(NOT_TAKEN - {UNKNOWN_WORDS}, "7")}, {STEPS: "60", UNKNOWN_WORDS: "true"})
+    first, *others = (Job.create(dataclasses.replace(request, changed=changed).resolve(), tmp_path) for changed in changes)
+    for other in others:
+        assert [name for name, _, _ in differences(first.folder, other.folder)] == [PLAIN.get(STEPS, STEPS)]
