@@ -150,6 +150,7 @@ def test_start_asks_about_unknown_words(served) -> None:
         asked = page.get_by_label("Unknown words")
         asked.get_by_text("The prompt names no object of the toy world").wait_for()
         asked.get_by_text("Known objects: cube").wait_for()
+        asked.get_by_text("Other texts need a preset with Stable Diffusion.").wait_for()
         assert asked.get_by_role("button").count() == 2  # nothing known is like it
         asked.get_by_role("button", name="Change the prompt").click()
         asked.wait_for(state="hidden")
@@ -161,9 +162,10 @@ def test_start_asks_about_unknown_words(served) -> None:
         page.get_by_text("finished", exact=True).wait_for()
         prompt.fill("a dragon")
         page.get_by_role("button", name="Start", exact=True).click()
-        asked.get_by_role("button", name="Start anyway").click()
+        asked.get_by_role("button", name="Start anyway: a mixture of all objects").click()
         page.get_by_label("The run").get_by_text("a dragon", exact=True).wait_for()
         page.get_by_text("finished", exact=True).wait_for()
+        page.get_by_label("The run").get_by_text("the prior shows a mixture of all objects").wait_for()
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from toy.captions import known_words
 from toy.prompt_words import read_words_of
 from toy.reading import Reading
 
+OTHER_TEXTS = "Other texts need a preset with Stable Diffusion."
 KEPT_AS = "cograd3d-form"
 """Name in the browser's localStorage."""
 
@@ -160,7 +161,7 @@ class Form:
         self._submit(self.draft())
 
     def _ask(self, request: Request, reading: Reading) -> None:
-        """Offers the nearest known words, and the run as it is, which shows a mixture of all objects."""
+        """Offers the nearest known words, and the run as it is, with what comes of that."""
 
         def choose(do: Callable[[], None]) -> None:
             dialog.close()
@@ -171,14 +172,16 @@ class Form:
             self._start()
 
         corrected = reading.corrected
+        anyway = replace(request, changed={**request.changed, UNKNOWN_WORDS: "true"})
+        is_mixture = anyway.resolve().guidance.guidance == "ideal" and reading.spec is None
+        effect = ": a mixture of all objects" if is_mixture else ""
         with ui.dialog() as dialog, ui.card().props('aria-label="Unknown words"'):
             ui.label(f"The prompt {reading.problem}.")
-            ui.label(known_words()).classes("quiet")
+            ui.label(f"{known_words()} {OTHER_TEXTS}").classes("quiet")
             with ui.element("div").classes("row"):
                 if corrected:
                     on_press(ui.button(f'Start with "{corrected}"'), lambda _: choose(correct)).props("no-caps")
-                anyway = replace(request, changed={**request.changed, UNKNOWN_WORDS: "true"})
-                start = on_press(ui.button("Start anyway"), lambda _: choose(lambda: self._submit(anyway)))
+                start = on_press(ui.button(f"Start anyway{effect}"), lambda _: choose(lambda: self._submit(anyway)))
                 start.props("no-caps outline")
                 ui.button("Change the prompt", on_click=dialog.close).props("no-caps flat")
         dialog.on("hide", dialog.delete)

@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import enum
+import functools
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from apps.web.console import TAIL_BYTES, last_sentence
+from apps.web.drafts import config_of
 from apps.web.outputs import SCENE, OutputFile, newest
 from apps.web.progress import LogReader, Progress
 from arguments import Config
 from arguments.exit_codes import FINISHED, INTERRUPTED, KILLED, REFUSED
 from arguments.load import to_yaml
 from arguments.yaml_file import read_yaml
+from toy.prompt_words import prompt_notices
 from trainer.checkpoints import numbered
 from trainer.run_lock import NAME as LOCK
 from trainer.run_records import is_count, read_object, read_regular
@@ -218,9 +221,10 @@ class Job:
         return self.log.read()
 
     def outcome(self) -> str:
-        """How the run ended, in a sentence; empty while it runs and after a finished one.
+        """How the run ended, in a sentence; empty while it runs.
 
-        Of a run that another program has started: which process it is, and how to stop it.
+        Of a finished one: what its prior did not understand of the prompt. Of a run that another program has started:
+        which process it is, and how to stop it.
         """
         if self.unreadable:
             return self.unreadable
@@ -228,12 +232,23 @@ class Job:
         if state is State.ELSEWHERE:
             holder = _printed(self.folder / LOCK).strip() or "another program"
             return f"Run by {holder}. Stop it there with Ctrl-C, or with SIGTERM: it ends with a checkpoint."
+        if state is State.FINISHED:
+            return self._unread
         if state not in (State.STOPPED, State.UNFINISHED, State.FAILED):
             return ""
         reason = self._broken or ("" if state is State.STOPPED else self._why_it_failed())
         if state is not State.FAILED:
             return f"{reason} {self._how_to_resume()}".strip()
         return reason or "The run ended before its first checkpoint: nothing is left of it."
+
+    @functools.cached_property
+    def _unread(self) -> str:
+        """What the prior did not understand of the prompt, in sentences; empty where it understood all."""
+        try:
+            sentence = "; ".join(prompt_notices(config_of(self.folder)))
+        except ValueError:  # settings, or a model's list of words, that cannot be read
+            return ""
+        return sentence and f"{sentence[0].upper()}{sentence[1:]}."
 
     def _why_it_failed(self) -> str:
         """Of the process that ended, in a sentence; empty where this program did not start it."""

@@ -10,6 +10,7 @@ import pytest
 
 from apps.web import job as jobs
 from apps.web.console import last_sentence
+from apps.web.drafts import UNKNOWN_WORDS
 from apps.web.fields import Request
 from apps.web.job import State
 from apps.web.presets import presets
@@ -73,6 +74,20 @@ def _do(server: ServerState, what: str) -> None:
 
 
 CONFIG = Request(QUICK, "a red mug", changed={"OptimizationParams.iterations": "9"}).resolve()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a dragon", "The prompt 'a dragon' names no object of the toy world; unknown words: 'dragon' (nearest known word: donut): the prior shows a mixture of all objects."),
+        ("a red mug on a shelf", "The toy world ignores 'shelf' in the prompt "),
+    ],
+)
+def test_what_the_prior_did_not_understand_stays_below_a_finished_run(server, prompt, told) -> None:
+    changed = {"OptimizationParams.iterations": "9", UNKNOWN_WORDS: "true"}
+    job = server.submit(Request(QUICK, prompt, changed=changed).resolve())
+    assert job.wait(PATIENCE_S) and job.state is State.FINISHED and job.outcome().startswith(told), job.outcome()
+    assert server.find(job.name).outcome() == job.outcome()
 
 
 def test_a_run_begins_and_finishes(server) -> None:
