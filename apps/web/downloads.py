@@ -13,6 +13,9 @@ from apps.web.messages import in_page_words
 from apps.web.sizes import size_in_words
 from utils.file_formats import FILE_FORMATS, SCENES
 
+FIRST = ("html", "glb", "ply")
+"""To look at, for 3D programs and games, for editors of splats; the others follow as in SCENES."""
+ORDER = (*FIRST, *(name for name in SCENES if name not in FIRST))
 FLIP = "Flip: for viewers that show it upside down, such as SuperSplat, gsplat.js and Babylon.js"
 FILES = {
     "mp4": ("MP4", "The newest turntable video", "turntable.mp4"),
@@ -31,7 +34,7 @@ class Downloads:
         with ui.element("section").classes("card").props('aria-label="Downloads"') as self.card:
             ui.label("Downloads").classes("heading")
             with ui.element("div").classes("downloads"):
-                formats = {name: _Tile(name.upper(), FILE_FORMATS[name].description) for name in SCENES}
+                formats = {name: _Tile(name.upper(), FILE_FORMATS[name].description) for name in ORDER}
                 self.files = {key: _Tile(title, about) for key, (title, about, _) in FILES.items()}
             self.flip = ui.checkbox(FLIP, on_change=lambda: self.show(self.job)).classes("quiet")
             self.flip.props('dense aria-label="Flip"')

@@ -83,6 +83,7 @@ class Gallery:
 
         with self.section, _dialog("Rename the run") as dialog, ui.card():
             title = ui.input("Name", value=job.label).props(f"outlined dense maxlength={MAX_TITLE}").classes("wide")
+            title.on("keydown.enter", save)
             ui.label(f"On this page only; its folder stays {job.name}. Empty: the prompt again.").classes("quiet")
             with ui.element("div").classes("row"):
                 ui.button("Rename", on_click=save).props("no-caps")

@@ -13,13 +13,17 @@ from apps.web.form import KEPT_AS, Form
 from apps.web.gallery import Actions, Gallery
 from apps.web.job import Job
 from apps.web.messages import in_page_words
-from apps.web.run_panel import RunPanel
+from apps.web.run_panel import REFRESH_SECONDS, RunPanel
 from apps.web.server_state import ServerState
 from arguments.load import ConfigError
 
 STYLE = Path(__file__).with_name("page.css")
 ANSWER_SECONDS = 120.0
 """For a browser on a busy machine to say what it has kept."""
+ON_BACK = (
+    "addEventListener('popstate', () => "
+    "emitEvent('run_of_the_address', new URLSearchParams(location.search).get('run') || ''))"
+)
 SCROLL = "if (innerWidth <= 900) document.getElementById('{}').scrollIntoView({{behavior: 'smooth'}})"
 
 
@@ -50,13 +54,30 @@ class Page:
                     self.panel = RunPanel(server, name, self.use)
             actions = Actions(self.show, lambda: self.panel.job, self.use)
             self.gallery = Gallery(server, actions)
+        self.address = name  # what the browser's says
+        ui.on("run_of_the_address", lambda event: self._go_back(str(event.args)))
+        ui.run_javascript(ON_BACK)
+        ui.timer(REFRESH_SECONDS, lambda: self._name_the_run("replaceState"))
 
     def show(self, name: str) -> None:
-        """Shows a run, also after a reload: the address says which; "": the current one."""
+        """Shows a run, as the browser's Back undoes; "": the current one."""
         self.panel.look_at(name)
         self.gallery.refresh()
-        query = f"?run={quote(name)}" if name else ""
-        ui.run_javascript(f"history.replaceState(null, '', '/' + {json.dumps(query)}); {SCROLL.format('run')}")
+        self._name_the_run("pushState")
+        ui.run_javascript(SCROLL.format("run"))
+
+    def _name_the_run(self, how: str) -> None:
+        """The address names the run that is shown, once it has made something, for a reload and for others."""
+        if self.panel.name != self.address:
+            self.address = self.panel.name
+            query = f"?run={quote(self.address)}" if self.address else ""
+            ui.run_javascript(f"history.{how}(null, '', '/' + {json.dumps(query)})")
+
+    def _go_back(self, name: str) -> None:
+        """Shows the run that the address names since the browser's Back or Forward."""
+        self.address = name
+        self.panel.look_at(name)
+        self.gallery.refresh()
 
     def use(self, job: Job, with_new_seed: bool = False) -> None:
         """Fills the form with a run's settings."""

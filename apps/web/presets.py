@@ -29,6 +29,12 @@ TITLES = {
 }
 """Name of a file in configs/ -> its title. Upstream's other configs belong to one prompt and to Point-E."""
 
+PRIORS = {
+    "ideal": "The ideal prior is exact: it computes what to draw from rendered images of the object.",
+    "SD": "The trained prior is a small network that has learned from such images, in the way of Stable Diffusion.",
+}
+"""`GuidanceParams.guidance` of a toy world preset -> its prior, in a sentence."""
+
 STEPS = "OptimizationParams.iterations"
 WIDTH, HEIGHT = "GenerateCamParams.image_w", "GenerateCamParams.image_h"
 
@@ -96,9 +102,9 @@ class Preset:
 
     @property
     def needs(self) -> str:
-        """What it needs, in a sentence."""
+        """What its prior is, where that is an embedded one, and what it needs."""
         if self.is_toy:
-            return "Runs on any CPU in minutes."
+            return f"{PRIORS[self.config.guidance.guidance]} Runs on any CPU in minutes."
         return f"Needs a GPU and the weights of {self.config.guidance.model_key} from the hub."
 
     @property

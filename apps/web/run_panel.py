@@ -7,7 +7,7 @@ from nicegui import ui
 
 from apps.web.clicks import on_press
 from apps.web.downloads import Downloads
-from apps.web.job import MOVING, Job, State
+from apps.web.job import MAX_TITLE, MOVING, Job, State
 from apps.web.messages import in_page_words
 from apps.web.output_tabs import OutputTabs
 from apps.web.progress import clock, curve
@@ -36,7 +36,12 @@ class RunPanel:
     @property
     def job(self) -> Job | None:
         """The run that is shown."""
-        return (self.server.find(self.chosen) if self.chosen else None) or self.server.current
+        return self.server.find(self.chosen) if self.chosen else self.server.current
+
+    @property
+    def name(self) -> str:
+        """The name of the run that is shown, for the page's address; "" while it may leave nothing."""
+        return self.job.name if self.job is not None and self.job.is_listed else ""
 
     def look_at(self, name: str) -> None:
         """Shows a run by name; "": the current one."""
@@ -44,7 +49,10 @@ class RunPanel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Updates the page."""
+        """Updates the page; a chosen run that has been deleted gives way to the current one, with a notice."""
+        if self.chosen and self.job is None:
+            ui.notify(f"The run {self.chosen[:MAX_TITLE]} is not there any more.", type="warning")
+            self.chosen = ""
         self.shown = job = self.job
         for element in (self.bar, self.state, self.facts, self.curve):
             element.set_visibility(job is not None)

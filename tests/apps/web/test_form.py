@@ -118,6 +118,7 @@ def test_presets_say_what_they_need(monkeypatch) -> None:
     assert list(presets())[:2] == ["quickstart", "quickstart_trained"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert QUICK.warning == "" and "any CPU" in QUICK.needs
+    assert "ideal prior" in QUICK.needs and "trained prior" in presets()["quickstart_trained"].needs
     assert "robot" in QUICK.vocabulary["Objects"] and presets()["prompt"].vocabulary == {}
     full = presets()["prompt"]
     assert "no GPU" in full.warning and "stable-diffusion-2-1-base" in full.needs
