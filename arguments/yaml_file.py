@@ -4,7 +4,9 @@
 A file may begin from another one: `base: prompt.yaml` at its top level, a path relative to that file.
 """
 
+import copy
 import difflib
+import functools
 import os
 import re
 from pathlib import Path
@@ -138,12 +140,18 @@ def read_yaml(path: str) -> tuple[dict[Any, Any], list[str]]:
         return {}, [f"{path}: byte {error.start} is not UTF-8: expected a YAML file of settings"]
 
 
+@functools.lru_cache(64)
+def _content(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """(content, keys given twice), for copying: a sweep reads the same file for each of its runs."""
+    loader = SettingsLoader(text)
+    return loader.get_single_data(), loader.duplicates
+
+
 def _parse(path: str, text: str) -> tuple[dict[Any, Any], list[str]]:
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         return {}, [f"{path}: more than {MAX_BRACKETS} brackets: expected a YAML file of settings"]
     try:
-        loader = SettingsLoader(text)
-        content = loader.get_single_data()
+        content, duplicates = copy.deepcopy(_content(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else path
@@ -155,7 +163,7 @@ def _parse(path: str, text: str) -> tuple[dict[Any, Any], list[str]]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         # PyYAML's own constructors let these out for impossible dates, numbers and tags.
         return {}, [f"{path}: broken YAML: a value cannot be read ({type(error).__name__}: {str(error)[:80]})"]
-    problems = [f"{path}:{line}: {name} is given twice: expected once" for name, line in loader.duplicates]
+    problems = [f"{path}:{line}: {name} is given twice: expected once" for name, line in duplicates]
     if content is None:
         return {}, problems
     if not isinstance(content, dict):

@@ -80,16 +80,21 @@ def _timestep(config: Config, prior: Prior, info: StepInfo, share: float) -> int
     return low + round(share * (high - low))
 
 
-def in_setting(run: Run, setting: str) -> Run:
-    """The run with its law's "own" numbers, on the toy world with a guidance scale of at most MOST_GUIDANCE, or with
-    those of the "common" COMMON_SETTING.
+def in_setting(runs: Sequence[Run], setting: str) -> list[Run]:
+    """The runs with their law's "own" numbers, on the toy world with a guidance scale of at most MOST_GUIDANCE, or with
+    those of the "common" COMMON_SETTING. Settings are read once a variant: its runs differ in prompt and seed.
     """
+    first = {run.facts["variant"]: run for run in reversed(runs)}
+    flags = {variant: _flags_in(run, setting) for variant, run in first.items()}
+    found = [(run, flags[run.facts["variant"]]) for run in runs]
+    return [with_flags(run, own, setting) if own else run for run, own in found]
+
+
+def _flags_in(run: Run, setting: str) -> dict[str, str]:
     flags = dict(COMMON_SETTING) if setting == "common" else {}
     scale = float(flags.get("guidance_scale", config_of(run).guidance.guidance_scale))
     most = MOST_GUIDANCE.get(run.facts["prior"], math.inf)
-    if scale > most:
-        flags["guidance_scale"] = f"{most:g}"
-    return with_flags(run, flags, setting) if flags else run
+    return flags | {"guidance_scale": f"{most:g}"} if scale > most else flags
 
 
 def within(run: Run, budget: str, amount: float, of_a_step: float) -> Run:

@@ -75,7 +75,9 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
         variants = args.variants or TABLES[args.table]
         flags += ["--ideal_uncond", "all"] if args.prior == "toy" else []  # what laws of e_c - e_u need
     make = functools.partial(table_run, args.prior, extra=flags)
-    runs = [in_setting(run, args.setting) for run in runs_of(make, seeds, prompt=prompts, variant=variants)]
+    for run in runs_of(make, 1, variant=variants[:1], prompt=prompts):
+        config_of(run)  # refuses a prompt, such as "-robot", before anything runs
+    runs = in_setting(runs_of(make, seeds, prompt=prompts, variant=variants), args.setting)
     configs = configs_of(runs)
     gpus = () if is_toy else gpus_here()
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)
@@ -83,7 +85,7 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     threads = 1 if is_toy else max(cores // at_once, 1)
     sweep = Sweep(args.out, train, measured, at_once, threads, gpus, 1, resume=not is_toy)
     budget = args.budget or ("samples" if args.table else "steps")
-    reference = in_setting(make(variant="full", prompt=prompts[0], seed=0), args.setting)
+    (reference,) = in_setting([make(variant="full", prompt=prompts[0], seed=0)], args.setting)
     runs = part_of(_within(budget, runs, reference, sweep), args.part)
     metrics = args.metrics if args.metrics is not None else [] if is_toy else list(PAPER_METRICS)
     gpu = not is_toy and any(config.device != "cpu" for config in configs.values())

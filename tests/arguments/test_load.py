@@ -10,6 +10,7 @@ import pytest
 
 from arguments import GROUPS, Config, command_line
 from arguments.load import ConfigError, load_config, to_yaml
+from arguments.yaml_file import read_yaml
 from tests.arguments.refusals import TEXT, only_problem
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +154,16 @@ def test_one_named_device_is_the_device_of_everything(write):
 def test_an_empty_file_and_an_empty_group_are_no_settings(write):
     assert load_config(["--opt", write(""), *TEXT]).optimization == Config().optimization
     assert load_config(["--opt", write("ModelParams:\n"), *TEXT]).model == Config().model
+
+
+def test_what_a_reader_does_to_a_files_mapping_is_not_there_for_the_next(write):
+    path = write("ModelParams: {sh_degree: 1}\nseed: 1\nseed: 2\n")
+    first, problems = read_yaml(path)
+    first["ModelParams"]["sh_degree"] = 9
+    problems.append("x")
+    again = read_yaml(path)
+    assert again[0] == {"ModelParams": {"sh_degree": 1}, "seed": 2} and len(again[1]) == 1
+    assert read_yaml(write("seed: 3\n"))[0] == {"seed": 3}  # the same path, written once more
 
 
 # --- round trip and help ----------------------------------------------------------------------------------------------

@@ -204,6 +204,7 @@ def test_a_missing_file(tmp_path):
         ("? [1]\n: 2\n", ":1: broken YAML: found unhashable key"),
         ("a: \0\n", "broken YAML: unacceptable character"),
         ("[" * 1200, "broken YAML: nested too deeply"),
+        ("- " * 1200 + "1", "broken YAML: nested too deeply"),
         ("- 1\n- 2\n", "holds a list: expected groups such as"),
         (b"text: \xff\xfe", "byte 6 is not UTF-8"),
         ("#" * 300_000, "longer than 262144 bytes"),

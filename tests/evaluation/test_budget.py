@@ -37,8 +37,7 @@ def test_the_rows_of_table_1_take_equally_many_samples(prior, setting) -> None:
     plain = [grid.table_run(prior, variant, ROBOT, 0) for variant in grid.TABLES["1"]]
     most = grid.MOST_GUIDANCE.get(prior, 1e9)
     made = []
-    for run in plain:
-        asked = budget.in_setting(run, setting)
+    for asked in budget.in_setting(plain, setting):
         made.append(budget.within(asked, "samples", 24_000, budget.samples_a_step_within(asked, 24_000)))
     assert len({run.name for run in [*plain, *made]}) == 2 * len(plain)
     for run in made:

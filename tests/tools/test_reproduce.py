@@ -10,6 +10,7 @@ import re
 import pytest
 
 import train
+from arguments.load import load_config
 from evaluation import run_folder
 from evaluation.experiments import budget, grid, runs
 from evaluation.reproduction import order, summary
@@ -164,6 +165,23 @@ def test_a_prompt_that_the_toy_world_does_not_know_istold(tmp_path, pretended, c
     (tmp_path / "mine.txt").write_text("a corgi taking a selfie\n")
     reproduced(tmp_path / "out", "--prior", "toy", "--prompts", str(tmp_path / "mine.txt"), status=2)
     assert "names no object of the toy world" in capsys.readouterr().err
+
+
+def test_a_prompt_that_train_py_refuses_is_refused_wherever_it_stands(tmp_path, pretended, capsys) -> None:
+    (tmp_path / "mine.txt").write_text("a red mug\n-robot\na blue mug\n")
+    reproduced(tmp_path / "out", "--prompts", str(tmp_path / "mine.txt"), status=2)
+    assert "--text '-robot': a value that starts with a dash" in capsys.readouterr().err and not pretended.names
+
+
+def test_settings_are_read_as_often_for_nine_seeds_as_for_one(tmp_path, monkeypatch) -> None:
+    read = []
+    monkeypatch.setattr(grid, "load_config", lambda words: read.append(words) or load_config(words))
+    for seeds in (1, 9):
+        words = ["--prior", "toy", "--table", "1", "--budget", "steps", "--seeds", str(seeds), "--dry_run"]
+        assert reproduce.main([*words, "--out", str(tmp_path)]) == 0
+        read.append(None)
+    once = read.index(None)
+    assert once > len(grid.TABLES["1"]) and len(read) == 2 * once + 2
 
 
 def asked_for(tmp_path, pretended, *words) -> list[tuple[str, int, float, int]]:
