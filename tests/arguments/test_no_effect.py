@@ -2,6 +2,7 @@
 """Settings that a run does not read: every key has its place in the table, and what the user set is reported once."""
 
 import dataclasses
+import functools
 import logging
 
 import pytest
@@ -60,8 +61,7 @@ def test_every_key_has_one_place():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.keys[:40])
 def test_every_row_has_a_run_that_meets_it(row):
     """Of the runs below some read the row's keys, and some do not."""
-    runs = [load_config([*TEXT, *words]) for words in RUNS]
-    met = {row.is_read(run) for run in runs}
+    met = {row.is_read(run) for run in runs()}
     assert met == {True, False}
 
 
@@ -86,6 +86,11 @@ RUNS = [
     ["--densifier", "mcmc"],
     ["--densifier", "cadam"],
 ]
+
+
+@functools.cache
+def runs():
+    return [load_config([*TEXT, *words]) for words in RUNS]
 
 
 @pytest.mark.parametrize(
