@@ -29,8 +29,9 @@ def test_every_signal_is_decided_upon() -> None:
     assert decided == signal.valid_signals() - NOT_ENDING
 
 
-@pytest.mark.parametrize("number", [*(n for n in SIGNALS if n not in REAL_TIME), *REAL_TIME[::10]], ids=name_of)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, REAL_TIME[0]], ids=name_of)
 def test_a_signal_stops_the_run_after_its_step(tmp_path, monkeypatch, capsys, number) -> None:
+    """tests/utils/test_stop_signals.py has all of SIGNALS."""
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
     assert train.main(words(tmp_path / "run", **TINY)) == INTERRUPTED
     told = f"train.py: Received {name_of(number)}; stopped after step 2. Resume with --resume {tmp_path / 'run'}"
@@ -50,9 +51,17 @@ def _killed(folder, number: int) -> None:
     train.main(words(folder, checkpoint_every=1, **TINY))
 
 
-@pytest.mark.parametrize("number", [*END_AT_ONCE, signal.SIGKILL], ids=name_of)
+def test_no_signal_of_a_fault_is_handled(tmp_path, monkeypatch) -> None:
+    """Each is at its default in the middle of a run, whose effect is tried with one of them."""
+    handlers = {}
+    at_step(monkeypatch, 2, lambda: handlers.update({number: signal.getsignal(number) for number in END_AT_ONCE}))
+    assert train.main(words(tmp_path / "run", **TINY)) == FINISHED
+    assert handlers == dict.fromkeys(END_AT_ONCE, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL], ids=name_of)
 def test_a_signal_of_a_fault_ends_it_at_once(tmp_path, number) -> None:
-    """By default; the last checkpoint is whole."""
+    """The last checkpoint is whole."""
     assert forked(_killed, tmp_path / "run", int(number)) == -number
     assert [step for step, _ in numbered(tmp_path / "run")] == [1]
 
