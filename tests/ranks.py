@@ -11,18 +11,23 @@ from typing import Any
 import torch
 
 from tests.patience import PATIENCE_S
+from tests.reliability.forks import forked_process
 from trainer.distributed import World
 
 
-def in_ranks(work: Callable[..., Any], size: int, folder: Path, *args: Any) -> list[Any]:
+def spawned_process(work: Callable[..., Any], *args: Any) -> Any:
+    """work(*args) in a process that has imported nothing before, started; it costs seconds."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def in_ranks(work: Callable[..., Any], size: int, folder: Path, *args: Any, start: Callable[..., Any] = forked_process) -> list[Any]:
     """work(world, *args) of each of `size` processes, by rank; what it returns is kept in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(r, size, port, folder, work, args), daemon=True) for r in range(size)]
-    for process in ranks:
-        process.start()
+    ranks = [start(_rank, rank, size, port, folder, work, args) for rank in range(size)]
     for process in ranks:
         process.join(PATIENCE_S)
     assert [process.exitcode for process in ranks] == [0] * size

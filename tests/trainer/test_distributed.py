@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import in_ranks
+from tests.ranks import in_ranks, spawned_process
 from trainer.distributed import ALONE, PeerLost, World
 from utils.shard import Shard
 
@@ -102,4 +102,4 @@ def _left(world: World) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
 def test_no_thread_outlives_the_world(tmp_path) -> None:
     """One that lets go of a tensor while Python ends aborts the process: seen once in twenty runs of a busy machine."""
-    assert not [name for names in in_ranks(_left, 2, tmp_path) for name in names if "gloo" in name]
+    assert not [name for names in in_ranks(_left, 2, tmp_path, start=spawned_process) for name in names if "gloo" in name]
