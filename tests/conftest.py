@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import tests.counted_once
 import tests.rendered_once  # noqa: F401
 from scene.cameras import Lens
 from tests.patience import PATIENCE_S
