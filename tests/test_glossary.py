@@ -3,15 +3,14 @@
 
 import pytest
 
-from tests.documented.commands import PAGES, ROOT
+from tests.documented.commands import PAGES
 from tests.documented.glossary import findings, in_name, in_text, product_files
 
 FILES = [*PAGES, *product_files()]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_fields_words_are_used(path) -> None:
-    assert findings(path) == []
+def test_the_fields_words_are_used() -> None:
+    assert len(FILES) > 300 and [finding for path in FILES for finding in findings(path)] == []
 
 
 @pytest.mark.parametrize(

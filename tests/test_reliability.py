@@ -23,17 +23,20 @@ def promises(document):
     return re.split(r"^- ", "\n".join(lines), flags=re.MULTILINE)[1:]
 
 
-@pytest.mark.parametrize("promise", promises(DOCUMENT), ids=lambda text: text[:40])
-def test_a_promise_is_one_sentence_and_its_tests(promise):
-    sentence, _, tests = re.sub(r"\s+", " ", promise).strip().partition(" (`tests/")
-    assert tests and re.fullmatch(r"[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*\)", tests), "names no test"
-    assert sentence.endswith(".") and ". " not in sentence, "not one sentence"
+def test_a_promise_is_one_sentence_and_its_tests():
+    for promise in promises(DOCUMENT):
+        sentence, _, tests = re.sub(r"\s+", " ", promise).strip().partition(" (`tests/")
+        is_named = re.fullmatch(r"[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*\)", tests)
+        assert tests and is_named, f"names no test: {promise}"
+        assert sentence.endswith(".") and ". " not in sentence, f"not one sentence: {promise}"
 
 
-@pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
-def test_a_named_test_exists(path, name):
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+def test_every_named_test_exists():
+    there = set()
+    for path in {path for path, _ in NAMED if (ROOT / path).is_file()}:
+        nodes = ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        there |= {(path, node.name) for node in nodes if isinstance(node, ast.FunctionDef)}
+    assert len(NAMED) > 200 and set(NAMED) - there == set()
 
 
 @pytest.mark.parametrize("text", ["text between", "- a promise.\n\nand more text"])

@@ -43,9 +43,10 @@ def _bare_counts(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))], ids=lambda path: path.stem)
-def test_no_message_says_1_steps(path) -> None:
-    assert _bare_counts(path.read_text(encoding="utf-8")) == []
+def test_no_message_says_1_steps() -> None:
+    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    found = {str(path.relative_to(ROOT)): _bare_counts(path.read_text(encoding="utf-8")) for path in paths}
+    assert len(found) > 100 and {name: counts for name, counts in found.items() if counts} == {}
 
 
 def test_a_bare_count_is_found() -> None:
