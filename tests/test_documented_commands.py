@@ -18,7 +18,8 @@ import train
 from arguments import Config
 from arguments.load import load_config
 from tests.documented.commands import ROOT, Command, commands, parts
-from tests.documented.running import SMALL, Checkout, Understood, no_network, only_read, program
+from tests.documented.running import SMALL, Checkout, Understood, only_read, program
+from tests.offline import no_network
 from tools import reproduce
 from toy import ideal
 from toy.rendered_set import render_set

@@ -24,7 +24,7 @@ from arguments.load import load_config
 from gaussian_renderer.network_gui import NetworkGui
 from guidance.at_once import AtOnce
 from tests.documented.commands import ROOT
-from tests.documented.running import no_network
+from tests.offline import no_network
 from tests.reliability.hooks import with_state
 from toy import ideal
 from toy.rendered_set import render_set

@@ -5,7 +5,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -128,14 +127,4 @@ def only_read() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", known)
         patch.setattr(argparse.ArgumentParser, "parse_args", all_of)
-        yield
-
-
-@contextlib.contextmanager
-def no_network(folder: Path) -> Iterator[None]:
-    """Inside, the hub client is offline and its cache is empty."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.fspath(folder / "hub"))
-        patch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_OFFLINE", True, raising=False)
         yield

@@ -13,6 +13,7 @@ from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.weights import load_components
 from tests.drawn import Draws
+from tests.hostile import Payload
 
 BLOCK = "down_blocks.1.attentions.0"
 LAYERS = {  # a linear layer, a 1x1 and a 3x3 convolution of the U-Net, a linear layer of the text encoder
@@ -274,16 +275,6 @@ def test_files_that_cannot_be_read(tmp_path):
         ModelUnavailable, match=r"holds a bare list, as cloneofsimo's .pt files are; expected tensors by"
     ):
         read_lora(str(tmp_path / "x.pt"))
-
-
-class Payload:
-    """What a hostile pickle would do on loading: here it would leave a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_code_in_a_lora_is_not_run(tmp_path):

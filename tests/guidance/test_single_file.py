@@ -18,6 +18,7 @@ from arguments import GuidanceParams
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from tests.drawn import Draws
+from tests.hostile import Payload
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -115,16 +116,6 @@ def test_single_file_equals_its_folder(tiny, tmp_path, suffix):
     torch.testing.assert_close(single.decode_latents(x), whole.decode_latents(x))
     torch.testing.assert_close(single.alphas_cumprod, whole.alphas_cumprod)
     assert single.steps_offset == whole.steps_offset
-
-
-class Payload:
-    """What a hostile pickle would do on loading: here it would leave a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_code_in_a_checkpoint_is_not_run(tiny, tmp_path):

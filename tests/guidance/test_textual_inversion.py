@@ -13,6 +13,7 @@ from guidance.prompts import PromptEmbeddings
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.textual_inversion import read_words
+from tests.hostile import Payload
 
 WIDTH = 32
 
@@ -152,16 +153,6 @@ def test_vectors_count_as_tokens(load, tmp_path):
     prior = load(write(tmp_path / "w.safetensors", {"<zork>": vectors(30)}))
     assert prior._texts.fits("<zork> <zork>") and not prior._texts.fits("<zork> <zork> <zork>")
     assert prior.shorten("a <zork> b <zork> c <zork> d", (", back view",)) == "a <zork> b <zork> c"
-
-
-class Payload:
-    """What a hostile pickle would do on loading: here it would leave a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("hide", [lambda x: {"<zork>": x}, lambda x: {"string_to_param": {"*": torch.zeros(1, 32)}, "name": x}])

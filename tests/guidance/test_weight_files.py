@@ -13,19 +13,16 @@ from arguments import GuidanceParams
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
 from guidance.weight_files import variant_of
+from tests.offline import no_network
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
 @pytest.fixture(autouse=True)
-def hub(monkeypatch, tmp_path):
+def hub(tmp_path):
     """The hub client's cache of this test, and no network."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_OFFLINE", True, raising=False)
-    return tmp_path / "hub"
+    with no_network(tmp_path):
+        yield tmp_path / "hub"
 
 
 @pytest.fixture

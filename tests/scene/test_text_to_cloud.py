@@ -15,6 +15,7 @@ from scene import text_to_cloud
 from scene.dataset_readers import initial_points, load_or_sample_points
 from scene.ply import write_vertices
 from scene.text_to_cloud import CloudUnavailable, load_shap_e, points_on_mesh
+from tests.offline import no_network
 from utils.random_streams import RandomStreams
 
 CUBE = np.array([[x, y, z] for x in (0, 2) for y in (0, 2) for z in (0, 4)], dtype=np.float32)  # 2 x 2 x 4
@@ -135,12 +136,9 @@ def test_a_mesh_that_is_not_finite(pipe):
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_OFFLINE", True, raising=False)
+def offline(tmp_path):
+    with no_network(tmp_path):
+        yield
 
 
 def test_no_weights_is_a_sentence_and_no_sphere(offline, tmp_path):

@@ -4,7 +4,6 @@
 import json
 import os
 import re
-from pathlib import Path
 from urllib.parse import unquote
 
 import cv2
@@ -17,6 +16,7 @@ from apps.web.job import slug
 from apps.web.progress import CURVE_POINTS, LogReader, clock, curve
 from apps.web.server_state import ServerState
 from apps.web.sizes import Sizes, size_in_words
+from tests.apps.web.shown_run import write_run
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,13 @@ def test_folders_are_named_safely_after_the_prompt(tmp_path, prompt, name) -> No
     assert all(folder.parent == tmp_path / "out" for folder in folders)
 
 
-def _run(output: Path, name: str = "mug") -> Path:
-    folder = output / name
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
-    (folder / "chkpnt3.safetensors").write_text("x")
-    return folder
-
-
 @pytest.mark.parametrize(
     "name", ["../mug", "..", ".", "", "mug/..", "/mug", "absent", "link", "a\0b", "mug/config.yaml", "deep/run", ".hidden", "a\nb", "\udc80", "n" * 256]
 )
 def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
-    _run(tmp_path, "outside")
-    _run(tmp_path / "out")
-    _run(tmp_path / "out" / "deep", "run")
+    write_run(tmp_path, "outside")
+    write_run(tmp_path / "out")
+    write_run(tmp_path / "out" / "deep", "run")
     (tmp_path / "out" / "link").symlink_to(tmp_path / "outside")
     server = ServerState(tmp_path / "out")
     assert server.find("mug").prompt == "a red mug" and [job.name for job in server.jobs()] == ["mug"]
@@ -63,7 +55,7 @@ def test_only_runs_directly_below_the_output_are_found(tmp_path, name) -> None:
 def test_what_is_written_again_has_another_address(tmp_path) -> None:
     """A run that is deleted and started again has the same name, and its files the same numbers."""
     pairs = ((outputs.FRONT_VIEW, "thumb.png"), (outputs.PANEL, "preview.png"), (outputs.TURNTABLE, "turntable.mp4"))
-    job = jobs.Job(_run(tmp_path))
+    job = jobs.Job(write_run(tmp_path))
     for pattern, address in (*pairs, (outputs.SCENE, "view"), (outputs.REGION_MAP, "regions.png")):
         path = job.folder / pattern.replace("K", "7")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +69,7 @@ def test_what_is_written_again_has_another_address(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["blue cup", "größe 5", "_x", "-x", 'say "hi"', "100%2F?a#b", "n" * 255])
 def test_a_run_of_the_command_line_may_have_any_name(tmp_path, name) -> None:
-    _run(tmp_path, name)
+    write_run(tmp_path, name)
     server = ServerState(tmp_path)
     assert [job.name for job in server.jobs()] == [name] and server.find(name) is server.current
     address = server.current.address("thumb.png")
@@ -96,7 +88,7 @@ def test_the_newest_of_each_output_is_found_by_number(tmp_path) -> None:
 
 @pytest.mark.parametrize(("views", "height", "width"), [(4, 16, 16), (1, 32, 16), (2, 16, 24)])
 def test_the_preview_holds_two_columns_of_the_panel(tmp_path, views, height, width) -> None:
-    folder = _run(tmp_path)
+    folder = write_run(tmp_path)
     (folder / "config.yaml").write_text(f"GenerateCamParams: {{image_w: {width}, image_h: {height}}}\n")
     panel = np.full((views * (height + 2) + 2, 8 * (width + 2) + 2, 3), 255, np.uint8)
     for view in range(views):
@@ -126,7 +118,7 @@ def test_a_thumbnail_is_the_front_view_or_the_first_rendered_one(tmp_path) -> No
 
 
 def test_sizes_are_measured_on_request_and_again_after_a_change(tmp_path) -> None:
-    sizes, folder = Sizes(), _run(tmp_path)
+    sizes, folder = Sizes(), write_run(tmp_path)
     assert sizes.of(folder) is None
     sizes.measure()
     first = sizes.of(folder)

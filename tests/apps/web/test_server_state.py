@@ -15,6 +15,7 @@ from apps.web.fields import Request
 from apps.web.job import State
 from apps.web.presets import presets
 from apps.web.server_state import CannotDelete, CannotStart, ServerState
+from tests.apps.web.shown_run import write_run
 from tests.patience import PATIENCE_S, until
 from trainer.run_lock import RunLock
 
@@ -46,14 +47,6 @@ if asked:
     print(f"train.py: Received SIGTERM; stopped after step {done}", file=sys.stderr)
     sys.exit(75)
 """
-
-
-def _run(output: Path, name: str = "mug") -> Path:
-    folder = output / name
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("OptimizationParams: {iterations: 9}\nGuidanceParams: {text: a red mug}\n")
-    (folder / "chkpnt3.safetensors").write_text("x")
-    return folder
 
 
 @pytest.fixture
@@ -186,7 +179,7 @@ def test_a_run_that_breaks_off_after_a_checkpoint_is_not_finished(server) -> Non
 
 
 def test_a_run_is_renamed_on_the_page_and_keeps_its_folder(tmp_path) -> None:
-    job = ServerState(tmp_path).find(_run(tmp_path).name)
+    job = ServerState(tmp_path).find(write_run(tmp_path).name)
     assert job.label == "a red mug"
     job.rename(f"  my\n<b>mug</b>  {'x' * 200}")
     again = ServerState(tmp_path).find("mug")
@@ -208,7 +201,7 @@ def test_a_full_disk_leaves_no_folder_of_a_run(server, monkeypatch) -> None:
 
 
 def test_what_another_visitor_has_deleted_is_told_and_does_not_come_back(server) -> None:
-    job = server.find(_run(server.output).name)
+    job = server.find(write_run(server.output).name)
     shutil.rmtree(job.folder)
     with pytest.raises(OSError, match="mug has been deleted"):
         job.rename("cup")
@@ -225,7 +218,7 @@ def test_a_run_is_deleted_with_the_space_that_it_took(server) -> None:
     (job.folder / "deep").mkdir()
     (job.folder / "deep" / "scene.ply").write_bytes(b"x" * 5000)
     (job.folder / "link").symlink_to(server.output / "what")
-    other = _run(server.output)
+    other = write_run(server.output)
     assert server.delete(job) > 5000 and not job.folder.exists() and server.find(job.name) is None
     assert (server.output / "what").exists() and server.current.folder == other
     lock = RunLock(other)  # a run of the command line
@@ -289,8 +282,8 @@ def test_another_server_finds_the_runs_again(server) -> None:
 
 def test_a_run_of_another_program_has_the_machine(server) -> None:
     """The command line's, or one that an earlier server has left: what is started or resumed here is queued."""
-    lock = RunLock(_run(server.output, "cup"))
-    stopped = server.find(_run(server.output, "mug").name)
+    lock = RunLock(write_run(server.output, "cup"))
+    stopped = server.find(write_run(server.output, "mug").name)
     for begin, cancel in ((lambda: server.submit(CONFIG), True), (lambda: server.resume(stopped), False)):
         job = begin()
         server.tick()
@@ -308,7 +301,7 @@ def test_a_run_of_another_program_has_the_machine(server) -> None:
 def test_a_run_of_the_command_line_is_seen_to_run(tmp_path) -> None:
     server = ServerState(tmp_path / "out")
     assert server.current is None
-    folder = _run(tmp_path / "out")
+    folder = write_run(tmp_path / "out")
     job = ServerState(tmp_path / "out").current
     lock = RunLock(folder)
     assert job.state is State.ELSEWHERE and not job.can_resume and not job.is_alive
@@ -323,7 +316,7 @@ def test_a_run_that_the_command_line_takes_over_is_seen_to_run(server, is_own) -
         folder = server.submit(CONFIG).folder
         until(lambda: server.tick() or server.current.state is State.FINISHED, poll_s=0.05)
     else:
-        folder = _run(server.output)
+        folder = write_run(server.output)
         server.current = server.find(folder.name)
         server.tick()
     before = server.current
