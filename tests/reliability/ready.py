@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imported by a fork server alone: train.py's imports, and the images of the small run's prior, which its runs find again."""
+"""Imported by a fork server alone: train.py's imports, those that a first optimizer and a first log make late, and the images
+of the small run's prior, which its runs find again."""
 
 from pathlib import Path
 
 import torch
+import torch._dynamo
+import torch.utils.tensorboard
 
 import tests.rendered_once  # noqa: F401
 import train  # noqa: F401
