@@ -82,7 +82,13 @@ def _end(server: subprocess.Popen, address: str, numbers: list[int]) -> str:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM], [signal.SIGHUP], [signal.SIGQUIT, signal.SIGINT]],
+    [
+        [signal.SIGINT] * 2,
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
+        pytest.param([signal.SIGQUIT, signal.SIGINT], marks=pytest.mark.slow),
+    ],
     ids=lambda numbers: "-".join(number.name for number in numbers),
 )
 def test_every_end_of_the_server_stops_the_run_with_a_checkpoint(busy, numbers) -> None:
