@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that every test may use: golden numbers, a served web page; what keeps runs repeatable on a busy machine."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,14 @@ def default_signals() -> None:
 def no_move_is_reported_yet() -> None:
     """As in a process of its own."""
     report_move.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """os.fsync, 10 ms a call and two a file, is for a power failure, which no test makes; a wrong descriptor stays an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")
