@@ -120,7 +120,7 @@ def print_scores(before: list[Times], after: list[Times]) -> None:
         print(f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {statistics.mean(differences):+.3f} +- {error:.3f} |")
 
 
-@program.refuses("demo_time.py", ValueError, OSError, subprocess.CalledProcessError)
+@program.refuses("demo_time", ValueError, OSError, subprocess.CalledProcessError)
 def main(argv: list[str]) -> int:
     """Exit status."""
     if argv[:1] == [RUN]:
@@ -133,9 +133,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
     parser.add_argument("--score", action="store_true", help="score the results too")
     args = parser.parse_args(argv)
+    from arguments import further
     from evaluation.known_truth import score_run
     from utils.machine import machine
 
+    further.refuse_set(words, {**further.RUN, "seed": "--seed"})
     times: dict[str, list[Times]] = {"before": [], "after": []}
     scores: dict[str, list[Times]] = {"before": [], "after": []}
     git = shutil.which("git") or "git"

@@ -22,6 +22,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 
+from arguments.further import RUN, refuse_set
 from trainer.run_log import read_steps
 from utils.machine import machine
 
@@ -29,11 +30,15 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = ("plan", "fuse", "observe")  # CoGrad's phases; the views' own backward passes are in "backward"
 
 
+@program.refuses("quickstart", ValueError, OSError, subprocess.CalledProcessError)
 def main(argv: list[str]) -> None:
+    """Prints the table."""
+    _, more = program.parser(__doc__).parse_known_args(argv)
+    refuse_set(more, RUN)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "train.py"), "--opt", str(ROOT / "configs" / "quickstart.yaml")]
         start = time.perf_counter()
-        subprocess.run([*command, "--model_path", folder, "--quiet", "true", *argv], check=True)
+        subprocess.run([*command, "--model_path", folder, "--quiet", "true", *more], check=True)
         wall_s = time.perf_counter() - start
         lines = read_steps(Path(folder) / "log.jsonl")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -27,7 +27,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from arguments import Config
+from arguments.further import RUN, refuse_set
 from arguments.load import load_config
 from benchmarks.phases import INSIDE, phases_apart
 from guidance.prior import Prior
@@ -49,9 +49,12 @@ from trainer import step as training_step
 from trainer.memory_estimate import ModelSize, estimate
 from trainer.priors import load_prior
 from trainer.state import TrainState
+from utils.device import resolve_device
 from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+SET_BY = {**RUN, "GuidanceParams.C_batch_size": "--views", "CoGradParams.t_base_range": "--t"}
+SET_BY["GenerateCamParams.init_num_pts"] = "--points"
 NOTED_TFLOP = {(4, False): 34.8, (4, True): 41.2}  # counted by hand for Stable Diffusion 2.1 at 512 px
 START = 0.3  # of the run: fusion is on
 COLUMNS = {
@@ -228,7 +231,8 @@ def load_priors(options: argparse.Namespace, case: Case, folder: Path, device: t
     return made
 
 
-def main(argv: Sequence[str]) -> None:
+@program.refuses("step", ValueError, OSError)
+def main(argv: list[str]) -> None:
     """Prints the table."""
     parser = program.parser(__doc__)
     parser.add_argument("--size", choices=tuple(SIZES), help="default: full on CUDA, else small")
@@ -243,7 +247,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options, more = parser.parse_known_args(argv)
-    device = torch.device(options.device)
+    refuse_set(more, SET_BY)
+    device = resolve_device(options.device)
     options.size = options.size or ("full" if device.type == "cuda" else "small")
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -34,6 +34,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from arguments import Config, OptimizationParams
+from arguments.further import RUN, refuse_set
 from arguments.load import load_config
 from guidance.prompts import PromptEmbeddings
 from trainer.priors import load_prior
@@ -144,10 +145,13 @@ def paused(config: Config, seconds: float = 5.0) -> float:
         return (time.process_time() - used_s) / seconds
 
 
+@program.refuses("viewer", ValueError, OSError)
 def main(argv: list[str]) -> None:
     """Prints the table."""
+    _, more = program.parser(__doc__).parse_known_args(argv)
+    refuse_set(more, {**RUN, "viewer": "the benchmark", "viewer_port": "the benchmark"})
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", folder, *argv]
+        words = ["--opt", str(ROOT / "configs" / "quickstart.yaml"), "--model_path", folder, *more]
         configs = {mode: load_config([*words, *([] if mode == MODES[0] else ["--viewer_port", "0"])]) for mode in MODES}
         steps = Steps(configs[MODES[0]])
         with Viewers(configs[MODES[0]]) as none:

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 import torch
 
 import train
+from arguments.further import refuse_set
 from evaluation.ablation.report import write_report
 from evaluation.ablation.scores import measure, rescore, run_grid
 from evaluation.ablation.staircase import FIRST_SEED, calibrate, compared, read_biases
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> int:
     check_size("--score_px", args.score_px)
     if args.seeds > FIRST_SEED:
         made.error(f"--seeds {args.seeds}: expected at most {FIRST_SEED}; those from there on are the calibration's")
+    refuse_set(of_train, {"save_ratio": "--film"})
     torch.set_num_threads(1)  # scoring runs beside the other runs
     make = functools.partial(ablation_run, extra=[*of_train, "--save_ratio", str(args.film)])
     return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)

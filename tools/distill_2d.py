@@ -21,6 +21,7 @@ import argparse
 import numpy as np
 
 from arguments import Config
+from arguments.further import RUN, flag_of, labels_of, refuse_set
 from arguments.load import load_config
 from distillation import LAWS
 from evaluation.free_image import distill_image
@@ -31,6 +32,19 @@ from utils.heat_map import text_strip
 from utils.image_utils import to_uint8, write_png
 from utils.video import VideoWriter
 
+SET_BY = {
+    **RUN,
+    "GenerateCamParams.image_w": "--size",
+    "GenerateCamParams.image_h": "--size",
+    "GuidanceParams.text": "--text",
+    "GuidanceParams.distillation": "--distillation",
+    "GuidanceParams.sds": "--distillation",
+    "GuidanceParams.guidance": "--prior",
+    "GuidanceParams.model_key": "--prior",
+    "OptimizationParams.iterations": "--steps",
+}
+READ = ("GuidanceParams", "GenerateCamParams", "seed", "device")
+"""Groups and settings of the top level that have an effect on a free image."""
 SHEET_COLUMNS, FILM_FRAMES = 6, 100
 PRIORS = {
     "ideal": ["--opt", "configs/toy.yaml", "--ideal_uncond", "all"],  # laws of e_c - e_u need other objects in e_u
@@ -54,6 +68,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(words)
     if args.steps < 1 or not args.rate > 0:
         raise ValueError(f"--steps {args.steps}, --rate {args.rate}: expected 1 or more steps, and a rate above 0")
+    refuse_set(settings, SET_BY)
     names = [*LAWS] if args.distillation == ["all"] else args.distillation
     runs = {name.rpartition(":")[2]: config_of(name, args, settings) for name in names}  # all read before the first
     rows = []
@@ -71,7 +86,11 @@ def config_of(law: str, args: argparse.Namespace, settings: list[str]) -> Config
     base = PRIORS[args.prior] if is_toy else ["--opt", "configs/luciddreamer.yaml", "--model_key", args.prior]
     side = str(args.size or (64 if is_toy else 512))
     own = ["--text", args.text, "--distillation", law, "--image_w", side, "--image_h", side]
-    return load_config([*base, *own, *settings])
+    config = load_config([*base, *own, *settings])
+    for label in labels_of(settings):
+        if label.partition(".")[0] not in READ:
+            raise ValueError(f"`{flag_of(label)}` has no effect on a free image; leave it out")
+    return config
 
 
 def _made(name: str, config: Config, args: argparse.Namespace) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from arguments.further import RUN, refuse_set
 from evaluation.experiments.grid import TRAINED_OBJECTS
 from evaluation.known_truth import renderer_of_gaussians, score_run
 from evaluation.pages import jpeg
@@ -40,6 +41,7 @@ from utils.machine import machine
 from utils.video import read_video
 
 ROOT = Path(__file__).resolve().parents[1]
+SET_BY = {**RUN, "GuidanceParams.text": "the tool"}
 FRAMES, SIDE_PX = 8, 112
 
 
@@ -178,6 +180,7 @@ def main(argv: list[str]) -> int:
     parser = program.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
     args = parser.parse_args(own)
+    refuse_set(flags, SET_BY)
     for number, run in enumerate(RUNS, 1):
         print(f"{number} of {len(RUNS)}: {run.prompt}, configs/{run.config}.yaml", flush=True)
         train(run, args.out / run.name, flags)

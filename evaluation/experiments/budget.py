@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config, GuidanceParams
+from arguments.further import labels_of, refuse_set
 from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from evaluation.experiments.grid import COMMON_SETTING, MOST_GUIDANCE, TOY_PRIORS, config_of, with_flags
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, run_all
@@ -95,6 +96,14 @@ def _flags_in(run: Run, setting: str) -> dict[str, str]:
     scale = float(flags.get("guidance_scale", config_of(run).guidance.guidance_scale))
     most = MOST_GUIDANCE.get(run.facts["prior"], math.inf)
     return flags | {"guidance_scale": f"{most:g}"} if scale > most else flags
+
+
+def all_in_setting(runs: Sequence[Run], setting: str, extra: Sequence[str]) -> list[Run]:
+    """`in_setting` of each. ValueError where it sets what `extra`, words of the command line, gives."""
+    made = in_setting(runs, setting)
+    changed = {run.facts["variant"]: new.flags[len(run.flags) :] for run, new in zip(runs, made)}
+    refuse_set(extra, {label: f"--setting {setting}" for words in changed.values() for label in labels_of(words)})
+    return made
 
 
 def within(run: Run, budget: str, amount: float, of_a_step: float) -> Run:

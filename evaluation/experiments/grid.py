@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from arguments import Config
+from arguments.further import RUN, label_of, refuse_set
 from arguments.load import load_config
 from arguments.paths import settled_words
 from evaluation.experiments.runs import ROOT, Run
@@ -198,6 +199,13 @@ def _size(steps: int) -> tuple[str, ...]:
     return ("--iterations", str(steps), "--warmup_iter", str(steps), *small)
 
 
+SET_BY = {
+    "GuidanceParams.text": "the run's prompt",
+    "seed": "--seeds",
+    "GuidanceParams.noise_seed": "--seeds",
+    "GuidanceParams.front_bias": "the view words",
+}
+"""What sets a setting of a cell; a variant's switches and flags are set by the variant."""
 SIZES = {"ideal": _size(300), "trained": _size(300)}
 """Prior of the toy world -> flags small enough for a run of less than a minute on one core."""
 
@@ -205,10 +213,17 @@ SIZES = {"ideal": _size(300), "trained": _size(300)}
 def toy_flags(
     prior: str, variant: str, prompt: str, seed: int, front_bias: float = 0.0, extra: Sequence[str] = ()
 ) -> list[str]:
-    """train.py's words for one cell of the toy world. `extra` holds for every run and cannot change the cell."""
+    """train.py's words for one cell of the toy world. `extra` holds for every run; ValueError if it is of the cell."""
     cell = {"GuidanceParams.front_bias": f"{front_bias:g}", "text": prompt, "seed": str(seed), "noise_seed": str(seed)}
-    own = _words({**cell, **VARIANTS[variant].switches, **VARIANTS[variant].flags})
-    return ["--opt", CONFIGS[prior], *ABLATION_OUTPUTS, *SIZES[prior], *extra, *own]
+    own = {**cell, **VARIANTS[variant].switches, **VARIANTS[variant].flags}
+    _refuse_own(extra, [*own, "checkpoint_every"], variant)  # a run of the toy world is not resumed
+    return ["--opt", CONFIGS[prior], *ABLATION_OUTPUTS, *SIZES[prior], *extra, *_words(own)]
+
+
+def _refuse_own(extra: Sequence[str], own: Iterable[str], variant: str) -> None:
+    """ValueError where `extra` gives a setting that the run sets itself."""
+    labels = map(label_of, own)
+    refuse_set(extra, RUN | {label: SET_BY.get(label, f"the variant {variant}") for label in labels})
 
 
 def _words(flags: Mapping[str, str]) -> list[str]:
@@ -239,8 +254,9 @@ def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[
     if prior in TOY_PRIORS:
         flags = toy_flags(TOY_PRIORS[prior], variant, prompt, seed, extra=extra)
     else:
-        own = ["--text", prompt, "--seed", str(seed), "--noise_seed", str(seed), *_words(VARIANTS[variant].flags)]
-        flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *own]
+        own = {"text": prompt, "seed": str(seed), "noise_seed": str(seed), **VARIANTS[variant].flags}
+        _refuse_own(extra, own, variant)
+        flags = ["--opt", VARIANTS[variant].config, *TABLE_OUTPUTS, *extra, *_words(own)]
     facts = {"name": name, "prior": prior, "variant": variant, "prompt": prompt, "seed": seed}
     return Run(name, tuple(settled_words(flags)), facts)
 

@@ -12,8 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from arguments.further import refuse_set
 from evaluation import PAPER_METRICS
-from evaluation.experiments.budget import in_setting, paces, samples_a_step, samples_a_step_within, within
+from evaluation.experiments.budget import (
+    all_in_setting,
+    in_setting,
+    paces,
+    samples_a_step,
+    samples_a_step_within,
+    within,
+)
 from evaluation.experiments.grid import (
     OBJECTS,
     PAPER_VARIANTS,
@@ -73,11 +81,13 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     variants = args.variants or (TOY_TABLE_VARIANTS if is_toy else PAPER_VARIANTS)
     if args.table:
         variants = args.variants or TABLES[args.table]
-        flags += ["--ideal_uncond", "all"] if args.prior == "toy" else []  # what laws of e_c - e_u need
+    if args.table and args.prior == "toy":
+        refuse_set(extra, {"GuidanceParams.ideal_uncond": "--table"})
+        flags += ["--ideal_uncond", "all"]  # what laws of e_c - e_u need
     make = functools.partial(table_run, args.prior, extra=flags)
     for run in runs_of(make, 1, variant=variants[:1], prompt=prompts):
         config_of(run)  # refuses a prompt, such as "-robot", before anything runs
-    runs = in_setting(runs_of(make, seeds, prompt=prompts, variant=variants), args.setting)
+    runs = all_in_setting(runs_of(make, seeds, prompt=prompts, variant=variants), args.setting, extra)
     configs = configs_of(runs)
     gpus = () if is_toy else gpus_here()
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)
