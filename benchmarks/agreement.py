@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rasterizer import Case, inputs_of, of_family, of_gsplat, peers
+from utils.device import resolve_device
 
 MAX_PIXEL, MAX_GRADIENT = 1e-4, 1e-3  # exp2 of a GPU is within two units in the last place
 CPU = torch.device("cpu")
@@ -62,6 +63,7 @@ def _relative(given: Tensor, expected: Tensor) -> float:
     return float((given - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
+@program.refuses("agreement", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,6 +73,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--original", help="module name of a rasterizer with the original's interface")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
+    device = resolve_device(options.device)
     case = Case(options.gaussians, options.px, options.sh, 0.1)
     modules = peers(options.original)
     weights = torch.linspace(-1, 1, 3 * case.size_px**2).view(3, case.size_px, case.size_px)
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> int:
     print("| rasterizer | largest difference of a pixel | of a gradient, relative | which |\n|---|---|---|---|")
     are_close = []
     for name, module in modules.items():
-        text, is_close = line(name, module, case, torch.device(options.device), expected, weights)
+        text, is_close = line(name, module, case, device, expected, weights)
         are_close.append(is_close)
         print(text, flush=True)
     return 0 if all(are_close) else 1

@@ -127,8 +127,10 @@ def tflop_of_run(config: Config, work: Work, timesteps: list[list[int]]) -> floa
     return work.sample * whole + work.outer * outer + encode
 
 
+@program.refuses("budget", ValueError, OSError)
 def main(argv: list[str]) -> None:
     """Prints the table of runs, and that of goals."""
+    program.parser(__doc__).parse_args(argv)
     work = work_of_sd21()
     print(f"TFLOP at 512 px: a U-Net sample {work.sample:.3f}, its outer layers {work.outer:.3f}, an encoding with its")
     print(f"backward pass {work.encode:.2f}, by a tiny autoencoder {work.tiny_encode:.2f}\n")

@@ -191,6 +191,7 @@ def measured(folder: Path, seeds: int) -> tuple[dict[Variant, list[Outcome]], li
     return outcomes, rows
 
 
+@program.refuses("densifiers", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder that keeps the results and sheet.png")

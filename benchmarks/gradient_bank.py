@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from cograd.fusion import Flat, flat, fuse
 from cograd.gradient_bank import GradientBank
 from cograd.regions import RegionGrid
 from scene.densify import IndexMap
+from utils.device import resolve_device
 from utils.machine import machine
 
 STEPS = 6000
@@ -81,7 +82,8 @@ def row(count: int, seen: float, repeats: int, device: torch.device) -> list[str
     return [*cells, *(f"{ms:.2f}" for ms in fuse_ms), f"{follow_ms:.0f}"]
 
 
-def main(argv: Sequence[str]) -> None:
+@program.refuses("gradient_bank", ValueError, OSError)
+def main(argv: list[str]) -> None:
     """Prints the table."""
     parser = program.parser(__doc__)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
@@ -90,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
-    device = torch.device(options.device)
+    device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}; bound {CoGradParams().bank_limit_mb} MB\n")
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))

@@ -126,6 +126,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--chroma", action="store_true", help="print the table of over-saturation")
     args = parser.parse_args(argv)
+    program.check_bounds(args, {"steps": (1, 1_000_000), "jobs": (1, 1000)})
     torch.set_num_threads(1)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n")
     if args.chroma:

@@ -64,6 +64,7 @@ def measure(mode: str, views: int, size_px: int) -> str:
     return f"| {mode} | {views} | {estimate / 1e9:.2f} | {taken / 1e9:.2f} |"
 
 
+@program.refuses("memory_estimate", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = program.parser(__doc__)
     parser.add_argument("--size_px", type=int, default=128, help="side of the images")

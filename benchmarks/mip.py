@@ -91,6 +91,7 @@ def enlarged(render: Renderer, view: View, size_px: int) -> np.ndarray:
     return image[margin : margin + SHOWN_PX, margin : margin + SHOWN_PX].repeat(times, axis=0).repeat(times, axis=1)
 
 
+@program.refuses("mip", ValueError, OSError)
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")

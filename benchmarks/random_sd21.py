@@ -20,6 +20,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from utils.device import resolve_device
+
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "assets" / "toy-prior" / "tokenizer"  # the words do not matter, their number does
 UNET = {
@@ -77,13 +79,15 @@ def write_random_sd21(folder: Path, device: torch.device) -> Path:
     return folder
 
 
+@program.refuses("random_sd21", ValueError, OSError)
 def main(argv: list[str]) -> None:
     """Writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
-    print(write_random_sd21(options.folder, torch.device(options.device)))
+    device = resolve_device(options.device)
+    print(write_random_sd21(options.folder, device))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from torch import Tensor
 
 import diff_gaussian_rasterization
 from simple_knn._C import distCUDA2
+from utils.device import resolve_device
 from utils.machine import machine
 
 RADIUS, DISTANCE, FOV_RAD = 0.5, 3.5, 0.55
@@ -237,7 +238,8 @@ def peak_memory(device: torch.device) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB resident"
 
 
-def main(argv: Sequence[str]) -> None:
+@program.refuses("rasterizer", ValueError, OSError)
+def main(argv: list[str]) -> None:
     """Prints the tables."""
     parser = program.parser(__doc__)
     parser.add_argument("--gaussians", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
@@ -249,7 +251,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--original", help="module name of a rasterizer with the original's interface")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
-    device = torch.device(options.device)
+    device = resolve_device(options.device)
     threads = options.threads if device.type == "cpu" else options.threads[:1]
     report = diff_gaussian_rasterization.backend()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine(device)}, {report['cpu']}, torch {torch.__version__}\n")

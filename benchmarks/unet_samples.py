@@ -181,6 +181,7 @@ def compare_runs(seeds: int, iterations: int) -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
+@program.refuses("unet_samples", ValueError, OSError)
 def main(argv: list[str]) -> None:
     """Prints one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,6 +15,7 @@ import torch
 from evaluation.orbits import Orbit, colour_of, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
+from utils import program
 from utils.device import resolve_device
 
 SIZES_PX = (16, 4096)
@@ -51,10 +52,7 @@ def check_size(flag: str, size_px: int) -> None:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError, one sentence, for a value out of its bounds."""
-    for name, (least, most) in BOUNDS.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"--{name} {value}: expected a number from {least} to {most}.")
+    program.check_bounds(args, BOUNDS)
     colour_of(args.background)
     resolve_device(args.device)
 

@@ -90,18 +90,53 @@ def test_every_command_line_is_run_by_program(path) -> None:
     assert ast.unparse(statement).startswith("program.run(main")
 
 
-WITHOUT_FILES = ("cuda_report", "region_starvation")
-"""Tools that read and write no file that a user names."""
+TOOLS = [path for path in COMMANDS if path.parent in (ROOT / "tools", ROOT / "benchmarks")]
+OF_TOOLS = [path for path in TOOLS if path.parent.name == "tools"]
 
 
-@pytest.mark.parametrize("path", [path for path in COMMANDS if path.parent.name == "tools"], ids=lambda path: path.stem)
-def test_a_tool_says_in_a_line_which_file_cannot_be_written(path) -> None:
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_tool_or_benchmark_says_in_a_line_what_is_wrong_and_which_file_cannot_be_written(path) -> None:
     (main,) = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if getattr(node, "name", "") == "main"]
     words = " ".join(map(ast.unparse, main.decorator_list))
-    assert path.stem in WITHOUT_FILES or (words.startswith(f"program.refuses('{path.stem}'") and "OSError" in words)
+    assert words.startswith(f"program.refuses('{path.stem}'") and "OSError" in words
 
 
-@pytest.mark.parametrize("path", [path for path in COMMANDS if path.parent.name == "tools"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_tool_or_benchmark_prints_its_help_and_does_nothing_else(path, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"{path.parent.name}.{path.stem}")
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    printed = capsys.readouterr()
+    assert module.__doc__.split()[:5] == printed.out.partition("\n\n")[2].split()[:5] and not printed.err and not list(tmp_path.iterdir())
+
+
+NUMBERS_CHECKED_ELSEWHERE = {
+    "export": "pad_sh spz_version faces texture_px grid",  # export/options.py
+    "train_toy_prior": "seed minutes steps batch lr channels",  # toy/training/settings.py
+    "reproduce": "seeds jobs count tflops",  # evaluation/reproduction/order.py
+}
+ANY_NUMBER = ("choice_seed", "iteration")
+
+
+@pytest.mark.parametrize("path", OF_TOOLS, ids=lambda path: path.stem)
+def test_a_tool_bounds_its_numbers(path) -> None:
+    """Without a most and a least, "inf", "nan" and -5 are silent or a stack trace: program.check_bounds, check_size."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    types = {"type=int", "type=float"}
+    given = {
+        node.args[0].value.removeprefix("--")
+        for node in nodes
+        if isinstance(node, ast.Call) and types & set(map(ast.unparse, node.keywords))
+    }
+    bounded = {key.value for node in nodes if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)}
+    sizes = {ast.unparse(node.args[0])[3:-1] for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "check_size"}
+    elsewhere = {"view_px"} if path.stem == "reproduce" else set()
+    elsewhere |= set(NUMBERS_CHECKED_ELSEWHERE.get(path.stem, "").split())
+    assert given - bounded - sizes - elsewhere <= set(ANY_NUMBER)
+
+
+@pytest.mark.parametrize("path", OF_TOOLS, ids=lambda path: path.stem)
 def test_a_tool_does_not_pass_over_a_flag_that_it_does_not_have(path, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module(f"tools.{path.stem}").main

@@ -49,6 +49,9 @@ from evaluation.experiments.grid import (
 from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
 from evaluation.orbit_flags import check_size
 
+"""Seeds from FIRST_SEED on are the calibration's."""
+BOUNDS |= {"calibrate": (0, 1000), "weak": (0.001, 1)}
+
 
 def parser() -> argparse.ArgumentParser:
     """All flags of this tool."""
@@ -79,11 +82,8 @@ def main(argv: list[str]) -> int:
     own, of_train = program.split_at_dashes(argv)
     made = parser()
     args = made.parse_args(own)
-    if min(args.seeds, args.jobs, args.film) < 1 or args.calibrate < 0 or not 0 < args.weak <= 1:
-        made.error("--seeds, --jobs and --film: expected 1 or more; --weak: above 0, at most 1")
+    program.check_bounds(args, BOUNDS)
     check_size("--score_px", args.score_px)
-    if args.seeds > FIRST_SEED:
-        made.error(f"--seeds {args.seeds}: expected at most {FIRST_SEED}; those from there on are the calibration's")
     refuse_set(of_train, {"save_ratio": "--film"})
     torch.set_num_threads(1)  # scoring runs beside the other runs
     make = functools.partial(ablation_run, extra=[*of_train, "--save_ratio", str(args.film)])

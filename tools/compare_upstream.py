@@ -108,8 +108,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--views", type=int, default=VIEWS, help="cameras at most")
     parser.add_argument("--html", type=Path, help="write a page with the images there")
     args = parser.parse_args(argv)
-    if args.views < 1:
-        parser.error("--views is 1 or more")
+    program.check_bounds(args, {"views": (1, 100_000)})
     if args.html is not None:
         check_writable(args.html)
     a, b = read_side(args.a), read_side(args.b)

@@ -24,6 +24,7 @@ import torch
 from evaluation.ablation.report import first_seeds, sheet
 from evaluation.ablation.staircase import compared
 from evaluation.experiments.runs import read_folder
+from evaluation.orbit_flags import check_size
 from evaluation.orbits import Orbit, framing, full_turn, render_images
 from evaluation.run_folder import cloud_of
 from scene.gaussian_model import GaussianModel
@@ -64,8 +65,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="of an ablation's folder (default 2)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    if min(args.frames, args.side_px, args.seeds) < 1:
-        raise ValueError("--frames, --side_px, --seeds: expected 1 or more.")
+    program.check_bounds(args, {"frames": (1, 100), "seeds": (1, 1000)})
+    check_size("--side_px", args.side_px)
     check_out(args.out, "png")
     drawn = _drawn(args)
     write_png(args.out, drawn)

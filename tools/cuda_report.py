@@ -90,6 +90,7 @@ def table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
+@program.refuses("cuda_report", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Exit status: 0 every kernel stays in registers, 1 one does not."""
     program.parser(__doc__).parse_args(argv)

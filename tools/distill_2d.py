@@ -66,8 +66,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rate", type=float, default=0.02, help="Adam's learning rate")
     parser.add_argument("--latents", action="store_true", help="optimise the latents instead of the image")
     args = parser.parse_args(words)
-    if args.steps < 1 or not args.rate > 0:
-        raise ValueError(f"--steps {args.steps}, --rate {args.rate}: expected 1 or more steps, and a rate above 0")
+    program.check_bounds(args, {"steps": (1, 1_000_000), "size": (8, 8192), "rate": (1e-9, 100)})
     refuse_set(settings, SET_BY)
     names = [*LAWS] if args.distillation == ["all"] else args.distillation
     runs = {name.rpartition(":")[2]: config_of(name, args, settings) for name in names}  # all read before the first

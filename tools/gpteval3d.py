@@ -38,8 +38,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
     check_size("--size_px", args.size_px)
-    if args.views < 1:
-        raise ValueError(f"--views {args.views}: expected 1 or more")
+    program.check_bounds(args, {"views": (1, 100_000)})
     prompts, assets = assets_of(args.runs, read_prompts(args.prompts) if args.prompts else None)
     for asset in assets:
         if (args.out / asset.folder).exists():

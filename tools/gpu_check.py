@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--original", help="module of a rasterizer with the original's interface, as a peer")
     parser.add_argument("--under", metavar="MODULE", help="run the parts' programs by python -m MODULE PROGRAM")
     args = parser.parse_args(argv)
+    program.check_bounds(args, {"budget": (1, 86400)})
     device = resolve_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["tools/gpu_check.py", *argv])

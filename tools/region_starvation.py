@@ -34,6 +34,14 @@ HEADER = (
     "drawn twice running",
     "largest P",
 )
+BOUNDS = {
+    "sigma": (0, 100),  # beyond, exp(sigma z) leaves the range of double numbers
+    "min_visit_share": (0, 1),
+    "tau": (1e-6, 1e6),
+    "regions": (1, 100_000),
+    "draws": (1, 1_000_000),
+    "seeds": (1, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ def row(params: CoGradParams, regions: int, draws: int, sigma: float, seeds: int
     ]
 
 
+@program.refuses("region_starvation", ValueError, OSError)
 def main(argv: list[str]) -> int:
     """Reads the command line and prints the table."""
     paper = CoGradParams()
@@ -94,10 +103,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=4, help="runs a row")
     options = parser.parse_args(argv)
-    if min(options.regions, options.draws, options.seeds) < 1 or options.tau <= 0:
-        parser.error("--regions, --draws, --seeds are 1 or more and --tau is above 0")
-    if not all(0 <= share <= 1 for share in options.min_visit_share):
-        parser.error("--min_visit_share is a share of the draws, 0..1")
+    program.check_bounds(options, BOUNDS)
     print(f"{options.draws} draws, {options.regions} regions, tau {options.tau:g}, {options.seeds} seeds\n")
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for share in options.min_visit_share:

@@ -127,8 +127,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--objects", nargs="+", choices=list(OBJECTS), default=list(OBJECTS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args(argv)
-    if min(args.seeds, args.jobs) < 1:
-        parser.error("--seeds and --jobs: expected 1 or more")
+    program.check_bounds(args, {"seeds": (1, 100_000), "jobs": (1, 1000)})
     torch.set_num_threads(1)  # scoring runs beside the other runs
     args.out.mkdir(parents=True, exist_ok=True)
     failures = []

@@ -66,8 +66,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--columns", type=int, default=8, help="views in a row")
     args, words = parser.parse_known_args(argv)
     check_out(args.out, "png")
-    if args.columns < 1:
-        raise ValueError(f"--columns {args.columns}: expected 1 or more.")
+    program.check_bounds(args, {"columns": (1, 1000)})
     write_png(args.out, camera_sheet(load_config(words), args.columns))
     return 0
 

@@ -66,8 +66,7 @@ def settings_of(args: argparse.Namespace) -> tuple[TrainSettings, Sizes]:
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError and OSError for what would be refused after the views were rendered, which takes minutes."""
-    if min(args.views, args.threads) < 1:
-        raise ValueError(f"--views {args.views}, --threads {args.threads}: expected 1 or more.")
+    program.check_bounds(args, {"views": (1, 1_000_000), "threads": (1, 1024)})
     if args.data_cache is not None:
         check_writable(args.data_cache)
     checkpoint = args.folder / "checkpoint.pt"

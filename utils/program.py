@@ -15,7 +15,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from utils.missing_module import report_missing_modules
@@ -203,6 +203,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--version", action=Version)
     return made
+
+
+def check_bounds(args: argparse.Namespace, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Raises ValueError, one sentence, for a number that is out of its bounds, or not a number; None is left out.
+
+    bounds: name of an attribute of `args` -> least and most. Of a list each is checked.
+    """
+    for name, (least, most) in bounds.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"--{name} {value}: expected a number from {least} to {most}.")
 
 
 def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:

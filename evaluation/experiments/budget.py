@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arguments import Config, GuidanceParams
-from arguments.further import labels_of, refuse_set
+from arguments.further import label_of, refuse_set
 from cograd.timesteps import global_timestep, log_snr, schedule_progress
 from evaluation.experiments.grid import COMMON_SETTING, MOST_GUIDANCE, TOY_PRIORS, config_of, with_flags
 from evaluation.experiments.runs import Log, Result, Run, Sweep, read_results, run_all
@@ -98,12 +98,11 @@ def _flags_in(run: Run, setting: str) -> dict[str, str]:
     return flags | {"guidance_scale": f"{most:g}"} if scale > most else flags
 
 
-def all_in_setting(runs: Sequence[Run], setting: str, extra: Sequence[str]) -> list[Run]:
-    """`in_setting` of each. ValueError where it sets what `extra`, words of the command line, gives."""
-    made = in_setting(runs, setting)
-    changed = {run.facts["variant"]: new.flags[len(run.flags) :] for run, new in zip(runs, made)}
-    refuse_set(extra, {label: f"--setting {setting}" for words in changed.values() for label in labels_of(words)})
-    return made
+def refuse_set_by_setting(extra: Sequence[str], runs: Sequence[Run], setting: str) -> None:
+    """ValueError where `in_setting` has replaced in `runs` what `extra`, words of the command line, gives."""
+    is_capped = any(run.name.endswith(f"-{setting}") for run in runs)
+    names = [*COMMON_SETTING] if setting == "common" else ["guidance_scale"] if is_capped else []
+    refuse_set(extra, {label_of(name): f"--setting {setting}" for name in names})
 
 
 def within(run: Run, budget: str, amount: float, of_a_step: float) -> Run:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from arguments.further import refuse_set
 from evaluation import PAPER_METRICS
 from evaluation.experiments.budget import (
-    all_in_setting,
     in_setting,
     paces,
+    refuse_set_by_setting,
     samples_a_step,
     samples_a_step_within,
     within,
@@ -40,8 +40,10 @@ from evaluation.prompts import PAPER_COUNT, chosen, gallery, read_prompts
 from evaluation.reproduction.cost import Cost, cost
 from evaluation.reproduction.measure import measure
 from toy.reading import parse_prompt
+from utils import program
 
 MINIATURE_FLAGS = ("--iterations", "40", "--warmup_iter", "40", "--image_w", "32", "--image_h", "32", "--view_px", "48")
+BOUNDS = {"seeds": (1, 100_000), "jobs": (1, 100_000), "count": (1, 100_000), "tflops": (1e-3, 1e6)}
 MINIATURE_PROMPTS, MINIATURE_SEEDS, TOY_SEEDS = 1, 2, 4
 
 
@@ -87,7 +89,8 @@ def order_of(args: argparse.Namespace, extra: Sequence[str], train: Callable[[li
     make = functools.partial(table_run, args.prior, extra=flags)
     for run in runs_of(make, 1, variant=variants[:1], prompt=prompts):
         config_of(run)  # refuses a prompt, such as "-robot", before anything runs
-    runs = all_in_setting(runs_of(make, seeds, prompt=prompts, variant=variants), args.setting, extra)
+    runs = in_setting(runs_of(make, seeds, prompt=prompts, variant=variants), args.setting)
+    refuse_set_by_setting(extra, runs, args.setting)
     configs = configs_of(runs)
     gpus = () if is_toy else gpus_here()
     at_once = args.jobs or len(gpus) or (cores if is_toy else 1)
@@ -113,10 +116,7 @@ def _check(args: argparse.Namespace, is_toy: bool) -> None:
     other = next((name for name, given in others.items() if given), None)
     if args.budget == "minutes" and other:
         raise ValueError(f"--budget minutes times a step of every row first and cannot be combined with {other}")
-    counts = {"--seeds": args.seeds, "--jobs": args.jobs, "--tflops": args.tflops}
-    wrong = [name for name, value in counts.items() if value is not None and value <= 0]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is too small; expected seeds and jobs of 1 or more")
+    program.check_bounds(args, BOUNDS)
     check_size("--view_px", args.view_px)
 
 

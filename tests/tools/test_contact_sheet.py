@@ -70,3 +70,9 @@ def test_a_cloud_is_drawn_from_all_around(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty"), "--out", "x.png"]) == 2
     assert "holds no point_cloud" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--side_px 0", "--side_px 1000000", "--frames 0", "--frames 1000000", "--seeds -1"])
+def test_a_sheet_of_no_size_or_too_large_is_refused(tmp_path, capsys, words) -> None:
+    assert main([str(write_run(tmp_path / "ball", (5,))), *words.split(), "--out", str(tmp_path / "s.png")]) == 2
+    assert f"contact_sheet: {words}: expected a number" in capsys.readouterr().err and not (tmp_path / "s.png").exists()

@@ -54,14 +54,15 @@ def test_settings_after_the_dashes_reach_the_law(tmp_path):
         (["--distillation", "sds", "magic"], "magic"),
         (["--distillation", "sds", "--steps", "0"], "--steps 0"),
         (["--distillation", "sds", "--rate", "-1"], "--rate -1"),
+        (["--distillation", "sds", "--rate", "inf"], "--rate inf"),
+        (["--distillation", "sds", "--size", "0"], "--size 0"),
         (["--distillation", "sds", "--prior", "/nowhere"], "/nowhere"),
         (["--distillation", "sds", "--", "--guidance_scale", "a"], "guidance_scale"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_file_is_written(tmp_path, capsys, words, said):
     out = tmp_path / "out"
-    at = words.index("--") if "--" in words else len(words)
-    assert main([*words[:at], "--out", str(out), *SMALL, *words[at:]]) == 2
+    assert main([*SMALL, "--out", str(out), *words]) == 2
     assert said in capsys.readouterr().err and not out.exists()
 
 

@@ -28,8 +28,18 @@ def test_the_table_has_a_row_a_setting(capsys) -> None:
     assert [line.split(" | ")[:2] for line in lines[4:]] == [["| 0", "0"], ["| 0.5", "0"], ["| 0", "0.1"], ["| 0.5", "0.1"]]
 
 
-@pytest.mark.parametrize("words, told", [("--seeds 0", "are 1 or more"), ("--tau 0", "tau is above 0"), ("--min_visit_share 1.5", "0..1")])
-def test_impossible_settings_are_refused(words, told, capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(words.split())
-    assert told in capsys.readouterr().err
+@pytest.mark.parametrize("words", [
+    "--seeds 0", "--tau 0", "--tau nan", "--tau inf", "--tau 1e-320", "--min_visit_share 1.5", "--sigma 0.1 nan", "--sigma inf",
+    "--sigma 1000", "--sigma -1", "--regions 1000000000", "--draws 1000000000000",
+])  # fmt: skip
+def test_impossible_settings_are_refused(words, capsys) -> None:
+    assert main(words.split()) == 2
+    told = capsys.readouterr()
+    value = float(words.split()[-1])
+    said = f"{value:.0f}" if words.split()[0][2:] in ("seeds", "regions", "draws") else str(value)
+    assert told.err.startswith(f"region_starvation: {words.split()[0]} {said}: expected a number from ") and not told.out
+
+
+@pytest.mark.parametrize("words", ["--sigma 100 --tau 1e-6", "--sigma 100 --tau 1e6", "--sigma 0 --min_visit_share 1"])
+def test_the_bounds_themselves_are_possible(words, capsys) -> None:
+    assert main([*words.split(), "--regions", "2", "--draws", "500", "--seeds", "1"]) == 0 and "nan" not in capsys.readouterr().out

@@ -170,3 +170,11 @@ def test_without_a_gpu_it_is_refused_before_anything_is_written(tmp_path, capsys
 def test_a_rehearsal_of_some_parts_on_the_cpu(tmp_path) -> None:
     assert gpu_check.main(["--device", "cpu", "--size", "tiny", "--out", str(tmp_path), "--only", "device", "agreement"]) == 0
     assert {name: row[0] for name, row in rows(tmp_path / "gpu_check.md").items()} == {"device": PASS, "agreement": PASS}
+
+
+@pytest.mark.parametrize("budget", ["-5", "0", "nan", "inf"])
+def test_a_budget_in_which_nothing_is_tried_is_refused(tmp_path, capsys, budget) -> None:
+    from tools import gpu_check
+
+    assert gpu_check.main(["--device", "cpu", "--out", str(tmp_path / "out"), "--budget", budget]) == 2
+    assert f"--budget {float(budget)}: expected a number from 1 to" in capsys.readouterr().err and not (tmp_path / "out").exists()
