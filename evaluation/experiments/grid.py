@@ -262,8 +262,11 @@ def table_run(prior: str, variant: str, prompt: str, seed: int, extra: Sequence[
 
 
 def runs_of(make: Callable[..., Run], seeds: int, **axes: Iterable[Any]) -> list[Run]:
-    """make(seed=..., **cell) for every cell of the axes, seed by seed: what is stopped early has whole comparisons."""
-    cells = product(range(seeds), *axes.values())
+    """make(seed=..., **cell) for every cell of the axes, seed by seed: what is stopped early has whole comparisons.
+
+    A value that is given twice counts once.
+    """
+    cells = product(range(seeds), *map(dict.fromkeys, axes.values()))
     return [make(seed=seed, **dict(zip(axes, values))) for seed, *values in cells]
 
 

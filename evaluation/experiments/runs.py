@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -118,8 +120,15 @@ def run_all(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd, one_pass: Pass | N
 
 
 def waiting(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
-    """The runs that have no JSON yet. ValueError for one that was made, or will be resumed, with other flags."""
-    return [run for run in runs if not _is_done(run, sweep)]
+    """The runs that have no JSON yet, each once.
+
+    ValueError for one that was made, or will be resumed, with other flags, and for two that differ under one name.
+    """
+    by_name: dict[str, Run] = {}
+    for run in runs:
+        if by_name.setdefault(run.name, run).flags != run.flags:  # two processes in one folder
+            raise ValueError(f"two different runs would be called {run.name}; expected objects that differ in a letter")
+    return [run for run in by_name.values() if not _is_done(run, sweep)]
 
 
 def local_pass(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd) -> dict[str, RunFailed]:
@@ -138,6 +147,8 @@ def local_pass(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd) -> dict[str, Ru
             slots.put(slot)
 
     failures = {}
+    if runs:
+        _forkserver()  # in this thread, for a Ctrl-C while it starts
     with ThreadPoolExecutor(sweep.jobs) as pool:
         running = {pool.submit(one, run): run for run in runs}
         try:
@@ -148,6 +159,10 @@ def local_pass(runs: Sequence[Run], sweep: Sweep, on_end: OnEnd) -> dict[str, Ru
                 on_end(run, outcome)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in running):
+                for process in multiprocessing.active_children():
+                    process.terminate()  # ends a run after its step
+                time.sleep(0.2)
             raise
     return failures
 
@@ -207,11 +222,29 @@ IN_USE = "another process is at work in {}, its run.lock says which; wait for it
 
 @functools.cache
 def _forkserver() -> ForkServerContext:
+    """The server of this process, which begins its imports here.
+
+    A Ctrl-C reaches every process of a terminal. The server ignores it from its start on, for its imports end with a
+    stack trace otherwise; the main thread, which waits for them here, does not.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"  # for the server; its children are given their number
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LATE_IMPORTS, __name__])
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        first = context.Process(target=_nothing, daemon=True)
+        first.start()
+        first.join()
     return context
+
+
+def _nothing() -> None:
+    """What the server is asked first, to wait for it."""
 
 
 def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
@@ -220,6 +253,7 @@ def _train_and_measure(run: Run, sweep: Sweep, slot: int) -> None:
     folder, path = sweep.folder(run.name).resolve(), sweep.path(run.name).resolve()
     with (folder / PRINTED).open("w", encoding="utf-8") as printed:
         os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the server ignores
     if sweep.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = sweep.gpus[slot % len(sweep.gpus)]  # before anything asks for a GPU
     torch.set_num_threads(sweep.threads)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """evaluation/experiments/runs.py: what is left to do, failures tried again, slots, and a train.py that fails."""
 
+import contextlib
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from evaluation.experiments import cluster, runs
+from evaluation.experiments import cluster, grid, runs
 from evaluation.experiments.runs import Run, RunFailed, Sweep
 from evaluation.run_folder import config_of_run, gaussians_of_run
 from trainer.run_lock import RunLock
@@ -237,3 +240,72 @@ def test_a_run_ends_when_the_process_that_asked_for_it_is_killed():
     asking.kill()
     asking.wait()
     asking.stdout.read()  # ends when the run has closed its side too
+
+
+SWEEP = """
+from utils import program
+if __name__ == "__main__":
+    program.start()
+import json
+import train
+from pathlib import Path
+from evaluation.experiments import runs
+runs.LATE_IMPORTS = ("slow_import", "train")
+def main(argv):
+    run = runs.Run("run", tuple(argv[1:]), {})
+    runs.run_all([run], runs.Sweep(Path(argv[0]), train.main, json.dumps), print)
+if __name__ == "__main__":
+    program.run(main)
+"""
+SLOW = """
+import time
+from pathlib import Path
+Path({began!r}).touch()
+time.sleep({seconds})
+"""
+
+
+def _interrupted(tmp_path, seconds: float, begins: Path, alone: bool) -> tuple[str, int]:
+    """Output and status of a sweep of one long run that receives Ctrl-C once `begins` is there; `alone`: the one process."""
+    (tmp_path / "slow_import.py").write_text(SLOW.format(began=str(tmp_path / "began"), seconds=seconds))
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    words = [sys.executable, "sweep.py", "out", *TINY[:2], "--iterations", "100000", *TINY[4:]]
+    environ = {**os.environ, "PYTHONPATH": f"{runs.ROOT}{os.pathsep}{tmp_path}"}
+    with (tmp_path / "printed").open("w") as printed:  # no pipe, which the server keeps open until its imports are done
+        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=printed, stderr=printed, start_new_session=True)
+    while not begins.exists():
+        assert process.poll() is None, (tmp_path / "printed").read_text()
+        time.sleep(0.02)
+    (os.kill if alone else os.killpg)(process.pid, signal.SIGINT)
+    process.wait(timeout=100)
+    time.sleep(1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the server, which is at its imports
+    return (tmp_path / "printed").read_text(), process.returncode
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_interrupt_while_the_server_imports_is_one_line_at_once(tmp_path, alone) -> None:
+    start = time.monotonic()
+    assert _interrupted(tmp_path, 60, tmp_path / "began", alone) == ("sweep.py: interrupted\n", 130)
+    assert time.monotonic() - start < 60 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_interrupt_ends_the_run_that_is_being_made(tmp_path, alone) -> None:
+    begins = tmp_path / "out" / "runs" / "run" / "log.jsonl"
+    assert _interrupted(tmp_path, 0, begins, alone) == ("sweep.py: interrupted\n", 130)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_runs_of_one_name_are_one_run_or_refused(tmp_path, pretended) -> None:
+    sweep = Sweep(tmp_path, train.main, measure, jobs=2)
+    assert runs.run_all([RUNS[1], RUNS[2], RUNS[1]], sweep, lambda run, result: None) == []
+    assert sorted(pretended.names) == ["run1", "run2"]
+    with pytest.raises(ValueError, match="two different runs would be called run3; expected"):
+        runs.waiting([RUNS[3], Run("run3", ("--iterations", "9"), {})], sweep)
+
+
+def test_a_value_of_a_grid_that_is_given_twice_counts_once() -> None:
+    made = grid.runs_of(grid.ablation_run, 2, prior=["ideal"], front_bias=[0.0, 0.0], prompt=["a red cube"] * 2, variant=["full", "plain", "full"])
+    assert [run.facts["variant"] for run in made] == ["full", "plain"] * 2
