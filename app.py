@@ -8,6 +8,8 @@ apps/web/; those that draw the page need NiceGUI.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -P and PYTHONSAFEPATH=1 leave out
+
 from utils import program
 
 if __name__ == "__main__":

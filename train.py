@@ -10,6 +10,8 @@ import traceback
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -P and PYTHONSAFEPATH=1 leave out
+
 from utils import program
 
 if __name__ == "__main__":

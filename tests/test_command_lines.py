@@ -15,6 +15,7 @@ from tests.checkout import ROOT, files
 from tools import clean
 from utils.revision import version_line
 
+PACKAGES = sorted({path.relative_to(ROOT).parts[0] for path in files("*.py")} - {"submodules", "examples"} - {path.name for path in ROOT.glob("*.py")})
 MAIN = "__name__ == '__main__'"
 
 
@@ -159,3 +160,24 @@ def test_a_file_that_cannot_be_written_is_named_before_anything_is_read(tmp_path
     assert importlib.import_module(f"tools.{tool}").main([*WRITERS[tool], place]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert place in line and "no_run" not in line
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path.parent != ROOT / "examples" and path.stem != "digests"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_line_finds_this_tree_first(tmp_path, path) -> None:
+    """Packages of the same names on the path, from a folder elsewhere, and with the script's folder left out of the path."""
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise AssertionError('another package')", encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    if path.name == "__main__.py":
+        environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(tmp_path)])
+    words = [sys.executable, *_words(path), "--version"]
+    result = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{version_line()}\n", "")
+
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    """A folder without __init__.py gives way to a package of its name that stands behind it on the path."""
+    assert {"utils", "trainer", "tools", "apps", "benchmarks", "tests"} <= set(PACKAGES)
+    assert [name for name in PACKAGES if not (ROOT / name / "__init__.py").is_file()] == []

@@ -49,6 +49,7 @@ from evaluation.experiments.grid import (
 from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
 from evaluation.orbit_flags import check_size
 
+BOUNDS = {"seeds": (1, FIRST_SEED), "jobs": (1, 1000), "film": (1, 10_000)}
 """Seeds from FIRST_SEED on are the calibration's."""
 BOUNDS |= {"calibrate": (0, 1000), "weak": (0.001, 1)}
 
