@@ -41,6 +41,7 @@ from toy.ideal import IdealPrior
 from toy.raycast import View
 from toy.reading import parse_prompt
 from toy.truth import renderer_of_truth
+from utils.general_utils import check_writable
 from utils.heat_map import text_lines
 from utils.image_utils import write_png
 from utils.machine import machine
@@ -127,9 +128,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--chroma", action="store_true", help="print the table of over-saturation")
     args = parser.parse_args(argv)
     program.check_bounds(args, {"steps": (1, 1_000_000), "jobs": (1, 1000)})
+    if not args.chroma:
+        check_writable(args.out / "sheet.png")
     torch.set_num_threads(1)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n")
     if args.chroma:
+        given = program.given_flags(parser, argv)
+        program.refuse_unread(given, "--chroma", given.keys() - {"chroma", "steps"})
         rows = list(over_saturation(CHROMA_SCALES, args.steps or CHROMA_STEPS))
         print(markdown(["guidance scale", *(f"{scale:g}" for scale in CHROMA_SCALES), "the object itself"], rows))
         return 0

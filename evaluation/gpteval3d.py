@@ -7,6 +7,7 @@ black, where n is the direction of a Gaussian's shortest axis that faces the cam
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
 from utils.general_utils import build_rotation
-from utils.image_utils import write_png
+from utils.image_utils import read_png, write_png
 from utils.sh_utils import RGB2SH
 
 VIEWS, SIDE_PX = 120, 512
@@ -64,16 +65,29 @@ def write_prompts(out: Path, prompts: Sequence[str]) -> None:
     (out / "prompts.json").write_text(json.dumps(list(prompts), indent=1) + "\n", encoding="utf-8")
 
 
+def check_same(out: Path, asset: Asset, views: int, size_px: int) -> None:
+    """ValueError where an asset's folder is there and does not hold so many images of that size."""
+    folder = out / asset.folder
+    names = {f"{kind}_{k}.png" for kind in ("rgb", "normal") for k in range(views)}
+    if folder.exists() and (
+        {path.name for path in folder.iterdir()} != names or len(read_png(folder / "rgb_0.png")) != size_px
+    ):
+        raise ValueError(f"{folder} does not hold {views} views of {size_px} px; delete it or give another --out")
+
+
 def write_asset(out: Path, asset: Asset, device: torch.device, views: int, size_px: int) -> None:
-    """The images of one asset."""
+    """The images of one asset. Its folder is there once it holds them all; until then it has .part behind its name."""
     gaussians = gaussians_of_run(asset.run, asset.config, device)
     cameras = circle_cameras(replace(asset.config.cameras, view_px=size_px), views, gaussians.get_xyz.device)
-    folder, black = out / asset.folder, torch.zeros(3, device=device)
+    whole, black = out / asset.folder, torch.zeros(3, device=device)
+    folder = whole.with_name(f"{whole.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped
     folder.mkdir(parents=True)
     for k, (camera, (rgb, _)) in enumerate(zip(cameras, turntable(gaussians, cameras, asset.config))):
         write_png(folder / f"rgb_{k}.png", rgb)
         [(normals, _)] = turntable(coloured_by_normals(gaussians, camera), [camera], asset.config, black)
         write_png(folder / f"normal_{k}.png", normals)
+    folder.rename(whole)
 
 
 @torch.no_grad()

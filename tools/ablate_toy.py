@@ -48,7 +48,10 @@ from evaluation.experiments.grid import (
 )
 from evaluation.experiments.runs import Run, Sweep, read_folder, read_results
 from evaluation.orbit_flags import check_size
+from utils.general_utils import check_writable
 
+RESCORE_READS = {"rescore", "jobs", "score_px"}
+CALIBRATE_READS = {"calibrate", "out", "priors", "objects", "jobs", "score_px", "film"}
 BOUNDS = {"seeds": (1, FIRST_SEED), "jobs": (1, 1000), "film": (1, 10_000)}
 """Seeds from FIRST_SEED on are the calibration's."""
 BOUNDS |= {"calibrate": (0, 1000), "weak": (0.001, 1)}
@@ -84,16 +87,31 @@ def main(argv: list[str]) -> int:
     made = parser()
     args = made.parse_args(own)
     program.check_bounds(args, BOUNDS)
+    _check_modes(args, program.given_flags(made, own))
+    if args.rescore and of_train:
+        raise ValueError(f"{of_train[0]} after `--` has no effect with --rescore, which runs nothing; leave it out")
     check_size("--score_px", args.score_px)
     refuse_set(of_train, {"save_ratio": "--film"})
+    check_writable((args.out or args.rescore) / "summary.md")
     torch.set_num_threads(1)  # scoring runs beside the other runs
     make = functools.partial(ablation_run, extra=[*of_train, "--save_ratio", str(args.film)])
     return (_rescore if args.rescore else _calibrate if args.calibrate else _compare)(args, make)
 
 
+def _check_modes(args: argparse.Namespace, given: dict[str, str]) -> None:
+    """ValueError for a flag that the others leave without effect."""
+    if args.rescore:
+        program.refuse_unread(given, "--rescore", given.keys() - RESCORE_READS)
+    if args.calibrate:
+        program.refuse_unread(given, "--calibrate", given.keys() - CALIBRATE_READS)
+    if "weak" not in args.words:
+        program.refuse_unread(given, "--words full", {"front_bias", "weak"})
+    if args.front_bias is not None:
+        program.refuse_unread(given, "--front_bias", {"weak"})
+
+
 def _compare(args: argparse.Namespace, make: functools.partial[Run]) -> int:
-    given = args.front_bias is not None and "weak" in args.words
-    weak = read_biases(args.front_bias, args.objects) if given else dict.fromkeys(args.objects, args.weak)
+    weak = read_biases(args.front_bias, args.objects) if args.front_bias else dict.fromkeys(args.objects, args.weak)
 
     def cell(words: str, prompt: str, **rest: str) -> Run:
         return make(front_bias=weak[prompt] if words == "weak" else 0.0, prompt=prompt, **rest)

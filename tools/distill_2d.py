@@ -28,6 +28,7 @@ from evaluation.free_image import distill_image
 from trainer.distributed import ALONE
 from trainer.priors import load_prior_and_prompts
 from trainer.workers import device_of
+from utils.general_utils import check_writable
 from utils.heat_map import text_strip
 from utils.image_utils import to_uint8, write_png
 from utils.video import VideoWriter
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(words)
     program.check_bounds(args, {"steps": (1, 1_000_000), "size": (8, 8192), "rate": (1e-9, 100)})
     refuse_set(settings, SET_BY)
+    check_writable(args.out / "sheet.png")
     names = [*LAWS] if args.distillation == ["all"] else args.distillation
     runs = {name.rpartition(":")[2]: config_of(name, args, settings) for name in names}  # all read before the first
     rows = []

@@ -2,7 +2,8 @@
 """Images of finished runs in GPTEval3D's folder layout: python tools/gpteval3d.py RUN [RUN ...] --out FOLDER
 
 120 views of 512 px of each run and their normals; evaluation/gpteval3d.py says where and how. A run's method is its
-folder's name up to the first "-". The evaluator, its config.json and its key are yours: nothing is sent from here.
+folder's name up to the first "-". Called again, it makes the assets that are missing. The evaluator, its config.json
+and its key are yours: nothing is sent from here.
 """
 
 import sys
@@ -18,10 +19,11 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from evaluation.gpteval3d import SIDE_PX, VIEWS, assets_of, write_asset, write_prompts
+from evaluation.gpteval3d import SIDE_PX, VIEWS, assets_of, check_same, write_asset, write_prompts
 from evaluation.orbit_flags import check_size
 from evaluation.prompts import read_prompts
 from utils.device import resolve_device
+from utils.general_utils import check_writable
 
 
 @program.refuses("gpteval3d", ValueError, OSError)
@@ -37,16 +39,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda: where images are rendered")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
+    check_writable(args.out / "prompts.json")
     check_size("--size_px", args.size_px)
     program.check_bounds(args, {"views": (1, 100_000)})
     prompts, assets = assets_of(args.runs, read_prompts(args.prompts) if args.prompts else None)
+    left = [asset for asset in assets if not (args.out / asset.folder).exists()]
     for asset in assets:
-        if (args.out / asset.folder).exists():
-            raise ValueError(f"{args.out / asset.folder} exists; delete it or give another --out")
+        check_same(args.out, asset, args.views, args.size_px)
     write_prompts(args.out, prompts)
-    for asset in tqdm(assets, disable=None):
+    for asset in tqdm(left, disable=None):
         write_asset(args.out, asset, device, args.views, args.size_px)
-    print(f"Wrote {len(assets)} assets to {args.out}")
+    print(f"Wrote {len(left)} assets to {args.out}; {len(assets) - len(left)} were there before")
     return 0
 
 

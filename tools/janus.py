@@ -30,6 +30,7 @@ from evaluation.orbit_flags import check_size
 from evaluation.run_folder import config_of_run, last_point_cloud
 from evaluation.run_images import draw
 from utils.device import resolve_device
+from utils.general_utils import check_writable
 
 CLIPS = [name for name, kind in METRICS.items() if kind.module == "clip_similarity"]
 
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
         return _measure(args)
     if args.command == "sheet":
         check_size("--view_px", args.view_px)
+        check_writable(args.out / SHEET)
         for run in args.runs:
             draw(run, args.view_px)
         write_sheet(args.out, {run.name: run for run in args.runs})

@@ -36,6 +36,7 @@ from toy.raycast import View
 from toy.reading import parse_prompt
 from toy.truth import renderer_of_truth
 from trainer.run_log import read_steps
+from utils.general_utils import check_writable
 from utils.image_utils import write_png
 from utils.machine import machine
 from utils.video import read_video
@@ -103,7 +104,8 @@ def train(run: Example, folder: Path, flags: Sequence[str]) -> None:
     command = [sys.executable, "train.py", *settings, "--resume", "auto", "--quiet", *flags]
     status = subprocess.run(command, cwd=ROOT).returncode
     if status != 0:
-        raise SystemExit(f"readme_numbers: train.py ended with status {status}; repeat the command to continue")
+        print(f"readme_numbers: train.py ended with status {status}; repeat the command to continue", file=sys.stderr)
+        raise SystemExit(status if status > 0 else program.STOPPED)
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -181,6 +183,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
     args = parser.parse_args(own)
     refuse_set(flags, SET_BY)
+    for path in (args.out / "run", ROOT / "docs" / "scores.md", ROOT / "docs" / "images" / "fine.jpg"):
+        check_writable(path)
     for number, run in enumerate(RUNS, 1):
         print(f"{number} of {len(RUNS)}: {run.prompt}, configs/{run.config}.yaml", flush=True)
         train(run, args.out / run.name, flags)

@@ -31,6 +31,7 @@ from evaluation.reproduction.order import Order, make_runs, order_of, placed
 from evaluation.reproduction.outputs import left_out, write_all
 from evaluation.reproduction.verify import verify
 from utils.device import resolve_device
+from utils.general_utils import check_writable
 
 CONFIRM_FROM_HOURS = 2.0
 OUT = {"toy": "toy_tables", "toy-trained": "toy_trained_tables"}
@@ -71,12 +72,23 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Exit status: 0 everything is there, 1 some assets failed, 2 bad input, 130 interrupted."""
     own, of_train = program.split_at_dashes(argv)
-    args = parser().parse_args(own)
+    made = parser()
+    args, given = made.parse_args(own), program.given_flags(made, own)
     if args.verify:
+        program.refuse_unread(given, "--verify", given.keys() - {"verify", "weights"})
+        if of_train:
+            raise ValueError(f"{of_train[0]} after `--` has no effect with --verify, which runs nothing; leave it out")
         return _verified(args)
+    if args.prior in TOY_PRIORS:
+        program.refuse_unread(given, f"--prior {args.prior}, whose cost is known", {"tflops"})
+    if args.report_only:
+        program.refuse_unread(given, "--report_only", {"dry_run"})
     args.out = args.out or Path("output", OUT.get(args.prior, "tables"))
+    check_writable(args.out / "report.html")
     try:
         order = order_of(args, of_train, train.main)
+        if args.weights and not order.metrics:
+            raise ValueError(f"--weights {args.weights} has no effect without a metric; add --metrics, or leave it out")
         failures = [] if args.report_only else _made(order, args)
         if args.dry_run and not args.report_only:
             return 0

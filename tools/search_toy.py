@@ -37,6 +37,7 @@ from evaluation.experiments.grid import ablation_run, with_flags
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, mean_and_error
 from tools.search_rules import train_by
+from utils.general_utils import check_writable
 from utils.image_utils import write_png
 from utils.wording import markdown
 
@@ -128,6 +129,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args(argv)
     program.check_bounds(args, {"seeds": (1, 100_000), "jobs": (1, 1000)})
+    check_writable(args.out / "search.md")
     torch.set_num_threads(1)  # scoring runs beside the other runs
     args.out.mkdir(parents=True, exist_ok=True)
     failures = []

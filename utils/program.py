@@ -15,7 +15,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from utils.missing_module import report_missing_modules
@@ -215,6 +215,24 @@ def check_bounds(args: argparse.Namespace, bounds: Mapping[str, tuple[float, flo
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not least <= value <= most:
                 raise ValueError(f"--{name} {value}: expected a number from {least} to {most}.")
+
+
+def given_flags(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, str]:
+    """Attribute -> flag of what `words` give, whether it is the default or not; for `refuse_unread`."""
+    absent = object()
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    found = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(flags, absent)))
+    return {dest: flag for dest, flag in flags.items() if getattr(found, dest, absent) is not absent}
+
+
+def refuse_unread(given: Mapping[str, str], mode: str, unread: Collection[str]) -> None:
+    """Raises ValueError, one sentence, where a flag of `given` is among those that the program does not read in a mode.
+
+    mode: what chooses it, as the user writes it; unread: attributes.
+    """
+    for dest, flag in given.items():
+        if dest in unread:
+            raise ValueError(f"{flag} has no effect with {mode}; leave out one of them.")
 
 
 def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:

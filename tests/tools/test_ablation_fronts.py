@@ -115,9 +115,8 @@ def test_trials_of_a_calibration_are_scored_again_and_not_summarized(tmp_path, m
     (tmp_path / "clouds").mkdir()
     assert contact_sheet.main([str(tmp_path), "--seeds", "9", "--out", str(tmp_path / "sheet.png")]) == 0
     assert [result["seed"] for result in drawn] == [0, 1] * 2
-    with pytest.raises(SystemExit):
-        ablate_toy.main(["--out", str(tmp_path), "--seeds", str(staircase.FIRST_SEED + 1)])
-    assert "those from there on are the calibration's" in capsys.readouterr().err
+    assert ablate_toy.main(["--out", str(tmp_path), "--seeds", str(staircase.FIRST_SEED + 1)]) == 2
+    assert f"--seeds {staircase.FIRST_SEED + 1}: expected a number from 1 to {staircase.FIRST_SEED}" in capsys.readouterr().err
 
 
 # --- the calibration of the front bias --------------------------------------------------------------------------------

@@ -145,8 +145,31 @@ def test_the_layout_holds_images_and_normals(tmp_path, capsys) -> None:
     rgb = cv2.imread(str(out / "methods" / "full" / "1" / str(seed) / "rgb_0.png"))
     assert rgb.shape == (32, 32, 3) and rgb[16, 16, 2] > 150 > 60 > rgb[16, 16, 0]
     capsys.readouterr()
-    assert gpteval3d_tool.main(words) == 2
-    assert "exists; delete it or give another --out" in capsys.readouterr().err
+    (out / "methods" / "wo" / "1" / str(seed)).rename(part := out / "methods" / "wo" / "1" / f"{seed}.part")
+    next(part.iterdir()).unlink()  # as a call leaves it that is stopped
+    before = (out / "methods" / "full" / "1" / str(seed) / "rgb_0.png").stat().st_mtime_ns
+    assert gpteval3d_tool.main(words) == 0
+    assert "Wrote 1 assets" in (told := capsys.readouterr().out) and "1 were there before" in told and not part.exists()
+    assert sorted(path.name for path in (out / "methods" / "wo" / "1" / str(seed)).iterdir()) == names
+    assert (out / "methods" / "full" / "1" / str(seed) / "rgb_0.png").stat().st_mtime_ns == before
+    for other in (["--views", "5"], ["--size_px", "48"]):
+        assert gpteval3d_tool.main([*words, *other]) == 2
+        assert "px; delete it or give another --out" in capsys.readouterr().err
+
+
+def test_an_asset_is_there_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    run, made = write_run(tmp_path / "full-a", (5,)), []
+
+    def stops(path, image) -> None:
+        made.append(path)
+        if len(made) > 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpteval3d, "write_png", stops)
+    with pytest.raises(KeyboardInterrupt):
+        gpteval3d_tool.main([str(run), "--out", str(tmp_path / "out"), "--views", "4", "--size_px", "32"])
+    (folder,) = (tmp_path / "out" / "methods" / "full" / "0").iterdir()
+    assert folder.name.endswith(".part")
 
 
 @pytest.mark.parametrize("azimuth_deg", [0, 90, 180, 270])
