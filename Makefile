@@ -8,6 +8,9 @@
 # Another environment: make test VENV=/path/to/venv. Other words for the tests: make test PYTEST_ARGS="-k scene".
 
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV="$(VENV)" holds a space or is empty, which make takes for several files or none; expected a path without one, such as VENV=/tmp/venv)
+endif
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 PYTEST_ARGS ?= -n 2 --dist loadscope --no-loadscope-reorder
 DEMO_ARGS ?=
@@ -31,7 +34,7 @@ CHECKED := $(wildcard app.py train.py apps arguments cograd cograd3d distillatio
 NUMERICAL := tests/cograd tests/evaluation tests/gaussian_renderer/test_render.py tests/guidance tests/scene \
 	tests/submodules tests/toy tests/trainer tests/utils tests/test_end_to_end.py
 # Not of `make bench`: parts of the others, and what trains for an hour or into a folder that it must be given.
-BENCHMARK_PARTS := $(addprefix benchmarks/,phases.py random_sd21.py laws.py demo_time.py fine.py mip.py tiny_autoencoder.py)
+BENCHMARK_PARTS := $(addprefix benchmarks/,__init__.py phases.py random_sd21.py laws.py demo_time.py fine.py mip.py tiny_autoencoder.py)
 
 .PHONY: setup setup-extra setup-dev demo app smoke reproduce test test-slow test-device test-capabilities gpu lint bench fuzz crashtest cuda-report cuda-sm70 tsan lock clean
 .DELETE_ON_ERROR:
@@ -45,7 +48,7 @@ setup-dev: $(VENV)/.requirements-dev $(INSTALLED)
 # The locks hold every package with its hashes, but torch and its CUDA packages: of one release of torch there are several
 # builds. With --no-deps no lock can pull in a build; torch, which comes last, finds its other requirements installed.
 $(VENV)/.requirements: requirements.txt requirements.lock
-	@test -n "$(PYTHON)" || { echo "python3 not found: install Python 3.11 or pass PYTHON=/path/to/python"; exit 1; }
+	@command -v "$(PYTHON)" > /dev/null || { echo "PYTHON=$(or $(PYTHON),python3) is no program: install Python 3.11 or pass PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r requirements.lock
 	$(PIP) install --quiet "$$(grep '^torch==' requirements.txt)"

@@ -38,3 +38,15 @@ def test_setup_builds_the_extensions_again_once_nvcc_is_there(tmp_path, nvcc, st
     words = ["make", "-n", "setup", f"VENV={tmp_path}", f"NVCC={nvcc}"]
     planned = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert ("--force-reinstall" in planned) == bool(nvcc) and (f"touch {tmp_path}/{stamp}\n" in planned) == bool(nvcc)
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["VENV=my venv"], 'VENV="my venv" holds a space or is empty'),
+    (["VENV="], 'VENV="" holds a space or is empty'),
+    (["VENV=FOLDER/venv", "PYTHON=/nonexistent"], "PYTHON=/nonexistent is no program: install Python 3.11 or pass PYTHON="),
+    (["VENV=FOLDER/venv", "PYTHON="], "PYTHON=python3 is no program"),
+])  # fmt: skip
+def test_make_refuses_an_environment_that_it_cannot_make(tmp_path, words, told) -> None:
+    given = [word.replace("FOLDER", str(tmp_path)) for word in words]
+    made = subprocess.run(["make", "setup", *given], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 2 and told in made.stdout + made.stderr and not list(tmp_path.iterdir())
