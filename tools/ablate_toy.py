@@ -52,9 +52,13 @@ from utils.general_utils import check_writable
 
 RESCORE_READS = {"rescore", "jobs", "score_px"}
 CALIBRATE_READS = {"calibrate", "out", "priors", "objects", "jobs", "score_px", "film"}
-BOUNDS = {"seeds": (1, FIRST_SEED), "jobs": (1, 1000), "film": (1, 10_000)}
-"""Seeds from FIRST_SEED on are the calibration's."""
-BOUNDS |= {"calibrate": (0, 1000), "weak": (0.001, 1)}
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seeds": (1, FIRST_SEED),  # those from there on are the calibration's
+    "jobs": (1, 1000),
+    "film": (1, 10_000),
+    "calibrate": (0, 1000),
+    "weak": (0.001, 1),
+}
 
 
 def parser() -> argparse.ArgumentParser:
