@@ -283,7 +283,7 @@ class GaussianModel:
         for name, shape in self._shapes().items():
             if name not in values or values[name].shape != (n, *shape):
                 given = tuple(values[name].shape) if name in values else "missing"
-                rest = f"the raw values of {n:,} Gaussians of SH degree {self.max_sh_degree}"
+                rest = f"raw values for N = {n:,} and SH degree {self.max_sh_degree}"
                 raise ValueError(f"{name} is {given}; expected {(n, *shape)}, {rest}")
         values = {**{name: values[name] for name in PER_GAUSSIAN}, "background": torch.zeros(3, 1, 1)}
         self._parameters = {

@@ -212,7 +212,6 @@ def test_a_missing_file(tmp_path):
         ("ModelParams:\n  batch: 1\n  batch: 2\n", ":3: batch is given twice: expected once"),
         ("ModelParams:\n  images: a\n  _images: b\n", "ModelParams.images is given twice, also as _images"),
         ("ModelParams:\n  _images: a\n  __images: b\n", "ModelParams.images is given twice, also as _images"),
-        ("GuidanceParams:\n  distillation: sds\n  loss: csd\n", "GuidanceParams.distillation is given twice, also as loss"),
     ],
 )
 def test_files_that_are_not_settings(text, expected, write):

@@ -12,7 +12,7 @@ from arguments.load import load_config, to_yaml
 from arguments.paths import settled, settled_words
 from evaluation.experiments.grid import config_of, table_run, toy_flags
 from tests.checkout import ROOT
-from trainer.resume_rules import changed_settings, flat_settings
+from trainer.resume_rules import flat_settings
 
 KEYS = {f"{group}.{name}": spec for group, (_, kind) in GROUPS.items() for name, (_, spec, _) in keys_of(kind).items()}
 KEYS |= {name: spec for name, (_, spec, _) in keys_of(Config).items()}
@@ -79,14 +79,6 @@ def test_the_settings_of_a_run_mean_the_same_from_another_folder(here, monkeypat
     assert again == config and again.guidance.law is config.guidance.law
     paths = [flat_settings(again)[label] for label in PATHS if not KEYS[label].transient]
     assert [path for path in paths if not path.startswith(str(here))] == []
-
-
-def test_a_checkpoint_of_an_earlier_version_has_them_as_they_were_given(here) -> None:
-    config = load_config(["--text", "x", "--model_key", "my/prior"])
-    before = {**flat_settings(config), "GuidanceParams.model_key": "my/prior"}
-    assert changed_settings(here, {"run": {"settings": before}}, config) == {}
-    before["GuidanceParams.model_key"] = "my"
-    assert list(changed_settings(here, {"run": {"settings": before}}, config)) == ["GuidanceParams.model_key"]
 
 
 def test_words_of_a_command_line_are_settled_however_they_are_written(here) -> None:

@@ -18,7 +18,7 @@ from trainer.checkpoints import numbered, run_id_of
 from trainer.run_log import read_steps
 from utils.tree_file import load_tree
 
-ENDLESS = {"iterations": 1_000_000, "test_ratio": 1, "save_ratio": 1, "densify_until_iter": 0, "save_process": False, "checkpoint_every": 3}
+ENDLESS = {"iterations": 1_000_000, "test_ratio": 1, "save_ratio": 1, "densify_until_iter": 0, "save_process": False, "checkpoint_every": 3, "quiet": False}
 START_FILES = ("config.yaml", "cfg_args", "cameras.json", "init_points3d.ply")
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, mo
     content = bytearray(newest.read_bytes())
     content[-100] ^= 1  # one bit
     newest.write_bytes(content)
-    assert train.main(words(tmp_path / "cut", resume="auto", **QUICK)) == FINISHED
+    assert train.main(words(tmp_path / "cut", resume="auto", quiet=False, **QUICK)) == FINISHED
     told = capsys.readouterr().out
     assert "its checksum does not fit" in told and "chkpnt12.safetensors" in told
     newest.unlink()

@@ -239,7 +239,7 @@ def test_parameters_that_do_not_belong_together_are_refused(name, change) -> Non
     makers = [lambda: GaussianModel(1).create_from_parameters(values, 1.0)]
     makers += [lambda: GaussianModel.of_parameters(values)] if "f_rest" in values else []
     for make in makers:
-        with pytest.raises(ValueError, match=rf"{name if 'xyz' in values else 'xyz'} is .*; expected \(.*\), the raw values of .* Gaussians of SH degree 1"):
+        with pytest.raises(ValueError, match=rf"{name if 'xyz' in values else 'xyz'} is .*; expected \(.*\), raw values for N = .* and SH degree 1"):
             make()
     if name in values and values[name].shape != _raw(model)[name].shape:
         with pytest.raises(ValueError, match=rf"{name} is .*; expected one of"):
@@ -249,9 +249,9 @@ def test_parameters_that_do_not_belong_together_are_refused(name, change) -> Non
 
 def test_coefficients_of_no_degree_and_of_another_are_refused() -> None:
     values = _raw(_fresh(1))
-    with pytest.raises(ValueError, match=r"f_rest is \(300, 5, 3\); expected \(300, 3, 3\), the raw values of 300 Gaussians of SH degree 1"):
+    with pytest.raises(ValueError, match=r"f_rest is \(300, 5, 3\); expected \(300, 3, 3\), raw values for N = 300 and SH degree 1"):
         GaussianModel.of_parameters({**values, "f_rest": torch.zeros(300, 5, 3)})
-    with pytest.raises(ValueError, match=r"f_rest is \(300, 3, 3\); expected \(300, 8, 3\), the raw values of 300 Gaussians of SH degree 2"):
+    with pytest.raises(ValueError, match=r"f_rest is \(300, 3, 3\); expected \(300, 8, 3\), raw values for N = 300 and SH degree 2"):
         GaussianModel(2).create_from_parameters(values, 1.0)
     with pytest.raises(ValueError, match=r"colour is \(3,\); expected one of {'xyz': \(300, 3\)"):
         _fresh(1).replace_parameter("colour", torch.ones(3))
