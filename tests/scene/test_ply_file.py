@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_what_is_no_compressed_cloud_is_refused(cloud, change, words) -> None:
     packed = compress(cloud)
     packed.write_bytes(change(packed.read_bytes()))
     assert words in message(packed)
+
+
+def test_a_bomb_is_not_unpacked_to_be_refused(cloud) -> None:
+    packed = compress(cloud)
+    packed.write_bytes(lzma.compress(bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        message(packed)
+        assert tracemalloc.get_traced_memory()[1] < 25_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def killed_in(function: str, cloud: Path) -> None:
