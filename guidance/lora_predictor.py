@@ -35,6 +35,8 @@ ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 RANK = 4
 LEARNING_RATE = 1e-4
 CAMERA_DROPOUT = 0.1
+MOST_HALVINGS = 16
+"""Of the loss; float16 holds 2^-24."""
 
 
 class LoRAPredictor:
@@ -81,8 +83,11 @@ class LoRAPredictor:
             return torch.cat(self.prior.of_unet.run(self._predict, x_t, t, matrices))
 
     def observe(self, x: Tensor, cameras: Cameras) -> None:
-        """One training step on all views' latents [B,C,h,w]; skipped, counted and named with a gradient that is not
-        finite, as half precision may give one."""
+        """One training step on all views' latents [B,C,h,w].
+
+        Skipped, counted and named with a gradient that is not finite, as half precision may give one; those after it
+        have half the scale, as torch.amp.GradScaler's.
+        """
         draws: dict[str, Any] = {"generator": self.generator, "device": x.device}
         t = torch.randint(len(self.prior.alphas_cumprod), (len(x),), **draws)
         noise = torch.randn(x.shape, **draws)
@@ -91,15 +96,23 @@ class LoRAPredictor:
         examples, at_once = (x_t, t, _matrices(cameras, x) * is_kept, noise), self.prior.of_unet.most or len(x)
         with torch.enable_grad(), self._adapted():
             for *inputs, target in zip(*(values.split(at_once) for values in examples), strict=True):
-                # A sum, not a mean, whose gradients half precision could not hold; AdamW does not see the scale.
-                (self._predict(*inputs) - target).square().sum().backward()
+                # A sum, not a mean, whose gradients half precision could not hold; AdamW does not see that scale.
+                (self.scale * (self._predict(*inputs) - target).square().sum()).backward()
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         bad = first_not_finite(gradients)
         if bad is None:
+            if (scale := self.scale) != 1:
+                for gradient in gradients.values():
+                    gradient /= scale
             self.optimizer.step()
         else:
             self._skip(bad)
         self.optimizer.zero_grad()
+
+    @property
+    def scale(self) -> float:
+        """Of the loss while its gradient is computed: a power of two, halved by each skipped step."""
+        return 0.5 ** min(self.skipped, MOST_HALVINGS)
 
     def _skip(self, name: str) -> None:
         """Counts a step that trains nothing, and reports the first, the tenth, the hundredth and so on."""
