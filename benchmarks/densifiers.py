@@ -47,6 +47,7 @@ from toy.truth import Renderer, renderer_of_truth
 from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
 from trainer.step import training_step
+from utils.general_utils import write_text_atomically
 from utils.image_utils import write_png
 from utils.machine import machine
 
@@ -126,7 +127,7 @@ def trained(variant: Variant, text: str, seed: int, folder: Path) -> Outcome:
     scores = score_gaussians(state.gaussians, parse_prompt(text), config.cameras)
     outcome = Outcome(len(state.gaussians.get_xyz), scores["psnr"], scores["detail"])
     state.gaussians.save_ply(folder / "point_cloud.ply")
-    kept.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
+    write_text_atomically(kept, json.dumps(dataclasses.asdict(outcome)))
     return outcome
 
 

@@ -43,6 +43,7 @@ from toy.similarity import high_pass, masked_ncc, psnr
 from trainer.priors import load_prior_and_prompts
 from trainer.state import TrainState
 from trainer.step import training_step
+from utils.general_utils import write_text_atomically
 from utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ def trained(name: str, text: str, is_short: bool, folder: Path) -> Outcome:
     scores = (at_128["psnr"], at_128["detail"], at_256["psnr"], at_256["detail"])
     outcome = Outcome(len(state.gaussians.get_xyz), *scores, started - began, ended - started)
     state.gaussians.save_ply(folder / "point_cloud.ply")
-    kept.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
+    write_text_atomically(kept, json.dumps(dataclasses.asdict(outcome)))
     return outcome
 
 

@@ -21,7 +21,7 @@ from scene.cameras import RCamera
 from scene.dataset_readers import circle_cameras
 from scene.gaussian_model import GaussianModel
 from trainer.outputs import turntable
-from utils.general_utils import build_rotation
+from utils.general_utils import build_rotation, write_text_atomically
 from utils.image_utils import read_png, write_png
 from utils.sh_utils import RGB2SH
 
@@ -62,7 +62,7 @@ def assets_of(runs: Sequence[Path], prompts: Sequence[str] | None) -> tuple[list
 def write_prompts(out: Path, prompts: Sequence[str]) -> None:
     """OUT/prompts.json."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "prompts.json").write_text(json.dumps(list(prompts), indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(out / "prompts.json", json.dumps(list(prompts), indent=1) + "\n")
 
 
 def check_same(out: Path, asset: Asset, views: int, size_px: int) -> None:

@@ -26,7 +26,7 @@ from scene.gaussian_model import GaussianModel
 from scene.mip_filter import Sampling
 from scene.ply import write_vertices
 from utils.camera_utils import camera_to_JSON
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 from utils.random_streams import RandomStreams
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Scene:
             write_vertices(self._initial_path, self._sampled)
             self._sampled = None
         records = [camera_to_JSON(ind, camera) for ind, camera in enumerate(self._test_cameras)]
-        with atomic_path(self.model_path / "cameras.json") as temporary:
-            temporary.write_text(json.dumps(records))
+        write_text_atomically(self.model_path / "cameras.json", json.dumps(records))
 
     def getRandTrainCameras(self, streams: RandomStreams) -> list[RCamera]:
         """A fresh batch of ModelParams.batch training cameras from the present ranges."""

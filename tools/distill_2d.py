@@ -28,7 +28,7 @@ from evaluation.free_image import distill_image
 from trainer.distributed import ALONE
 from trainer.priors import load_prior_and_prompts
 from trainer.workers import device_of
-from utils.general_utils import check_writable
+from utils.general_utils import check_writable, write_text_atomically
 from utils.heat_map import text_strip
 from utils.image_utils import to_uint8, write_png
 from utils.video import VideoWriter
@@ -109,7 +109,7 @@ def _made(name: str, config: Config, args: argparse.Namespace) -> list[np.ndarra
             if step.iteration in shown:
                 tiles[step.iteration] = image
     write_png(args.out / f"{name}.png", image)
-    (args.out / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text_atomically(args.out / f"{name}.csv", "\n".join(lines) + "\n")
     print(f"{name}: loss {step.loss:.4g} at step {step.iteration}, {args.out / name}.png", flush=True)
     return [tiles[at] for at in shown]
 

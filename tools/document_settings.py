@@ -22,6 +22,7 @@ from arguments import GROUPS, Config
 from arguments.coerce import expectation, in_words
 from arguments.declare import KeySpec, keys_of
 from arguments.yaml_file import BASE_KEY, read_yaml
+from utils.general_utils import write_text_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
         print(f"document_settings: docs/{PAGE.name} is stale; run python tools/document_settings.py", file=sys.stderr)
         return 1
     if after != before:
-        PAGE.write_text(after, encoding="utf-8")
+        write_text_atomically(PAGE, after)
     return 0
 
 

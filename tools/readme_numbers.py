@@ -36,7 +36,7 @@ from toy.raycast import View
 from toy.reading import parse_prompt
 from toy.truth import renderer_of_truth
 from trainer.run_log import read_steps
-from utils.general_utils import check_writable
+from utils.general_utils import check_writable, write_text_atomically
 from utils.image_utils import write_png
 from utils.machine import machine
 from utils.video import read_video
@@ -172,7 +172,7 @@ def write(out: Path, root: Path) -> None:
     page = document.read_text(encoding="utf-8")
     for name, text in (("times", times(found)), ("scores", "\n".join(["", *rows, ""]))):
         page = filled(page, name, text, "readme_numbers")
-    document.write_text(page, encoding="utf-8")
+    write_text_atomically(document, page)
 
 
 @program.refuses("readme_numbers", ValueError, OSError)

@@ -37,7 +37,7 @@ from evaluation.experiments.grid import ablation_run, with_flags
 from evaluation.experiments.runs import Result, Run, Sweep, read_results
 from evaluation.experiments.tables import by_variant, mean_and_error
 from tools.search_rules import train_by
-from utils.general_utils import check_writable
+from utils.general_utils import check_writable, write_text_atomically
 from utils.image_utils import write_png
 from utils.wording import markdown
 
@@ -140,8 +140,8 @@ def main(argv: list[str]) -> int:
             failures += run_grid(runs, sweep)
     cells = itertools.product(range(args.seeds), CANDIDATES, OBJECTS)
     results = read_results(args.out, [run_of(name, prompt, seed).name for seed, name, prompt in cells])
-    (args.out / "search.md").write_text(table(results) + "\n", encoding="utf-8")
-    (args.out / "search.csv").write_text(runs_csv(results), encoding="utf-8")
+    write_text_atomically(args.out / "search.md", table(results) + "\n")
+    write_text_atomically(args.out / "search.csv", runs_csv(results))
     write_png(args.out / "sheet.png", sheet(args.out, first_seeds(results, 2), 96))
     print(table(results))
     for failure in failures:

@@ -115,7 +115,8 @@ class RunFolder:
                 (self.path / INITIAL_POINTS).unlink(missing_ok=True)
             self._remove_partial_files()
             write_text_atomically(self.path / "config.yaml", to_yaml(self.config))
-            write_cfg_args(self.path / "cfg_args", self.config)
+            with atomic_path(self.path / "cfg_args") as temporary:
+                write_cfg_args(temporary, self.config)
             self._record = self._new_record(device)
             self._copy_law()
             self._write_record()

@@ -28,7 +28,7 @@ from toy.prompt_words import prompt_notices
 from trainer.checkpoints import numbered
 from trainer.run_lock import NAME as LOCK
 from trainer.run_records import is_count, read_object, read_regular
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
@@ -94,8 +94,7 @@ class Job:
         folder = new_folder(output, config.guidance.text)
         model = dataclasses.replace(config.model, model_path=str(folder), workspace=folder.name)
         try:
-            with atomic_path(folder / "config.yaml") as temporary:
-                temporary.write_text(to_yaml(dataclasses.replace(config, model=model)), encoding="utf-8")
+            write_text_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(config, model=model)))
         except OSError:  # a full disk
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -297,8 +296,7 @@ class Job:
             raise FileNotFoundError(f"{self.name} has been deleted")
         title = _shown(title)
         if title:
-            with atomic_path(self.folder / TITLE) as temporary:
-                temporary.write_text(title, encoding="utf-8")
+            write_text_atomically(self.folder / TITLE, title)
         else:
             (self.folder / TITLE).unlink(missing_ok=True)
         self.title = title

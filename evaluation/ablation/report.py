@@ -12,6 +12,7 @@ from evaluation.ablation.summary import blocks, runs_csv, summary
 from evaluation.experiments.runs import Result
 from evaluation.known_truth import renderer_of_gaussians
 from toy.raycast import View
+from utils.general_utils import write_text_atomically
 from utils.heat_map import text_lines
 from utils.image_utils import write_png
 
@@ -25,10 +26,10 @@ def write_report(out: Path, results: Sequence[Result]) -> str:
     text = summary(results)
     if not out.is_dir() or not results:
         return text
-    (out / "summary.md").write_text(text + "\n", encoding="utf-8")
-    (out / "runs.csv").write_text(runs_csv(results), encoding="utf-8")
+    write_text_atomically(out / "summary.md", text + "\n")
+    write_text_atomically(out / "runs.csv", runs_csv(results))
     if any("film" in result for result in results):
-        (out / "film.csv").write_text(film_csv(results), encoding="utf-8")
+        write_text_atomically(out / "film.csv", film_csv(results))
     for block in blocks(results):
         shown = first_seeds(block.results, SHEET_SEEDS)
         write_png(out / f"sheet_{block.name}.png", sheet(out, shown, SIDE_PX))

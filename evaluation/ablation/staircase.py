@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.experiments.runs import Result, Run, read_results
+from utils.general_utils import write_text_atomically
 
 FIRST_BIAS, FIRST_STEP, SMALLEST_STEP, LARGEST_STEP = 0.8, 0.08, 0.02, 0.24
 FIRST_SEED = 1000
@@ -78,7 +79,7 @@ def calibrate(
             stairs[prompt] = climbed([*stairs[prompt].clean, bool(result["scores"]["clean"])])
     biases = {prompt: stair.estimate for prompt, stair in stairs.items()}
     stored = {prompt: {"bias": biases[prompt], "tried": s.tried, "clean": s.clean} for prompt, s in stairs.items()}
-    (out / "front_bias.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(out / "front_bias.json", json.dumps(stored, indent=1) + "\n")
     return biases
 
 

@@ -27,7 +27,7 @@ from trainer.disk_use import remove
 from trainer.run_lock import FolderInUse, RunLock
 from trainer.run_log import read_steps
 from trainer.run_records import read_object
-from utils.general_utils import atomic_path
+from utils.general_utils import write_text_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTED, BEGUN = "printed.txt", "begun.json"
@@ -292,8 +292,7 @@ def _end_with_parent() -> None:
 
 def write_result(path: Path, result: Result) -> None:
     """A run's JSON, the old one or the whole new one."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def read_results(out: Path, names: Iterable[str]) -> list[Result]:
