@@ -15,7 +15,6 @@ names = find_namespace_packages(include=[pattern for name in FOLDERS for pattern
 folders = [name for name in names if "__pycache__" not in name]
 
 
-
 class Build(build_py):
     """Without what an earlier build has left: a file that was deleted since would be installed."""
 

@@ -36,7 +36,7 @@ LAW_KEYS = (
 """Settings of GuidanceParams that only some laws read."""
 READABLE = (*LAW_KEYS.split(), "t_range")
 """What `Law.reads` may hold."""
-CHOOSERS = ("distillation", "loss", "sds")
+CHOOSERS = ("distillation", "sds")
 """Settings that choose the law, which no preset can."""
 
 

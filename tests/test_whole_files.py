@@ -11,6 +11,7 @@ INTO_A_NEW_FOLDER = {
 }  # fmt: skip
 OTHERS = {
     "arguments/cfg_args.py",  # its caller gives it a temporary file
+    "submodules/diff-gaussian-rasterization/cuda_build.py",  # the report of a build, beside what is built
     "tools/lock_requirements.py",  # runs without the program's packages; Git has the old locks
 }
 

@@ -24,6 +24,7 @@ from evaluation.orbit_flags import check_size
 from evaluation.prompts import read_prompts
 from utils.device import resolve_device
 from utils.general_utils import check_writable
+from utils.wording import counted
 
 
 @program.refuses("gpteval3d", ValueError, OSError)
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     write_prompts(args.out, prompts)
     for asset in tqdm(left, disable=None):
         write_asset(args.out, asset, device, args.views, args.size_px)
-    print(f"Wrote {len(left)} assets to {args.out}; {len(assets) - len(left)} were there before")
+    print(f"Wrote {counted(len(left), 'asset')} to {args.out}; there before: {len(assets) - len(left)}")
     return 0
 
 

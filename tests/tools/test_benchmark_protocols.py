@@ -149,7 +149,7 @@ def test_the_layout_holds_images_and_normals(tmp_path, capsys) -> None:
     next(part.iterdir()).unlink()  # as a call leaves it that is stopped
     before = (out / "methods" / "full" / "1" / str(seed) / "rgb_0.png").stat().st_mtime_ns
     assert gpteval3d_tool.main(words) == 0
-    assert "Wrote 1 assets" in (told := capsys.readouterr().out) and "1 were there before" in told and not part.exists()
+    assert "Wrote 1 asset to" in (told := capsys.readouterr().out) and "there before: 1" in told and not part.exists()
     assert sorted(path.name for path in (out / "methods" / "wo" / "1" / str(seed)).iterdir()) == names
     assert (out / "methods" / "full" / "1" / str(seed) / "rgb_0.png").stat().st_mtime_ns == before
     for other in (["--views", "5"], ["--size_px", "48"]):
